@@ -1,0 +1,109 @@
+"""How batches reach the devices: gathered there from a resident set, or streamed from the hosts by Grain."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+import itertools
+from typing import Any, Protocol
+
+import grain
+import jax
+from jax.sharding import Mesh, NamedSharding
+import numpy as np
+
+from ssljax import sharding
+from ssljax.data.order import indices
+from ssljax.data.sources import Arrays, Source
+from ssljax.errors import InputError
+
+Tree = Any
+
+
+class Data(Protocol):
+    """What the loop asks of a training set. The batch of step i depends on (seed, i) alone."""
+
+    batch_size: int
+
+    def resident(self) -> Tree:
+        """Host arrays that are put on the devices once, whole on each."""
+        ...
+
+    def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[Tree]:
+        """What travels for steps start, start + 1, ...: small NumPy arrays, or arrays that lie on the mesh."""
+        ...
+
+    def batch(self, resident: Tree, fed: Tree) -> Tree:
+        """The batch, made inside the jitted step from the two."""
+        ...
+
+
+def feed(source: Source, batch_size: int) -> Data:
+    """Feeds whole epochs of `source` in a seeded order: resident where it is in memory, streamed where not.
+
+    A batch larger than the set is an InputError.
+    """
+    if not 1 <= batch_size <= len(source):
+        raise InputError(f"A batch of {batch_size} can't be drawn from a set of {len(source)} examples: "
+                         f"choose --batch-size between 1 and {len(source)}.")
+    return Resident(source, batch_size) if isinstance(source, Arrays) else Streamed(source, batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """The set lies on the devices; what travels are the indices, and the step gathers its examples by them."""
+
+    source: Arrays
+    batch_size: int
+
+    def resident(self) -> Tree:
+        return {"image": self.source.image, "label": self.source.labels}
+
+    def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[np.ndarray]:
+        for step in itertools.count(start):
+            yield indices(seed, step, len(self.source), self.batch_size)
+
+    def batch(self, resident: Tree, fed: jax.Array) -> Tree:
+        at = sharding.over_batch(fed)
+        return {k: sharding.over_batch(v[at]) for k, v in resident.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """Each process reads and decodes the rows of its own devices, some batches ahead, in `threads` threads."""
+
+    source: Source
+    batch_size: int
+    threads: int = 16
+    ahead: int = 4
+
+    def resident(self) -> Tree:
+        return ()
+
+    def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[Tree]:
+        along = NamedSharding(mesh, sharding.BATCH)
+        rows = local_rows(along, self.batch_size)
+        place = {row: i for i, row in enumerate(rows)}
+
+        def read(i: int) -> Tree:
+            step, row = divmod(i, len(rows))
+            at = indices(seed, step, len(self.source), self.batch_size)[rows[row]]
+            return {k: v[0] for k, v in self.source.read(np.array([at])).items()}
+
+        def put(x: np.ndarray) -> jax.Array:
+            shape = (self.batch_size, *x.shape[1:])
+            part = lambda index: x[[place[r] for r in range(*index[0].indices(self.batch_size))]]
+            return jax.make_array_from_callback(shape, along, part)
+
+        read_ahead = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.ahead * len(rows))
+        stream = (grain.MapDataset.range(start * len(rows), 2**62).map(read)
+                  .to_iter_dataset(read_ahead).batch(len(rows)))
+        for rows_of_batch in stream:
+            yield {k: put(v) for k, v in rows_of_batch.items()}
+
+    def batch(self, resident: Tree, fed: Tree) -> Tree:
+        return fed
+
+
+def local_rows(along: NamedSharding, batch_size: int) -> list[int]:
+    """The rows of the global batch that the devices of this process hold, in order."""
+    parts = along.addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})

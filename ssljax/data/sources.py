@@ -1,0 +1,312 @@
+"""Labelled image sets by name: embedded, from TensorFlow Datasets (read without TensorFlow), a folder, or an .npz.
+
+    python -m ssljax.data.sources cifar10        # downloads and prepares a TFDS set, once
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+import difflib
+import hashlib
+import os
+import pathlib
+import sys
+from typing import Protocol
+import zipfile
+
+import numpy as np
+
+from ssljax.errors import InputError
+
+RESIDENT_BYTES = 2 * 2**30  # Sets of more decoded bytes than this are streamed.
+EMBEDDED = "digits"
+SUFFIXES = ".png", ".jpg", ".jpeg", ".bmp", ".webp"
+
+
+class Source(Protocol):
+    """Random access to labelled images of one size."""
+
+    labels: np.ndarray  # (n,) int32
+    class_names: list[str]
+    shape: tuple[int, int, int]  # Height, width, channels.
+
+    def __len__(self) -> int: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def read(self, at: np.ndarray) -> Mapping[str, np.ndarray]:
+        """{"image": (k, height, width, channels) uint8, "label": (k,) int32} at k indices."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """A set in memory."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    class_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.image.shape[1:]
+
+    def read(self, at: np.ndarray) -> Mapping[str, np.ndarray]:
+        return {"image": self.image[at], "label": self.labels[at]}
+
+
+@dataclass(frozen=True, eq=False)
+class OnDisk:
+    """A set that is decoded as it is read: `image(i)` gives example i, (height, width, channels) uint8."""
+
+    image: Callable[[int], np.ndarray]
+    labels: np.ndarray
+    class_names: list[str]
+    shape: tuple[int, int, int]
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def read(self, at: np.ndarray) -> Mapping[str, np.ndarray]:
+        decode = map if len(at) < 8 else self.pool.map
+        return {"image": np.stack(list(decode(self.image, map(int, at)))), "label": self.labels[at]}
+
+
+def images(name: str, split: str, size: int = 0) -> Source:
+    """The "train" or "test" split of an image set; InputError says what is wrong with the name, the set or a file.
+
+    `name` is "digits" (scikit-learn's, embedded, 8x8), a TFDS image set that has been prepared, a folder
+    (train/CLASS/*.png and test/CLASS/*.png; or CLASS/*.png alone, of which every tenth image is then the test split),
+    or an .npz ({split}_images and {split}_labels, or x_{split} and y_{split}). `size` resizes to that many pixels,
+    cutting the longer side; it must be given where images differ in size.
+    """
+    path = pathlib.Path(name).expanduser()
+    if name == EMBEDDED:
+        source = _digits(split)
+    elif path.suffix == ".npz":
+        source = _npz(path, split)
+    elif path.is_dir():
+        return _folder(path, split, size)
+    elif os.sep in name:
+        raise InputError(f"There is no folder or .npz file {name}: check the path given as --data.")
+    else:
+        return _tfds(name, split, size)
+    return _resized(source, size)
+
+
+def _resized(source: Arrays, size: int) -> Arrays:
+    if not size or source.shape[:2] == (size, size):
+        return source
+    return Arrays(np.stack([fit(x, size) for x in source.image]), source.labels, source.class_names)
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes the shorter side to `size` (antialiased bilinear) and cuts the middle: (size, size, channels) uint8."""
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    scale = size / min(height, width)
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    new_w, new_h = max(size, round(width * scale)), max(size, round(height * scale))
+    picture = picture.resize((new_w, new_h), Image.Resampling.BILINEAR)
+    left, top = (new_w - size) // 2, (new_h - size) // 2
+    out = np.asarray(picture.crop((left, top, left + size, top + size)))
+    return out[..., None] if out.ndim == 2 else out
+
+
+def _digits(split: str) -> Arrays:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    image = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    at = np.arange(len(image)) % 5 == 0  # Every fifth is for testing: 1437 and 360, writers mixed.
+    at = at if split == "test" else ~at
+    return Arrays(image[at], digits.target[at].astype(np.int32), [str(i) for i in range(10)])
+
+
+def _npz(path: pathlib.Path, split: str) -> Arrays:
+    try:
+        file = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}: check the path given as --data.") from None
+    except (ValueError, OSError, zipfile.BadZipFile) as e:
+        raise InputError(f"{path} can't be read as an .npz of arrays ({e}).") from e
+    for image_key, label_key in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
+        if image_key in file and label_key in file:
+            image, labels = file[image_key], file[label_key].reshape(-1)
+            break
+    else:
+        raise InputError(f"{path} holds {', '.join(file.files) or 'nothing'}; it needs {split}_images and "
+                         f"{split}_labels, or x_{split} and y_{split}.")
+    image = image[..., None] if image.ndim == 3 else image
+    if image.ndim != 4 or image.dtype != np.uint8 or len(image) != len(labels):
+        raise InputError(f"{path}: images must be uint8 (n, height, width[, channels]) with a label each, not "
+                         f"{image.dtype} {image.shape} with {labels.shape[0]} labels.")
+    if len(labels) == 0 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise InputError(f"{path}: labels must be whole numbers from 0 on, one for each of at least one image.")
+    return Arrays(image, labels.astype(np.int32), [str(i) for i in range(int(labels.max()) + 1)])
+
+
+def _folder(root: pathlib.Path, split: str, size: int) -> Source:
+    own = {s: next((root / d for d in names if (root / d).is_dir()), None)
+           for s, names in {"train": ("train",), "test": ("test", "val", "validation")}.items()}
+    top = own[split] or (root if not own["train"] else None)
+    if top is None:
+        raise InputError(f"{root} has a folder train but no folder {split}: add {root / split}, with a folder a class.")
+    names = sorted(d.name for d in top.iterdir() if d.is_dir() and not d.name.startswith("."))
+    files = [(f, i) for i, name in enumerate(names)
+             for f in sorted((top / name).rglob("*")) if f.suffix.lower() in SUFFIXES]
+    if top == root:  # No split of its own: every tenth image of the sorted list is for testing.
+        files = [f for i, f in enumerate(files) if (i % 10 == 0) == (split == "test")]
+    if not files:
+        raise InputError(f"{top} holds no images: put them in a folder for each class, as in {top}/cat/1.png "
+                         f"({' '.join(SUFFIXES)}).")
+    first = _decode(files[0][0], 0)
+    channels = first.shape[-1]
+    if not size:
+        size = first.shape[0]
+        shapes = {_image_size(f) for f, _ in files[:: max(1, len(files) // 100)]}
+        if shapes != {(size, size)}:
+            raise InputError(f"The images in {top} are not all square and of one size "
+                             f"({', '.join('x'.join(map(str, s)) for s in sorted(shapes)[:3])}, ...): give --image-size.")
+    paths = [f for f, _ in files]
+    source = OnDisk(lambda i: _decode(paths[i], size, channels), np.array([c for _, c in files], np.int32), names,
+                    (size, size, channels))
+    return _in_memory(source)
+
+
+def _image_size(path: pathlib.Path) -> tuple[int, int]:
+    from PIL import Image
+
+    with _readable(path), Image.open(path) as picture:
+        return picture.size
+
+
+def _decode(path: pathlib.Path, size: int, channels: int = 0) -> np.ndarray:
+    from PIL import Image
+
+    with _readable(path), Image.open(path) as picture:
+        gray = channels == 1 or (channels == 0 and picture.mode in ("L", "1", "I;16"))
+        image = np.asarray(picture.convert("L" if gray else "RGB"))
+    image = image[..., None] if image.ndim == 2 else image
+    return fit(image, size) if size else image
+
+
+class _readable:
+    """Turns what Pillow says of a broken file into a sentence that names it."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, (OSError, SyntaxError, ValueError)):
+            raise InputError(f"{self.path} can't be read as an image ({error}): mend it or take it out.") from error
+
+
+def _in_memory(source: OnDisk) -> Source:
+    """The set decoded at once where it is small enough to lie on the devices."""
+    if len(source) * int(np.prod(source.shape)) > RESIDENT_BYTES:
+        return source
+    return Arrays(source.read(np.arange(len(source)))["image"], source.labels, source.class_names)
+
+
+def _tfds(name: str, split: str, size: int) -> Source:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+    except tfds.core.DatasetNotFoundError:
+        near = difflib.get_close_matches(name, [EMBEDDED, "mnist", "fashion_mnist", *tfds.list_builders()], 3)
+        hint = f"did you mean {' or '.join(near)}? Otherwise " if near else ""
+        raise InputError(f"There is no data set {name}: {hint}give a TFDS name, a folder of class folders, an .npz, "
+                         f"or {EMBEDDED}, which is embedded.") from None
+    prepare = f"python -m ssljax.data.sources {name}"
+    instead = f"or take --data {EMBEDDED}, which is embedded and needs no download"
+    if not builder.is_prepared():
+        raise InputError(f"{name} is not prepared in {builder.data_path}: run `{prepare}` once, {instead}.")
+    features = builder.info.features
+    if "image" not in features or "label" not in features:
+        raise InputError(f"{name} holds {', '.join(features)}, not image and label: it is not a labelled image set.")
+    if split not in builder.info.splits:
+        split = next((s for s in ("test", "validation") if s in builder.info.splits), "") if split == "test" else ""
+        if not split:
+            raise InputError(f"{name} has no test split; it has {', '.join(builder.info.splits)}.")
+    shape = features["image"].shape
+    if not size and None in shape:
+        raise InputError(f"The images of {name} differ in size: give --image-size.")
+    shape = (size, size, shape[-1] or 3) if size else shape
+
+    names = list(features["label"].names)
+    cache = _cache_file(f"{builder.data_path}-{split}-{shape}")
+    count = builder.info.splits[split].num_examples
+    if cache.exists():
+        with np.load(cache) as file:
+            return Arrays(file["image"], file["labels"], names)
+    try:
+        rows = builder.as_data_source(split=split)
+    except NotImplementedError as e:
+        raise InputError(f"{name} was prepared in a format without random access: move {builder.data_path} aside and "
+                         f"run `{prepare}`, {instead}.") from e
+
+    def image(i: int) -> np.ndarray:
+        x = rows[i]["image"]
+        return fit(x, size) if size and x.shape[:2] != (size, size) else x
+
+    if count * int(np.prod(shape)) > RESIDENT_BYTES:
+        labels = np.array([r["label"] for r in builder.as_data_source(
+            split=split, decoders={"image": tfds.decode.SkipDecoding()})], np.int32)
+        return OnDisk(image, labels, names, shape)
+    examples = [r for at in range(0, count, 1000) for r in rows.__getitems__(list(range(at, min(at + 1000, count))))]
+    out = np.stack([fit(r["image"], size) if size else r["image"] for r in examples])
+    labels = np.array([r["label"] for r in examples], np.int32)
+    _store(cache, image=out, labels=labels)
+    return Arrays(out, labels, names)
+
+
+def cache_dir() -> pathlib.Path:
+    """Where compiled programs and decoded sets are kept between runs: $SSLJAX_CACHE, or ssljax in the user's cache."""
+    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ssljax"
+    return pathlib.Path(os.environ.get("SSLJAX_CACHE", default)).expanduser()
+
+
+def _cache_file(key: str) -> pathlib.Path:
+    return cache_dir() / "data" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+
+
+def _store(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes whole or not at all; decoding again is slow, but a cache that can't be written must not stop a run."""
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(part, **arrays)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+
+
+def prepare(name: str) -> None:
+    """Downloads a TFDS set and writes it in the format that allows random access; does nothing where it is there."""
+    import tensorflow_datasets as tfds
+
+    tfds.builder(name, file_format="array_record").download_and_prepare()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    prepare(sys.argv[1])

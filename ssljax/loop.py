@@ -1,0 +1,533 @@
+"""The training loop, the same for every experiment."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+import functools
+import hashlib
+import inspect
+import itertools
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+import numpy as np
+from scipy import stats
+import tyro
+
+from ssljax import figures, logging, replay, sharding
+from ssljax.checkpoint import Checkpoints
+from ssljax.data.sources import cache_dir
+from ssljax.errors import InputError
+from ssljax.experiment import Experiment, Metrics, TrainState
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how to run; of these, only the seeds change what is computed."""
+
+    workdir: str = ""
+    """Folder for all that the run writes; a run found there goes on. By default runs/, with a name made of the
+    experiment and the arguments that are not its defaults."""
+    seed: int = 0
+    """For initialisation, order and noise."""
+    seeds: int = 1
+    """Train this many seeds in one process: seed, seed + 1, ..."""
+    lanes: Literal["auto", "vmap", "loop"] = "auto"
+    """Several seeds in one batched program, or one after another in each step; auto: vmap, but for convolutions on
+    a CPU, which it slows down."""
+    fsdp: int = 1
+    """Over how many devices to split each large parameter; 1 for plain data parallelism."""
+    steps_per_call: int = 1
+    """Steps in one compiled program: more pays where a step takes under a millisecond."""
+    log_every: int = 50
+    """In steps, as all of these."""
+    eval_every: int = 0
+    """0 to evaluate only at the end."""
+    save_every: int = 500
+    """What a kill can lose."""
+    keep: int = 2
+    """Checkpoints to keep."""
+    wandb: str = ""
+    """Log to this project of Weights & Biases too."""
+    replay: bool = False
+    """Run again the step that stopped this run, and say where its first non-finite number comes from."""
+    distributed: bool = False
+    """One of several processes: call jax.distributed.initialize first (Slurm and TPU pods are recognised)."""
+
+
+class Stopped(SystemExit):
+    """A signal ended the run early, with its state saved; the exit status is 128 + the signal, as a shell has it."""
+
+
+def train(exp: Experiment, run: Run = Run(), computes: Mapping[str, Any] | None = None,
+          source: str | None = None) -> TrainState:
+    """Trains `exp` to its last step, from the last checkpoint in `run.workdir` if there is one, and evaluates it.
+
+    Returns the last state, with a leading axis for the seeds where there are several. Without a workdir nothing is
+    written. `computes` and `source`, the arguments and the file of the experiment, go into the run's record. Raises
+    InputError for settings that can't be, Stopped after SIGINT or SIGTERM.
+    """
+    compilation_cache()
+    mesh = sharding.make_mesh(run.fsdp)
+    if exp.data.batch_size % mesh.size:
+        raise InputError(f"A batch of {exp.data.batch_size} can't be split over {mesh.size} devices: choose a "
+                         f"--batch-size that {mesh.size} divides.")
+    for name in ("seeds", "steps_per_call", "log_every", "save_every", "keep"):
+        if getattr(run, name) < 1:
+            raise InputError(f"--run.{name.replace('_', '-')} must be at least 1, not {getattr(run, name)}.")
+    if exp.num_steps < 1:
+        raise InputError(f"The number of steps must be at least 1, not {exp.num_steps}.")
+    with jax.set_mesh(mesh), _Signals() as signals:
+        return _train(exp, run, mesh, signals, computes or {}, source)
+
+
+def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes: Mapping[str, Any],
+           source: str | None) -> TrainState:
+    workdir = pathlib.Path(run.workdir).expanduser() if run.workdir else None
+    seeds = [run.seed + i for i in range(run.seeds)]
+    times = {"ready": logging.since_start()}
+
+    resident = jax.tree.map(lambda x: _everywhere(x, mesh), exp.data.resident())
+    feeds = [exp.data.feed(seed, 0, mesh) for seed in seeds]
+    first = [next(feed) for feed in feeds]
+    program = Program(exp, run, mesh, first[0], resident)
+    if workdir:
+        old = logging.check_record(workdir, {**computes, "run": {"seed": run.seed, "seeds": run.seeds}})
+        program.lanes = old["lanes"] if old else program.lanes
+    times["data"] = logging.since_start()
+
+    checkpoints = Checkpoints(workdir, run.keep) if workdir else None
+    if run.replay:
+        return replay.replay(exp, program, workdir)
+    start = checkpoints.latest() if checkpoints else None
+    if start is not None:
+        state = checkpoints.restore(start, program.shapes(len(seeds)))
+    else:
+        start, state = 0, program.init(seeds, first)
+    if workdir and jax.process_index() == 0:
+        logging.write_record(workdir, old, {**computes, "run": {"seed": run.seed, "seeds": run.seeds}}, source,
+                             lanes=program.lanes, num_steps=exp.num_steps, batch_size=exp.data.batch_size)
+    log = logging.Log(workdir, exp.num_steps, start, run.wandb)
+    times["state"] = logging.since_start()
+    try:
+        if start:
+            log.line(f"Going on from step {start} of {exp.num_steps}.")
+        if start < exp.num_steps:
+            feeds = [exp.data.feed(seed, start, mesh) for seed in seeds] if start else [
+                itertools.chain([item], feed) for item, feed in zip(first, feeds)]
+            state = _steps(exp, run, program, state, start, feeds, resident, checkpoints, log, signals, times, workdir)
+        if checkpoints:
+            checkpoints.wait()
+        results = _evaluate(exp, program, state, exp.num_steps, log, signals)
+        _summary(exp, run, program, results, seeds, first, workdir, log, signals)
+    finally:
+        log.close()
+        if checkpoints:
+            checkpoints.close()
+    return program.stack(state)
+
+
+def _steps(exp, run, program, state, start, feeds, resident, checkpoints, log, signals, times, workdir) -> Tree:
+    """The loop itself: from `start` to the last step. Nothing in it waits for the device but at a log point."""
+    keys = program.keys
+    watch, i, compiled = program.new_watch(), start, 0.0
+    trained = _seconds_before(workdir, start)
+    clock, since = time.perf_counter(), start
+    while i < exp.num_steps:
+        stops = (run.log_every, run.save_every) + ((run.eval_every,) if run.eval_every else ())
+        ahead = min(exp.num_steps - i, *(every - i % every for every in stops))
+        k = min(run.steps_per_call, ahead)
+        with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
+            fed = [[next(feed) for _ in range(k)] for feed in feeds]
+            if compiled:
+                state, watch = program.update(state, watch, keys, resident, fed)
+            else:  # The first call compiles; what it takes is told apart from the steps.
+                before = time.perf_counter()
+                state, watch = program.update(state, watch, keys, resident, fed)
+                compiled = time.perf_counter() - before
+                jax.block_until_ready(watch)
+                times["step"] = logging.since_start()
+                log.line(_start_line(times, compiled))
+                trained -= compiled
+        i += k
+        log.advance(k)
+        stop = signals.seen(i % run.log_every == 0)
+        due = lambda every: bool(every) and i % every == 0
+        if due(run.log_every) or due(run.save_every) or due(run.eval_every) or i == exp.num_steps or stop:
+            values, bad = program.read(watch)
+            watch = program.new_watch()
+            now = time.perf_counter()
+            if bad:
+                if checkpoints:
+                    checkpoints.wait()
+                raise replay.failed(exp, program, state, bad, resident, workdir)
+            rate = (i - since) / max(now - clock - (compiled if since == start else 0), 1e-9)
+            trained += now - clock
+            clock, since = now, i
+            if due(run.log_every) or i == exp.num_steps:
+                images = rate * exp.data.batch_size * run.seeds
+                log.scalars(i, values | {"seconds": [trained]}, f"  {form_rate(rate)} steps/s, {images:.0f} examples/s")
+            if checkpoints and (due(run.save_every) or i == exp.num_steps or stop):
+                checkpoints.save(i, state)
+            if stop:
+                _stop(checkpoints, log, i, stop, run)
+            if due(run.eval_every) and i < exp.num_steps:
+                _evaluate(exp, program, state, i, log, signals)
+            clock = time.perf_counter()  # Saving and evaluating are not training.
+    return state
+
+
+def _stop(checkpoints, log, step: int, stop: int, run: Run) -> None:
+    if checkpoints:
+        checkpoints.wait()
+        log.line(f"Stopped by {signal.Signals(stop).name} at step {step}; all is saved in {run.workdir}. Run the same "
+                 "command again to go on.")
+    else:
+        log.line(f"Stopped by {signal.Signals(stop).name} at step {step}; without a workdir nothing is saved.")
+    log.close()
+    raise Stopped(128 + stop)
+
+
+def _start_line(times: Mapping[str, float], compiled: float) -> str:
+    gap = lambda a, b: f"{times[b] - times[a]:.1f} s"
+    return (f"First step {times['step']:.1f} s after the start: imports and experiment {times['ready']:.1f} s, "
+            f"data {gap('ready', 'data')}, state {gap('data', 'state')}, "
+            f"compiling or loading the step {compiled:.1f} s.")
+
+
+def form_rate(x: float) -> str:
+    return f"{x:.2f}" if x < 10 else f"{x:.0f}"
+
+
+def _seconds_before(workdir: pathlib.Path | None, start: int) -> float:
+    rows = logging.read_metrics(workdir) if workdir and start else []
+    return max((row["seconds"] for row in rows if "seconds" in row and row["step"] <= start), default=0.0)
+
+
+class Program:
+    """The compiled side of a run: how its state is laid out, made and advanced, for one seed or several.
+
+    The state of several seeds is one tree with a leading axis ("vmap") or a list of trees ("loop").
+    """
+
+    def __init__(self, exp: Experiment, run: Run, mesh: Mesh, fed: Tree, resident: Tree):
+        self.exp, self.mesh, self.run = exp, mesh, run
+        self.seeds = [run.seed + i for i in range(run.seeds)]
+        split = [jax.random.split(jax.random.key(seed)) for seed in self.seeds]
+        self.init_keys = jnp.stack([k[0] for k in split])
+        self.keys = jnp.stack([k[1] for k in split])
+        batch = jax.eval_shape(exp.data.batch, resident, fed)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        self.state = jax.eval_shape(exp.init, key, batch)
+        self.layout = sharding.shard_state(self.state, exp.partition, mesh)
+        jaxpr = jax.make_jaxpr(exp.step, return_shape=True)(self.state, batch, key)
+        new, metrics = jaxpr[1]
+        if jax.tree.map(_form, new) != jax.tree.map(_form, self.state):
+            raise InputError(f"The step changes the form of the state: {_first_change(self.state, new)}.")
+        for name, m in metrics.items():
+            if m.shape != ():
+                raise InputError(f"The step's metric {name} must be a scalar; its shape is {m.shape}.")
+        self.metrics = list(metrics)
+        self.convolves = "conv_general_dilated" in str(jaxpr[0])
+        slow = self.convolves and jax.default_backend() == "cpu"
+        self.lanes = run.lanes if run.lanes != "auto" else "loop" if slow else "vmap"
+        # Convolutions in a loop run an order of magnitude slower on a CPU than in straight code.
+        self.unroll = run.steps_per_call if slow else 1
+
+    @property
+    def vmapped(self) -> bool:
+        return self.lanes == "vmap" and len(self.seeds) > 1
+
+    @functools.cached_property
+    def layouts(self) -> Tree:
+        """The shardings of what a call of the step is given: with a leading axis where seeds are vmapped."""
+        if not self.vmapped:
+            return self.layout
+        return jax.tree.map(lambda s: NamedSharding(self.mesh, P(None, *s.spec)), self.layout)
+
+    def shapes(self, n: int) -> Tree:
+        """The state as ShapeDtypeStructs with shardings, as a checkpoint holds it."""
+        lead = (n,) if self.vmapped else ()
+        one = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, sharding=s),
+                           self.state, self.layouts)
+        return one if self.vmapped or n == 1 else [one] * n
+
+    def init(self, seeds: Sequence[int], first: Sequence[Tree]) -> Tree:
+        """The state at step 0 of each seed, from that seed's first batch."""
+        init = lambda key, resident, fed: self.exp.init(key, self.exp.data.batch(resident, fed))
+        init = jax.jit(init, out_shardings=self.layout)
+        resident = jax.tree.map(lambda x: _everywhere(x, self.mesh), self.exp.data.resident())
+        states = [init(self.init_keys[i], resident, first[i]) for i in range(len(seeds))]
+        if self.exp.warm_start:
+            states = [jax.device_put(self.exp.warm_start(s), self.layout) for s in states]
+        if self.vmapped:
+            return jax.jit(lambda *s: jax.tree.map(lambda *x: jnp.stack(x), *s), out_shardings=self.layouts)(*states)
+        return states if len(seeds) > 1 else states[0]
+
+    def new_watch(self) -> Tree:
+        """Sums of the metrics since the last log point, and the first step in which one was not finite."""
+        lead = (len(self.seeds),) if self.vmapped else ()
+        zeros = lambda dtype, fill=0: np.full(lead, fill, dtype)
+        one = {"sum": {k: zeros(np.float32) for k in self.metrics}, "steps": zeros(np.int32),
+               "bad": zeros(np.int32, -1), "value": {k: zeros(np.float32) for k in self.metrics}}
+        return one if self.vmapped or len(self.seeds) == 1 else [one] * len(self.seeds)
+
+    def one(self, state: TrainState, watch: Tree, key: jax.Array, resident: Tree, fed: Tree) -> tuple[TrainState, Tree]:
+        """One step of one seed. After a metric that isn't finite the state no longer changes."""
+        batch = self.exp.data.batch(resident, fed)
+        # Split at rest, whole in use: XLA would otherwise split activations by channel wherever a parameter is.
+        whole = jax.lax.with_sharding_constraint((state.params, state.extra), sharding.replicated(self.mesh))
+        new, metrics = self.exp.step(state.replace(params=whole[0], extra=whole[1]), batch,
+                                     jax.random.fold_in(key, state.step))
+        metrics = {k: v.astype(jnp.float32) for k, v in metrics.items()}
+        fine = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values())))) if metrics else jnp.array(True)
+        go = fine & (watch["bad"] < 0)
+        new = jax.tree.map(lambda a, b: jnp.where(go, a, b), new.replace(step=state.step + 1), state)
+        add = lambda total, v: jnp.where(go, total + v, total)
+        first = ~fine & (watch["bad"] < 0)
+        return new, {"sum": jax.tree.map(add, watch["sum"], metrics), "steps": watch["steps"] + go,
+                     "bad": jnp.where(first, state.step, watch["bad"]),
+                     "value": jax.tree.map(lambda v, m: jnp.where(first, m, v), watch["value"], metrics)}
+
+    @functools.cached_property
+    def compiled(self) -> Callable:
+        one = jax.vmap(self.one, in_axes=(0, 0, 0, None, 0)) if self.vmapped else self.one
+
+        def many(state, watch, key, resident, fed):
+            if len(fed) == 1:
+                return one(state, watch, key, resident, fed[0])
+            fed = jax.tree.map(lambda *x: jnp.stack(x), *fed)
+            return jax.lax.scan(lambda c, x: (one(*c, key, resident, x), None), (state, watch), fed,
+                                unroll=min(self.unroll, jax.tree.leaves(fed)[0].shape[0]))[0]
+
+        return jax.jit(many, donate_argnums=(0, 1), out_shardings=(self.layouts, sharding.replicated(self.mesh)))
+
+    def update(self, state: Tree, watch: Tree, keys: jax.Array, resident: Tree, fed: Sequence[Sequence[Tree]]) -> Tree:
+        """Advances each seed by the k steps of `fed[seed][k]`."""
+        if self.vmapped:
+            stacked = tuple(jax.tree.map(_stack, *items) for items in zip(*fed))
+            return self.compiled(state, watch, keys, resident, stacked)
+        if len(self.seeds) == 1:
+            return self.compiled(state, watch, self.lane_keys[0], resident, tuple(fed[0]))
+        done = [self.compiled(s, w, k, resident, tuple(f)) for s, w, k, f in zip(state, watch, self.lane_keys, fed)]
+        return [s for s, _ in done], [w for _, w in done]
+
+    @functools.cached_property
+    def lane_keys(self) -> list[jax.Array]:
+        return [self.keys[i] for i in range(len(self.seeds))]
+
+    def read(self, watch: Tree) -> tuple[dict[str, list[float]], tuple[int, int, str, float] | None]:
+        """Waits for the device: the mean of each metric per seed, and (lane, step, metric, value) of a failure."""
+        watch = jax.device_get(watch)
+        if not self.vmapped and len(self.seeds) > 1:
+            watch = jax.tree.map(lambda *x: np.stack(x), *watch)
+        steps = np.atleast_1d(watch["steps"])
+        values = {k: (np.atleast_1d(v) / np.maximum(steps, 1)).tolist() for k, v in watch["sum"].items()}
+        for lane, step in enumerate(np.atleast_1d(watch["bad"])):
+            if step >= 0:
+                at = {k: float(np.atleast_1d(v)[lane]) for k, v in watch["value"].items()}
+                name = next(k for k, v in at.items() if not np.isfinite(v))
+                return values, (lane, int(step), name, at[name])
+        return values, None
+
+    def lane(self, state: Tree, i: int) -> TrainState:
+        """The state of one seed."""
+        if self.vmapped:
+            return jax.tree.map(lambda x: x[i], state)
+        return state if len(self.seeds) == 1 else state[i]
+
+    def stack(self, state: Tree) -> TrainState:
+        """The state with a leading axis for several seeds, however they were trained."""
+        if self.vmapped or len(self.seeds) == 1:
+            return state
+        return jax.tree.map(lambda *x: jnp.stack(x), *state)
+
+
+def _stack(*x):
+    return np.stack(x) if isinstance(x[0], np.ndarray) else jnp.stack(x)
+
+
+def _form(x) -> tuple:
+    return (tuple(x.shape), str(x.dtype))
+
+
+def _first_change(old: Tree, new: Tree) -> str:
+    from ssljax.checkpoint import flatten
+
+    a, b = flatten(old), flatten(new)
+    for k in [*a, *b]:
+        if k not in a or k not in b:
+            return f"{k} is only there {'before' if k in a else 'after'}"
+        if _form(a[k]) != _form(b[k]):
+            return f"{k} is {a[k].dtype}{list(a[k].shape)} before and {b[k].dtype}{list(b[k].shape)} after"
+    return "its containers differ"
+
+
+def _everywhere(x: np.ndarray, mesh: Mesh) -> jax.Array:
+    """A host array, the same in every process, whole on every device."""
+    return jax.make_array_from_callback(x.shape, sharding.replicated(mesh), lambda at: x[at])
+
+
+# Evaluation.
+
+def _evaluate(exp: Experiment, program: Program, state: Tree, step: int, log: logging.Log, signals: "_Signals",
+              pictures: bool = True) -> dict[str, list[float]]:
+    """All evaluators on each seed: {"eval/number": one for each seed}; pictures are drawn for the first seed."""
+    results: dict[str, list[float]] = {}
+    for name, evaluate in exp.evals.items():
+        for i in range(len(program.seeds)):
+            for key, value in evaluate(program.lane(state, i)).items():
+                if np.ndim(value) == 0:
+                    results.setdefault(f"{name}/{key}", []).append(float(value))
+                elif i == 0 and pictures:
+                    log.picture(step, f"{name}/{key}", np.asarray(value))
+            if signals.again:
+                raise KeyboardInterrupt
+    if results:
+        log.scalars(step, results, show=step < exp.num_steps and step > 0)
+    return results
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half the 95 % confidence interval of the mean, by Student's t; NaN for one value."""
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+
+
+def _summary(exp, run, program, results, seeds, first, workdir, log, signals) -> None:
+    """The last word: each number beside the untrained net's, and where everything is."""
+    if not log.active and jax.process_count() == 1:
+        return
+    untrained = {}
+    if exp.evals and not signals.first:
+        rows = [r for r in logging.read_metrics(workdir) if r["step"] == 0] if workdir else []
+        if rows:
+            untrained = {k: v if isinstance(v, list) else [v] for r in rows for k, v in r.items() if k != "step"}
+        else:
+            fresh = program.init(seeds, first)
+            untrained = _evaluate(exp, program, fresh, 0, log, signals, pictures=False)
+    if results:
+        show = lambda v: logging.form(np.mean(v)) + (f" ± {logging.form(interval(v))}" if len(v) > 1 else "")
+        width = max(map(len, results))
+        log.line(f"\n{'':{width}}  {'trained':>16}  {'untrained net':>16}")
+        for k, v in results.items():
+            log.line(f"{k:{width}}  {show(v):>16}  {show(untrained[k]) if k in untrained else '':>16}")
+        if len(seeds) > 1:
+            log.line(f"Mean ± 95 % interval over {len(seeds)} seeds.")
+    if workdir and log.active:
+        rows = logging.read_metrics(workdir)
+        seconds = max((r["seconds"] for r in rows if "seconds" in r), default=0.0)
+        (workdir / "results.json").write_text(json.dumps(
+            {"step": exp.num_steps, "seeds": seeds, "seconds": seconds, "results": results, "untrained": untrained},
+            indent=1) + "\n")
+        figures.curves(rows, workdir / "figures" / "curves.png")
+        log.line(f"\nTrained {exp.num_steps} steps in {seconds:.0f} s. In {workdir}:\n"
+                 "  results.json   the numbers above         metrics.jsonl  the curves, tensorboard/ too\n"
+                 "  figures/       curves and pictures       checkpoints/   the last states\n"
+                 "  record.json    arguments, versions, commit; source/ the experiment file")
+
+
+# Signals.
+
+class _Signals:
+    """Notes SIGINT and SIGTERM, so that the loop stops between two steps; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.again = False
+        self.old: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        try:
+            for s in (signal.SIGINT, signal.SIGTERM):
+                self.old[s] = signal.signal(s, self._note)
+        except ValueError:  # Not in the main thread: the caller's business.
+            pass
+        return self
+
+    def __exit__(self, *_) -> None:
+        for s, handler in self.old.items():
+            signal.signal(s, handler)
+
+    def _note(self, number: int, _) -> None:
+        if self.first:
+            self.again = True
+            raise KeyboardInterrupt
+        self.first = number
+        os.write(2, b"\nStopping after this step; once more to stop at once, unsaved.\n")
+
+    def seen(self, together: bool) -> int:
+        """The signal, or 0. Several processes must agree, which they do only where all ask `together`."""
+        if jax.process_count() == 1:
+            return self.first
+        if not together:
+            return 0
+        from jax.experimental import multihost_utils
+
+        return int(np.max(multihost_utils.process_allgather(np.int32(self.first))))
+
+
+def compilation_cache() -> None:
+    """Keeps compiled programs between processes, unless JAX was told where already."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+# The command line.
+
+def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> None:
+    """Trains `make(...)`: each of its arguments, and each field of `Run`, is a flag."""
+    signature = inspect.signature(make)
+
+    def entry(run: Run, **arguments: Any) -> tuple[Run, dict[str, Any]]:
+        return run, arguments
+
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values()]
+    parameters.append(inspect.Parameter("run", inspect.Parameter.KEYWORD_ONLY, default=Run(), annotation=Run))
+    entry.__signature__ = signature.replace(parameters=parameters, return_annotation=signature.empty)
+    entry.__annotations__ = {**make.__annotations__, "run": Run}
+    entry.__annotations__.pop("return", None)
+    entry.__doc__, entry.__name__, entry.__module__ = make.__doc__, make.__name__, make.__module__
+    run, arguments = tyro.cli(entry, args=args)
+    try:
+        if run.distributed:
+            jax.distributed.initialize()
+        if not run.workdir:
+            run = replace(run, workdir=default_workdir(make, arguments, run))
+        train(make(**arguments), run, logging.plain(arguments), inspect.getsourcefile(make))
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Stopped at once; what was saved is whole.", file=sys.stderr)
+        sys.exit(130)
+    except OSError as e:
+        if e.errno != 28:
+            raise
+        print(f"error: The disk is full ({e}). What was saved is whole: make room and run the same command again to "
+              "go on from there.", file=sys.stderr)
+        sys.exit(2)
+
+
+def default_workdir(make: Callable, arguments: Mapping[str, Any], run: Run) -> str:
+    """runs/NAME, with the arguments that differ from their defaults: the same command finds the same folder."""
+    defaults = {k: p.default for k, p in inspect.signature(make).parameters.items()}
+    changed = {k: v for k, v in logging.flat(logging.plain(arguments)).items()
+               if v != logging.flat(logging.plain(defaults)).get(k)}
+    changed |= {f.name: getattr(run, f.name) for f in fields(Run) if f.name in ("seed", "seeds")
+                and getattr(run, f.name) != f.default}
+    name = ",".join([make.__name__, *(f"{k}={v}" for k, v in changed.items())])
+    name = "".join(c if c.isalnum() or c in "=,.-_" else "-" for c in name)
+    if len(name) > 120:
+        name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return os.path.join("runs", name)

@@ -1,0 +1,1 @@
+"""Losses: arrays in, a scalar out, over the global batch; each names its paper and equation."""

@@ -1,0 +1,30 @@
+"""Multilayer perceptrons and projection heads."""
+
+import flax.linen as nn
+from jax import Array
+
+from ssljax.models import Dtype
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between: (n, ...) flattened to (n, widths[-1]). With `norm`, BatchNorm before each ReLU.
+
+    With `norm` it is the projection head of the joint-embedding methods: (2048, 128) is SimCLR's.
+    """
+
+    widths: tuple[int, ...] = (2048, 128)
+    """Of each layer; the last is the output."""
+    norm: bool = False
+    """BatchNorm before each ReLU."""
+    dtype: Dtype = "float32"
+    """To compute in; parameters stay float32."""
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        x = x.reshape(len(x), -1)
+        for width in self.widths[:-1]:
+            x = nn.Dense(width, use_bias=not self.norm, dtype=self.dtype)(x)
+            if self.norm:
+                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
+            x = nn.relu(x)
+        return nn.Dense(self.widths[-1], dtype=self.dtype)(x)

@@ -1,0 +1,38 @@
+"""What Optax lacks for this field: schedules by fraction of training, and LARS that leaves biases and norms alone."""
+
+from typing import Any
+
+import jax
+import optax
+
+Tree = Any
+
+
+def warmup_cosine(peak: float, num_steps: int, warmup: float = 0.1, end: float = 0.0) -> optax.Schedule:
+    """Rises linearly from 0 to `peak` over the fraction `warmup` of `num_steps`, then falls by a cosine to `end`."""
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup is a fraction of training, in [0, 1), not {warmup}.")
+    steps = round(warmup * num_steps)
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, peak, max(steps, 1)),
+         optax.cosine_decay_schedule(peak, max(num_steps - steps, 1), end / peak if peak else 0.0)], [steps])
+
+
+def no_bias_or_norm(params: Tree) -> Tree:
+    """True for each array of two or more dimensions: biases and the scales of norms have one."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+def lars(learning_rate: optax.ScalarOrSchedule, weight_decay: float = 1e-6, momentum: float = 0.9,
+         trust: float = 0.001) -> optax.GradientTransformation:
+    """LARS (You et al., 2017, arXiv:1708.03888, algorithm 1), as SimCLR uses it (Chen et al., 2020, appendix A).
+
+    Biases and the parameters of norms get neither weight decay nor the layerwise rate.
+    """
+    return optax.lars(learning_rate, weight_decay, weight_decay_mask=no_bias_or_norm, trust_coefficient=trust,
+                      trust_ratio_mask=no_bias_or_norm, momentum=momentum)
+
+
+def adamw(learning_rate: optax.ScalarOrSchedule, weight_decay: float = 1e-4, **kwargs: Any) -> optax.GradientTransformation:
+    """AdamW that does not decay biases and the parameters of norms."""
+    return optax.adamw(learning_rate, weight_decay=weight_decay, mask=no_bias_or_norm, **kwargs)
