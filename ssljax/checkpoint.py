@@ -21,7 +21,8 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's running commentary.
         self.path = workdir.absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self.manager = ocp.CheckpointManager(epath.Path(self.path), options=options)
+        self.manager = ocp.CheckpointManager(epath.Path(self.path), options=options,
+                                             item_handlers=ocp.StandardCheckpointHandler())
 
     def latest(self) -> int | None:
         """The last step that was saved whole."""
@@ -76,7 +77,8 @@ def load(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
         raise InputError(f"{workdir} holds no checkpoint: give the folder of a run that has saved one.")
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        with ocp.CheckpointManager(epath.Path(path), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        with ocp.CheckpointManager(epath.Path(path), options=ocp.CheckpointManagerOptions(read_only=True),
+                                   item_handlers=ocp.StandardCheckpointHandler()) as manager:
             shapes = _metadata(manager, max(steps), path)
             target = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), shapes)
             state = manager.restore(max(steps), args=ocp.args.StandardRestore(target))

@@ -110,9 +110,9 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
         return replay.replay(exp, program, workdir)
     start = checkpoints.latest() if checkpoints else None
     if start is not None:
-        state = checkpoints.restore(start, program.shapes(len(seeds)))
+        state = checkpoints.restore(start, program.shapes())
     else:
-        start, state = 0, program.init(seeds, first)
+        start, state = 0, program.init(first)
     if workdir and jax.process_index() == 0:
         logging.write_record(workdir, old, {**computes, "run": {"seed": run.seed, "seeds": run.seeds}}, source,
                              lanes=program.lanes, num_steps=exp.num_steps, batch_size=exp.data.batch_size)
@@ -124,10 +124,10 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
         if start < exp.num_steps:
             feeds = [exp.data.feed(seed, start, mesh) for seed in seeds] if start else [
                 itertools.chain([item], feed) for item, feed in zip(first, feeds)]
-            state = _steps(exp, run, program, state, start, feeds, resident, checkpoints, log, signals, times, workdir)
+            state = _steps(exp, run, program, state, start, feeds, checkpoints, log, signals, times, workdir)
         if checkpoints:
             checkpoints.wait()
-        results = _evaluate(exp, program, state, exp.num_steps, log, signals)
+        results = _evaluate(exp, program, state, exp.num_steps, log)
         _summary(exp, run, program, results, seeds, first, workdir, log, signals)
     finally:
         log.close()
@@ -136,9 +136,8 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
     return program.stack(state)
 
 
-def _steps(exp, run, program, state, start, feeds, resident, checkpoints, log, signals, times, workdir) -> Tree:
+def _steps(exp, run, program, state, start, feeds, checkpoints, log, signals, times, workdir) -> Tree:
     """The loop itself: from `start` to the last step. Nothing in it waits for the device but at a log point."""
-    keys = program.keys
     watch, i, compiled = program.new_watch(), start, 0.0
     trained = _seconds_before(workdir, start)
     clock, since = time.perf_counter(), start
@@ -149,31 +148,31 @@ def _steps(exp, run, program, state, start, feeds, resident, checkpoints, log, s
         with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
             fed = [[next(feed) for _ in range(k)] for feed in feeds]
             if compiled:
-                state, watch = program.update(state, watch, keys, resident, fed)
+                state, watch = program.update(state, watch, fed)
             else:  # The first call compiles; what it takes is told apart from the steps.
                 before = time.perf_counter()
-                state, watch = program.update(state, watch, keys, resident, fed)
+                state, watch = program.update(state, watch, fed)
                 compiled = time.perf_counter() - before
                 jax.block_until_ready(watch)
                 times["step"] = logging.since_start()
                 log.line(_start_line(times, compiled))
-                trained -= compiled
+                clock, since = time.perf_counter(), i + k
         i += k
         log.advance(k)
         stop = signals.seen(i % run.log_every == 0)
         due = lambda every: bool(every) and i % every == 0
         if due(run.log_every) or due(run.save_every) or due(run.eval_every) or i == exp.num_steps or stop:
             values, bad = program.read(watch)
-            watch = program.new_watch()
             now = time.perf_counter()
             if bad:
                 if checkpoints:
                     checkpoints.wait()
-                raise replay.failed(exp, program, state, bad, resident, workdir)
-            rate = (i - since) / max(now - clock - (compiled if since == start else 0), 1e-9)
+                raise replay.failed(exp, program, state, bad, workdir)
+            rate = (i - since) / max(now - clock, 1e-9)
             trained += now - clock
             clock, since = now, i
             if due(run.log_every) or i == exp.num_steps:
+                watch = program.new_watch()
                 images = rate * exp.data.batch_size * run.seeds
                 log.scalars(i, values | {"seconds": [trained]}, f"  {form_rate(rate)} steps/s, {images:.0f} examples/s")
             if checkpoints and (due(run.save_every) or i == exp.num_steps or stop):
@@ -181,7 +180,7 @@ def _steps(exp, run, program, state, start, feeds, resident, checkpoints, log, s
             if stop:
                 _stop(checkpoints, log, i, stop, run)
             if due(run.eval_every) and i < exp.num_steps:
-                _evaluate(exp, program, state, i, log, signals)
+                _evaluate(exp, program, state, i, log)
             clock = time.perf_counter()  # Saving and evaluating are not training.
     return state
 
@@ -220,11 +219,10 @@ class Program:
     """
 
     def __init__(self, exp: Experiment, run: Run, mesh: Mesh, fed: Tree, resident: Tree):
-        self.exp, self.mesh, self.run = exp, mesh, run
+        self.exp, self.mesh, self.resident = exp, mesh, resident
         self.seeds = [run.seed + i for i in range(run.seeds)]
         split = [jax.random.split(jax.random.key(seed)) for seed in self.seeds]
-        self.init_keys = jnp.stack([k[0] for k in split])
-        self.keys = jnp.stack([k[1] for k in split])
+        self.init_keys, self.keys = [k[0] for k in split], [k[1] for k in split]
         batch = jax.eval_shape(exp.data.batch, resident, fed)
         key = jax.eval_shape(lambda: jax.random.key(0))
         self.state = jax.eval_shape(exp.init, key, batch)
@@ -254,24 +252,24 @@ class Program:
             return self.layout
         return jax.tree.map(lambda s: NamedSharding(self.mesh, P(None, *s.spec)), self.layout)
 
-    def shapes(self, n: int) -> Tree:
+    def shapes(self) -> Tree:
         """The state as ShapeDtypeStructs with shardings, as a checkpoint holds it."""
+        n = len(self.seeds)
         lead = (n,) if self.vmapped else ()
         one = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, sharding=s),
                            self.state, self.layouts)
         return one if self.vmapped or n == 1 else [one] * n
 
-    def init(self, seeds: Sequence[int], first: Sequence[Tree]) -> Tree:
+    def init(self, first: Sequence[Tree]) -> Tree:
         """The state at step 0 of each seed, from that seed's first batch."""
         init = lambda key, resident, fed: self.exp.init(key, self.exp.data.batch(resident, fed))
         init = jax.jit(init, out_shardings=self.layout)
-        resident = jax.tree.map(lambda x: _everywhere(x, self.mesh), self.exp.data.resident())
-        states = [init(self.init_keys[i], resident, first[i]) for i in range(len(seeds))]
+        states = [init(key, self.resident, fed) for key, fed in zip(self.init_keys, first)]
         if self.exp.warm_start:
             states = [jax.device_put(self.exp.warm_start(s), self.layout) for s in states]
         if self.vmapped:
             return jax.jit(lambda *s: jax.tree.map(lambda *x: jnp.stack(x), *s), out_shardings=self.layouts)(*states)
-        return states if len(seeds) > 1 else states[0]
+        return states if len(states) > 1 else states[0]
 
     def new_watch(self) -> Tree:
         """Sums of the metrics since the last log point, and the first step in which one was not finite."""
@@ -311,19 +309,19 @@ class Program:
 
         return jax.jit(many, donate_argnums=(0, 1), out_shardings=(self.layouts, sharding.replicated(self.mesh)))
 
-    def update(self, state: Tree, watch: Tree, keys: jax.Array, resident: Tree, fed: Sequence[Sequence[Tree]]) -> Tree:
+    def update(self, state: Tree, watch: Tree, fed: Sequence[Sequence[Tree]]) -> tuple[Tree, Tree]:
         """Advances each seed by the k steps of `fed[seed][k]`."""
         if self.vmapped:
             stacked = tuple(jax.tree.map(_stack, *items) for items in zip(*fed))
-            return self.compiled(state, watch, keys, resident, stacked)
+            return self.compiled(state, watch, self.stacked_keys, self.resident, stacked)
         if len(self.seeds) == 1:
-            return self.compiled(state, watch, self.lane_keys[0], resident, tuple(fed[0]))
-        done = [self.compiled(s, w, k, resident, tuple(f)) for s, w, k, f in zip(state, watch, self.lane_keys, fed)]
+            return self.compiled(state, watch, self.keys[0], self.resident, tuple(fed[0]))
+        done = [self.compiled(s, w, k, self.resident, tuple(f)) for s, w, k, f in zip(state, watch, self.keys, fed)]
         return [s for s, _ in done], [w for _, w in done]
 
     @functools.cached_property
-    def lane_keys(self) -> list[jax.Array]:
-        return [self.keys[i] for i in range(len(self.seeds))]
+    def stacked_keys(self) -> jax.Array:
+        return jnp.stack(self.keys)
 
     def read(self, watch: Tree) -> tuple[dict[str, list[float]], tuple[int, int, str, float] | None]:
         """Waits for the device: the mean of each metric per seed, and (lane, step, metric, value) of a failure."""
@@ -379,7 +377,7 @@ def _everywhere(x: np.ndarray, mesh: Mesh) -> jax.Array:
 
 # Evaluation.
 
-def _evaluate(exp: Experiment, program: Program, state: Tree, step: int, log: logging.Log, signals: "_Signals",
+def _evaluate(exp: Experiment, program: Program, state: Tree, step: int, log: logging.Log,
               pictures: bool = True) -> dict[str, list[float]]:
     """All evaluators on each seed: {"eval/number": one for each seed}; pictures are drawn for the first seed."""
     results: dict[str, list[float]] = {}
@@ -390,8 +388,6 @@ def _evaluate(exp: Experiment, program: Program, state: Tree, step: int, log: lo
                     results.setdefault(f"{name}/{key}", []).append(float(value))
                 elif i == 0 and pictures:
                     log.picture(step, f"{name}/{key}", np.asarray(value))
-            if signals.again:
-                raise KeyboardInterrupt
     if results:
         log.scalars(step, results, show=step < exp.num_steps and step > 0)
     return results
@@ -405,16 +401,15 @@ def interval(values: Sequence[float]) -> float:
 
 def _summary(exp, run, program, results, seeds, first, workdir, log, signals) -> None:
     """The last word: each number beside the untrained net's, and where everything is."""
-    if not log.active and jax.process_count() == 1:
-        return
     untrained = {}
     if exp.evals and not signals.first:
-        rows = [r for r in logging.read_metrics(workdir) if r["step"] == 0] if workdir else []
+        told = workdir and jax.process_count() == 1  # Several processes must all do the same, whatever one finds.
+        rows = [r for r in logging.read_metrics(workdir) if r["step"] == 0] if told else []
         if rows:
             untrained = {k: v if isinstance(v, list) else [v] for r in rows for k, v in r.items() if k != "step"}
         else:
-            fresh = program.init(seeds, first)
-            untrained = _evaluate(exp, program, fresh, 0, log, signals, pictures=False)
+            fresh = program.init(first)
+            untrained = _evaluate(exp, program, fresh, 0, log, pictures=False)
     if results:
         show = lambda v: logging.form(np.mean(v)) + (f" ± {logging.form(interval(v))}" if len(v) > 1 else "")
         width = max(map(len, results))
@@ -443,7 +438,6 @@ class _Signals:
 
     def __init__(self) -> None:
         self.first = 0
-        self.again = False
         self.old: dict[int, Any] = {}
 
     def __enter__(self) -> "_Signals":
@@ -460,7 +454,6 @@ class _Signals:
 
     def _note(self, number: int, _) -> None:
         if self.first:
-            self.again = True
             raise KeyboardInterrupt
         self.first = number
         os.write(2, b"\nStopping after this step; once more to stop at once, unsaved.\n")

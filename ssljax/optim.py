@@ -5,13 +5,15 @@ from typing import Any
 import jax
 import optax
 
+from ssljax.errors import InputError
+
 Tree = Any
 
 
 def warmup_cosine(peak: float, num_steps: int, warmup: float = 0.1, end: float = 0.0) -> optax.Schedule:
     """Rises linearly from 0 to `peak` over the fraction `warmup` of `num_steps`, then falls by a cosine to `end`."""
     if not 0 <= warmup < 1:
-        raise ValueError(f"warmup is a fraction of training, in [0, 1), not {warmup}.")
+        raise InputError(f"warmup is a fraction of training, in [0, 1), not {warmup}.")
     steps = round(warmup * num_steps)
     return optax.join_schedules(
         [optax.linear_schedule(0.0, peak, max(steps, 1)),

@@ -14,7 +14,7 @@ from ssljax.errors import InputError
 Tree = Any
 
 
-def failed(exp, program, state: Tree, bad: tuple[int, int, str, float], resident: Tree,
+def failed(exp, program, state: Tree, bad: tuple[int, int, str, float],
            workdir: pathlib.Path | None) -> InputError:
     """Saves the state before the step that failed and its batch; returns the error that stops the run."""
     lane, step, name, value = bad
@@ -23,7 +23,7 @@ def failed(exp, program, state: Tree, bad: tuple[int, int, str, float], resident
     if workdir is None:
         return InputError(f"{what}. Give --run.workdir to have the state and batch saved for --run.replay.")
     fed = next(exp.data.feed(program.seeds[lane], step, program.mesh))
-    batch = jax.jit(exp.data.batch)(resident, fed)
+    batch = jax.jit(exp.data.batch)(program.resident, fed)
     folder = (workdir / "failure").absolute()
     with ocp.StandardCheckpointer() as saver:
         saver.save(folder / "state", program.lane(state, lane), force=True)

@@ -6,16 +6,18 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
+from ssljax.errors import InputError
+
 Tree = Any
 
 BATCH = P(("data", "fsdp"))  # Examples lie over all devices, whichever axis those are on.
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:
-    """All devices as (data, fsdp); `fsdp=1` is plain data parallelism. ValueError if it doesn't divide the devices."""
+    """All devices as (data, fsdp); `fsdp=1` is plain data parallelism. InputError if it doesn't divide the devices."""
     n = jax.device_count()
     if fsdp < 1 or n % fsdp:
-        raise ValueError(f"--run.fsdp {fsdp} does not divide the {n} device{'s' * (n > 1)} of this machine.")
+        raise InputError(f"--run.fsdp {fsdp} does not divide the {n} device{'s' * (n > 1)} of this machine.")
     return jax.make_mesh((n // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 

@@ -1,9 +1,11 @@
 """Augmentations as batched JAX: images (n, height, width, channels), float in [0, 1]; every example has its own draw.
 
 The formulas are torchvision's (https://docs.pytorch.org/vision/stable/transforms.html), each applied to a whole batch
-at once and compiled into the training step. They take any image size; the colour operations other than brightness and
-contrast leave images alone that don't have three channels.
+at once and compiled into the training step. They take any image size and channel count: without three channels,
+contrast is about the mean of all, and saturation, hue and grayscale change nothing. Bad arguments raise ValueError.
 """
+
+from functools import partial
 
 import jax
 from jax import Array
@@ -38,7 +40,7 @@ def random_resized_crop(
     bw, bh = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
     fits = (bw >= 1) & (bw <= w) & (bh >= 1) & (bh <= h)
     first = jnp.argmax(fits, axis=1, keepdims=True)
-    whole_w, whole_h = min(w, round(h * ratio[1])), min(h, round(w / ratio[0]))
+    whole_w, whole_h = max(1, min(w, round(h * ratio[1]))), max(1, min(h, round(w / ratio[0])))
     any_fits = fits.any(1)
     bw = jnp.where(any_fits, jnp.take_along_axis(bw, first, 1)[:, 0], whole_w)
     bh = jnp.where(any_fits, jnp.take_along_axis(bh, first, 1)[:, 0], whole_h)
@@ -54,8 +56,9 @@ def crop_and_resize(x: Array, top: Array, left: Array, height: Array, width: Arr
     Separable, so it is two batched matrix products with (n, out, in) weights: no gathers.
     """
     out_h, out_w = (size, size) if isinstance(size, int) else size
-    x = jnp.einsum("nih,nhwc->niwc", _triangle(top, height, x.shape[1], out_h), x)
-    return jnp.einsum("njw,niwc->nijc", _triangle(left, width, x.shape[2], out_w), x)
+    einsum = partial(jnp.einsum, precision="highest")  # A TPU would round pixels to bfloat16, coarser than 8 bits.
+    x = einsum("nih,nhwc->niwc", _triangle(top, height, x.shape[1], out_h), x)
+    return einsum("njw,niwc->nijc", _triangle(left, width, x.shape[2], out_w), x)
 
 
 def _triangle(start: Array, length: Array, n_in: int, n_out: int) -> Array:
@@ -84,6 +87,9 @@ def colour_jitter(
     """
     if not 0 <= hue <= 0.5:
         raise ValueError(f"hue must be in [0, 0.5] turns, not {hue}.")
+    for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
+        if not amount >= 0:
+            raise ValueError(f"{name} must be at least 0, not {amount}.")
     n = len(x)
     factor = lambda k, a: over_batch(jax.random.uniform(k, (n, 1, 1), minval=max(0.0, 1 - a), maxval=1 + a))
     k_apply, k_order, kb, kc, ks, kh = jax.random.split(key, 6)
@@ -112,7 +118,7 @@ def grayscale(key: Array, x: Array, p: float = 0.2) -> Array:
     """Replaces each image by its luma, in all three channels, with probability `p`."""
     if x.shape[-1] != 3:
         return x
-    gray = jnp.tensordot(x, jnp.asarray(GRAY, x.dtype), 1)[..., None]
+    gray = jnp.tensordot(x, jnp.asarray(GRAY, x.dtype), 1, precision="highest")[..., None]
     return jnp.where(_coin(key, p, x), gray, x)
 
 
@@ -123,6 +129,7 @@ def gaussian_blur(key: Array, x: Array, sigma: tuple[float, float] = (0.1, 2.0),
     The filter is torchvision's: sampled at whole pixels, normalised, borders reflected. (Chen et al., 2020,
     appendix A: kernel a tenth of the image, sigma in [0.1, 2], p 0.5; they leave it out for CIFAR-10.)
     """
+    _check_range("sigma", sigma, 0, float("inf"))
     n, h, w, _ = x.shape
     r = max(1, int(kernel * h) // 2)
     if r >= min(h, w):
@@ -155,7 +162,7 @@ def _select(at: Array, options: list[Array]) -> Array:
 
 
 def _luma(v: list[Array]) -> Array:
-    return sum(a * p for a, p in zip(GRAY, v)) if len(v) == 3 else v[0]
+    return sum(a * p for a, p in zip(GRAY, v)) if len(v) == 3 else sum(v) / len(v)
 
 
 def _blend(v, base, factor):

@@ -8,7 +8,7 @@ import numpy as np
 @lru_cache(maxsize=32)
 def order(seed: int, epoch: int, n: int) -> np.ndarray:
     """A permutation of range(n), int32 or int64; read-only, since it is shared."""
-    rng = np.random.default_rng((seed, epoch))
+    rng = np.random.default_rng((seed % 2**64, epoch))  # Unlike jax.random, NumPy takes no negative seeds.
     permutation = rng.permutation(n).astype(np.int32 if n < 2**31 else np.int64)
     permutation.setflags(write=False)
     return permutation

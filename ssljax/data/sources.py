@@ -3,8 +3,9 @@
     python -m ssljax.data.sources cifar10        # downloads and prepares a TFDS set, once
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
 from dataclasses import dataclass, field
 import difflib
 import hashlib
@@ -13,6 +14,7 @@ import pathlib
 import sys
 from typing import Protocol
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -93,6 +95,8 @@ def images(name: str, split: str, size: int = 0) -> Source:
     or an .npz ({split}_images and {split}_labels, or x_{split} and y_{split}). `size` resizes to that many pixels,
     cutting the longer side; it must be given where images differ in size.
     """
+    if size < 0:
+        raise InputError(f"--image-size must be a number of pixels, or 0 for the set's own size, not {size}.")
     path = pathlib.Path(name).expanduser()
     if name == EMBEDDED:
         source = _digits(split)
@@ -117,6 +121,8 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
     """Resizes the shorter side to `size` (antialiased bilinear) and cuts the middle: (size, size, channels) uint8."""
     from PIL import Image
 
+    if image.shape[-1] not in (1, 3):  # Pillow takes 2 and 4 for colours and alpha, and no more.
+        return np.concatenate([fit(image[..., i:i + 1], size) for i in range(image.shape[-1])], -1)
     height, width = image.shape[:2]
     scale = size / min(height, width)
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
@@ -133,28 +139,31 @@ def _digits(split: str) -> Arrays:
     digits = load_digits()
     image = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     at = np.arange(len(image)) % 5 == 0  # Every fifth is for testing: 1437 and 360, writers mixed.
-    at = at if split == "test" else ~at
+    at = {"train": ~at, "test": at}[split]
     return Arrays(image[at], digits.target[at].astype(np.int32), [str(i) for i in range(10)])
 
 
 def _npz(path: pathlib.Path, split: str) -> Arrays:
+    pairs = (f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")
     try:
-        file = np.load(path, allow_pickle=False)
+        with np.load(path, allow_pickle=False) as file:
+            held = file.files
+            found = next((pair for pair in pairs if set(pair) <= set(held)), ())
+            arrays = [file[key] for key in found]
     except FileNotFoundError:
         raise InputError(f"There is no file {path}: check the path given as --data.") from None
-    except (ValueError, OSError, zipfile.BadZipFile) as e:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise InputError(f"{path} can't be read as an .npz of arrays ({e}).") from e
-    for image_key, label_key in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
-        if image_key in file and label_key in file:
-            image, labels = file[image_key], file[label_key].reshape(-1)
-            break
-    else:
-        raise InputError(f"{path} holds {', '.join(file.files) or 'nothing'}; it needs {split}_images and "
-                         f"{split}_labels, or x_{split} and y_{split}.")
+    if not arrays:
+        raise InputError(f"{path} holds {', '.join(held) or 'nothing'}; it needs {split}_images and {split}_labels, "
+                         f"or x_{split} and y_{split}.")
+    image, labels = arrays[0], arrays[1].reshape(-1)
     image = image[..., None] if image.ndim == 3 else image
     if image.ndim != 4 or image.dtype != np.uint8 or len(image) != len(labels):
         raise InputError(f"{path}: images must be uint8 (n, height, width[, channels]) with a label each, not "
                          f"{image.dtype} {image.shape} with {labels.shape[0]} labels.")
+    if 0 in image.shape[1:] or (image.shape[1] in (1, 3) and image.shape[3] > 4):
+        raise InputError(f"{path}: images must be (n, height, width[, channels]), channels last, not {image.shape}.")
     if len(labels) == 0 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
         raise InputError(f"{path}: labels must be whole numbers from 0 on, one for each of at least one image.")
     return Arrays(image, labels.astype(np.int32), [str(i) for i in range(int(labels.max()) + 1)])
@@ -163,46 +172,56 @@ def _npz(path: pathlib.Path, split: str) -> Arrays:
 def _folder(root: pathlib.Path, split: str, size: int) -> Source:
     own = {s: next((root / d for d in names if (root / d).is_dir()), None)
            for s, names in {"train": ("train",), "test": ("test", "val", "validation")}.items()}
-    top = own[split] or (root if not own["train"] else None)
+    tops = [d for d in own.values() if d] or [root]
+    top = own[split] if any(own.values()) else root
     if top is None:
-        raise InputError(f"{root} has a folder train but no folder {split}: add {root / split}, with a folder a class.")
-    names = sorted(d.name for d in top.iterdir() if d.is_dir() and not d.name.startswith("."))
-    files = [(f, i) for i, name in enumerate(names)
-             for f in sorted((top / name).rglob("*")) if f.suffix.lower() in SUFFIXES]
+        raise InputError(f"{root} has a folder {tops[0].name} but no folder {split}: add {root / split}, with a "
+                         f"folder a class.")
+    # A label means the same class in both splits, even where one of them lacks some.
+    names = sorted({d.name for t in tops for d in t.iterdir() if d.is_dir() and not d.name.startswith(".")})
+    files = [(f, i) for i, name in enumerate(names) for f in sorted((top / name).rglob("*"))
+             if f.suffix.lower() in SUFFIXES and not any(p.startswith(".") for p in f.relative_to(top).parts)]
     if top == root:  # No split of its own: every tenth image of the sorted list is for testing.
         files = [f for i, f in enumerate(files) if (i % 10 == 0) == (split == "test")]
     if not files:
         raise InputError(f"{top} holds no images: put them in a folder for each class, as in {top}/cat/1.png "
                          f"({' '.join(SUFFIXES)}).")
-    first = _decode(files[0][0], 0)
-    channels = first.shape[-1]
+    headers = {_header(f) for f, _ in files[:: max(1, len(files) // 100)]}
+    channels = 1 if all(gray for *_, gray in headers) else 3
+    exact = not size
     if not size:
-        size = first.shape[0]
-        shapes = {_image_size(f) for f, _ in files[:: max(1, len(files) // 100)]}
-        if shapes != {(size, size)}:
+        shapes = sorted({shape[:2] for shape in headers})
+        size = shapes[0][0]
+        if shapes != [(size, size)]:
             raise InputError(f"The images in {top} are not all square and of one size "
-                             f"({', '.join('x'.join(map(str, s)) for s in sorted(shapes)[:3])}, ...): give --image-size.")
+                             f"({', '.join('x'.join(map(str, s)) for s in shapes[:3])}, ...): give --image-size.")
     paths = [f for f, _ in files]
-    source = OnDisk(lambda i: _decode(paths[i], size, channels), np.array([c for _, c in files], np.int32), names,
-                    (size, size, channels))
+    labels = np.array([c for _, c in files], np.int32)
+    source = OnDisk(lambda i: _decode(paths[i], size, channels, exact), labels, names, (size, size, channels))
     return _in_memory(source)
 
 
-def _image_size(path: pathlib.Path) -> tuple[int, int]:
+def _header(path: pathlib.Path) -> tuple[int, int, bool]:
+    """Width, height, and whether it is gray."""
     from PIL import Image
 
     with _readable(path), Image.open(path) as picture:
-        return picture.size
+        return *picture.size, picture.mode in ("1", "L", "LA") or picture.mode.startswith("I")
 
 
-def _decode(path: pathlib.Path, size: int, channels: int = 0) -> np.ndarray:
+def _decode(path: pathlib.Path, size: int, channels: int, exact: bool) -> np.ndarray:
+    """One image, brought to (size, size, channels); where its own size must be `exact` and is not, an InputError."""
     from PIL import Image
 
     with _readable(path), Image.open(path) as picture:
-        gray = channels == 1 or (channels == 0 and picture.mode in ("L", "1", "I;16"))
-        image = np.asarray(picture.convert("L" if gray else "RGB"))
-    image = image[..., None] if image.ndim == 2 else image
-    return fit(image, size) if size else image
+        if picture.mode.startswith("I"):  # 16 bits, which `convert` would clip to 255.
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        image = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    if image.shape[:2] == (size, size):
+        return image.reshape(size, size, channels)
+    if exact:
+        raise InputError(f"{path} is {image.shape[1]}x{image.shape[0]}, others are {size}x{size}: give --image-size.")
+    return fit(image.reshape(*image.shape[:2], channels), size)
 
 
 class _readable:
@@ -230,22 +249,23 @@ def _tfds(name: str, split: str, size: int) -> Source:
 
     try:
         builder = tfds.builder(name)
-    except tfds.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(name, [EMBEDDED, "mnist", "fashion_mnist", *tfds.list_builders()], 3)
+    except (ValueError, AssertionError):  # Not found, or not a name at all, or no such version.
+        known = [EMBEDDED, *tfds.list_builders(with_community_datasets=False)]  # Those of others need TensorFlow.
+        near = difflib.get_close_matches(name.lower(), known, 3)
         hint = f"did you mean {' or '.join(near)}? Otherwise " if near else ""
         raise InputError(f"There is no data set {name}: {hint}give a TFDS name, a folder of class folders, an .npz, "
                          f"or {EMBEDDED}, which is embedded.") from None
     prepare = f"python -m ssljax.data.sources {name}"
     instead = f"or take --data {EMBEDDED}, which is embedded and needs no download"
+    features = builder.info.features
+    if "image" not in features or "label" not in features or not hasattr(features["label"], "names"):
+        raise InputError(f"{name} holds {', '.join(features)}, not image and label: it is not a labelled image set.")
     if not builder.is_prepared():
         raise InputError(f"{name} is not prepared in {builder.data_path}: run `{prepare}` once, {instead}.")
-    features = builder.info.features
-    if "image" not in features or "label" not in features:
-        raise InputError(f"{name} holds {', '.join(features)}, not image and label: it is not a labelled image set.")
+    if split == "test" and "test" not in builder.info.splits and "validation" in builder.info.splits:
+        split = "validation"
     if split not in builder.info.splits:
-        split = next((s for s in ("test", "validation") if s in builder.info.splits), "") if split == "test" else ""
-        if not split:
-            raise InputError(f"{name} has no test split; it has {', '.join(builder.info.splits)}.")
+        raise InputError(f"{name} has no {split} split; it has {', '.join(builder.info.splits)}.")
     shape = features["image"].shape
     if not size and None in shape:
         raise InputError(f"The images of {name} differ in size: give --image-size.")
@@ -268,14 +288,20 @@ def _tfds(name: str, split: str, size: int) -> Source:
         return fit(x, size) if size and x.shape[:2] != (size, size) else x
 
     if count * int(np.prod(shape)) > RESIDENT_BYTES:
-        labels = np.array([r["label"] for r in builder.as_data_source(
-            split=split, decoders={"image": tfds.decode.SkipDecoding()})], np.int32)
+        undecoded = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        labels = np.array([r["label"] for r in _all_rows(undecoded)], np.int32)
         return OnDisk(image, labels, names, shape)
-    examples = [r for at in range(0, count, 1000) for r in rows.__getitems__(list(range(at, min(at + 1000, count))))]
+    examples = list(_all_rows(rows))
     out = np.stack([fit(r["image"], size) if size else r["image"] for r in examples])
     labels = np.array([r["label"] for r in examples], np.int32)
     _store(cache, image=out, labels=labels)
     return Arrays(out, labels, names)
+
+
+def _all_rows(rows) -> Iterator[Mapping]:
+    """The rows of a TFDS data source, read by the thousand: twice as fast as one by one."""
+    for at in range(0, len(rows), 1000):
+        yield from rows.__getitems__(list(range(at, min(at + 1000, len(rows)))))
 
 
 def cache_dir() -> pathlib.Path:
@@ -296,7 +322,8 @@ def _store(path: pathlib.Path, **arrays: np.ndarray) -> None:
         np.savez(part, **arrays)
         part.replace(path)
     except OSError:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Where nothing can be written, nothing can be removed.
+            part.unlink()
 
 
 def prepare(name: str) -> None:

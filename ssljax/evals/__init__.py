@@ -1,1 +1,1 @@
-"""Evaluators: factories that take functions of an experiment and return state -> {name: number}."""
+"""Evaluators: factories of `state -> {name: number or picture}`, each number beside its floor."""

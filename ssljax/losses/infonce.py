@@ -4,6 +4,8 @@ from jax import Array
 import jax.numpy as jnp
 import optax
 
+from ssljax.errors import InputError
+
 
 def normalize(z: Array, eps: float = 1e-12) -> Array:
     """Rows of `z`, (n, d), at length 1; a row of zeros stays zero, with a zero gradient."""
@@ -42,6 +44,6 @@ def info_nce(q: Array, k: Array, negatives: Array | None = None, tau: float = 0.
 
 def _check(a: Array, b: Array, tau: float) -> None:
     if a.shape != b.shape or a.ndim != 2:
-        raise ValueError(f"Two views of the same shape (n, d) are needed, not {a.shape} and {b.shape}.")
+        raise InputError(f"Two views of the same shape (n, d) are needed, not {a.shape} and {b.shape}.")
     if isinstance(tau, (int, float)) and tau <= 0:
-        raise ValueError(f"The temperature must be positive, not {tau}.")
+        raise InputError(f"The temperature must be positive, not {tau}.")

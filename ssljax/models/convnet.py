@@ -5,6 +5,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
+from ssljax.errors import InputError
 from ssljax.models import Dtype
 
 
@@ -29,7 +30,7 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         if len(self.widths) != len(self.blocks):
-            raise ValueError(f"{len(self.widths)} widths need as many blocks, not {len(self.blocks)}.")
+            raise InputError(f"{len(self.widths)} widths need as many blocks, not {len(self.blocks)}.")
         x = self.layer(x, self.widths[0], self.patch, self.stride, train, "stem")
         for i, (width, blocks) in enumerate(zip(self.widths, self.blocks)):
             if i:

@@ -1,0 +1,45 @@
+"""Collapse: how many directions do the features really use?"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ssljax.evals.features import Encode, Tree, extractor, subset
+
+
+def collapse(
+    encode: Encode, data: Any, n: int = 5000, seed: int = 0,
+) -> Callable[[Tree], Mapping[str, float]]:
+    """`rankme`, `feature_std` and the number of `dimensions` of the features of `n` images of `data`.
+
+    The ceilings of `rankme` are `dimensions` and `n`; a full collapse gives 1 and a `feature_std` of 0.
+    """
+    extract, indices = extractor(encode), subset(data, n, seed)
+
+    def evaluate(state: Tree) -> Mapping[str, float]:
+        z = extract(state, data, indices)
+        return {"rankme": rankme(z), "feature_std": feature_std(z), "dimensions": z.shape[1]}
+
+    return evaluate
+
+
+def rankme(z: np.ndarray, eps: float = 1e-7) -> float:
+    """exp of the entropy of the singular values of `z` (n, d): Garrido et al., 2023, arXiv:2210.02885, eq. 1.
+
+    Not centred, as there: an offset that all rows share counts as a direction.
+    """
+    z = z.astype(np.float64)
+    gram = z.T @ z if len(z) > z.shape[1] else z @ z.T  # An SVD of z would take many times longer.
+    sigma = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
+    p = sigma / max(sigma.sum(), np.finfo(float).tiny) + eps
+    return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def feature_std(z: np.ndarray) -> float:
+    """sqrt(d) x the mean deviation of columns of `z` (n, d), rows at length 1: arXiv:2011.10566, sec. 4.1.
+
+    About 1 for an isotropic Gaussian, 0 where all rows point the same way.
+    """
+    z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    return float(z.std(axis=0, dtype=np.float64).mean() * np.sqrt(z.shape[1]))

@@ -1,0 +1,124 @@
+"""The ledger of results: experiments/ledger.json and the table of experiments/README.md, written from finished runs.
+
+    python -m ssljax.ledger --runs runs/simclr,seeds=3 --paper "kNN 90.3, ResNet-18, 500 epochs" --note "small net"
+    python -m ssljax.ledger                                  # writes the table anew from ledger.json
+"""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+import tyro
+
+from ssljax.errors import InputError
+from ssljax.loop import interval
+
+HERE = pathlib.Path(__file__).parent.parent / "experiments"
+START, END = "<!-- ledger: written by python -m ssljax.ledger -->", "<!-- end of ledger -->"
+
+
+def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: str) -> dict[str, Any]:
+    """A row from finished runs that differ in nothing but their seeds; InputError where they do, or aren't finished."""
+    records, results = [], []
+    for run in runs:
+        try:
+            records.append(json.loads((run / "record.json").read_text()))
+            results.append(json.loads((run / "results.json").read_text()))
+        except FileNotFoundError as e:
+            raise InputError(f"{run} is not a finished run: it has no {pathlib.Path(str(e.filename)).name}.") from e
+    what = [{k: v for k, v in r["computes"].items() if k != "run"} for r in records]
+    if any(w != what[0] for w in what):
+        raise InputError("The runs differ in more than their seeds: give each its own row.")
+    seeds = [s for r in results for s in r["seeds"]]
+    if len(set(seeds)) != len(seeds):
+        raise InputError(f"The runs share seeds: {seeds}.")
+    if any(r["step"] != d["num_steps"] for r, d in zip(results, records)):
+        raise InputError("A run has not reached its last step: run its command again.")
+    launch = records[0]["launches"][-1]
+    commits = sorted({x["commit"] for r in records for x in r["launches"]})
+    if "" in commits or any(c.endswith("+") for c in commits):
+        raise InputError(f"The runs are of code that isn't committed ({', '.join(c or 'none' for c in commits)}): "
+                         "commit, then run them again.")
+    gather = lambda kind: {k: [v for r in results for v in r[kind].get(k, [])] for k in results[0][kind]}
+    ours = gather("results")
+    missing = [n for n in numbers if n not in ours]
+    if missing:
+        raise InputError(f"The runs have no {', '.join(missing)}; they have {', '.join(ours)}.")
+    content = {
+        "method": pathlib.Path(launch["command"][0]).stem, "command": launch["command"], "computes": what[0],
+        "seeds": seeds, "steps": records[0]["num_steps"], "batch_size": records[0]["batch_size"],
+        "seconds": [r["seconds"] / len(r["seeds"]) for r in results], "hardware": launch["hardware"],
+        "versions": launch["versions"], "commits": commits, "date": launch["time"][:10], "numbers": list(numbers),
+        "ours": ours, "untrained": gather("untrained"), "paper": paper, "note": note}
+    return content | {"sha256": digest(content)}
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """sha256 of a row without its own: a number changed by hand no longer fits."""
+    plain = json.dumps({k: v for k, v in content.items() if k != "sha256"}, sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = ["| method | data | paper | ours | floors: untrained, raw pixels | a seed takes | command, commit |",
+             "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        ours = "<br>".join(f"{n} **{_mean(r['ours'][n])}**" for n in r["numbers"])
+        floors = "<br>".join(f"{n} {_mean(r['untrained'][n])}" + _raw(r, n) for n in r["numbers"])
+        seeds = f"{len(r['seeds'])} seed{'s' * (len(r['seeds']) > 1)}"
+        data = r["computes"].get("data", "")
+        took = f"{np.mean(r['seconds']) / 60:.1f} min, {r['hardware']}; {r['steps']} steps of {r['batch_size']}"
+        command = " ".join(r["command"])
+        lines.append(f"| {r['method']} | {data} | {r['paper']} | {ours}<br>{seeds}. {r['note']} | {floors} | {took} | "
+                     f"`{command}`<br>{r['date']}, {', '.join(r['commits'])} |")
+    return "\n".join(lines)
+
+
+def _mean(values: Sequence[float]) -> str:
+    spread = f" ± {interval(values):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread}"
+
+
+def _raw(r: Mapping[str, Any], name: str) -> str:
+    raw = r["ours"].get(name.rsplit("/", 1)[0] + "/raw_pixels")
+    return f", {np.mean(raw):.2f}" if raw else ""
+
+
+def render(readme: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The page with its table written anew."""
+    before, rest = readme.split(START)
+    return f"{before}{START}\n{table(rows)}\n{END}{rest.split(END)[1]}"
+
+
+def write(runs: tuple[pathlib.Path, ...] = (), numbers: tuple[str, ...] = ("knn/accuracy", "probe/accuracy"),
+          paper: str = "", note: str = "", here: pathlib.Path = HERE) -> None:
+    """Adds a row to the ledger, in place of one with the same command, and writes the table.
+
+    Args:
+        runs: folders of finished runs of one command that differ in their seeds; none to write the table only.
+        numbers: what the row shows.
+        paper: the paper's number and setting.
+        note: every deviation from the paper, and the reason of a result below it.
+        here: the folder of ledger.json and README.md.
+    """
+    file = here / "ledger.json"
+    rows = json.loads(file.read_text()) if file.exists() else []
+    if runs:
+        new = row(runs, numbers, paper, note)
+        same = lambda r: (r["method"], r["computes"]) == (new["method"], new["computes"])
+        rows = [r for r in rows if not same(r)] + [new]
+        file.write_text(json.dumps(rows, indent=1) + "\n")
+    page = here / "README.md"
+    page.write_text(render(page.read_text(), rows))
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(write)
+    except InputError as e:
+        sys.exit(f"error: {e}")

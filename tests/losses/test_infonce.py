@@ -1,0 +1,104 @@
+"""NT-Xent and InfoNCE against the papers' equations as naive float64 loops, and against Optax."""
+
+import math
+
+from hypothesis import given, settings, strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ssljax.losses.infonce import info_nce, normalize, nt_xent
+
+
+def cosine(a, b):
+    return sum(x * y for x, y in zip(a, b)) / (math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b)))
+
+
+def naive_nt_xent(za, zb, tau):
+    """Chen et al., 2020, eq. 1 and algorithm 1: l(i, j) over all 2N views, each with its positive."""
+    z, n = [*za, *zb], len(za)
+    total = 0.0
+    for i in range(2 * n):
+        j = (i + n) % (2 * n)
+        denominator = sum(math.exp(cosine(z[i], z[k]) / tau) for k in range(2 * n) if k != i)
+        total += -math.log(math.exp(cosine(z[i], z[j]) / tau) / denominator)
+    return total / (2 * n)
+
+
+def naive_info_nce(q, k, negatives, tau):
+    """van den Oord et al., 2018, eq. 4 (the other keys), or He et al., 2020, eq. 1 (a queue)."""
+    total = 0.0
+    for i in range(len(q)):
+        others = negatives if negatives is not None else [k[j] for j in range(len(k)) if j != i]
+        positive = math.exp(cosine(q[i], k[i]) / tau)
+        total += -math.log(positive / (positive + sum(math.exp(cosine(q[i], o) / tau) for o in others)))
+    return total / len(q)
+
+
+def draw(seed, *shapes):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=s) for s in shapes]
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1000), tau=st.sampled_from([0.05, 0.2, 0.5, 1.0]))
+def test_equal_the_equations(seed, tau):
+    a, b, queue = draw(seed, (6, 5), (6, 5), (9, 5))
+    args = [jnp.asarray(x, jnp.float32) for x in (a, b, queue)]
+    np.testing.assert_allclose(nt_xent(*args[:2], tau), naive_nt_xent(a, b, tau), rtol=2e-5)
+    np.testing.assert_allclose(info_nce(*args[:2], tau=tau), naive_info_nce(a, b, None, tau), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(info_nce(*args, tau=tau), naive_info_nce(a, b, queue, tau), rtol=2e-5, atol=1e-6)
+
+
+def test_nt_xent_equals_optax():
+    a, b = (jnp.asarray(x, jnp.float32) for x in draw(0, (32, 16), (32, 16)))
+    labels = jnp.tile(jnp.arange(32), 2)
+    oracle = optax.ntxent(jnp.concatenate([a, b]), labels, temperature=0.2)
+    np.testing.assert_allclose(nt_xent(a, b, 0.2), oracle, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss, naive", [
+    (lambda a, b: nt_xent(a, b, 0.3), lambda a, b: naive_nt_xent(a, b, 0.3)),
+    (lambda a, b: info_nce(a, b, tau=0.3), lambda a, b: naive_info_nce(a, b, None, 0.3))])
+def test_gradient_is_the_finite_difference_of_the_equation(loss, naive):
+    a, b = draw(3, (4, 3), (4, 3))
+    grads = jax.grad(loss, (0, 1))(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
+    for which, grad in enumerate(grads):
+        for at in np.ndindex(grad.shape):
+            step = np.zeros(grad.shape)
+            step[at] = 1e-5
+            up, down = ((a + s * step, b) if which == 0 else (a, b + s * step) for s in (1, -1))
+            np.testing.assert_allclose(grad[at], (naive(*up) - naive(*down)) / 2e-5, rtol=1e-3, atol=1e-4)
+
+
+def test_symmetries():
+    a, b = (jnp.asarray(x, jnp.float32) for x in draw(1, (8, 4), (8, 4)))
+    whole = nt_xent(a, b, 0.2)
+    mixed = jax.random.permutation(jax.random.key(0), 8)
+    np.testing.assert_allclose(nt_xent(a[mixed], b[mixed], 0.2), whole, rtol=1e-6)  # The order of the images,
+    np.testing.assert_allclose(nt_xent(b, a, 0.2), whole, rtol=1e-6)  # which view is first,
+    np.testing.assert_allclose(nt_xent(3 * a, 0.5 * b, 0.2), whole, rtol=1e-5)  # and lengths don't matter;
+    assert abs(nt_xent(a, b[mixed], 0.2) - whole) > 0.1  # who belongs to whom does.
+
+
+def test_extremes():
+    same = jnp.ones((16, 4))
+    np.testing.assert_allclose(nt_xent(same, same, 0.1), np.log(31), rtol=1e-5)  # Collapse: a uniform guess of 31.
+    eye = jnp.eye(8)
+    np.testing.assert_allclose(nt_xent(eye, eye, 0.1), -np.log(np.e**10 / (np.e**10 + 14)), rtol=1e-3)
+    assert np.isfinite(jax.grad(lambda z: nt_xent(z, z, 0.1))(jnp.zeros((4, 3)))).all()  # A dead row makes no NaN.
+    assert np.isfinite(nt_xent(100 * eye, eye, 1e-3))
+    np.testing.assert_array_equal(normalize(jnp.zeros((1, 3))), 0)
+
+
+def test_bad_input_is_a_sentence():
+    a = jnp.ones((4, 3))
+    for bad in (0, -0.5):
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            nt_xent(a, a, bad)
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            info_nce(a, a, tau=bad)
+    with pytest.raises(ValueError, match="same shape"):
+        nt_xent(a, a[:2])

@@ -1,0 +1,749 @@
+"""Data: the order of examples, the two feeds, and what images() reads or refuses."""
+
+import itertools
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+import time
+
+from hypothesis import given, settings, strategies as st
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+from sklearn.datasets import load_digits, load_sample_images
+
+from ssljax import sharding
+from ssljax.data import feed, images, sources
+from ssljax.data.feed import Resident, Streamed, local_rows
+from ssljax.data.order import indices, order
+from ssljax.data.sources import Arrays, OnDisk, fit
+from ssljax.errors import InputError
+from tests.conftest import ROOT
+
+MESHES = [(1, 1), (2, 1), (8, 1), (2, 4)]
+
+
+def mesh_of(data: int, fsdp: int = 1) -> jax.sharding.Mesh:
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2,
+                         devices=jax.devices()[:data * fsdp])
+
+
+def random_set(n: int = 50) -> Arrays:
+    rng = np.random.default_rng(n)
+    return Arrays(rng.integers(0, 256, (n, 4, 3, 1), np.uint8), rng.integers(0, 5, n).astype(np.int32), list("abcde"))
+
+
+class Counted(Arrays):
+    """Counts the examples that are read."""
+
+    def read(self, at):
+        with LOCK:
+            READS.extend(at.tolist())
+        return super().read(at)
+
+
+LOCK, READS = threading.Lock(), []
+
+
+@pytest.fixture
+def reads():
+    READS.clear()
+    return READS
+
+
+def run_python(code: str, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, timeout=120,
+                          capture_output=True, text=True)
+
+
+# The order.
+
+seeds, epochs = st.integers(-2**31, 2**32 - 1), st.integers(0, 10**6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(seeds, epochs, st.integers(1, 300))
+def test_order_is_a_permutation_by_seed_and_epoch_alone(seed, epoch, n):
+    first = order(seed, epoch, n)
+    assert first.dtype == np.int32 and sorted(first.tolist()) == list(range(n))
+    np.random.seed(epoch % 7)  # Neither NumPy's global state nor earlier calls matter.
+    order(seed + 1, epoch, n), order(seed, epoch + 1, n)
+    order.cache_clear()
+    np.testing.assert_array_equal(order(seed, epoch, n), first)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.tuples(seeds, epochs), st.tuples(seeds, epochs))
+def test_order_differs_between_epochs_and_seeds(a, b):
+    assert np.array_equal(order(*a, 64), order(*b, 64)) == (a == b)
+
+
+def test_order_of_neighbouring_seeds_and_epochs_differs():
+    orders = {tuple(order(seed, epoch, 64)) for seed in range(8) for epoch in range(8)}
+    assert len(orders) == 64
+
+
+def test_order_is_shared_and_so_read_only():
+    with pytest.raises(ValueError):
+        order(0, 0, 10)[0] = 1
+    with pytest.raises(ValueError):
+        indices(0, 0, 10, 4)[:] = 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 5), st.integers(1, 60), st.data())
+def test_indices_cover_each_epoch_but_for_the_remainder(seed, epoch, n, data):
+    batch_size = data.draw(st.integers(1, n))
+    steps = n // batch_size
+    seen = np.concatenate([indices(seed, epoch * steps + i, n, batch_size) for i in range(steps)])
+    assert len(seen) == steps * batch_size == n - n % batch_size
+    np.testing.assert_array_equal(seen, order(seed, epoch, n)[:len(seen)])
+    assert len(set(seen.tolist())) == len(seen)
+
+
+# The feeds.
+
+def batches(data, seed: int, start: int, count: int, mesh) -> list[dict]:
+    """Batches as the loop makes them: resident arrays and fed ones go into a jitted function as arguments."""
+    with jax.set_mesh(mesh):
+        resident = jax.device_put(data.resident(), sharding.replicated(mesh))
+        gather = jax.jit(data.batch)
+        fed = data.feed(seed, start, mesh)
+        out = [gather(resident, x) for x in itertools.islice(fed, count)]
+        fed.close()
+    return out
+
+
+def expected(source: Arrays, seed: int, step: int, batch_size: int) -> dict:
+    at = indices(seed, step, len(source), batch_size)
+    return {"image": source.image[at], "label": source.labels[at]}
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert set(a) == set(b) == {"image", "label"}
+    for k in a:
+        assert a[k].dtype == b[k].dtype
+        np.testing.assert_array_equal(np.asarray(a[k]), np.asarray(b[k]))
+
+
+@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.parametrize("kind", [Resident, Streamed])
+def test_batches_are_those_of_numpy_on_any_mesh(kind, shape):
+    source = random_set(50)  # Three batches of 16 an epoch: eight steps pass two borders.
+    for step, batch in enumerate(batches(kind(source, 16), 3, 0, 8, mesh_of(*shape))):
+        want = expected(source, 3, step, 16)
+        assert_same(batch, want)
+        for x in batch.values():
+            assert len(x.sharding.device_set) == shape[0] * shape[1]
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 5, 10**9])
+@pytest.mark.parametrize("kind", [Resident, Streamed])
+def test_starting_later_gives_the_tail(kind, start):
+    source = random_set(50)
+    for i, batch in enumerate(batches(kind(source, 16), 0, start, 4, mesh_of(2))):
+        assert_same(batch, expected(source, 0, start + i, 16))
+
+
+def test_the_whole_set_as_one_batch_and_single_examples():
+    for n in (5, 1):
+        for kind in (Resident, Streamed):
+            for i, batch in enumerate(batches(kind(random_set(5), n), 0, 0, 7, mesh_of(1))):
+                assert_same(batch, expected(random_set(5), 0, i, n))
+
+
+def test_resident_batch_that_the_devices_do_not_divide():
+    for i, batch in enumerate(batches(Resident(random_set(), 6), 0, 0, 9, mesh_of(8))):
+        assert_same(batch, expected(random_set(), 0, i, 6))
+
+
+def test_seeds_have_their_own_order():
+    a, b = (batches(Resident(random_set(), 16), seed, 0, 1, mesh_of(1))[0]["image"] for seed in (0, 1))
+    assert not np.array_equal(a, b)
+
+
+def large_constants(text: str, size: int) -> list[str]:
+    shapes = re.findall(r"stablehlo\.constant dense<[^>]*> : tensor<((?:\d+x)+)\w+>", text)
+    return [s for s in shapes if np.prod([int(d) for d in s.split("x") if d]) >= size]
+
+
+def test_resident_arrays_are_arguments_of_the_program():
+    source = random_set(200)
+    data = Resident(source, 16)
+    resident, fed = data.resident(), next(data.feed(0, 0, mesh_of(1)))
+    text = jax.jit(data.batch).lower(resident, fed).as_text()
+    assert not large_constants(text, len(source)) and len(text) < source.image.nbytes
+    assert re.search(r"@main\(.*tensor<200x4x3x1xui8>", text)
+    constant = jax.jit(lambda fed: data.batch(jax.tree.map(jax.numpy.asarray, resident), fed)).lower(fed).as_text()
+    assert large_constants(constant, len(source)), "This test would not see a constant."
+
+
+def test_resident_feed_carries_indices_alone():
+    fed = next(Resident(random_set(), 16).feed(0, 0, mesh_of(8)))
+    assert isinstance(fed, np.ndarray) and fed.shape == (16,) and fed.dtype == np.int32
+
+
+def test_streamed_batches_lie_split_over_the_devices():
+    source, mesh = random_set(), mesh_of(2, 4)
+    assert Streamed(source, 16).resident() == ()
+    for x, want in zip(*(list(b.values()) for b in (next(Streamed(source, 16).feed(0, 0, mesh)),
+                                                    expected(source, 0, 0, 16)))):
+        assert x.sharding.is_equivalent_to(jax.NamedSharding(mesh, sharding.BATCH), x.ndim)
+        for shard in x.addressable_shards:
+            assert len(shard.data) == 2
+            np.testing.assert_array_equal(shard.data, want[shard.index])
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (4, 2), (2, 4), (1, 8)])
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_local_rows_split_the_batch_over_processes(shape, processes):
+    along = jax.NamedSharding(mesh_of(*shape), sharding.BATCH)
+
+    class OfProcess:
+        def __init__(self, devices):
+            self.devices = devices
+
+        def addressable_devices_indices_map(self, global_shape):
+            return {d: i for d, i in along.devices_indices_map(global_shape).items() if d in self.devices}
+
+    devices = np.array(jax.devices()).reshape(processes, -1)
+    rows = [local_rows(OfProcess(set(own)), 24) for own in devices]
+    assert all(len(r) == 24 // processes and r == sorted(r) for r in rows)
+    assert sorted(itertools.chain(*rows)) == list(range(24))
+
+
+def test_streamed_reads_ahead_but_not_far(reads):
+    base = random_set(5000)
+    data = Streamed(Counted(base.image, base.labels, base.class_names), 16, threads=4, ahead=3)
+    assert not reads
+    fed = data.feed(0, 7, mesh_of(2))
+    assert not reads  # Nothing before the first batch is asked for.
+    for _ in range(2):
+        next(fed)
+    deadline = time.time() + 10
+    while len(reads) < 4 * 16 and time.time() < deadline:
+        time.sleep(0.01)
+    assert 4 * 16 <= len(reads), "It does not read ahead."
+    time.sleep(0.2)
+    assert len(reads) <= (2 + 3) * 16 + 4, "It reads further ahead than it was asked to."
+    assert set(reads) <= set(np.concatenate([indices(0, s, 5000, 16) for s in range(7, 13)]).tolist())
+    assert len(set(reads)) == len(reads)  # No example is decoded twice.
+    fed.close()
+    time.sleep(0.1)
+    stopped = len(reads)
+    time.sleep(0.2)
+    assert len(reads) == stopped
+
+
+def test_closing_or_abandoning_a_stream_does_not_hang():
+    code = """if True:
+        import itertools, time
+        import jax, numpy as np
+        from ssljax import sharding
+        from ssljax.data.feed import Streamed
+        from ssljax.data.sources import OnDisk
+
+        def image(i):
+            time.sleep(0.01)
+            return np.zeros((4, 4, 1), np.uint8)
+
+        source = OnDisk(image, np.zeros(1000, np.int32), ["a"], (4, 4, 1))
+        mesh = sharding.make_mesh()
+        closed, abandoned, dropped = (Streamed(source, 16).feed(s, 0, mesh) for s in range(3))
+        next(closed), next(abandoned), next(dropped)
+        source.read(np.arange(20))
+        closed.close()
+        del dropped
+        print("done", flush=True)
+    """
+    done = run_python(code)
+    assert done.returncode == 0 and done.stdout == "done\n", done.stderr
+
+
+def test_a_broken_image_in_a_stream_reaches_the_reader_as_input_error():
+    def image(i):
+        if i == 17:
+            raise InputError("17.png can't be read")
+        return np.zeros((4, 4, 1), np.uint8)
+
+    data = Streamed(OnDisk(image, np.zeros(50, np.int32), ["a"], (4, 4, 1)), 10)
+    with pytest.raises(InputError, match="17.png"):
+        list(itertools.islice(data.feed(0, 0, mesh_of(1)), 5))
+
+
+@pytest.mark.parametrize("batch_size", [51, 0, -1])
+def test_batch_sizes_that_cannot_be(batch_size):
+    with pytest.raises(InputError, match=rf"batch of {batch_size} .* 50 examples.* between 1 and 50"):
+        feed(random_set(50), batch_size)
+
+
+def test_feed_takes_the_kind_by_where_the_set_lies():
+    assert isinstance(feed(random_set(), 50), Resident)
+    on_disk = OnDisk(lambda i: np.zeros((4, 4, 1), np.uint8), np.zeros(50, np.int32), ["a"], (4, 4, 1))
+    assert isinstance(feed(on_disk, 50), Streamed)
+
+
+# Digits.
+
+def test_digits():
+    train, test = images("digits", "train"), images("digits", "test")
+    assert (len(train), len(test)) == (1437, 360) and train.num_classes == test.num_classes == 10
+    raw = load_digits()
+    for got, at in (train, np.arange(1797) % 5 > 0), (test, np.arange(1797) % 5 == 0):
+        assert got.shape == (8, 8, 1) and got.image.shape == (len(got), 8, 8, 1)
+        assert got.image.dtype == np.uint8 and got.labels.dtype == np.int32
+        np.testing.assert_array_equal(got.labels, raw.target[at])
+        np.testing.assert_allclose(got.image[..., 0] / 255, raw.images[at] / 16, atol=0.5 / 255 + 1e-9)
+    shared = {x.tobytes() for x in train.image} & {x.tobytes() for x in test.image}
+    assert not shared
+    assert images("digits", "test", 12).image.shape == (360, 12, 12, 1)
+
+
+def test_an_unknown_split_is_not_taken_for_train():
+    with pytest.raises(KeyError):
+        images("digits", "val")
+
+
+@pytest.mark.parametrize("kind", [Arrays, OnDisk])
+def test_reading(kind):
+    base = random_set(30)
+    source = base if kind is Arrays else OnDisk(lambda i: base.image[i], base.labels, base.class_names, base.shape)
+    assert len(source) == 30 and source.num_classes == 5 and source.shape == (4, 3, 1)
+    for at in ([3], [29, 0, 0], list(range(20, 0, -1))):
+        assert_same(source.read(np.array(at)), {"image": base.image[at], "label": base.labels[at]})
+
+
+# Resizing.
+
+PHOTO = load_sample_images().images[0]
+
+
+@pytest.mark.parametrize("height, width, size, resized, left, top", [
+    (40, 60, 20, (30, 20), 5, 0), (60, 40, 20, (20, 30), 0, 5), (17, 23, 8, (11, 8), 1, 0), (30, 30, 7, (7, 7), 0, 0),
+    (10, 15, 25, (38, 25), 6, 0), (3, 200, 5, (333, 5), 164, 0), (100, 101, 10, (10, 10), 0, 0)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_fit_is_pillows_bilinear_with_the_middle_cut_out(height, width, size, resized, left, top, channels):
+    x = PHOTO[100:100 + height, 200:200 + width, :channels]
+    whole = Image.fromarray(x[..., 0] if channels == 1 else x).resize(resized, Image.Resampling.BILINEAR)
+    want = np.asarray(whole).reshape(resized[1], resized[0], channels)[top:top + size, left:left + size]
+    got = fit(x, size)
+    assert got.dtype == np.uint8 and got.shape == (size, size, channels)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_fit_takes_channels_that_are_no_colours_one_by_one(channels):
+    x = np.random.default_rng(0).integers(0, 256, (9, 12, channels), np.uint8)
+    np.testing.assert_array_equal(fit(x, 6), np.concatenate([fit(x[..., i:i + 1], 6) for i in range(channels)], -1))
+
+
+def test_a_negative_size():
+    with pytest.raises(InputError, match="--image-size .* not -4"):
+        images("digits", "train", -4)
+
+
+# .npz
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), np.uint8)
+LABEL = np.array([2, 0, 1, 2, 0, 3])
+
+
+@pytest.mark.parametrize("image_key, label_key", [("{}_images", "{}_labels"), ("x_{}", "y_{}")])
+@pytest.mark.parametrize("image", [IMAGE, IMAGE[..., 0], IMAGE[..., :1]], ids=["colour", "3-D", "gray"])
+def test_npz(tmp_path, image_key, label_key, image):
+    path = tmp_path / "set.npz"
+    np.savez(path, **{image_key.format("train"): image, label_key.format("train"): LABEL[:, None],
+                      image_key.format("test"): image[:2], label_key.format("test"): LABEL[:2].astype(np.uint8)})
+    train, test = images(str(path), "train"), images(str(path), "test")
+    image = image.reshape(6, 5, 5, -1)
+    np.testing.assert_array_equal(train.image, image)
+    np.testing.assert_array_equal(train.labels, LABEL)
+    np.testing.assert_array_equal(test.image, image[:2])
+    assert train.labels.dtype == test.labels.dtype == np.int32
+    assert train.num_classes == 4 and train.shape == (5, 5, image.shape[-1])
+    np.testing.assert_array_equal(images(str(path), "train", 3).image, [fit(x, 3) for x in image])
+
+
+@pytest.mark.parametrize("arrays, words", [
+    (dict(foo=IMAGE), "holds foo; it needs train_images and train_labels, or x_train and y_train"),
+    (dict(), "holds nothing"),
+    (dict(train_images=IMAGE, y_train=LABEL), "needs train_images and train_labels"),
+    (dict(test_images=IMAGE, test_labels=LABEL), "needs train_images"),
+    (dict(x_train=IMAGE / 255, y_train=LABEL), r"must be uint8 .* not float64 \(6, 5, 5, 3\)"),
+    (dict(x_train=IMAGE[:, 0, 0], y_train=LABEL), r"must be uint8 .* not uint8 \(6, 3\)"),
+    (dict(x_train=IMAGE, y_train=LABEL[:4]), "a label each.* with 4 labels"),
+    (dict(x_train=IMAGE, y_train=np.eye(4, dtype=int)[LABEL]), "a label each.* with 24 labels"),
+    (dict(x_train=IMAGE, y_train=LABEL - 1), "whole numbers from 0 on"),
+    (dict(x_train=IMAGE, y_train=LABEL / 1.0), "whole numbers from 0 on"),
+    (dict(x_train=IMAGE[:0], y_train=LABEL[:0]), "at least one image"),
+    (dict(x_train=IMAGE[:, :0], y_train=LABEL), r"not \(6, 0, 5, 3\)"),
+    (dict(x_train=np.zeros((6, 3, 8, 8), np.uint8), y_train=LABEL), "channels last"),
+    (dict(x_train=IMAGE, y_train=np.array(list("abcdef"), object)), "can't be read"),
+], ids=lambda x: x if isinstance(x, str) else "")
+def test_npz_with_wrong_arrays(tmp_path, arrays, words):
+    path = tmp_path / "set.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match=words) as e:
+        images(str(path), "train")
+    assert str(path) in str(e.value) and "\n" not in str(e.value)
+
+
+def _damaged(path):
+    np.savez(path, x_train=IMAGE, y_train=LABEL)
+    content = bytearray(path.read_bytes())
+    content[300] ^= 255
+    path.write_bytes(content)
+
+
+def _cut(path):
+    np.savez(path, x_train=IMAGE, y_train=LABEL)
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _damaged_compressed(path):
+    np.savez_compressed(path, x_train=IMAGE, y_train=LABEL)
+    content = bytearray(path.read_bytes())
+    content[60:160] = bytes(100)
+    path.write_bytes(content)
+
+
+def _npy(path):
+    with open(path, "wb") as f:
+        np.save(f, IMAGE)
+
+
+@pytest.mark.parametrize("write, words", [
+    (lambda path: None, "There is no file .*set.npz: check"),
+    (lambda path: path.write_text("not a zip"), "can't be read as an .npz"),
+    (lambda path: path.write_bytes(b""), "can't be read as an .npz"),
+    (lambda path: path.write_bytes(b"PK\3\4" + bytes(50)), "can't be read as an .npz"),
+    (lambda path: path.mkdir(), "can't be read as an .npz"),
+    (_npy, "can't be read as an .npz"), (_cut, "can't be read as an .npz"), (_damaged, "can't be read as an .npz"),
+    (_damaged_compressed, "can't be read as an .npz"),
+], ids=["missing", "text", "empty", "half a zip", "folder", "npy", "cut short", "damaged", "damaged compressed"])
+def test_npz_that_cannot_be_read(tmp_path, write, words):
+    path = tmp_path / "set.npz"
+    write(path)
+    with pytest.raises(InputError, match=words) as e:
+        images(str(path), "train")
+    assert str(path) in str(e.value) and "\n" not in str(e.value)
+
+
+# Folders.
+
+DIGITS, CLASSES = np.round(load_digits().images * (255 / 16)).astype(np.uint8), load_digits().target
+
+
+def save(path: pathlib.Path, image: np.ndarray, mode: str | None = None, **options) -> np.ndarray:
+    """Writes an image and gives back what Pillow reads from it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(image)
+    (picture.convert(mode) if mode else picture).save(path, **options)
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def digit_folder(root: pathlib.Path, at: range) -> None:
+    for i in at:
+        save(root / f"class {CLASSES[i]}" / f"{i:03}.png", DIGITS[i])
+
+
+@pytest.mark.parametrize("name", ["test", "val", "validation"])
+def test_folder_with_its_own_splits(tmp_path, name):
+    root = tmp_path / "a set"
+    digit_folder(root / "train", range(30))
+    digit_folder(root / name, range(30, 50))
+    train, test = images(str(root), "train"), images(f"{root}/", "test")
+    assert isinstance(train, Arrays) and (len(train), len(test)) == (30, 20) and train.shape == (8, 8, 1)
+    assert train.class_names == test.class_names == [f"class {i}" for i in range(10)]
+    for got, at in (train, np.arange(30)), (test, np.arange(30, 50)):
+        at = at[np.argsort(CLASSES[at], kind="stable")]
+        np.testing.assert_array_equal(got.image[..., 0], DIGITS[at])
+        np.testing.assert_array_equal(got.labels, CLASSES[at])
+        assert got.image.dtype == np.uint8 and got.labels.dtype == np.int32
+
+
+def test_folder_without_splits_keeps_every_tenth_for_testing(tmp_path):
+    digit_folder(tmp_path, range(45))
+    train, test = images(str(tmp_path), "train"), images(str(tmp_path), "test")
+    assert (len(train), len(test)) == (40, 5)
+    by_class = np.argsort(CLASSES[:45], kind="stable")
+    np.testing.assert_array_equal(test.image[..., 0], DIGITS[by_class[::10]])
+    np.testing.assert_array_equal(train.image[..., 0], DIGITS[np.delete(by_class, np.arange(0, 45, 10))])
+    np.testing.assert_array_equal(images(str(tmp_path), "train").image, train.image)
+    assert train.class_names == test.class_names
+
+
+def test_folder_numbers_classes_alike_in_both_splits(tmp_path):
+    for path in "train/cat", "train/dog", "train/eel", "test/dog", "test/fox":
+        save(tmp_path / path / "1.png", DIGITS[0])
+    train, test = images(str(tmp_path), "train"), images(str(tmp_path), "test")
+    assert train.class_names == test.class_names == ["cat", "dog", "eel", "fox"]
+    assert train.labels.tolist() == [0, 1, 2] and test.labels.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("have, lack", [("train", "test"), ("test", "train"), ("val", "train")])
+def test_folder_with_one_split_has_not_the_other(tmp_path, have, lack):
+    save(tmp_path / have / "cat" / "1.png", DIGITS[0])
+    assert len(images(str(tmp_path), "test" if lack == "train" else "train")) == 1
+    with pytest.raises(InputError, match=f"has a folder {have} but no folder {lack}: add .*{lack}"):
+        images(str(tmp_path), lack)
+
+
+@pytest.mark.parametrize("fill", [
+    lambda root: None, lambda root: save(root / "1.png", DIGITS[0]), lambda root: (root / "cat").mkdir(),
+    lambda root: save(root / ".hidden" / "1.png", DIGITS[0]), lambda root: save(root / "train" / "1.png", DIGITS[0]),
+], ids=["empty", "no class folders", "empty class", "hidden class", "no class folders in train"])
+def test_folder_without_images(tmp_path, fill):
+    fill(tmp_path)
+    with pytest.raises(InputError, match="holds no images: put them in a folder for each class, as in .*cat/1.png"):
+        images(str(tmp_path), "train")
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(InputError, match="There is no folder or .npz file .*nowhere: check"):
+        images(str(tmp_path / "nowhere"), "train")
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path):
+    top = tmp_path / "train" / "cat"
+    save(top / "1.png", DIGITS[1])
+    save(top / "inner" / "2.PNG", DIGITS[2])
+    save(top / ".ipynb_checkpoints" / "1-checkpoint.png", DIGITS[3])
+    (top / "._1.png").write_bytes(b"a resource fork of macOS")
+    for name in ".DS_Store", "notes.txt", "Thumbs.db", "png":
+        (top / name).write_text("text")
+    (tmp_path / "train" / ".git").mkdir()
+    (tmp_path / "train" / "README.md").write_text("text")
+    source = images(str(tmp_path), "train")
+    np.testing.assert_array_equal(source.image[..., 0], DIGITS[1:3])
+    assert source.class_names == ["cat"]
+
+
+def test_a_hidden_folder_on_the_way_to_the_set_does_not_hide_it(tmp_path):
+    save(tmp_path / ".cache" / "set" / "train" / "cat" / "1.png", DIGITS[1])
+    assert len(images(str(tmp_path / ".cache" / "set"), "train")) == 1
+
+
+def test_jpeg_colour_and_upper_case_suffixes(tmp_path):
+    want = [save(tmp_path / "train" / "a" / name, PHOTO[:48, i:i + 48]) for i, name in enumerate(["1.jpg", "2.JPEG"])]
+    want += [save(tmp_path / "train" / "b" / "3.WebP", PHOTO[:48, 5:53], lossless=True)]
+    source = images(str(tmp_path), "train")
+    assert source.shape == (48, 48, 3)
+    np.testing.assert_array_equal(source.image, want)
+    assert source.labels.tolist() == [0, 0, 1]
+
+
+def test_images_of_different_sizes(tmp_path):
+    small = save(tmp_path / "train" / "a" / "1.png", PHOTO[:30, :40])
+    large = save(tmp_path / "train" / "b" / "2.png", PHOTO[:64, :50])
+    with pytest.raises(InputError, match=r"not all square and of one size \(40x30, 50x64, ...\): give --image-size"):
+        images(str(tmp_path), "train")
+    source = images(str(tmp_path), "train", 16)
+    assert source.shape == (16, 16, 3)
+    np.testing.assert_array_equal(source.image, [fit(small, 16), fit(large, 16)])
+
+
+def test_one_size_that_is_not_square(tmp_path):
+    save(tmp_path / "train" / "a" / "1.png", PHOTO[:30, :40])
+    with pytest.raises(InputError, match="not all square .*40x30.*give --image-size"):
+        images(str(tmp_path), "train")
+
+
+def test_one_odd_size_among_many_is_found_too(tmp_path):
+    for i in range(202):  # Only every second header is looked at.
+        save(tmp_path / "train" / "a" / f"{i:03}.png", DIGITS[i] if i != 101 else DIGITS[i][:6])
+    with pytest.raises(InputError, match="101.png is 8x6, others are 8x8: give --image-size"):
+        images(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("which", [0, 2])
+def test_a_truncated_image_is_named(tmp_path, suffix, which):
+    for i in range(4):
+        save(tmp_path / "train" / "a" / f"{i}.{suffix}", PHOTO[:64, :64])
+    broken = tmp_path / "train" / "a" / f"{which}.{suffix}"
+    broken.write_bytes(broken.read_bytes()[:broken.stat().st_size * 2 // 3])
+    with pytest.raises(InputError, match=f"{which}.{suffix} can't be read as an image .*: mend it or take it out"):
+        images(str(tmp_path), "train")
+
+
+def test_text_called_png_is_named(tmp_path):
+    save(tmp_path / "train" / "a" / "1.png", DIGITS[0])
+    (tmp_path / "train" / "a" / "2.png").write_text("<html>404</html>")
+    with pytest.raises(InputError, match="2.png can't be read as an image"):
+        images(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("first", ["gray", "colour"])
+def test_gray_and_colour_mixed_are_colour(tmp_path, first):
+    gray = save(tmp_path / "train" / "a" / ("1.png" if first == "gray" else "3.png"), DIGITS[0])
+    colour = save(tmp_path / "train" / "a" / "2.png", PHOTO[:8, :8])
+    source = images(str(tmp_path), "train")
+    assert source.shape == (8, 8, 3)
+    want = [np.repeat(gray[..., None], 3, -1), colour]
+    np.testing.assert_array_equal(source.image, want if first == "gray" else want[::-1])
+
+
+@pytest.mark.parametrize("mode, channels", [("L", 1), ("1", 1), ("LA", 1), ("P", 3), ("RGBA", 3)])
+def test_pixels_of_other_kinds(tmp_path, mode, channels):
+    path = tmp_path / "train" / "a" / "1.png"
+    save(path, PHOTO[:32, :32], mode)
+    source = images(str(tmp_path), "train")
+    assert source.shape == (32, 32, channels) and source.image.dtype == np.uint8
+    with Image.open(path) as picture:
+        want = np.asarray(picture.convert("L" if channels == 1 else "RGB")).reshape(32, 32, channels)
+    np.testing.assert_array_equal(source.image[0], want)
+
+
+def test_sixteen_bits_keep_their_range(tmp_path):
+    save(tmp_path / "train" / "a" / "1.png", DIGITS[0].astype(np.uint16) * 257)
+    np.testing.assert_array_equal(images(str(tmp_path), "train").image[0, ..., 0], DIGITS[0])
+
+
+def test_large_folders_are_read_from_disk_as_they_are_in_memory(tmp_path, monkeypatch):
+    digit_folder(tmp_path, range(40))
+    resident = images(str(tmp_path), "train", 6)
+    monkeypatch.setattr(sources, "RESIDENT_BYTES", 0)
+    on_disk = images(str(tmp_path), "train", 6)
+    assert isinstance(resident, Arrays) and isinstance(on_disk, OnDisk)
+    assert len(on_disk) == len(resident) and on_disk.shape == resident.shape == (6, 6, 1)
+    assert on_disk.class_names == resident.class_names
+    assert_same(on_disk.read(np.arange(36)), resident.read(np.arange(36)))
+    for a, b in zip(*(batches(feed(s, 16), 0, 0, 5, mesh_of(2)) for s in (on_disk, resident))):
+        assert_same(a, b)
+
+
+# TensorFlow Datasets.
+
+@pytest.mark.parametrize("name, near", [("cifar1", "cifar10"), ("CIFAR10", "cifar10"), ("mnits", "mnist"),
+                                        ("fashion-mnist", "fashion_mnist"), ("mnist:9.9.9", "mnist"),
+                                        ("digit", "digits")])
+def test_an_unknown_name_gets_a_suggestion(name, near):
+    with pytest.raises(InputError, match=rf"There is no data set {name}: did you mean .*\b{near}\b") as e:
+        images(name, "train")
+    assert "digits, which is embedded" in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["qqqqqqqq", "my data!", "set.tar", "set.NPZ"])
+def test_a_name_like_no_other(name):
+    with pytest.raises(InputError, match=f"There is no data set {name}: give a TFDS name, a folder"):
+        images(name, "train")
+
+
+def test_a_set_that_is_not_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    with pytest.raises(InputError, match="cifar10 is not prepared in") as e:
+        images("cifar10", "train")
+    message = str(e.value)
+    assert str(tmp_path) in message and "`python -m ssljax.data.sources cifar10`" in message
+    assert "--data digits" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["celeb_a", "imdb_reviews"])
+def test_a_set_without_images_and_labels_is_refused_before_its_download(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    with pytest.raises(InputError, match=f"{name} holds .* not a labelled image set"):
+        images(name, "train")
+
+
+def prepared(name: str) -> str:
+    import tensorflow_datasets as tfds
+
+    if not tfds.builder(name).is_prepared():
+        pytest.skip(f"{name} is not prepared: python -m ssljax.data.sources {name}")
+    return name
+
+
+@pytest.mark.parametrize("name, shape", [("mnist", (28, 28, 1)), ("fashion_mnist", (28, 28, 1)),
+                                         ("cifar10", (32, 32, 3))])
+def test_prepared_sets(name, shape, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    prepared(name)
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path))
+    test = images(name, "test")
+    rows = tfds.data_source(name, split="test")
+    assert isinstance(test, Arrays) and len(test) == len(rows) == 10000 and test.shape == shape
+    assert test.image.dtype == np.uint8 and test.labels.dtype == np.int32 and test.num_classes == 10
+    assert np.bincount(test.labels).min() > 800
+    for i in (0, 1, 999, 1000, 4321, 9999):
+        np.testing.assert_array_equal(test.image[i], rows[i]["image"])
+        assert test.labels[i] == rows[i]["label"]
+
+    if name == "fashion_mnist":  # Enough to have read the training labels of two.
+        return
+    monkeypatch.setattr(sources, "RESIDENT_BYTES", 0)  # The training split, read as a set that does not fit.
+    train = images(name, "train")
+    rows = tfds.data_source(name, split="train")
+    assert isinstance(train, OnDisk) and len(train) == len(rows) == {"cifar10": 50000}.get(name, 60000)
+    at = np.array([0, 7, len(rows) - 1])
+    assert_same(train.read(at), {"image": np.stack([rows[int(i)]["image"] for i in at]),
+                                 "label": np.array([rows[int(i)]["label"] for i in at], np.int32)})
+
+
+def test_the_decoded_cache_gives_the_same_again(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    name = prepared("fashion_mnist")
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path))
+    first, small = images(name, "test"), images(name, "test", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "RESIDENT_BYTES", 0)
+        patch.setenv("SSLJAX_CACHE", str(tmp_path / "other"))
+        on_disk, small_on_disk = images(name, "test"), images(name, "test", 10)
+    assert isinstance(on_disk, OnDisk) and isinstance(small_on_disk, OnDisk)
+    at = np.array([5, 9999, 0, 77, 123, 1234, 8, 9, 10])
+    assert_same(on_disk.read(at), first.read(at))
+    assert_same(small_on_disk.read(at), small.read(at))
+    np.testing.assert_array_equal(on_disk.labels, first.labels)
+    np.testing.assert_array_equal(small.image[3], fit(first.image[3], 10))
+
+    def no_reading(*args, **kwargs):
+        raise AssertionError("The set is decoded again.")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "as_data_source", no_reading)
+    for again, before in (images(name, "test"), first), (images(name, "test", 10), small):
+        np.testing.assert_array_equal(again.image, before.image)
+        np.testing.assert_array_equal(again.labels, before.labels)
+        assert again.class_names == before.class_names == tfds.builder(name).info.features["label"].names
+    with pytest.raises(AssertionError, match="decoded again"):  # Another size or split has a file of its own.
+        images(name, "test", 11)
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "file"))
+    path = sources._cache_file("key")
+    assert path.is_relative_to(tmp_path / "file")
+    sources._store(path, image=IMAGE)
+    assert not path.exists()
+
+
+def test_a_split_that_a_set_does_not_have():
+    with pytest.raises(InputError, match="mnist has no validation split; it has .*test"):
+        images(prepared("mnist"), "validation")
+
+
+def test_reading_needs_no_tensorflow(tmp_path):
+    name = prepared("mnist")
+    (tmp_path / "tensorflow").mkdir()  # Stands for an installed TensorFlow, and tells when it is imported.
+    (tmp_path / "tensorflow" / "__init__.py").write_text("import os; os._exit(3)")
+    code = f"""if True:
+        import sys
+        from ssljax.data import images
+        from ssljax.errors import InputError
+        assert len(images("{name}", "test")) == 10000
+        try:
+            images("cifar1", "test")
+        except InputError:
+            assert "tensorflow" not in sys.modules
+            print("done")
+    """
+    done = run_python(code, PYTHONPATH=f"{tmp_path}:{ROOT}", SSLJAX_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0 and done.stdout.endswith("done\n"), (done.returncode, done.stderr[-2000:])

@@ -1,0 +1,63 @@
+"""Every experiment file, tiny: it trains, resumes to the bit, and computes the same on any layout of devices."""
+
+from dataclasses import replace
+from functools import partial
+import importlib
+import inspect
+
+import jax
+import numpy as np
+import pytest
+
+from ssljax import Run, sharding, train
+from ssljax.models.convnet import ConvNet
+from tests.conftest import ROOT
+
+FILES = sorted(p for p in (ROOT / "experiments").glob("*.py"))
+SMALL = {"encoder": ConvNet(widths=(8, 16), blocks=(0, 1)), "batch_size": 32}
+
+
+def make(file, num_steps, **changes):
+    function = getattr(importlib.import_module(f"experiments.{file.stem}"), file.stem)
+    known = inspect.signature(function).parameters
+    exp = function(**{k: v for k, v in (SMALL | changes).items() if k in known})
+    return replace(exp, num_steps=num_steps)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+class TestFile:
+    def test_reads_like_the_paper(self, file):
+        text = file.read_text()
+        assert len(text.splitlines()) <= 80
+        assert "arxiv.org" in text.split('"""')[1], "the module docstring names its paper"
+        assert "launch/local.sh" in text.split('"""')[1], "and its command"
+
+    def test_layouts_agree(self, file, devices):
+        """On Adam's moments, which are the gradients: one device, eight, and parameters split over four."""
+        moments = {}
+        for n, fsdp in ((1, 1), (8, 1), (8, 4)):
+            devices(n)
+            exp = replace(make(file, 1), evals={}, partition=partial(sharding.fsdp, min_size=1))
+            moments[n, fsdp] = jax.device_get(train(exp, Run(fsdp=fsdp)).opt_state)
+        for other in ((8, 1), (8, 4)):
+            for a, b in zip(jax.tree.leaves(moments[1, 1]), jax.tree.leaves(moments[other])):
+                np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max() + 1e-8)
+
+    def test_resumes_to_the_bit(self, file, tmp_path, one_device):
+        whole = train(replace(make(file, 4), evals={}))
+        train(replace(make(file, 2), evals={}), Run(workdir=str(tmp_path)))
+        rest = train(replace(make(file, 4), evals={}), Run(workdir=str(tmp_path)))
+        jax.tree.map(np.testing.assert_array_equal, whole, rest)
+
+    def test_trains_and_evaluates(self, file, tmp_path, one_device):
+        train(make(file, 3), Run(workdir=str(tmp_path)))
+        assert (tmp_path / "results.json").exists() and list((tmp_path / "figures").glob("*.png"))
+
+
+def test_simclr_learns_digits(one_device):
+    """A minute's training beats the untrained net by far."""
+    exp = make(ROOT / "experiments" / "simclr.py", 150, batch_size=128)
+    exp = replace(exp, evals={"knn": exp.evals["knn"]})
+    trained = exp.evals["knn"](train(exp))["accuracy"]
+    untrained = exp.evals["knn"](train(replace(exp, num_steps=1)))["accuracy"]
+    assert trained > untrained + 3 and trained > 88

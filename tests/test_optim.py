@@ -1,0 +1,54 @@
+"""Schedules and LARS against their definitions."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ssljax.optim import adamw, lars, no_bias_or_norm, warmup_cosine
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 1000])
+def test_warmup_cosine_is_a_function_of_the_fraction(n):
+    schedule = warmup_cosine(0.3, n, warmup=0.1)
+    values = np.array([schedule(i) for i in range(n + 1)])
+    assert np.isfinite(values).all() and values.max() <= 0.3 + 1e-6
+    np.testing.assert_allclose(values[n], 0, atol=1e-6)
+    if n >= 10:
+        np.testing.assert_allclose(values[n // 10], 0.3, rtol=1e-5)
+        np.testing.assert_allclose(values[0], 0, atol=1e-7)
+        middle = n // 10 + (n - n // 10) // 2
+        np.testing.assert_allclose(values[middle], 0.15, rtol=0.2 if n == 10 else 0.01)
+
+
+def test_warmup_is_a_fraction():
+    with pytest.raises(ValueError, match="fraction"):
+        warmup_cosine(0.1, 100, warmup=10)
+
+
+PARAMS = {"kernel": jnp.full((3, 4), 2.0), "bias": jnp.ones(4), "scale": jnp.ones(4)}
+GRADS = {"kernel": jnp.full((3, 4), 0.5), "bias": jnp.full(4, 0.5), "scale": jnp.full(4, 0.5)}
+
+
+def test_lars_is_its_algorithm():
+    """You et al., 2017, algorithm 1: local lr = trust |w| / (|g| + wd |w|); without both for biases and norms."""
+    tx = lars(0.1, weight_decay=0.01, momentum=0.9, trust=0.001)
+    state = tx.init(PARAMS)
+    first, state = tx.update(GRADS, state, PARAMS)
+    w, g = np.full((3, 4), 2.0), np.full((3, 4), 0.5)
+    decayed = g + 0.01 * w
+    local = 0.001 * np.linalg.norm(w) / np.linalg.norm(decayed)
+    np.testing.assert_allclose(first["kernel"], -0.1 * local * decayed, rtol=1e-5)
+    np.testing.assert_allclose(first["bias"], -0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(first["scale"], -0.1 * 0.5, rtol=1e-6)
+    second, _ = tx.update(GRADS, state, PARAMS)
+    np.testing.assert_allclose(second["bias"], -0.1 * 0.5 * 1.9, rtol=1e-6)  # Momentum.
+
+
+def test_weight_decay_leaves_biases_and_norms_alone():
+    assert no_bias_or_norm(PARAMS) == {"kernel": True, "bias": False, "scale": False}
+    zero = {k: jnp.zeros_like(v) for k, v in GRADS.items()}
+    updates, _ = (tx := adamw(0.1, weight_decay=0.5)).update(zero, tx.init(PARAMS), PARAMS)
+    new = optax.apply_updates(PARAMS, updates)
+    np.testing.assert_allclose(new["kernel"], 2 * (1 - 0.1 * 0.5))
+    np.testing.assert_array_equal(new["bias"], 1)

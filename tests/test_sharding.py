@@ -1,0 +1,83 @@
+"""Where arrays lie: the rule, batches born in a step, and that a layout changes nothing."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from ssljax import InputError, Run, sharding, train
+from tests.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(4)
+
+
+def shape(*dims):
+    return jax.ShapeDtypeStruct(dims, jnp.float32)
+
+
+def test_the_rule_splits_the_largest_dimension_that_divides(mesh):
+    assert sharding.fsdp("w", shape(512, 1024), mesh) == P(None, "fsdp")
+    assert sharding.fsdp("w", shape(1024, 513), mesh) == P("fsdp", None)
+    assert sharding.fsdp("w", shape(511, 1023), mesh) == P()
+    assert sharding.fsdp("b", shape(1024), mesh) == P()  # Small.
+    assert sharding.fsdp("w", shape(512, 1024), sharding.make_mesh(1)) == P()
+
+
+def test_a_mesh_that_does_not_fit():
+    with pytest.raises(ValueError, match="--run.fsdp 3 does not divide the 8 devices"):
+        sharding.make_mesh(3)
+
+
+def test_over_batch_splits_what_is_born_in_a_step(mesh):
+    f = jax.jit(lambda k: sharding.over_batch(jax.random.normal(k, (16, 4))))
+    with jax.set_mesh(mesh):
+        x = f(jax.random.key(0))
+    assert x.sharding.shard_shape(x.shape) == (2, 4)
+    np.testing.assert_array_equal(x, sharding.over_batch(jax.random.normal(jax.random.key(0), (16, 4))))
+
+
+def test_parameters_are_split_at_rest_and_the_result_is_the_same(devices):
+    states = {}
+    for n, fsdp in ((1, 1), (8, 1), (8, 4)):
+        devices(n)
+        states[n, fsdp] = train(replace(tiny(num_steps=3), partition=partial(sharding.fsdp, min_size=1)), Run(fsdp=fsdp))
+    kernel = states[8, 4].params["Dense_0"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (16, 16)
+    for other in ((8, 1), (8, 4)):
+        for a, b in zip(jax.tree.leaves(states[1, 1].opt_state), jax.tree.leaves(states[other].opt_state)):
+            np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max() + 1e-8)
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_several_seeds_on_several_devices(devices, fsdp):
+    exp = replace(tiny(num_steps=3), partition=partial(sharding.fsdp, min_size=1))
+    devices(8)
+    many = train(exp, Run(seeds=2, lanes="vmap", fsdp=fsdp))
+    devices(1)
+    for lane in range(2):
+        one = train(exp, Run(seed=lane))
+        for a, b in zip(jax.tree.leaves(one.opt_state), jax.tree.leaves(many.opt_state)):
+            np.testing.assert_allclose(b[lane], a, atol=1e-4 * np.abs(a).max() + 1e-8)
+
+
+def test_resumes_on_another_layout(devices, tmp_path):
+    """A run saved on eight devices goes on on one."""
+    devices(8)
+    train(tiny(num_steps=2), Run(workdir=str(tmp_path), fsdp=4))
+    devices(1)
+    state = train(tiny(num_steps=4), Run(workdir=str(tmp_path)))
+    whole = train(tiny(num_steps=4))
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params)):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_that_does_not_divide():
+    with pytest.raises(InputError, match="batch of 20 can't be split over 8 devices"):
+        train(tiny(batch_size=20))
