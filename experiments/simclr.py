@@ -2,7 +2,8 @@
 
 Chen et al., 2020, https://arxiv.org/abs/2002.05709.
 
-    launch/local.sh experiments/simclr.py                              # scikit-learn's digits, 2 minutes on a laptop
+    launch/local.sh experiments/simclr.py      # scikit-learn's digits: two minutes on a laptop CPU
+    launch/local.sh experiments/simclr.py encoder:res-net --data cifar10 --epochs 500 --batch-size 512 --temperature 0.5
 """
 
 import jax
@@ -22,53 +23,57 @@ from ssljax.optim import adamw, warmup_cosine
 
 
 def simclr(
-    data: str = "digits",
-    image_size: int = 0,
+    data: str = "digits", image_size: int = 0, view_size: int = 0,
     encoder: ConvNet | ResNet = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
-    temperature: float = 0.2,
-    crop: float = 0.2,
-    jitter: float = 0.4,
-    epochs: int = 50,
-    batch_size: int = 256,
-    lr: float = 2e-3,
-    weight_decay: float = 1e-4,
+    temperature: float = 0.1, crop: float = 0.2, flip: float = 0.5, jitter: float = 0.4,
+    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """SimCLR: two random views of an image agree, against all other images of the batch.
 
     Args:
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
+        image_size: Pixels a side to resize the images to as they are read; 0 to leave them.
+        view_size: Pixels a side of what the net sees; 0 for the images' own. Fewer are faster.
+        encoder: The net whose output, h in the paper, is kept.
+        head: The net that is thrown away, g in the paper.
+        crop: The least part of the image's area that a view shows.
+        flip: How often a view is mirrored.
+        jitter: Strength of brightness, contrast and saturation; the hue's is a quarter of it.
+        lr: Its peak, after a warm-up over a tenth of training.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     batches = feed(train, batch_size)
     num_steps = epochs * (len(train) // batch_size)
     tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    size = view_size or train.shape[:2]
 
     def view(key, x):
         k1, k2, k3, k4 = jax.random.split(key, 4)
-        x = augment.flip(k2, augment.random_resized_crop(k1, augment.to_float(x), scale=(crop, 1.0)))
-        x = augment.colour_jitter(k3, x, jitter, jitter, jitter, jitter / 4, p=0.8)
+        x = augment.random_resized_crop(k1, augment.to_float(x), size, scale=(crop, 1.0))
+        x = augment.colour_jitter(k2, augment.flip(k3, x, flip), jitter, jitter, jitter, jitter / 4, p=0.8)
         return augment.grayscale(k4, x, p=0.2)
 
+    def apply(net, params, stats, x, train):
+        return net.apply({"params": params, "batch_stats": stats}, x, train, mutable=["batch_stats"])
+
     def init(key, batch):
-        ke, kh = jax.random.split(key)
-        e = encoder.init(ke, augment.to_float(batch["image"][:2]))
-        h = head.init(kh, encoder.apply(e, augment.to_float(batch["image"][:2])))
-        params = {"encoder": e["params"], "head": h["params"]}
-        return TrainState.create(tx, params, encoder=e["batch_stats"], head=h["batch_stats"])
+        k1, k2, k3 = jax.random.split(key, 3)
+        h, e = encoder.init_with_output(k1, view(k2, batch["image"][:2]))
+        g = head.init(k3, h)
+        params = {"encoder": e["params"], "head": g["params"]}
+        return TrainState.create(tx, params, encoder=e["batch_stats"], head=g["batch_stats"])
 
     def loss(params, state, batch, key):
         x = jnp.concatenate([view(k, batch["image"]) for k in jax.random.split(key)])
-        net = lambda m, name, x: m.apply({"params": params[name], "batch_stats": state.extra[name]}, x, train=True,
-                                         mutable=["batch_stats"])
-        h, e_stats = net(encoder, "encoder", x)
-        z, h_stats = net(head, "head", h)
+        h, e = apply(encoder, params["encoder"], state.extra["encoder"], x, train=True)
+        z, g = apply(head, params["head"], state.extra["head"], h, train=True)
         value = nt_xent(*jnp.split(z, 2), temperature)
-        return value, ({"encoder": e_stats["batch_stats"], "head": h_stats["batch_stats"]}, {"loss": value})
+        return value, ({"encoder": e["batch_stats"], "head": g["batch_stats"]}, {"loss": value})
 
     def encode(state, x):
-        return encoder.apply({"params": state.params["encoder"], "batch_stats": state.extra["encoder"]},
-                             augment.to_float(x))
+        x = augment.resize(augment.to_float(x), view_size) if view_size else augment.to_float(x)
+        return apply(encoder, state.params["encoder"], state.extra["encoder"], x, train=False)[0]
 
     return Experiment(init=init, step=minimize(tx, loss), data=batches, num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),

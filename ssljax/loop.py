@@ -277,7 +277,9 @@ class Program:
         zeros = lambda dtype, fill=0: np.full(lead, fill, dtype)
         one = {"sum": {k: zeros(np.float32) for k in self.metrics}, "steps": zeros(np.int32),
                "bad": zeros(np.int32, -1), "value": {k: zeros(np.float32) for k in self.metrics}}
-        return one if self.vmapped or len(self.seeds) == 1 else [one] * len(self.seeds)
+        # Placed as the step returns it: else the step would be compiled once for NumPy's and once for its own.
+        put = lambda: jax.device_put(one, sharding.replicated(self.mesh))
+        return put() if self.vmapped or len(self.seeds) == 1 else [put() for _ in self.seeds]
 
     def one(self, state: TrainState, watch: Tree, key: jax.Array, resident: Tree, fed: Tree) -> tuple[TrainState, Tree]:
         """One step of one seed. After a metric that isn't finite the state no longer changes."""

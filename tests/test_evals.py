@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -85,17 +86,21 @@ def test_features_compile_once_and_read_once_a_state(test):
     first = extract(state, test)
     again = extractor(encode, 100)(dict(state), test)  # Another evaluator, the same arrays.
     assert len(test.reads) == 5 and again is first
-    assert not np.array_equal(extract(other, test), first)
-    assert len(test.reads) == 10 and traces == [(100, 8, 8, 1)]
+    np.testing.assert_array_equal(extract(state, Digits(slice(0, 100))).shape, (100, 32))
     np.testing.assert_allclose(extract(state, test, np.array([5, 3])), first[[5, 3]], atol=1e-5)
+    assert traces == [(100, 8, 8, 1), (2, 8, 8, 1)]
+    assert not np.array_equal(extract(other, test), first)
+    assert len(test.reads) == 11 and len(traces) == 2
     assert not np.array_equal(extract({"w": other["w"] + 1}, test), extract(other, test))
 
 
-def test_features_that_are_forgotten_free_their_state(test):
+def test_features_go_with_their_state(test):
     extract = extractor(lambda state, images: project(state, images))
     state = random_state()
-    old = extract(state, test)
+    old, held = extract(state, test).copy(), weakref.ref(extract(state, test))
+    assert held() is not None
     del state
+    assert held() is None
     new = extract(random_state(seed=1), test)  # It may lie at the same address.
     assert not np.array_equal(old, new)
 
@@ -159,7 +164,8 @@ def test_weights_and_ties_decide():
     weighted, plain = vote(sims, labels, 0.07)
     np.testing.assert_array_equal(weighted, [1, 3])
     np.testing.assert_array_equal(plain, [2, 3])
-    assert vote(sims, labels, 1e-4)[0].tolist() == [1, 3]  # exp(0.9 / 1e-4) overflows.
+    close = np.array([[0.9, 0.89999, 0.89999]], np.float32)
+    assert vote(close, labels[:1], 1e-4)[0] == 2  # exp(0.9 / 1e-4) overflows.
 
 
 @pytest.mark.parametrize("k", [1, 7, 30])
@@ -180,6 +186,15 @@ def test_tiles_change_nothing(encoded, tile):
     tiled = neighbours(*encoded, 20, tile=tile)
     np.testing.assert_allclose(tiled[0], sims, atol=1e-6)
     assert (tiled[1] == index).mean() > 0.999  # Two that are equal in float32 may change places.
+
+
+def test_padding_is_no_neighbour():
+    """Not even of a query whose neighbours all point away from it, where a row of zeros is nearer."""
+    rng = np.random.default_rng(0)
+    bank, queries = np.abs(rng.normal(size=(10, 8))), -np.abs(rng.normal(size=(4, 8)))
+    sims, index = neighbours(bank, queries, 10, tile=(3, 7))
+    np.testing.assert_array_equal(np.sort(index), np.tile(np.arange(10), (4, 1)))
+    assert (np.diff(sims) <= 0).all() and (sims < 0).all()
 
 
 def test_knn_numbers(encoded, train):
@@ -290,6 +305,7 @@ def test_rankme_is_the_papers(encoded):
 
 def test_feature_std_is_one_for_a_gaussian_and_none_for_a_point():
     z = np.random.default_rng(0).normal(size=(4000, 50)).astype(np.float32)
+    assert feature_std(z[:, :12]) == pytest.approx(1, abs=0.02)
     assert feature_std(z) == pytest.approx(1, abs=0.02)
     assert feature_std(z * np.linspace(1, 9, 4000, dtype=np.float32)[:, None]) == pytest.approx(1, abs=0.02)
     assert feature_std(np.ones((100, 50), np.float32)) == pytest.approx(0, abs=1e-6)

@@ -50,6 +50,14 @@ def random_resized_crop(
     return crop_and_resize(x, top, left, bh, bw, size or (h, w))
 
 
+def resize(x: Array, size: int) -> Array:
+    """Whole images at `size` x `size` pixels; images of that size are left alone."""
+    if x.shape[1:3] == (size, size):
+        return x
+    zero, ones = jnp.zeros(len(x)), jnp.ones(len(x))
+    return crop_and_resize(x, zero, zero, x.shape[1] * ones, x.shape[2] * ones, size)
+
+
 def crop_and_resize(x: Array, top: Array, left: Array, height: Array, width: Array, size: int | tuple[int, int]) -> Array:
     """Cuts box i, in pixels, out of image i and resizes it to `size` with an antialiased triangle filter (Pillow's).
 

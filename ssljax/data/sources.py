@@ -272,7 +272,8 @@ def _tfds(name: str, split: str, size: int) -> Source:
     shape = (size, size, shape[-1] or 3) if size else shape
 
     names = list(features["label"].names)
-    cache = _cache_file(f"{builder.data_path}-{split}-{shape}")
+    made = (pathlib.Path(builder.data_path) / "dataset_info.json").stat().st_mtime_ns  # Prepared anew is another set.
+    cache = _cache_file(f"{builder.data_path}-{made}-{split}-{shape}")
     count = builder.info.splits[split].num_examples
     if cache.exists():
         with np.load(cache) as file:

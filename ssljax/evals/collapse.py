@@ -37,9 +37,10 @@ def rankme(z: np.ndarray, eps: float = 1e-7) -> float:
 
 
 def feature_std(z: np.ndarray) -> float:
-    """sqrt(d) x the mean deviation of columns of `z` (n, d), rows at length 1: arXiv:2011.10566, sec. 4.1.
+    """sqrt(d) times the mean standard deviation of a column of `z` (n, d) with its rows at length 1.
 
-    About 1 for an isotropic Gaussian, 0 where all rows point the same way.
+    SimSiam's measure: Chen and He, 2021, arXiv:2011.10566, sec. 4.1, where it isn't scaled. About 1 for an
+    isotropic Gaussian, 0 where all rows point the same way.
     """
     z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
     return float(z.std(axis=0, dtype=np.float64).mean() * np.sqrt(z.shape[1]))

@@ -104,6 +104,7 @@ def minimise(params: Params, x: Array, y: Array, weight: Array, cov: Array, lam:
 
 @gathered
 def covariance(x: Array, weight: Array) -> Array:
+    """x'x (d, d) over the sum of `weight` (n,), where the rows of `x` (n, d) without weight are zeros."""
     return jnp.matmul(x.T, x, precision="highest") / jnp.sum(weight)
 
 
