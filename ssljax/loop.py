@@ -383,9 +383,10 @@ def _evaluate(exp: Experiment, program: Program, state: Tree, step: int, log: lo
               pictures: bool = True) -> dict[str, list[float]]:
     """All evaluators on each seed: {"eval/number": one for each seed}; pictures are drawn for the first seed."""
     results: dict[str, list[float]] = {}
-    for name, evaluate in exp.evals.items():
-        for i in range(len(program.seeds)):
-            for key, value in evaluate(program.lane(state, i)).items():
+    for i in range(len(program.seeds)):
+        lane = program.lane(state, i)
+        for name, evaluate in exp.evals.items():
+            for key, value in evaluate(lane).items():
                 if np.ndim(value) == 0:
                     results.setdefault(f"{name}/{key}", []).append(float(value))
                 elif i == 0 and pictures:

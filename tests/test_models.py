@@ -46,24 +46,23 @@ def test_patches_convolve_as_xla_does(size, kernel, stride):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("size", [8, 28, 33])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size, channels", [(8, 1), (33, 3)])
 def test_convnet_takes_any_image(size, channels):
     net = ConvNet(widths=(4, 8, 8, 12))
     x = jax.random.uniform(jax.random.key(0), (3, size, size, channels))
-    variables = net.init(jax.random.key(1), x)
-    y, _ = net.apply(variables, x, train=True, mutable=["batch_stats"])
+    variables = jax.jit(net.init)(jax.random.key(1), x)
+    y, _ = jax.jit(lambda v: net.apply(v, x, train=True, mutable=["batch_stats"]))(variables)
     assert y.shape == (3, 12) and float(jnp.std(y, axis=0).min()) > 0
 
 
 @pytest.mark.parametrize("net, x", [
-    (ConvNet((8, 8), (1, 1), dtype="bfloat16"), (4, 8, 8, 3)), (ResNet(18, width=4, dtype="bfloat16"), (4, 16, 16, 3)),
+    (ConvNet((8, 8), dtype="bfloat16"), (4, 8, 8, 3)), (ResNet(18, width=4, dtype="bfloat16"), (4, 16, 16, 3)),
     (MLP((16, 8), norm=True, dtype="bfloat16"), (4, 8))])
 def test_bfloat16_computes_low_and_keeps_high(net, x):
     x = jax.random.uniform(jax.random.key(0), x)
-    variables = net.init(jax.random.key(1), x)
+    variables = jax.jit(net.init)(jax.random.key(1), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    low, high = net.apply(variables, x), net.clone(dtype="float32").apply(variables, x)
+    low, high = (jax.jit(n.apply)(variables, x) for n in (net, net.clone(dtype="float32")))
     error = float(jnp.abs(low.astype(jnp.float32) - high).max() / jnp.abs(high).max())
     assert 0 < error < 0.05  # bfloat16 has 8 bits of mantissa.
     text = str(jax.make_jaxpr(lambda v: net.apply(v, x))(variables))
@@ -71,7 +70,7 @@ def test_bfloat16_computes_low_and_keeps_high(net, x):
 
 
 def test_batch_statistics_move_in_training_alone():
-    net, x = ConvNet((4, 8), (0, 1)), jax.random.uniform(jax.random.key(0), (8, 8, 8, 1))
+    net, x = ConvNet((4, 8)), jax.random.uniform(jax.random.key(0), (8, 8, 8, 1))
     variables = net.init(jax.random.key(1), x)
     _, new = net.apply(variables, x, train=True, mutable=["batch_stats"])
     moved = jax.tree.map(lambda a, b: not np.allclose(a, b), variables["batch_stats"], new["batch_stats"])
@@ -82,8 +81,3 @@ def test_batch_statistics_move_in_training_alone():
 def test_conv_has_the_parameters_of_a_convolution():
     variables = shapes(Conv(8, 3, 2), 1, 9, 9, 4)
     assert variables["params"]["kernel"].shape == (3, 3, 4, 8)
-
-
-def test_bad_sizes_are_a_sentence():
-    with pytest.raises(ValueError, match="2 widths need as many blocks"):
-        shapes(ConvNet((4, 8), (1,)), 1, 8, 8, 1)

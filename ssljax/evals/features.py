@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
+from ssljax.errors import InputError
+
 Tree = Any
 Encode = Callable[[Tree, Array], Array]  # (state, (n, H, W, C) uint8) -> (n, d)
 
@@ -25,13 +27,13 @@ def features(encode: Encode, state: Tree, data: Any, batch_size: int = 1000) -> 
 def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarray]:
     """`(state, data, indices=None) -> (n, d)` float32; `encode` is compiled once, for one batch size.
 
-    ValueError if `encode` doesn't return (n, d), or if a feature is not finite.
+    InputError if `encode` doesn't return (n, d), or if a feature is not finite.
     """
     @gathered
     def run(state, images):
         z = encode(state, images)
         if z.ndim != 2 or len(z) != len(images):
-            raise ValueError(f"encode must return features (n, d); {images.shape} images gave {z.shape}.")
+            raise InputError(f"encode must return features (n, d); {images.shape} images gave {z.shape}.")
         return z.astype(jnp.float32)
 
     def extract(state: Tree, data: Any, indices: np.ndarray) -> np.ndarray:
@@ -42,7 +44,7 @@ def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarra
             out[start:start + size] = z[:len(out) - start]
         if not np.isfinite(out).all():
             bad = len(out) - np.isfinite(out).all(1).sum()
-            raise ValueError(f"{bad} of {len(out)} images have features that are not finite.")
+            raise InputError(f"{bad} of {len(out)} images have features that are not finite.")
         out.flags.writeable = False  # Several evaluators hold it.
         return out
 
@@ -64,7 +66,7 @@ def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:
 def batches(data: Any, indices: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
     """(start, images) with exactly `size` images, the next being read meanwhile; the last repeats its own."""
     if not len(indices):
-        raise ValueError("A set of images to evaluate on is empty.")
+        raise InputError("A set of images to evaluate on is empty.")
     starts = range(0, len(indices), size)
     with ThreadPoolExecutor(1) as pool:
         read = lambda start: pool.submit(data.read, np.resize(indices[start:start + size], size))

@@ -9,6 +9,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax.errors import InputError
 from ssljax.evals.features import Encode, Tree, extractor, gathered, put, raw_pixels, round_up
 
 
@@ -18,10 +19,10 @@ def knn(encode: Encode, train: Any, test: Any, k: int = 20, temperature: float =
 
     `accuracy` weighs votes by exp(cosine / temperature): Wu et al., 2018, arXiv:1805.01978, sec. 3.4; `plain`
     counts them, and among equals takes the class of the nearest; `raw_pixels` is `accuracy` on pixels, found
-    once, unless `floor` is False. ValueError if `train` has fewer than `k` images.
+    once, unless `floor` is False. InputError if `train` has fewer than `k` images.
     """
     if not 1 <= k <= len(train):
-        raise ValueError(f"k={k} neighbours cannot be had from a bank of {len(train)} images.")
+        raise InputError(f"k={k} neighbours cannot be had from a bank of {len(train)} images.")
     extract = extractor(encode)
 
     def score(bank: np.ndarray, queries: np.ndarray) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from ssljax.errors import InputError
 from ssljax.evals.features import Encode, Tree, extractor, gathered, put, subset
 
 
@@ -22,11 +23,11 @@ def feature_map(
 ) -> Callable[[Tree], Mapping[str, np.ndarray]]:
     """`map`: the features of `n` images of `test` in the plane by t-SNE, coloured by class, (H, W, 3) uint8.
 
-    ValueError if there are fewer than 5 images.
+    InputError if there are fewer than 5 images.
     """
     extract, indices = extractor(encode), subset(test, n, seed)
     if len(indices) < 5:
-        raise ValueError(f"A map of {len(indices)} images shows nothing: 5 or more are needed.")
+        raise InputError(f"A map of {len(indices)} images shows nothing: 5 or more are needed.")
 
     def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
         points = _plane(extract(state, test, indices))
@@ -60,11 +61,11 @@ def views(show: Callable[[Array, Array], Array], data: Any, n: int = 8, draws: i
 def grid(images: np.ndarray, cell: int = 64, gap: int = 2) -> np.ndarray:
     """Images (rows, columns, H, W, 1 or 3), uint8 or floats in [0, 1], as one picture, (H', W', 3) uint8.
 
-    Each is enlarged by a whole number until its sides are `cell` pixels or more. ValueError on another shape.
+    Each is enlarged by a whole number until its sides are `cell` pixels or more. InputError on another shape.
     """
     images = np.asarray(images)
     if images.ndim != 5 or images.shape[-1] not in (1, 3):
-        raise ValueError(f"A grid needs images (rows, columns, H, W, 1 or 3), not {images.shape}.")
+        raise InputError(f"A grid needs images (rows, columns, H, W, 1 or 3), not {images.shape}.")
     if images.dtype != np.uint8:
         images = np.round(255 * np.clip(np.nan_to_num(images), 0, 1)).astype(np.uint8)
     rows, columns, *size = images.shape[:4]

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from sklearn.preprocessing import StandardScaler
 
+from ssljax.errors import InputError
 from ssljax.evals.features import Encode, Tree, extractor, gathered, put, raw_pixels, round_up
 
 Params = dict[str, Array]  # {"w": (classes, d), "b": (classes,)}
@@ -24,11 +25,11 @@ def linear_probe(
 
     `regulariser` is the one of `regularisers` that does best on a fixed `held_out` share of `train`; with it
     the classifier is fitted to all of `train`. `raw_pixels` is `accuracy` on pixels, found once, unless
-    `floor` is False. ValueError if a label is not in [0, train.num_classes).
+    `floor` is False. InputError if a label is not in [0, train.num_classes).
     """
     n, classes = len(train), train.num_classes
     if not 0 <= train.labels.min() <= train.labels.max() < classes:
-        raise ValueError(f"A label of the training set is not in [0, {classes}).")
+        raise InputError(f"A label of the training set is not in [0, {classes}).")
     fitted = np.ones(n, np.float32)
     fitted[np.random.default_rng(seed).permutation(n)[:max(1, round(held_out * n))]] = 0
     extract = extractor(encode)
