@@ -1,9 +1,8 @@
-"""SimCLR: two random views of an image agree, against all other images of the batch.
+"""SimCLR (Chen et al., 2020, https://arxiv.org/abs/2002.05709): views of an image agree, against all other images.
 
-Chen et al., 2020, https://arxiv.org/abs/2002.05709.
-
-    launch/local.sh experiments/simclr.py      # scikit-learn's digits: two minutes on a laptop CPU
-    launch/local.sh experiments/simclr.py encoder:res-net --data cifar10 --epochs 500 --batch-size 512 --temperature 0.5
+    launch/local.sh experiments/simclr.py                                  # digits: two minutes on a laptop CPU
+    launch/local.sh experiments/simclr.py --data cifar10 --view-size 24 --epochs 8 --run.seeds 3      # as in the ledger
+    launch/local.sh experiments/simclr.py --data cifar10 --epochs 500 --batch-size 512 --temperature 0.5 encoder:res-net
 """
 
 import jax
@@ -33,24 +32,21 @@ def simclr(
 
     Args:
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize the images to as they are read; 0 to leave them.
-        view_size: Pixels a side of what the net sees; 0 for the images' own. Fewer are faster.
-        encoder: The net whose output, h in the paper, is kept.
-        head: The net that is thrown away, g in the paper.
+        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
+        view_size: Pixels a side of what the net sees; 0 for the images' own.
+        encoder: f in the paper, which is kept; the head, g, is not.
         crop: The least part of the image's area that a view shows.
         flip: How often a view is mirrored.
         jitter: Strength of brightness, contrast and saturation; the hue's is a quarter of it.
         lr: Its peak, after a warm-up over a tenth of training.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    batches = feed(train, batch_size)
     num_steps = epochs * (len(train) // batch_size)
     tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
-    size = view_size or train.shape[:2]
 
     def view(key, x):
         k1, k2, k3, k4 = jax.random.split(key, 4)
-        x = augment.random_resized_crop(k1, augment.to_float(x), size, scale=(crop, 1.0))
+        x = augment.random_resized_crop(k1, augment.to_float(x), view_size, scale=(crop, 1.0))
         x = augment.colour_jitter(k2, augment.flip(k3, x, flip), jitter, jitter, jitter, jitter / 4, p=0.8)
         return augment.grayscale(k4, x, p=0.2)
 
@@ -61,8 +57,8 @@ def simclr(
         k1, k2, k3 = jax.random.split(key, 3)
         h, e = encoder.init_with_output(k1, view(k2, batch["image"][:2]))
         g = head.init(k3, h)
-        params = {"encoder": e["params"], "head": g["params"]}
-        return TrainState.create(tx, params, encoder=e["batch_stats"], head=g["batch_stats"])
+        return TrainState.create(tx, {"encoder": e["params"], "head": g["params"]},
+                                 encoder=e["batch_stats"], head=g["batch_stats"])
 
     def loss(params, state, batch, key):
         x = jnp.concatenate([view(k, batch["image"]) for k in jax.random.split(key)])
@@ -72,10 +68,10 @@ def simclr(
         return value, ({"encoder": e["batch_stats"], "head": g["batch_stats"]}, {"loss": value})
 
     def encode(state, x):
-        x = augment.resize(augment.to_float(x), view_size) if view_size else augment.to_float(x)
+        x = augment.resize(augment.to_float(x), view_size)
         return apply(encoder, state.params["encoder"], state.extra["encoder"], x, train=False)[0]
 
-    return Experiment(init=init, step=minimize(tx, loss), data=batches, num_steps=num_steps, evals={
+    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
         "features": feature_map(encode, test), "views": views(view, train)})
 

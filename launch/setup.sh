@@ -23,7 +23,7 @@ if [ ! -e "$stamp" ] || ! grep -qxF "$extras" "$stamp"; then
     [ -e .venv/bin/python ] || uv venv -q --python "$python" .venv
     uv pip install -q --python .venv/bin/python -c launch/constraints.txt -e ".${extras:+[$extras]}"
   else
-    [ -e .venv/bin/python ] || "$python" -m venv .venv || {
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv || {
       echo "error: $python can't make a virtual environment: on Debian and Ubuntu, apt install python3-venv." >&2; exit 2; }
     .venv/bin/python -m pip install -q --disable-pip-version-check -c launch/constraints.txt -e ".${extras:+[$extras]}"
   fi

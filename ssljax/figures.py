@@ -12,21 +12,20 @@ def curves(rows: Sequence[Mapping[str, Any]], file: pathlib.Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    series: dict[str, tuple[list[int], list[list[float]]]] = {}
+    series: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         for name, value in row.items():
             if name not in ("step", "seconds"):
-                steps, values = series.setdefault(name, ([], []))
-                steps.append(row["step"])
-                values.append(value if isinstance(value, list) else [value])
+                series.setdefault(name, {})[row["step"]] = value if isinstance(value, list) else [value]
     if not series:
         return
     columns = min(3, len(series))
     figure = Figure(figsize=(4 * columns, 2.6 * -(-len(series) // columns)), layout="constrained")
     FigureCanvasAgg(figure)
-    for i, (name, (steps, values)) in enumerate(series.items()):
+    for i, (name, values) in enumerate(series.items()):
         axes = figure.add_subplot(-(-len(series) // columns), columns, i + 1)
-        y = np.asarray(values)
+        steps = sorted(values)
+        y = np.asarray([values[step] for step in steps])
         axes.plot(steps, y.mean(1), marker="." if len(steps) < 20 else None)
         if y.shape[1] > 1:
             axes.fill_between(steps, y.min(1), y.max(1), alpha=0.25)

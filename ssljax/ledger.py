@@ -39,13 +39,14 @@ def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: 
     if any(r["step"] != d["num_steps"] for r, d in zip(results, records)):
         raise InputError("A run has not reached its last step: run its command again.")
     launch = records[0]["launches"][-1]
-    commits = sorted({x["commit"] for r in records for x in r["launches"]})
+    commits = sorted({x["commit"] for r in records for x in r["launches"] if x.get("start", 0) < r["num_steps"]})
     if "" in commits or any(c.endswith("+") for c in commits):
         raise InputError(f"The runs are of code that isn't committed ({', '.join(c or 'none' for c in commits)}): "
                          "commit, then run them again.")
     gather = lambda kind: {k: [v for r in results for v in r[kind].get(k, [])] for k in results[0][kind]}
     ours = gather("results")
-    missing = [n for n in numbers if n not in ours]
+    untrained = gather("untrained")
+    missing = [n for n in numbers if n not in ours or n not in untrained]
     if missing:
         raise InputError(f"The runs have no {', '.join(missing)}; they have {', '.join(ours)}.")
     content = {
@@ -53,7 +54,7 @@ def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: 
         "seeds": seeds, "steps": records[0]["num_steps"], "batch_size": records[0]["batch_size"],
         "seconds": [r["seconds"] / len(r["seeds"]) for r in results], "hardware": launch["hardware"],
         "versions": launch["versions"], "commits": commits, "date": launch["time"][:10], "numbers": list(numbers),
-        "ours": ours, "untrained": gather("untrained"), "paper": paper, "note": note}
+        "ours": ours, "untrained": untrained, "paper": paper, "note": note}
     return content | {"sha256": digest(content)}
 
 
@@ -112,9 +113,10 @@ def write(runs: tuple[pathlib.Path, ...] = (), numbers: tuple[str, ...] = ("knn/
         new = row(runs, numbers, paper, note)
         same = lambda r: (r["method"], r["computes"]) == (new["method"], new["computes"])
         rows = [r for r in rows if not same(r)] + [new]
-        file.write_text(json.dumps(rows, indent=1) + "\n")
     page = here / "README.md"
-    page.write_text(render(page.read_text(), rows))
+    text = render(page.read_text(), rows)
+    file.write_text(json.dumps(rows, indent=1) + "\n")
+    page.write_text(text)
 
 
 if __name__ == "__main__":

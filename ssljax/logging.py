@@ -1,12 +1,13 @@
 """What a run tells: lines and a progress bar, metrics.jsonl, TensorBoard, W&B, figures, and the record to repeat it."""
 
 from collections.abc import Mapping, Sequence
+import errno
+import hashlib
 from importlib.metadata import PackageNotFoundError, version
 import json
 import os
 import pathlib
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from ssljax.errors import InputError
 
+IMPORTED = time.perf_counter()
 PACKAGES = "ssljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "grain"
 
 
@@ -35,15 +37,17 @@ class Log:
         if self.workdir:
             from tensorboardX import SummaryWriter
 
-            self._cut(start)
+            self._cut(start, start == total)
             self.board = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=start + 1)
             if wandb:
-                self.wandb = _wandb(wandb, self.workdir)
+                self.wandb = start_wandb(wandb, self.workdir)
 
-    def _cut(self, start: int) -> None:
-        """Drops what a killed run wrote after its last checkpoint: those steps are done again."""
+    def _cut(self, start: int, finished: bool) -> None:
+        """Drops what a killed run wrote after its last checkpoint, since those steps are done again, and of a finished
+        run the last evaluation, for the same reason."""
         file = self.workdir / "metrics.jsonl"
-        rows = [row for row in read_metrics(self.workdir) if row["step"] <= start]
+        again = lambda row: row["step"] > start or finished and row["step"] == start and "seconds" not in row
+        rows = [row for row in read_metrics(self.workdir) if not again(row)]
         part = file.with_suffix(".part")
         part.write_text("".join(json.dumps(row) + "\n" for row in rows))
         part.replace(file)
@@ -70,9 +74,11 @@ class Log:
             with open(self.workdir / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(row) + "\n")
             for k, v in values.items():
-                self.board.add_scalar(k, np.mean(v), step)
-            if self.wandb:
+                self._to_board("add_scalar", k, np.mean(v), step)
+            if self.wandb and step:
                 self.wandb.log({k: float(np.mean(v)) for k, v in values.items()}, step=step)
+            elif self.wandb:  # The floors, which come last: W&B's steps only rise.
+                self.wandb.summary.update({f"untrained/{k}": float(np.mean(v)) for k, v in values.items()})
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture (height, width, 3) uint8, written as figures/NAME.png: the last one of each name is kept."""
@@ -82,12 +88,23 @@ class Log:
             file = self.workdir / "figures" / f"{name.replace('/', '_')}.png"
             file.parent.mkdir(exist_ok=True)
             Image.fromarray(np.asarray(pixels)).save(file)
-            self.board.add_image(name, np.asarray(pixels), step, dataformats="HWC")
+            self._to_board("add_image", name, np.asarray(pixels), step, dataformats="HWC")
+
+    def _to_board(self, add: str, *args: Any, **kwargs: Any) -> None:
+        """TensorBoard's events are written by a thread that dies of a full disk, and then blocks who waits for it."""
+        if not self._board_lives():
+            raise OSError(errno.ENOSPC, "No space left on device", str(self.workdir / "tensorboard"))
+        getattr(self.board, add)(*args, **kwargs)
+
+    def _board_lives(self) -> bool:
+        writer = self.board._get_file_writer()
+        worker = getattr(getattr(writer, "event_writer", None), "_worker", None)
+        return worker is None or worker.is_alive()
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-        if self.board is not None:
+        if self.board is not None and self._board_lives():
             self.board.close()
         if self.wandb:
             self.wandb.finish()
@@ -98,12 +115,15 @@ def form(x: float) -> str:
     return f"{x:.4g}" if abs(x) < 1e4 else f"{x:.0f}"
 
 
-def _wandb(project: str, workdir: pathlib.Path):
+def start_wandb(project: str, workdir: pathlib.Path):
+    """The W&B run of a folder, the same one each time; InputError where the package is missing."""
     try:
         import wandb
     except ImportError:
         raise InputError("--run.wandb needs the package wandb: pip install wandb, or leave the flag out.") from None
-    return wandb.init(project=project, dir=workdir, name=workdir.name, id=workdir.name.replace("/", "-"), resume="allow")
+    record = json.loads((workdir / "record.json").read_text())
+    name = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16]
+    return wandb.init(project=project, dir=workdir, name=workdir.name, id=name, resume="allow", config=record["computes"])
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -129,6 +149,8 @@ def plain(x: Any) -> Any:
         return {k: plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
         return [plain(v) for v in x]
+    if callable(x):
+        return f"{x.__module__}.{x.__qualname__}" if hasattr(x, "__qualname__") else type(x).__qualname__
     return x if isinstance(x, (str, int, float, bool, type(None))) else repr(x)
 
 
@@ -157,21 +179,31 @@ def check_record(workdir: pathlib.Path, computes: Mapping[str, Any]) -> dict[str
 
 
 def write_record(workdir: pathlib.Path, old: dict[str, Any] | None, computes: Mapping[str, Any],
-                 source: str | None, **facts: Any) -> dict[str, Any]:
-    """Adds this launch to record.json, and a copy of the experiment file to source/; returns the record."""
+                 source: str | None, start: int, **facts: Any) -> bool:
+    """Adds this launch, from step `start` on, to record.json, and to source/ the experiment file and what git calls
+    uncommitted; returns whether the file differs from the last launch's. No copy is overwritten by another."""
     workdir.mkdir(parents=True, exist_ok=True)
     record = old or {"computes": computes, "launches": []}
     record |= facts
     record["launches"].append({
+        "start": start,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": commit(), "python": platform.python_version(), "versions": versions(), "hardware": hardware()})
-    if source and os.path.exists(source):
+    text = pathlib.Path(source).read_text() if source and os.path.exists(source) else ""
+    launches, kept = len(record["launches"]), workdir / "source"
+    earlier = sorted(kept.rglob("*.py"), key=lambda f: f.stat().st_mtime) if kept.exists() else []
+    changed = bool(earlier) and bool(text) and earlier[-1].read_text() != text
+    if text and (changed or not earlier):
+        folder = kept / f"launch{launches}" if earlier else kept
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / pathlib.Path(source).name).write_text(text)
+    if record["launches"][-1]["commit"].endswith("+"):
         (workdir / "source").mkdir(exist_ok=True)
-        shutil.copy(source, workdir / "source")
+        (workdir / "source" / f"uncommitted{launches}.diff").write_text(git("diff", "HEAD") + "\n")
     part = workdir / "record.json.part"
     part.write_text(json.dumps(record, indent=1) + "\n")
     part.replace(workdir / "record.json")
-    return record
+    return changed
 
 
 def versions() -> dict[str, str]:
@@ -184,14 +216,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def git(*args: str) -> str:
+    """What git says of the checkout that this file lies in."""
+    here = pathlib.Path(__file__).parent.parent
+    return subprocess.run(["git", "-C", here, *args], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def commit() -> str:
-    """The commit of the code that runs, with a + where files differ from it; empty outside a checkout."""
-    def git(*args: str) -> str:
-        here = pathlib.Path(__file__).parent.parent
-        return subprocess.run(["git", "-C", here, *args], capture_output=True, text=True, check=True).stdout.strip()
+    """The commit of the code that runs, with a + where code differs from it; empty outside a checkout."""
     try:
         tracked = git("ls-files", "--error-unmatch", "ssljax/logging.py")
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "") if tracked else ""
+        changed = git("status", "--porcelain", "--", "ssljax", "experiments/*.py", "launch/constraints.txt")
+        return git("rev-parse", "--short=10", "HEAD") + "+" * bool(changed) if tracked else ""
     except (OSError, subprocess.CalledProcessError):
         return ""
 
@@ -205,9 +241,9 @@ def hardware() -> str:
 
 
 def since_start() -> float:
-    """Seconds since this process began, imports included; where the system doesn't tell, since now."""
-    try:
+    """Seconds since this process began, imports included; where the system doesn't tell, since this file's import."""
+    try:  # Linux alone tells.
         ticks = int(pathlib.Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError):
-        return 0.0
+        return time.perf_counter() - IMPORTED

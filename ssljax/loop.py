@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+import errno
 import functools
 import hashlib
+import importlib.util
 import inspect
 import itertools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import time
@@ -18,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 import tyro
 
 from ssljax import figures, logging, replay, sharding
@@ -45,11 +48,11 @@ class Run:
     """Several seeds in one batched program, or one after another in each step; auto: vmap, but for convolutions on
     a CPU, which it slows down."""
     fsdp: int = 1
-    """Over how many devices to split each large parameter; 1 for plain data parallelism."""
+    """Over how many devices to split each large parameter and its optimizer state at rest; 1 for plain data parallelism."""
     steps_per_call: int = 1
     """Steps in one compiled program: more pays where a step takes under a millisecond."""
     log_every: int = 50
-    """In steps, as all of these."""
+    """In steps, as all of these; steps_per_call should divide them."""
     eval_every: int = 0
     """0 to evaluate only at the end."""
     save_every: int = 500
@@ -81,9 +84,12 @@ def train(exp: Experiment, run: Run = Run(), computes: Mapping[str, Any] | None 
     if exp.data.batch_size % mesh.size:
         raise InputError(f"A batch of {exp.data.batch_size} can't be split over {mesh.size} devices: choose a "
                          f"--batch-size that {mesh.size} divides.")
-    for name in ("seeds", "steps_per_call", "log_every", "save_every", "keep"):
-        if getattr(run, name) < 1:
-            raise InputError(f"--run.{name.replace('_', '-')} must be at least 1, not {getattr(run, name)}.")
+    for name in ("seeds", "steps_per_call", "log_every", "save_every", "keep", "eval_every"):
+        least = 0 if name == "eval_every" else 1
+        if getattr(run, name) < least:
+            raise InputError(f"--run.{name.replace('_', '-')} must be at least {least}, not {getattr(run, name)}.")
+    if run.wandb and not importlib.util.find_spec("wandb"):
+        raise InputError("--run.wandb needs the package wandb: pip install wandb, or leave the flag out.")
     if exp.num_steps < 1:
         raise InputError(f"The number of steps must be at least 1, not {exp.num_steps}.")
     with jax.set_mesh(mesh), _Signals() as signals:
@@ -105,17 +111,21 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
         program.lanes = old["lanes"] if old else program.lanes
     times["data"] = logging.since_start()
 
-    checkpoints = Checkpoints(workdir, run.keep) if workdir else None
     if run.replay:
-        return replay.replay(exp, program, workdir)
+        replay.replay(exp, program, workdir)
+    checkpoints = Checkpoints(workdir, run.keep) if workdir else None
     start = checkpoints.latest() if checkpoints else None
     if start is not None:
         state = checkpoints.restore(start, program.shapes())
     else:
         start, state = 0, program.init(first)
     if workdir and jax.process_index() == 0:
-        logging.write_record(workdir, old, {**computes, "run": {"seed": run.seed, "seeds": run.seeds}}, source,
-                             lanes=program.lanes, num_steps=exp.num_steps, batch_size=exp.data.batch_size)
+        changed = logging.write_record(
+            workdir, old, {**computes, "run": {"seed": run.seed, "seeds": run.seeds}}, source, start,
+            lanes=program.lanes, num_steps=exp.num_steps, batch_size=exp.data.batch_size)
+        if changed:
+            print(f"Note: {os.path.basename(source or '')} is not what it was when {workdir} was last launched. What is there "
+                  "was computed by the old code (source/ has both): take another --run.workdir to begin anew.")
     log = logging.Log(workdir, exp.num_steps, start, run.wandb)
     times["state"] = logging.since_start()
     try:
@@ -127,18 +137,23 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
             state = _steps(exp, run, program, state, start, feeds, checkpoints, log, signals, times, workdir)
         if checkpoints:
             checkpoints.wait()
-        results = _evaluate(exp, program, state, exp.num_steps, log)
-        _summary(exp, run, program, results, seeds, first, workdir, log, signals)
+        if workdir and jax.process_index() == 0:
+            shutil.rmtree(workdir / "failure", ignore_errors=True)  # Of a cause that was mended: the run is through.
+        check = lambda: _stop_if(signals.seen(True), checkpoints, log, exp.num_steps, run)
+        results = _evaluate(exp, program, state, exp.num_steps, log, check)
+        _summary(exp, program, results, seeds, first, workdir, log, check)
     finally:
-        log.close()
-        if checkpoints:
-            checkpoints.close()
+        try:
+            log.close()
+        finally:
+            if checkpoints:
+                checkpoints.close()
     return program.stack(state)
 
 
 def _steps(exp, run, program, state, start, feeds, checkpoints, log, signals, times, workdir) -> Tree:
     """The loop itself: from `start` to the last step. Nothing in it waits for the device but at a log point."""
-    watch, i, compiled = program.new_watch(), start, 0.0
+    watch, i, compiled = program.new_watch(), start, set()
     trained = _seconds_before(workdir, start)
     clock, since = time.perf_counter(), start
     while i < exp.num_steps:
@@ -147,45 +162,50 @@ def _steps(exp, run, program, state, start, feeds, checkpoints, log, signals, ti
         k = min(run.steps_per_call, ahead)
         with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
             fed = [[next(feed) for _ in range(k)] for feed in feeds]
-            if compiled:
-                state, watch = program.update(state, watch, fed)
-            else:  # The first call compiles; what it takes is told apart from the steps.
-                before = time.perf_counter()
-                state, watch = program.update(state, watch, fed)
-                compiled = time.perf_counter() - before
-                jax.block_until_ready(watch)
-                times["step"] = logging.since_start()
-                log.line(_start_line(times, compiled))
-                clock, since = time.perf_counter(), i + k
+            before = time.perf_counter()
+            state, watch = program.update(state, watch, fed)
+            if k not in compiled:  # Such a call compiles; what it takes is not the steps'.
+                clock += time.perf_counter() - before
+                if not compiled:
+                    took = time.perf_counter() - before
+                    jax.block_until_ready(watch)
+                    times["step"] = logging.since_start()
+                    log.line(_start_line(times, took))
+                    clock, since = time.perf_counter(), i + k
+                compiled.add(k)
         i += k
         log.advance(k)
         stop = signals.seen(i % run.log_every == 0)
         due = lambda every: bool(every) and i % every == 0
-        if due(run.log_every) or due(run.save_every) or due(run.eval_every) or i == exp.num_steps or stop:
+        last = i == exp.num_steps
+        if due(run.log_every) or due(run.save_every) or due(run.eval_every) or last or stop:
             values, bad = program.read(watch)
-            now = time.perf_counter()
             if bad:
                 if checkpoints:
                     checkpoints.wait()
                 raise replay.failed(exp, program, state, bad, workdir)
-            rate = (i - since) / max(now - clock, 1e-9)
-            trained += now - clock
-            clock, since = now, i
-            if due(run.log_every) or i == exp.num_steps:
+            if due(run.log_every) or last or stop:
+                now = time.perf_counter()
+                rate = (i - since) / max(now - clock, 1e-9)
+                trained += now - clock
+                clock, since = now, i
                 watch = program.new_watch()
                 images = rate * exp.data.batch_size * run.seeds
                 log.scalars(i, values | {"seconds": [trained]}, f"  {form_rate(rate)} steps/s, {images:.0f} examples/s")
-            if checkpoints and (due(run.save_every) or i == exp.num_steps or stop):
+            before = time.perf_counter()
+            if checkpoints and (due(run.save_every) or last or stop):
                 checkpoints.save(i, state)
-            if stop:
-                _stop(checkpoints, log, i, stop, run)
-            if due(run.eval_every) and i < exp.num_steps:
-                _evaluate(exp, program, state, i, log)
-            clock = time.perf_counter()  # Saving and evaluating are not training.
+            _stop_if(stop, checkpoints, log, i, run)
+            if due(run.eval_every) and not last:
+                _evaluate(exp, program, state, i, log, lambda: None)
+            clock += time.perf_counter() - before  # Saving and evaluating are not training; logging is.
     return state
 
 
-def _stop(checkpoints, log, step: int, stop: int, run: Run) -> None:
+def _stop_if(stop: int, checkpoints, log, step: int, run: Run) -> None:
+    """Ends the run, which has saved itself, if there was a signal."""
+    if not stop:
+        return
     if checkpoints:
         checkpoints.wait()
         log.line(f"Stopped by {signal.Signals(stop).name} at step {step}; all is saved in {run.workdir}. Run the same "
@@ -260,12 +280,12 @@ class Program:
                            self.state, self.layouts)
         return one if self.vmapped or n == 1 else [one] * n
 
-    def init(self, first: Sequence[Tree]) -> Tree:
-        """The state at step 0 of each seed, from that seed's first batch."""
+    def init(self, first: Sequence[Tree], warm: bool = True) -> Tree:
+        """The state at step 0 of each seed, from that seed's first batch; untouched by `warm_start` unless `warm`."""
         init = lambda key, resident, fed: self.exp.init(key, self.exp.data.batch(resident, fed))
         init = jax.jit(init, out_shardings=self.layout)
         states = [init(key, self.resident, fed) for key, fed in zip(self.init_keys, first)]
-        if self.exp.warm_start:
+        if self.exp.warm_start and warm:
             states = [jax.device_put(self.exp.warm_start(s), self.layout) for s in states]
         if self.vmapped:
             return jax.jit(lambda *s: jax.tree.map(lambda *x: jnp.stack(x), *s), out_shardings=self.layouts)(*states)
@@ -288,7 +308,7 @@ class Program:
         whole = jax.lax.with_sharding_constraint((state.params, state.extra), sharding.replicated(self.mesh))
         new, metrics = self.exp.step(state.replace(params=whole[0], extra=whole[1]), batch,
                                      jax.random.fold_in(key, state.step))
-        metrics = {k: v.astype(jnp.float32) for k, v in metrics.items()}
+        metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
         fine = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values())))) if metrics else jnp.array(True)
         go = fine & (watch["bad"] < 0)
         new = jax.tree.map(lambda a, b: jnp.where(go, a, b), new.replace(step=state.step + 1), state)
@@ -379,13 +399,14 @@ def _everywhere(x: np.ndarray, mesh: Mesh) -> jax.Array:
 
 # Evaluation.
 
-def _evaluate(exp: Experiment, program: Program, state: Tree, step: int, log: logging.Log,
+def _evaluate(exp: Experiment, program: Program, state: Tree, step: int, log: logging.Log, check: Callable[[], None],
               pictures: bool = True) -> dict[str, list[float]]:
     """All evaluators on each seed: {"eval/number": one for each seed}; pictures are drawn for the first seed."""
     results: dict[str, list[float]] = {}
     for i in range(len(program.seeds)):
         lane = program.lane(state, i)
         for name, evaluate in exp.evals.items():
+            check()
             for key, value in evaluate(lane).items():
                 if np.ndim(value) == 0:
                     results.setdefault(f"{name}/{key}", []).append(float(value))
@@ -399,20 +420,18 @@ def _evaluate(exp: Experiment, program: Program, state: Tree, step: int, log: lo
 def interval(values: Sequence[float]) -> float:
     """Half the 95 % confidence interval of the mean, by Student's t; NaN for one value."""
     n = len(values)
-    return float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
 
 
-def _summary(exp, run, program, results, seeds, first, workdir, log, signals) -> None:
+def _summary(exp, program, results, seeds, first, workdir, log, check) -> None:
     """The last word: each number beside the untrained net's, and where everything is."""
-    untrained = {}
-    if exp.evals and not signals.first:
+    untrained: dict[str, list[float]] = {}
+    if exp.evals:
         told = workdir and jax.process_count() == 1  # Several processes must all do the same, whatever one finds.
         rows = [r for r in logging.read_metrics(workdir) if r["step"] == 0] if told else []
-        if rows:
-            untrained = {k: v if isinstance(v, list) else [v] for r in rows for k, v in r.items() if k != "step"}
-        else:
-            fresh = program.init(first)
-            untrained = _evaluate(exp, program, fresh, 0, log, pictures=False)
+        untrained = {k: v if isinstance(v, list) else [v] for r in rows for k, v in r.items() if k != "step"}
+        if not results.keys() <= untrained.keys():
+            untrained = _evaluate(exp, program, program.init(first, warm=False), 0, log, check, pictures=False)
     if results:
         show = lambda v: logging.form(np.mean(v)) + (f" ± {logging.form(interval(v))}" if len(v) > 1 else "")
         width = max(map(len, results))
@@ -494,7 +513,7 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
     entry.__annotations__ = {**make.__annotations__, "run": Run}
     entry.__annotations__.pop("return", None)
     entry.__doc__, entry.__name__, entry.__module__ = make.__doc__, make.__name__, make.__module__
-    run, arguments = tyro.cli(entry, args=args)
+    run, arguments = tyro.cli(entry, args=args, config=(tyro.conf.CascadeSubcommandArgs,))  # Flags in any order.
     try:
         if run.distributed:
             jax.distributed.initialize()
@@ -508,10 +527,13 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         print("Stopped at once; what was saved is whole.", file=sys.stderr)
         sys.exit(130)
     except OSError as e:
-        if e.errno != 28:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            said = "What was saved is whole: make room and run the same command again to go on from there."
+        elif isinstance(e, (PermissionError, NotADirectoryError, FileExistsError)):
+            said = "Choose another --run.workdir, or mend this one."
+        else:
             raise
-        print(f"error: The disk is full ({e}). What was saved is whole: make room and run the same command again to "
-              "go on from there.", file=sys.stderr)
+        print(f"error: {e}. {said}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ def failed(exp, program, state: Tree, bad: tuple[int, int, str, float],
     what = f"The metric {name}{seed} became {value} in step {step + 1}"
     if workdir is None:
         return InputError(f"{what}. Give --run.workdir to have the state and batch saved for --run.replay.")
+    (workdir / "failure" / "failure.json").unlink(missing_ok=True)  # No old one beside a new state.
     fed = next(exp.data.feed(program.seeds[lane], step, program.mesh))
     batch = jax.jit(exp.data.batch)(program.resident, fed)
     folder = (workdir / "failure").absolute()
@@ -35,8 +36,8 @@ def failed(exp, program, state: Tree, bad: tuple[int, int, str, float],
                       "with --run.replay to see where it comes from.")
 
 
-def replay(exp, program, workdir: pathlib.Path | None):
-    """Runs the saved step again, prints its metrics and the arrays it spoils, and raises where the first NaN is born."""
+def replay(exp, program, workdir: pathlib.Path | None) -> NoReturn:
+    """Runs the saved step again, prints its metrics and the arrays it spoils, and exits saying where the first NaN is born."""
     folder = (workdir / "failure").absolute() if workdir else None
     if folder is None or not (folder / "failure.json").exists():
         raise InputError(f"There is no failed step in {workdir}: --run.replay goes with the command and folder of a run "

@@ -64,6 +64,11 @@ def test_a_wrong_type_is_said(cli, simclr):
     (["--batch-size", "5000"], ["batch of 5000", "1437"]),
     (["--temperature", "0"], ["temperature must be positive"]),
     (["--run.log-every", "0"], ["--run.log-every must be at least 1"]),
+    (["--run.eval-every", "-1"], ["--run.eval-every must be at least 0"]),
+    (["--run.wandb", "project"], ["pip install wandb"]),
+    (["--jitter", "2.5"], ["hue"]),
+    (["--crop", "0"], ["scale must be"]),
+    (["encoder:res-net", "--encoder.depth", "18", "--temperature", "0"], ["temperature must be positive"]),
     (["--run.fsdp", "3"], ["--run.fsdp 3 does not divide"]),
     (["--run.replay"], ["no failed step"])])
 def test_bad_input_is_one_sentence(cli, simclr, flags, words, tmp_path, monkeypatch):

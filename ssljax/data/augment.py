@@ -2,7 +2,7 @@
 
 The formulas are torchvision's (https://docs.pytorch.org/vision/stable/transforms.html), each applied to a whole batch
 at once and compiled into the training step. They take any image size and channel count: without three channels,
-contrast is about the mean of all, and saturation, hue and grayscale change nothing. Bad arguments raise ValueError.
+contrast is about the mean of all, and saturation, hue and grayscale change nothing. Bad arguments raise InputError.
 """
 
 from functools import partial
@@ -11,6 +11,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
+from ssljax.errors import InputError
 from ssljax.sharding import over_batch
 
 GRAY = 0.2989, 0.587, 0.114  # ITU-R 601 luma, rounded as in torchvision.
@@ -51,8 +52,8 @@ def random_resized_crop(
 
 
 def resize(x: Array, size: int) -> Array:
-    """Whole images at `size` x `size` pixels; images of that size are left alone."""
-    if x.shape[1:3] == (size, size):
+    """Whole images at `size` x `size` pixels; left alone where they are of that size, or it is 0."""
+    if not size or x.shape[1:3] == (size, size):
         return x
     zero, ones = jnp.zeros(len(x)), jnp.ones(len(x))
     return crop_and_resize(x, zero, zero, x.shape[1] * ones, x.shape[2] * ones, size)
@@ -94,10 +95,10 @@ def colour_jitter(
     Factors are uniform in [max(0, 1 - a), 1 + a] and the hue's shift in [-hue, hue] turns, hue at most 0.5.
     """
     if not 0 <= hue <= 0.5:
-        raise ValueError(f"hue must be in [0, 0.5] turns, not {hue}.")
+        raise InputError(f"hue must be in [0, 0.5] turns, not {hue}.")
     for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
         if not amount >= 0:
-            raise ValueError(f"{name} must be at least 0, not {amount}.")
+            raise InputError(f"{name} must be at least 0, not {amount}.")
     n = len(x)
     factor = lambda k, a: over_batch(jax.random.uniform(k, (n, 1, 1), minval=max(0.0, 1 - a), maxval=1 + a))
     k_apply, k_order, kb, kc, ks, kh = jax.random.split(key, 6)
@@ -141,7 +142,7 @@ def gaussian_blur(key: Array, x: Array, sigma: tuple[float, float] = (0.1, 2.0),
     n, h, w, _ = x.shape
     r = max(1, int(kernel * h) // 2)
     if r >= min(h, w):
-        raise ValueError(f"A blur that reaches {r} pixels needs images larger than that, not {h}x{w}.")
+        raise InputError(f"A blur that reaches {r} pixels needs images larger than that, not {h}x{w}.")
     k_apply, k_sigma = jax.random.split(key)
     width = over_batch(jax.random.uniform(k_sigma, (n, 1), minval=sigma[0], maxval=sigma[1]))
     g = jnp.exp(-0.5 * (jnp.arange(-r, r + 1) / width) ** 2)
@@ -200,4 +201,4 @@ def _shift_hue(v: list[Array], shift: Array) -> list[Array]:
 
 def _check_range(name: str, bounds: tuple[float, float], low: float, high: float) -> None:
     if not low < bounds[0] <= bounds[1] <= high:
-        raise ValueError(f"{name} must be two rising numbers above {low} and at most {high}, not {bounds}.")
+        raise InputError(f"{name} must be two rising numbers above {low} and at most {high}, not {bounds}.")

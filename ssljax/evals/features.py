@@ -1,4 +1,4 @@
-"""Features of a whole set of images, computed once for all evaluators, on one device or over a mesh."""
+"""Features of a whole set of images, shared by the evaluators that want the same, on one device or over a mesh."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -6,13 +6,7 @@ from typing import Any
 
 import jax
 from jax import Array
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
 from ssljax.errors import InputError
 from ssljax.evals.features import Encode, Tree, extractor, gathered, put, subset
@@ -79,6 +73,10 @@ def grid(images: np.ndarray, cell: int = 64, gap: int = 2) -> np.ndarray:
 
 def scatter(points: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
     """Points (n, 2) coloured by class, with a legend of up to 20 names, (H, W, 3) uint8."""
+    from matplotlib import colormaps  # Here and below: slow imports, which the first step need not wait for.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 6), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot(xticks=[], yticks=[])
@@ -94,6 +92,10 @@ def scatter(points: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndar
 
 def _plane(z: np.ndarray) -> np.ndarray:
     """t-SNE of `z` (n, d) after PCA to 30 dimensions, started from the first two: (n, 2)."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
     z = np.pad(z, ((0, 0), (0, max(0, 2 - z.shape[1])))).astype(np.float64)
     with np.errstate(invalid="ignore"):  # Where all rows are alike it divides 0 by 0, for a number not used.
         z = PCA(min(30, *z.shape), random_state=0).fit_transform(z)

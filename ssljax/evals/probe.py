@@ -9,7 +9,6 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn.preprocessing import StandardScaler
 
 from ssljax.errors import InputError
 from ssljax.evals.features import Encode, Tree, extractor, gathered, put, raw_pixels, round_up
@@ -35,6 +34,8 @@ def linear_probe(
     extract = extractor(encode)
 
     def score(z: np.ndarray, z_test: np.ndarray) -> Mapping[str, float]:
+        from sklearn.preprocessing import StandardScaler  # Slow to import, and not needed before the end.
+
         scaler = StandardScaler().fit(z)
         x, y = _rows(scaler.transform(z)), _rows(train.labels)
         fit, rest, every = map(_rows, (fitted, 1 - fitted, np.ones_like(fitted)))

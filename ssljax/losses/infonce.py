@@ -21,7 +21,8 @@ def nt_xent(za: Array, zb: Array, tau: float = 0.5) -> Array:
     _check(za, zb, tau)
     n = len(za)
     z = normalize(jnp.concatenate([za, zb]).astype(jnp.float32))
-    logits = jnp.where(jnp.eye(2 * n, dtype=bool), -jnp.inf, z @ z.T / tau)
+    # A view is no negative of itself: exp(-1e9) is 0, and unlike -inf doesn't set off JAX's search for infinities.
+    logits = jnp.where(jnp.eye(2 * n, dtype=bool), -1e9, z @ z.T / tau)
     positive = (jnp.arange(2 * n) + n) % (2 * n)
     return optax.softmax_cross_entropy_with_integer_labels(logits, positive).mean()
 
