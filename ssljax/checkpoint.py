@@ -86,7 +86,11 @@ def load(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
         raise
     except Exception as e:
         raise _unreadable(path, max(steps), e) from e
-    if isinstance(state, (list, tuple)):  # Seeds that were trained one after another.
+    several = isinstance(state, (list, tuple))  # Seeds that were trained one after another.
+    count = len(state) if several else len(np.atleast_1d(state["step"]))
+    if not 0 <= seed < count:
+        raise InputError(f"{workdir} holds {count} seed{'s' * (count > 1)}: there is no lane {seed}.")
+    if several:
         return state[seed]
     return jax.tree.map(lambda x: x[seed], state) if np.ndim(state["step"]) else state
 

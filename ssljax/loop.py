@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import time
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +108,8 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
     program = Program(exp, run, mesh, first[0], resident)
     if workdir:
         old = logging.check_record(workdir, {**computes, "run": {"seed": run.seed, "seeds": run.seeds}})
+        if old and run.lanes not in ("auto", old["lanes"]):
+            raise InputError(f"{workdir} holds seeds trained as --run.lanes {old['lanes']}: leave --run.lanes out to go on.")
         program.lanes = old["lanes"] if old else program.lanes
     times["data"] = logging.since_start()
 
@@ -510,7 +512,7 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values()]
     parameters.append(inspect.Parameter("run", inspect.Parameter.KEYWORD_ONLY, default=Run(), annotation=Run))
     entry.__signature__ = signature.replace(parameters=parameters, return_annotation=signature.empty)
-    entry.__annotations__ = {**make.__annotations__, "run": Run}
+    entry.__annotations__ = {**get_type_hints(make, include_extras=True), "run": Run}
     entry.__annotations__.pop("return", None)
     entry.__doc__, entry.__name__, entry.__module__ = make.__doc__, make.__name__, make.__module__
     run, arguments = tyro.cli(entry, args=args, config=(tyro.conf.CascadeSubcommandArgs,))  # Flags in any order.

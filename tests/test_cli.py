@@ -60,7 +60,7 @@ def test_a_wrong_type_is_said(cli, simclr):
 @pytest.mark.parametrize("flags, words", [
     (["--data", "cifar1"], ["no data set cifar1", "cifar10", "digits"]),
     (["--data", "./nowhere"], ["no folder or .npz file ./nowhere"]),
-    (["--data", "cifar100"], ["cifar100 is not prepared", "python -m ssljax.data.sources cifar100", "--data digits"]),
+    (["--data", "cifar100"], ["cifar100 is not prepared", "python -m ssljax.data.prepare cifar100", "--data digits"]),
     (["--batch-size", "5000"], ["batch of 5000", "1437"]),
     (["--temperature", "0"], ["temperature must be positive"]),
     (["--run.log-every", "0"], ["--run.log-every must be at least 1"]),

@@ -640,7 +640,7 @@ def test_a_set_that_is_not_prepared(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cifar10 is not prepared in") as e:
         images("cifar10", "train")
     message = str(e.value)
-    assert str(tmp_path) in message and "`python -m ssljax.data.sources cifar10`" in message
+    assert str(tmp_path) in message and "python -m ssljax.data.prepare cifar10`" in message
     assert "--data digits" in message and "\n" not in message
 
 
@@ -655,7 +655,7 @@ def prepared(name: str) -> str:
     import tensorflow_datasets as tfds
 
     if not tfds.builder(name).is_prepared():
-        pytest.skip(f"{name} is not prepared: python -m ssljax.data.sources {name}")
+        pytest.skip(f"{name} is not prepared: .venv/bin/python -m ssljax.data.prepare {name}")
     return name
 
 

@@ -81,6 +81,7 @@ def test_a_changed_number_is_noticed(runs, page):
 @pytest.mark.parametrize("change, message", [
     (lambda a, b: (b / "results.json").unlink(), "not a finished run: it has no results.json"),
     (lambda a, b: edit(b / "record.json", lambda r: r["computes"].update(data="x")), "differ in more than their seeds"),
+    (lambda a, b: edit(a / "results.json", lambda r: r.update(untrained={})), "have no test/error"),
     (lambda a, b: edit(b / "results.json", lambda r: r.update(seeds=[0])), "share seeds"),
     (lambda a, b: edit(b / "results.json", lambda r: r.update(step=3)), "not reached its last step"),
     (lambda a, b: edit(b / "record.json", lambda r: r["launches"][0].update(commit="abc+")), "isn't committed")])

@@ -76,6 +76,8 @@ def test_loads_the_weights_of_another_run(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path)["params"], jax.device_get(state.params))
     with pytest.raises(InputError, match="holds no checkpoint"):
         load(tmp_path / "nothing")
+    with pytest.raises(InputError, match="holds 1 seed: there is no lane 1"):
+        load(tmp_path, 1)
 
 
 def test_metrics_are_means_since_the_last_log_and_are_not_repeated(tmp_path):

@@ -1,7 +1,4 @@
-"""Labelled image sets by name: embedded, from TensorFlow Datasets (read without TensorFlow), a folder, or an .npz.
-
-    python -m ssljax.data.sources cifar10        # downloads and prepares a TFDS set, once
-"""
+"""Labelled image sets by name: embedded, from TensorFlow Datasets (read without TensorFlow), a folder, or an .npz."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -255,7 +252,9 @@ def _tfds(name: str, split: str, size: int) -> Source:
         hint = f"did you mean {' or '.join(near)}? Otherwise " if near else ""
         raise InputError(f"There is no data set {name}: {hint}give a TFDS name, a folder of class folders, an .npz, "
                          f"or {EMBEDDED}, which is embedded.") from None
-    prepare = f"python -m ssljax.data.sources {name}"
+    python, here = pathlib.Path(sys.executable), pathlib.Path.cwd()
+    python = python.relative_to(here) if python.is_relative_to(here) else python
+    prepare = f"{python} -m ssljax.data.prepare {name}"
     instead = f"or take --data {EMBEDDED}, which is embedded and needs no download"
     features = builder.info.features
     if "image" not in features or "label" not in features or not hasattr(features["label"], "names"):
@@ -325,16 +324,3 @@ def _store(path: pathlib.Path, **arrays: np.ndarray) -> None:
     except OSError:
         with contextlib.suppress(OSError):  # Where nothing can be written, nothing can be removed.
             part.unlink()
-
-
-def prepare(name: str) -> None:
-    """Downloads a TFDS set and writes it in the format that allows random access; does nothing where it is there."""
-    import tensorflow_datasets as tfds
-
-    tfds.builder(name, file_format="array_record").download_and_prepare()
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
-    prepare(sys.argv[1])

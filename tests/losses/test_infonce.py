@@ -91,6 +91,8 @@ def test_extremes():
     assert np.isfinite(jax.grad(lambda z: nt_xent(z, z, 0.1))(jnp.zeros((4, 3)))).all()  # A dead row makes no NaN.
     assert np.isfinite(nt_xent(100 * eye, eye, 1e-3))
     np.testing.assert_array_equal(normalize(jnp.zeros((1, 3))), 0)
+    with jax.debug_infs(True), jax.debug_nans(True):  # As --run.replay looks for the first of them.
+        assert np.isfinite(nt_xent(eye, eye, 0.1))
 
 
 def test_bad_input_is_a_sentence():
