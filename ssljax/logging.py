@@ -116,11 +116,9 @@ def form(x: float) -> str:
 
 
 def start_wandb(project: str, workdir: pathlib.Path):
-    """The W&B run of a folder, the same one each time; InputError where the package is missing."""
-    try:
-        import wandb
-    except ImportError:
-        raise InputError("--run.wandb needs the package wandb: pip install wandb, or leave the flag out.") from None
+    """The W&B run of a folder, the same one each time; `train` has made sure that the package is there."""
+    import wandb
+
     record = json.loads((workdir / "record.json").read_text())
     name = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16]
     return wandb.init(project=project, dir=workdir, name=workdir.name, id=name, resume="allow", config=record["computes"])

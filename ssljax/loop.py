@@ -25,7 +25,7 @@ from scipy.special import stdtrit
 import tyro
 
 from ssljax import figures, logging, replay, sharding
-from ssljax.checkpoint import Checkpoints
+from ssljax.checkpoint import Checkpoints, flatten
 from ssljax.data.sources import cache_dir
 from ssljax.errors import InputError
 from ssljax.experiment import Experiment, Metrics, TrainState
@@ -101,13 +101,14 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
     workdir = pathlib.Path(run.workdir).expanduser() if run.workdir else None
     seeds = [run.seed + i for i in range(run.seeds)]
     times = {"ready": logging.since_start()}
+    computes = {**computes, "run": {"seed": run.seed, "seeds": run.seeds}}
 
     resident = jax.tree.map(lambda x: _everywhere(x, mesh), exp.data.resident())
     feeds = [exp.data.feed(seed, 0, mesh) for seed in seeds]
     first = [next(feed) for feed in feeds]
     program = Program(exp, run, mesh, first[0], resident)
     if workdir:
-        old = logging.check_record(workdir, {**computes, "run": {"seed": run.seed, "seeds": run.seeds}})
+        old = logging.check_record(workdir, computes)
         if old and run.lanes not in ("auto", old["lanes"]):
             raise InputError(f"{workdir} holds seeds trained as --run.lanes {old['lanes']}: leave --run.lanes out to go on.")
         program.lanes = old["lanes"] if old else program.lanes
@@ -123,8 +124,8 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
         start, state = 0, program.init(first)
     if workdir and jax.process_index() == 0:
         changed = logging.write_record(
-            workdir, old, {**computes, "run": {"seed": run.seed, "seeds": run.seeds}}, source, start,
-            lanes=program.lanes, num_steps=exp.num_steps, batch_size=exp.data.batch_size)
+            workdir, old, computes, source, start, lanes=program.lanes, num_steps=exp.num_steps,
+            batch_size=exp.data.batch_size)
         if changed:
             print(f"Note: {os.path.basename(source or '')} is not what it was when {workdir} was last launched. What is there "
                   "was computed by the old code (source/ has both): take another --run.workdir to begin anew.")
@@ -383,8 +384,6 @@ def _form(x) -> tuple:
 
 
 def _first_change(old: Tree, new: Tree) -> str:
-    from ssljax.checkpoint import flatten
-
     a, b = flatten(old), flatten(new)
     for k in [*a, *b]:
         if k not in a or k not in b:
