@@ -155,22 +155,42 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
 
 
 def _steps(exp, run, program, state, start, feeds, checkpoints, log, signals, times, workdir) -> Tree:
-    """The loop itself: from `start` to the last step. Nothing in it waits for the device but at a log point."""
+    """The loop itself: from `start` to the last step. The device waits for it only to be saved and evaluated."""
     watch, i, compiled = program.new_watch(), start, set()
     trained = _seconds_before(workdir, start)
     clock, since = time.perf_counter(), start
+    stops = [every for every in (run.log_every, run.save_every, run.eval_every) if every]
+    pending = None  # The step and the watch of a log point that has not been written yet.
+
+    def check(watch) -> dict[str, list[float]]:
+        values, bad = program.read(watch)
+        if bad:  # `state` is still the one before the failure.
+            if checkpoints:
+                checkpoints.wait()
+            raise replay.failed(exp, program, state, bad, workdir)
+        return values
+
+    def report(step, watch) -> None:
+        nonlocal trained, clock, since
+        values, now = check(watch), time.perf_counter()
+        rate = (step - since) / max(now - clock, 1e-9)
+        trained += now - clock
+        clock, since = now, step
+        log.scalars(step, values | {"seconds": [trained]},
+                    f"  {form_rate(rate)} steps/s, {rate * exp.data.batch_size * run.seeds:.0f} examples/s")
+
     while i < exp.num_steps:
-        stops = (run.log_every, run.save_every) + ((run.eval_every,) if run.eval_every else ())
-        ahead = min(exp.num_steps - i, *(every - i % every for every in stops))
-        k = min(run.steps_per_call, ahead)
+        k = min(run.steps_per_call, exp.num_steps - i, *(every - i % every for every in stops))
         with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
             fed = [[next(feed) for _ in range(k)] for feed in feeds]
-            before = time.perf_counter()
-            state, watch = program.update(state, watch, fed)
-            if k not in compiled:  # Such a call compiles; what it takes is not the steps'.
-                clock += time.perf_counter() - before
+            if k in compiled:
+                state, watch = program.update(state, watch, fed)
+            else:  # Such a call compiles; what it takes is not the steps'.
+                before = time.perf_counter()
+                state, watch = program.update(state, watch, fed)
+                took = time.perf_counter() - before
+                clock += took
                 if not compiled:
-                    took = time.perf_counter() - before
                     jax.block_until_ready(watch)
                     times["step"] = logging.since_start()
                     log.line(_start_line(times, took))
@@ -178,23 +198,19 @@ def _steps(exp, run, program, state, start, feeds, checkpoints, log, signals, ti
                 compiled.add(k)
         i += k
         log.advance(k)
-        stop = signals.seen(i % run.log_every == 0)
+        if pending:  # Only now, so that the device has work while numbers are read and written.
+            report(*pending)
+            pending = None
         due = lambda every: bool(every) and i % every == 0
-        last = i == exp.num_steps
-        if due(run.log_every) or due(run.save_every) or due(run.eval_every) or last or stop:
-            values, bad = program.read(watch)
-            if bad:
-                if checkpoints:
-                    checkpoints.wait()
-                raise replay.failed(exp, program, state, bad, workdir)
-            if due(run.log_every) or last or stop:
-                now = time.perf_counter()
-                rate = (i - since) / max(now - clock, 1e-9)
-                trained += now - clock
-                clock, since = now, i
-                watch = program.new_watch()
-                images = rate * exp.data.batch_size * run.seeds
-                log.scalars(i, values | {"seconds": [trained]}, f"  {form_rate(rate)} steps/s, {images:.0f} examples/s")
+        last, stop = i == exp.num_steps, signals.seen(due(run.log_every))
+        if due(run.log_every) or last or stop:
+            pending, watch = (i, watch), program.renew(watch)
+        if due(run.save_every) or due(run.eval_every) or last or stop:
+            if pending:
+                report(*pending)
+                pending = None
+            else:
+                check(watch)
             before = time.perf_counter()
             if checkpoints and (due(run.save_every) or last or stop):
                 checkpoints.save(i, state)
@@ -303,6 +319,18 @@ class Program:
         # Placed as the step returns it: else the step would be compiled once for NumPy's and once for its own.
         put = lambda: jax.device_put(one, sharding.replicated(self.mesh))
         return put() if self.vmapped or len(self.seeds) == 1 else [put() for _ in self.seeds]
+
+    def renew(self, watch: Tree) -> Tree:
+        """A watch with new sums, that still knows of a failure; `watch` itself stays to be read."""
+        return self._renew(watch) if self.vmapped or len(self.seeds) == 1 else [self._renew(w) for w in watch]
+
+    @functools.cached_property
+    def _renew(self) -> Callable:
+        def renew(watch):  # All new arrays, for the step to overwrite.
+            return jax.tree.map(jnp.zeros_like, watch) | {
+                name: jax.tree.map(lambda x: jnp.array(x, copy=True), watch[name]) for name in ("bad", "value")}
+
+        return jax.jit(renew, out_shardings=sharding.replicated(self.mesh))
 
     def one(self, state: TrainState, watch: Tree, key: jax.Array, resident: Tree, fed: Tree) -> tuple[TrainState, Tree]:
         """One step of one seed. After a metric that isn't finite the state no longer changes."""

@@ -1,6 +1,6 @@
-"""Pictures to look at: a map of the features, and what the augmentation does to an image."""
+"""Pictures to look at: maps of features, augmented views, samples, reconstructions and the way between images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any
 
@@ -50,6 +50,59 @@ def views(show: Callable[[Array, Array], Array], data: Any, n: int = 8, draws: i
         return grid(np.concatenate([_colour(first)[:, None], _colour(drawn)], axis=1))
 
     return lambda state: {"views": picture()}
+
+
+def samples(draw: Callable[[Tree, Array, int], Array], rows: int = 8, columns: int = 8,
+            seed: int = 0) -> Callable[[Tree], Mapping[str, np.ndarray]]:
+    """`samples`: a grid of `draw(state, key, n)`, (n, H, W, 1 or 3) in [0, 1], of the same noise each time."""
+    run = gathered(lambda state: draw(state, jax.random.key(seed), rows * columns))
+
+    def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
+        images = np.asarray(run(state))
+        return {"samples": grid(images.reshape(rows, columns, *images.shape[1:]))}
+
+    return evaluate
+
+
+def compared(show: Callable[[Tree, Array, Array], Sequence[Array]], data: Any, n: int = 8,
+             seed: int = 0) -> Callable[[Tree], Mapping[str, np.ndarray]]:
+    """`compared`: a column for each of `n` images of `data`, the image on top and below it what `show` makes of it.
+
+    `show(state, key, images)` takes (n, H, W, C) uint8 and returns one or more (n, H, W, 1 or 3) in [0, 1]: what the net
+    is given, for instance, and what it answers.
+    """
+    indices = subset(data, n, seed)
+    run = gathered(lambda state, images: tuple(show(state, jax.random.key(seed), images)))
+
+    def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
+        images = data.read(indices)["image"]
+        rows = [images / np.float32(255), *map(np.asarray, run(state, put(images)))]
+        return {"compared": grid(np.stack([_colour(r) for r in rows]))}
+
+    return evaluate
+
+
+def interpolations(encode: Callable[[Tree, Array], Array], decode: Callable[[Tree, Array], Array], data: Any,
+                   rows: int = 8, columns: int = 9, seed: int = 0) -> Callable[[Tree], Mapping[str, np.ndarray]]:
+    """`interpolations`: `decode(state, z)` along straight lines between the codes `encode(state, images)`, (n, d), of
+    pairs of images; the images themselves are the first and last of each row."""
+    indices = subset(data, 2 * rows, seed)
+
+    def line(state, images):
+        z = encode(state, images)
+        a, b = z[:rows], z[rows:2 * rows]
+        t = jax.numpy.linspace(0, 1, columns)[None, :, None]
+        drawn = decode(state, ((1 - t) * a[:, None] + t * b[:, None]).reshape(rows * columns, -1))
+        return drawn.reshape(rows, columns, *drawn.shape[1:])
+
+    run = gathered(line)
+
+    def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
+        images = data.read(indices)["image"]
+        ends = (images / np.float32(255)).reshape(2, rows, 1, *images.shape[1:])
+        return {"interpolations": grid(np.concatenate([ends[0], np.asarray(run(state, put(images))), ends[1]], axis=1))}
+
+    return evaluate
 
 
 def grid(images: np.ndarray, cell: int = 64, gap: int = 2) -> np.ndarray:

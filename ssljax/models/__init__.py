@@ -1,5 +1,17 @@
 """Networks, in Flax Linen. `dtype` is what a net computes in; its parameters are float32."""
 
+from collections.abc import Callable
 from typing import Literal
 
+import jax
+from jax import Array
+import jax.numpy as jnp
+
 Dtype = Literal["float32", "bfloat16"]
+Activation = Literal["relu", "leaky_relu", "tanh", "gelu", "silu"]
+
+
+def activate(name: Activation) -> Callable[[Array], Array]:
+    """The function of that name; leaky_relu with the slope of DCGAN, 0.2."""
+    return {"relu": jax.nn.relu, "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.2), "tanh": jnp.tanh,
+            "gelu": jax.nn.gelu, "silu": jax.nn.silu}[name]

@@ -3,11 +3,11 @@
 import flax.linen as nn
 from jax import Array
 
-from ssljax.models import Dtype
+from ssljax.models import Activation, Dtype, activate
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between: (n, ...) flattened to (n, widths[-1]). With `norm`, BatchNorm before each ReLU.
+    """Dense layers with an activation between: (n, ...) flattened to (n, widths[-1]).
 
     With `norm` it is the projection head of the joint-embedding methods: (2048, 128) is SimCLR's.
     """
@@ -15,7 +15,9 @@ class MLP(nn.Module):
     widths: tuple[int, ...] = (2048, 128)
     """Of each layer; the last is the output."""
     norm: bool = False
-    """BatchNorm before each ReLU."""
+    """BatchNorm before each activation."""
+    activation: Activation = "relu"
+    """Between the layers."""
     dtype: Dtype = "float32"
     """To compute in; parameters stay float32."""
 
@@ -26,5 +28,5 @@ class MLP(nn.Module):
             x = nn.Dense(width, use_bias=not self.norm, dtype=self.dtype)(x)
             if self.norm:
                 x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
-            x = nn.relu(x)
+            x = activate(self.activation)(x)
         return nn.Dense(self.widths[-1], dtype=self.dtype)(x)

@@ -1,0 +1,100 @@
+"""Pairs of an encoder, image to code, and a decoder, code to image: dense or convolutional, each the other's mirror."""
+
+from dataclasses import dataclass
+import math
+
+import flax.linen as nn
+from jax import Array
+import jax.numpy as jnp
+
+from ssljax.models import Activation, Dtype, activate
+from ssljax.models.convnet import Conv, Up
+from ssljax.models.mlp import MLP
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Dense layers: `hidden` from the image to the code, and back in reverse."""
+
+    hidden: tuple[int, ...] = (500,)
+    """Widths between image and code."""
+    activation: Activation = "relu"
+    dtype: Dtype = "float32"
+    """To compute in; parameters stay float32."""
+
+    def encoder(self, size: int) -> nn.Module:
+        """Images (n, height, width, channels) to (n, size)."""
+        return MLP((*self.hidden, size), activation=self.activation, dtype=self.dtype)
+
+    def decoder(self, shape: tuple[int, ...]) -> nn.Module:
+        """Codes (n, d) to (n, *shape), on the whole line: logits, or means."""
+        return DenseDecoder(self.hidden[::-1], tuple(shape), self.activation, self.dtype)
+
+
+@dataclass(frozen=True)
+class Convolutional:
+    """Convolutions that halve the resolution, a dense layer to the code, and back."""
+
+    widths: tuple[int, ...] = (32, 64, 128)
+    """Channels at each halving of the resolution."""
+    activation: Activation = "relu"
+    dtype: Dtype = "float32"
+    """To compute in; parameters stay float32."""
+
+    def encoder(self, size: int) -> nn.Module:
+        """Images (n, height, width, channels) to (n, size)."""
+        return ConvEncoder(self.widths, size, self.activation, self.dtype)
+
+    def decoder(self, shape: tuple[int, ...]) -> nn.Module:
+        """Codes (n, d) to (n, *shape), on the whole line: logits, or means."""
+        return ConvDecoder(self.widths[::-1], tuple(shape), self.activation, self.dtype)
+
+
+class DenseDecoder(nn.Module):
+    """Codes (n, d) to (n, *shape)."""
+
+    hidden: tuple[int, ...]
+    shape: tuple[int, ...]
+    activation: Activation = "relu"
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        x = MLP((*self.hidden, math.prod(self.shape)), activation=self.activation, dtype=self.dtype)(z)
+        return x.reshape(-1, *self.shape).astype(jnp.float32)
+
+
+class ConvEncoder(nn.Module):
+    """Images (n, height, width, channels) to (n, out)."""
+
+    widths: tuple[int, ...]
+    out: int
+    activation: Activation = "relu"
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for width in self.widths:
+            x = activate(self.activation)(Conv(width, 4, stride=2, bias=True, dtype=self.dtype)(x))
+        return nn.Dense(self.out, dtype=self.dtype)(x.reshape(len(x), -1)).astype(jnp.float32)
+
+
+class ConvDecoder(nn.Module):
+    """Codes (n, d) to (n, *shape): a dense layer to a small map, then transposed convolutions, cut to size."""
+
+    widths: tuple[int, ...]
+    shape: tuple[int, ...]
+    activation: Activation = "relu"
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        sizes = [self.shape[:2]]
+        for _ in self.widths:
+            sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
+        x = nn.Dense(math.prod(sizes[-1]) * self.widths[0], dtype=self.dtype)(z)
+        x = activate(self.activation)(x.reshape(-1, *sizes[-1], self.widths[0]))
+        for width, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):
+            x = activate(self.activation)(Up(width, bias=True, dtype=self.dtype)(x)[:, :h, :w])
+        h, w, channels = self.shape
+        return Up(channels, bias=True, dtype=self.dtype)(x)[:, :h, :w].astype(jnp.float32)
