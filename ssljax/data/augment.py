@@ -22,6 +22,11 @@ def to_float(images: Array) -> Array:
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
 
 
+def binarize(key: Array, x: Array) -> Array:
+    """Pixels 1 with the probability that `x` gives, else 0: MNIST "dynamically binarised", anew at each draw."""
+    return over_batch(jax.random.bernoulli(key, x)).astype(jnp.float32)
+
+
 def random_resized_crop(
     key: Array, x: Array, size: int | tuple[int, int] | None = None,
     scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3), tries: int = 10,

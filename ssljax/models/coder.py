@@ -27,7 +27,7 @@ class Dense:
         return MLP((*self.hidden, size), activation=self.activation, dtype=self.dtype)
 
     def decoder(self, shape: tuple[int, ...]) -> nn.Module:
-        """Codes (n, d) to (n, *shape), on the whole line: logits, or means."""
+        """Codes (..., d) to (..., *shape), on the whole line: logits, or means."""
         return DenseDecoder(self.hidden[::-1], tuple(shape), self.activation, self.dtype)
 
 
@@ -46,12 +46,12 @@ class Convolutional:
         return ConvEncoder(self.widths, size, self.activation, self.dtype)
 
     def decoder(self, shape: tuple[int, ...]) -> nn.Module:
-        """Codes (n, d) to (n, *shape), on the whole line: logits, or means."""
+        """Codes (..., d) to (..., *shape), on the whole line: logits, or means."""
         return ConvDecoder(self.widths[::-1], tuple(shape), self.activation, self.dtype)
 
 
 class DenseDecoder(nn.Module):
-    """Codes (n, d) to (n, *shape)."""
+    """Codes (..., d) to (..., *shape)."""
 
     hidden: tuple[int, ...]
     shape: tuple[int, ...]
@@ -60,8 +60,8 @@ class DenseDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        x = MLP((*self.hidden, math.prod(self.shape)), activation=self.activation, dtype=self.dtype)(z)
-        return x.reshape(-1, *self.shape).astype(jnp.float32)
+        net = MLP((*self.hidden, math.prod(self.shape)), activation=self.activation, dtype=self.dtype)
+        return net(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], *self.shape).astype(jnp.float32)
 
 
 class ConvEncoder(nn.Module):
@@ -80,7 +80,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Codes (n, d) to (n, *shape): a dense layer to a small map, then transposed convolutions, cut to size."""
+    """Codes (..., d) to (..., *shape): a dense layer to a small map, then transposed convolutions, cut to size."""
 
     widths: tuple[int, ...]
     shape: tuple[int, ...]
@@ -92,9 +92,10 @@ class ConvDecoder(nn.Module):
         sizes = [self.shape[:2]]
         for _ in self.widths:
             sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
-        x = nn.Dense(math.prod(sizes[-1]) * self.widths[0], dtype=self.dtype)(z)
+        x = nn.Dense(math.prod(sizes[-1]) * self.widths[0], dtype=self.dtype)(z.reshape(-1, z.shape[-1]))
         x = activate(self.activation)(x.reshape(-1, *sizes[-1], self.widths[0]))
         for width, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):
             x = activate(self.activation)(Up(width, bias=True, dtype=self.dtype)(x)[:, :h, :w])
         h, w, channels = self.shape
-        return Up(channels, bias=True, dtype=self.dtype)(x)[:, :h, :w].astype(jnp.float32)
+        x = Up(channels, bias=True, dtype=self.dtype)(x)[:, :h, :w]
+        return x.reshape(*z.shape[:-1], *self.shape).astype(jnp.float32)

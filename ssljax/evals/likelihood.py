@@ -1,0 +1,80 @@
+"""How likely is the test set under a latent-variable model, and which of its latent dimensions are in use?"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax.errors import InputError
+from ssljax.evals.features import Tree, batches, gathered, put, round_up, subset
+from ssljax.losses.elbo import kl_normal
+
+LogWeights = Callable[[Tree, Array, Array, int], Array]  # (state, key, (n, H, W, C) uint8, k) -> (k, n)
+
+
+def likelihood(log_weights: LogWeights, test: Any, samples: int = 5000, n: int | None = None, batch_size: int = 50,
+               chunk: int = 100, seed: int = 0) -> Callable[[Tree], Mapping[str, float]]:
+    """`nll`: -log p(x) in nats, the mean over `n` images of `test` (all by default), each from `samples` draws of q.
+
+    Burda et al., 2015, arXiv:1509.00519, section 5: the bound L_5000, taken for the likelihood itself. `nll_error` is the
+    standard error of the mean over images; `elbo` the bound of one draw. `log_weights(state, key, images, k)` gives
+    log p(x, z) - log q(z|x), (k, n). InputError unless `chunk`, the draws at a time, divides `samples`.
+    """
+    if samples % chunk:
+        raise InputError(f"{samples} importance samples can't be drawn {chunk} at a time: the one must divide the other.")
+    indices = np.arange(len(test)) if n is None else subset(test, n, seed)
+
+    @gathered
+    def bounds(state, key, images):
+        def more(total, key):  # log of the sum so far, so that no more than `chunk` draws exist at a time.
+            log_w = log_weights(state, key, images, chunk)
+            return jnp.logaddexp(total, jax.nn.logsumexp(log_w, axis=0)), jnp.mean(log_w, axis=0)
+
+        total, each = jax.lax.scan(more, jnp.full(len(images), -jnp.inf), jax.random.split(key, samples // chunk))
+        return total - jnp.log(samples), jnp.mean(each, axis=0)
+
+    def evaluate(state: Tree) -> Mapping[str, float]:
+        size, found = round_up(min(batch_size, len(indices))), []
+        for start, images in batches(test, indices, size):
+            key = jax.random.fold_in(jax.random.key(seed), start)
+            found.append(np.stack(bounds(state, key, put(images, split=True))))
+        log_p, elbo = np.concatenate(found, axis=1)[:, :len(indices)].astype(np.float64)
+        return {"nll": -log_p.mean(), "nll_error": log_p.std(ddof=1) / np.sqrt(len(log_p)), "elbo": elbo.mean()}
+
+    return evaluate
+
+
+def latents(posterior: Callable[[Tree, Array], tuple[Array, Array]], test: Any, n: int = 1000, seed: int = 0,
+            threshold: float = 1e-2) -> Callable[[Tree], Mapping[str, Any]]:
+    """Which dimensions of a Gaussian `posterior(state, images) -> (mean, log_var)`, (n, d), carry anything?
+
+    `active`: those whose mean varies over images by more than `threshold` (the variance; Burda et al., 2015,
+    section 5.2). `kl`: KL(q || prior) in nats, summed over dimensions; `kl_picture`: that of each, the largest first.
+    """
+    indices = subset(test, n, seed)
+    run = gathered(posterior)
+
+    def evaluate(state: Tree) -> Mapping[str, Any]:
+        found = [jax.device_get(run(state, put(images))) for _, images in batches(test, indices, min(500, len(indices)))]
+        mean, log_var = (np.concatenate(x)[:len(indices)] for x in zip(*found))
+        kl = np.asarray(kl_normal(mean, log_var)).mean(0)
+        active = mean.var(axis=0) > threshold
+        return {"active": int(active.sum()), "dead": int((~active).sum()), "kl": float(kl.sum()),
+                "kl_picture": _bars(kl[np.argsort(-kl)], active[np.argsort(-kl)])}
+
+    return evaluate
+
+
+def _bars(kl: np.ndarray, active: np.ndarray) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="latent dimension, by its KL", ylabel="KL to the prior, nats")
+    axes.bar(np.arange(len(kl)), kl, color=np.where(active, "tab:blue", "tab:gray"))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

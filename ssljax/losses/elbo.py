@@ -1,0 +1,60 @@
+"""Bounds on the likelihood of latent-variable models, and what they are made of. All in nats; sums over dimensions."""
+
+from collections.abc import Callable
+import math
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def bernoulli_log_prob(x: Array, logits: Array) -> Array:
+    """log p(x) of pixels `x` in [0, 1] (..., H, W, C) under independent Bernoullis: (...).
+
+    For `x` between 0 and 1 it is the cross-entropy that many VAEs use, and no likelihood.
+    """
+    return jnp.sum(x * logits - jax.nn.softplus(logits), axis=(-3, -2, -1))
+
+
+def gaussian_log_prob(x: Array, mean: Array, log_var: Array) -> Array:
+    """log p(x) of images `x` (..., H, W, C) under independent Gaussians: (...)."""
+    return jnp.sum(log_normal(x, mean, log_var), axis=(-3, -2, -1))
+
+
+def log_normal(z: Array, mean: Array | float = 0.0, log_var: Array | float = 0.0) -> Array:
+    """log N(z; mean, exp(log_var)), element by element."""
+    log_var = jnp.asarray(log_var)
+    return -0.5 * (LOG_2PI + log_var + (z - mean) ** 2 * jnp.exp(-log_var))
+
+
+def kl_normal(mean: Array, log_var: Array) -> Array:
+    """KL(N(mean, exp(log_var)) || N(0, 1)) of each dimension: Kingma & Welling, 2013, arXiv:1312.6114, appendix B."""
+    return 0.5 * (mean**2 + jnp.exp(log_var) - 1.0 - log_var)
+
+
+def iwae(log_w: Array) -> Array:
+    """The bound L_k from log weights (k, n), log p(x, z) - log q(z|x) at k draws of q: (n,).
+
+    Burda et al., 2015, arXiv:1509.00519, eq. 8; with k = 1 it is the ELBO by sampling.
+    """
+    return jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))
+
+
+def dreg(log_w: Callable[[Array], Array], z: Array) -> Array:
+    """`iwae(log_w(z))`, with the doubly reparameterised gradient in place of its own: (n,).
+
+    Tucker et al., 2018, arXiv:1810.04152, eq. 8. `log_w` maps draws `z` (k, n, d) to log weights (k, n), and must hold
+    the parameters of q fixed (stop_gradient): these learn through `z` alone.
+    """
+    w = jax.nn.softmax(jax.lax.stop_gradient(log_w(jax.lax.stop_gradient(z))), axis=0)
+    return iwae(log_w(_scale_gradient(z, w[..., None])))  # iwae's own gradient brings the second w.
+
+
+@jax.custom_vjp
+def _scale_gradient(x: Array, scale: Array) -> Array:
+    return x
+
+
+_scale_gradient.defvjp(lambda x, scale: (x, scale), lambda scale, g: (g * scale, jnp.zeros_like(scale)))

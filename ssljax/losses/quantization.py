@@ -1,0 +1,55 @@
+"""Vector quantisation: codes are the nearest entries of a codebook that follows them by moving averages."""
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+Codebook = dict[str, Array]  # {"vectors": (K, d), "counts": (K,), "sums": (K, d)}
+
+
+def codebook(vectors: Array) -> Codebook:
+    """A codebook that begins with `vectors` (K, d), each counted once."""
+    return {"vectors": vectors, "counts": jnp.ones(len(vectors)), "sums": vectors}
+
+
+def nearest(z: Array, vectors: Array) -> Array:
+    """The index of the entry of `vectors` (K, d) nearest to each of `z` (..., d), by squared distance: (...).
+
+    van den Oord et al., 2017, arXiv:1711.00937, eq. 1.
+    """
+    distance = jnp.sum(vectors**2, -1) - 2 * jnp.matmul(z, vectors.T, precision="highest")  # |z|² is the same for all.
+    return jnp.argmin(distance, axis=-1)
+
+
+def straight_through(z: Array, q: Array) -> Array:
+    """`q`, with the gradient of `z`."""
+    return z + jax.lax.stop_gradient(q - z)
+
+
+def commitment(z: Array, q: Array) -> Array:
+    """|z - q|² with q held, the mean over vectors of its sum over dimensions: eq. 3's last term. z, q (..., d)."""
+    return jnp.mean(jnp.sum((z - jax.lax.stop_gradient(q)) ** 2, axis=-1))
+
+
+def follow(book: Codebook, z: Array, index: Array, key: Array, decay: float = 0.99, dead: float = 0.01) -> Codebook:
+    """The codebook after a batch of `z` (m, d) that took the entries `index` (m,): appendix A.1, eq. 6 to 8.
+
+    An entry whose moving count falls below `dead` of an even share begins anew at a random row of `z` (Williams et al.,
+    2020, arXiv:2002.08111, section 4.2). The count's average is over entries per batch.
+    """
+    z, k = jax.lax.stop_gradient(z), len(book["vectors"])
+    taken = jax.nn.one_hot(index, k)
+    counts = decay * book["counts"] + (1 - decay) * taken.sum(0)
+    sums = decay * book["sums"] + (1 - decay) * jnp.matmul(taken.T, z, precision="highest")
+    vectors = sums / jnp.maximum(counts, 1e-6)[:, None]
+    share = len(z) / k
+    fresh = z[jax.random.randint(key, (k,), 0, len(z))]
+    revive = counts < dead * share
+    return {"vectors": jnp.where(revive[:, None], fresh, vectors), "counts": jnp.where(revive, share, counts),
+            "sums": jnp.where(revive[:, None], fresh * share, sums)}
+
+
+def perplexity(counts: Array) -> Array:
+    """exp of the entropy of how often each entry is taken, from `counts` (K,): K where all are taken alike."""
+    p = counts / jnp.maximum(jnp.sum(counts), 1e-12)
+    return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0)))

@@ -1,0 +1,78 @@
+"""A latent-variable model of images with a Gaussian posterior, for the VAE and all that is built on it."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from ssljax.data import augment
+from ssljax.losses.elbo import bernoulli_log_prob, gaussian_log_prob, log_normal
+from ssljax.models.coder import Convolutional, Dense
+from ssljax.sharding import over_batch
+
+Pixels = Literal["binary", "grey", "gaussian"]
+
+
+class VAE(nn.Module):
+    """q(z|x) and p(x|z) of images x (n, *shape) and codes z (n, latents), of which p(z) is standard normal.
+
+    A condition y (n, c), where there is one, shifts q and enters the decoder beside z.
+    """
+
+    coder: Dense | Convolutional
+    latents: int
+    shape: tuple[int, int, int]
+    pixels: Pixels = "binary"
+    """p(x|z). binary: 0 or 1, drawn anew by brightness; grey: cross-entropy with the brightness itself, which is no
+    likelihood; gaussian: normal around the decoder's mean, with one learned variance."""
+
+    def setup(self):
+        self.encoder = self.coder.encoder(2 * self.latents)
+        self.decoder = self.coder.decoder(self.shape)
+        self.shift = nn.Dense(2 * self.latents, use_bias=False)
+        self.log_var = self.param("log_var", nn.initializers.zeros, ())
+
+    def __call__(self, x: Array, y: Array | None = None) -> Array:
+        """The reconstruction from the posterior's mean."""
+        return self.decode(self.posterior(x, y)[0], y)
+
+    def observe(self, key: Array, images: Array) -> Array:
+        """Images (n, *shape), uint8, as p(x|z) has them."""
+        x = augment.to_float(images)
+        return augment.binarize(key, x) if self.pixels == "binary" else x
+
+    def posterior(self, x: Array, y: Array | None = None) -> tuple[Array, Array]:
+        """Mean and log variance of q(z|x), (n, latents) each."""
+        x = augment.to_float(x)
+        return tuple(jnp.split(self.encoder(x) + (0 if y is None else self.shift(y)), 2, axis=-1))
+
+    def draw(self, key: Array, mean: Array, log_var: Array, k: int) -> Array:
+        """k draws of q(z|x): (k, n, latents)."""
+        noise = jax.random.normal(key, (len(mean), k, self.latents))  # Examples first: they lie over the devices.
+        return mean + jnp.exp(log_var / 2) * over_batch(noise).swapaxes(0, 1)
+
+    def log_prob(self, x: Array, z: Array, y: Array | None = None) -> Array:
+        """log p(x|z) of x (n, *shape) and z (..., n, latents): (..., n)."""
+        out = self._out(z, y)
+        return gaussian_log_prob(x, out, self.log_var) if self.pixels == "gaussian" else bernoulli_log_prob(x, out)
+
+    def log_weight(self, x: Array, z: Array, mean: Array, log_var: Array, y: Array | None = None) -> Array:
+        """log p(x, z) - log q(z|x), (..., n)."""
+        return self.log_prob(x, z, y) + (log_normal(z) - log_normal(z, mean, log_var)).sum(-1)
+
+    def decode(self, z: Array, y: Array | None = None) -> Array:
+        """The mean image, in [0, 1] or, where Gaussian, about there."""
+        return self._out(z, y) if self.pixels == "gaussian" else jax.nn.sigmoid(self._out(z, y))
+
+    def log_weights(self, key: Array, images: Array, k: int, y: Array | None = None) -> Array:
+        """`log_weight` of k draws, (k, n), for `evals.likelihood`: binary images are drawn once, by their place."""
+        x = self.observe(jax.random.key(0), images)
+        q = self.posterior(x, y)
+        return self.log_weight(x, self.draw(key, *q, k), *q, y)
+
+    def _out(self, z: Array, y: Array | None) -> Array:
+        if y is not None:
+            z = jnp.concatenate([z, jnp.broadcast_to(y, (*z.shape[:-1], y.shape[-1]))], axis=-1)
+        return self.decoder(z)

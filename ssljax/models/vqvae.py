@@ -1,0 +1,68 @@
+"""Encoder and decoder of images by maps of vectors, as the VQ-VAE has them."""
+
+import flax.linen as nn
+from jax import Array
+import jax.numpy as jnp
+
+from ssljax.models import Dtype
+from ssljax.models.convnet import Conv, Up
+
+
+class VQVAE(nn.Module):
+    """Images (n, H, W, C) to maps (n, H / 2^halvings, W / 2^halvings, size) and back.
+
+    van den Oord et al., 2017, arXiv:1711.00937, section 4.1: strided convolutions, two residual blocks, and their mirror.
+    """
+
+    shape: tuple[int, int, int]
+    width: int = 64
+    """Channels of every layer (the paper's: 256)."""
+    halvings: int = 2
+    """Strided convolutions."""
+    blocks: int = 2
+    """Residual blocks on either side."""
+    size: int = 32
+    """Numbers in a vector of the map."""
+    dtype: Dtype = "float32"
+    """To compute in; parameters stay float32."""
+
+    def setup(self):
+        make = dict(bias=True, dtype=self.dtype)
+        self.down = [Conv(self.width, 4, stride=2, **make) for _ in range(self.halvings)]
+        self.before = [Block(self.width, self.dtype) for _ in range(self.blocks)]
+        self.last, self.first = Conv(self.size, 1, **make), Conv(self.width, 3, **make)
+        self.after = [Block(self.width, self.dtype) for _ in range(self.blocks)]
+        self.up = [Up(self.width if i else self.shape[-1], **make) for i in reversed(range(self.halvings))]
+
+    def __call__(self, x: Array) -> Array:
+        return self.decode(self.encode(x))
+
+    def encode(self, x: Array) -> Array:
+        for layer in self.down:
+            x = nn.relu(layer(x))
+        for block in self.before:
+            x = block(x)
+        return self.last(nn.relu(x)).astype(jnp.float32)
+
+    def decode(self, z: Array) -> Array:
+        sizes = [self.shape[:2]]
+        for _ in self.up:
+            sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
+        x = self.first(z)
+        for block in self.after:
+            x = block(x)
+        for layer, (h, w) in zip(self.up, sizes[-2::-1]):
+            x = layer(nn.relu(x))[:, :h, :w]
+        return x.astype(jnp.float32)
+
+
+class Block(nn.Module):
+    """x + 1x1(ReLU(3x3(ReLU(x))))."""
+
+    width: int
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        y = Conv(self.width, 3, dtype=self.dtype)(nn.relu(x))
+        return x + Conv(self.width, 1, dtype=self.dtype)(nn.relu(y))
