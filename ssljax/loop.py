@@ -183,11 +183,9 @@ def _steps(exp, run, program, state, start, feeds, checkpoints, log, signals, ti
         k = min(run.steps_per_call, exp.num_steps - i, *(every - i % every for every in stops))
         with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
             fed = [[next(feed) for _ in range(k)] for feed in feeds]
-            if k in compiled:
-                state, watch = program.update(state, watch, fed)
-            else:  # Such a call compiles; what it takes is not the steps'.
-                before = time.perf_counter()
-                state, watch = program.update(state, watch, fed)
+            before = time.perf_counter()
+            state, watch = program.update(state, watch, fed)
+            if k not in compiled:  # Such a call compiles; what it takes is not the steps'.
                 took = time.perf_counter() - before
                 clock += took
                 if not compiled:
@@ -311,11 +309,13 @@ class Program:
         return states if len(states) > 1 else states[0]
 
     def new_watch(self) -> Tree:
-        """Sums of the metrics since the last log point, and the first step in which one was not finite."""
-        lead = (len(self.seeds),) if self.vmapped else ()
-        zeros = lambda dtype, fill=0: np.full(lead, fill, dtype)
-        one = {"sum": {k: zeros(np.float32) for k in self.metrics}, "steps": zeros(np.int32),
-               "bad": zeros(np.int32, -1), "value": {k: zeros(np.float32) for k in self.metrics}}
+        """Sums of the metrics since the last log point, and the first step in which one was not finite.
+
+        Few arrays, whatever the number of metrics: each costs the host time in every step.
+        """
+        lead, m = (len(self.seeds),) if self.vmapped else (), len(self.metrics)
+        one = {"sum": np.zeros((*lead, m), np.float32), "steps": np.zeros(lead, np.int32),
+               "bad": np.full(lead, -1, np.int32), "value": np.zeros((*lead, m), np.float32)}
         # Placed as the step returns it: else the step would be compiled once for NumPy's and once for its own.
         put = lambda: jax.device_put(one, sharding.replicated(self.mesh))
         return put() if self.vmapped or len(self.seeds) == 1 else [put() for _ in self.seeds]
@@ -339,15 +339,13 @@ class Program:
         whole = jax.lax.with_sharding_constraint((state.params, state.extra), sharding.replicated(self.mesh))
         new, metrics = self.exp.step(state.replace(params=whole[0], extra=whole[1]), batch,
                                      jax.random.fold_in(key, state.step))
-        metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
-        fine = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values())))) if metrics else jnp.array(True)
-        go = fine & (watch["bad"] < 0)
+        metrics = jnp.array([metrics[name] for name in self.metrics], jnp.float32)
+        fine, before = jnp.all(jnp.isfinite(metrics)), watch["bad"] < 0
+        go, first = fine & before, ~fine & before
         new = jax.tree.map(lambda a, b: jnp.where(go, a, b), new.replace(step=state.step + 1), state)
-        add = lambda total, v: jnp.where(go, total + v, total)
-        first = ~fine & (watch["bad"] < 0)
-        return new, {"sum": jax.tree.map(add, watch["sum"], metrics), "steps": watch["steps"] + go,
+        return new, {"sum": jnp.where(go, watch["sum"] + metrics, watch["sum"]), "steps": watch["steps"] + go,
                      "bad": jnp.where(first, state.step, watch["bad"]),
-                     "value": jax.tree.map(lambda v, m: jnp.where(first, m, v), watch["value"], metrics)}
+                     "value": jnp.where(first, metrics, watch["value"])}
 
     @functools.cached_property
     def compiled(self) -> Callable:
@@ -381,13 +379,14 @@ class Program:
         watch = jax.device_get(watch)
         if not self.vmapped and len(self.seeds) > 1:
             watch = jax.tree.map(lambda *x: np.stack(x), *watch)
-        steps = np.atleast_1d(watch["steps"])
-        values = {k: (np.atleast_1d(v) / np.maximum(steps, 1)).tolist() for k, v in watch["sum"].items()}
-        for lane, step in enumerate(np.atleast_1d(watch["bad"])):
+        watch = watch if np.ndim(watch["steps"]) else jax.tree.map(lambda x: x[None], watch)
+        means = watch["sum"] / np.maximum(watch["steps"], 1)[:, None]
+        values = {name: means[:, j].tolist() for j, name in enumerate(self.metrics)}
+        for lane, step in enumerate(watch["bad"]):
             if step >= 0:
-                at = {k: float(np.atleast_1d(v)[lane]) for k, v in watch["value"].items()}
-                name = next(k for k, v in at.items() if not np.isfinite(v))
-                return values, (lane, int(step), name, at[name])
+                at = watch["value"][lane]
+                j = int(np.argmin(np.isfinite(at)))
+                return values, (lane, int(step), self.metrics[j], float(at[j]))
         return values, None
 
     def lane(self, state: Tree, i: int) -> TrainState:
