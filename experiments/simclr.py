@@ -1,7 +1,7 @@
 """SimCLR (Chen et al., 2020, https://arxiv.org/abs/2002.05709): views of an image agree, against all other images.
 
     launch/local.sh experiments/simclr.py                                  # digits: a minute on a laptop CPU
-    launch/local.sh experiments/simclr.py --data cifar10 --view-size 24 --epochs 8 --run.seeds 3      # as in the ledger
+    launch/local.sh experiments/simclr.py --data cifar10 --view-size 24 --epochs 15        # the ledger: with a wider net
     launch/local.sh experiments/simclr.py --data cifar10 --epochs 500 --batch-size 512 --temperature 0.5 encoder:res-net
 """
 

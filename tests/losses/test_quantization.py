@@ -63,11 +63,11 @@ def test_a_dead_entry_begins_anew_at_a_vector_of_the_batch():
     book = codebook(jnp.array([[0.0, 0.0], [100.0, 100.0]]))
     for step in range(20):
         index = nearest(z, book["vectors"])
-        new = follow(book, jnp.asarray(z), index, jax.random.key(step), decay=0.5, dead=0.05)
+        new = follow(book, jnp.asarray(z), index, jax.random.key(step), decay=0.5, dead=0.01)
         if (new["vectors"][1] < 50).all():
             break
         book = new
-    assert 0 < step < 10  # 0.5^n below 1.25: not at once, and soon.
+    assert step == 2  # 0.5³ is the first power of 0.5 below a hundredth of 25.
     assert (np.abs(z - np.asarray(new["vectors"][1])).sum(1) == 0).any()
     np.testing.assert_allclose(new["sums"][1] / new["counts"][1], new["vectors"][1], rtol=1e-6)
     assert len(set(np.asarray(nearest(z, new["vectors"])))) == 2
