@@ -509,6 +509,13 @@ def test_no_such_folder(tmp_path):
         images(str(tmp_path / "nowhere"), "train")
 
 
+def test_a_tfds_name_may_have_a_configuration():
+    with pytest.raises(InputError, match="cifar10_corrupted/fog_1 is not prepared in .*fog_1.*ssljax.data.prepare cifar"):
+        images("cifar10_corrupted/fog_1", "test")
+    with pytest.raises(InputError, match="There is no data set cifar10_corrupted/mist"):
+        images("cifar10_corrupted/mist", "test")
+
+
 def test_hidden_and_other_files_are_left_out(tmp_path):
     top = tmp_path / "train" / "cat"
     save(top / "1.png", DIGITS[1])

@@ -87,7 +87,8 @@ class OnDisk:
 def images(name: str, split: str, size: int = 0) -> Source:
     """The "train" or "test" split of an image set; InputError says what is wrong with the name, the set or a file.
 
-    `name` is "digits" (scikit-learn's, embedded, 8x8), a TFDS image set that has been prepared, a folder
+    `name` is "digits" (scikit-learn's, embedded, 8x8), a TFDS image set that has been prepared (with its configuration
+    after a slash, where it has several), a folder
     (train/CLASS/*.png and test/CLASS/*.png; or CLASS/*.png alone, of which every tenth image is then the test split),
     or an .npz ({split}_images and {split}_labels, or x_{split} and y_{split}). `size` resizes to that many pixels,
     cutting the longer side; it must be given where images differ in size.
@@ -101,7 +102,7 @@ def images(name: str, split: str, size: int = 0) -> Source:
         source = _npz(path, split)
     elif path.is_dir():
         return _folder(path, split, size)
-    elif os.sep in name:
+    elif os.sep in name and not _has_config(name):
         raise InputError(f"There is no folder or .npz file {name}: check the path given as --data.")
     else:
         return _tfds(name, split, size)
@@ -239,6 +240,13 @@ def _in_memory(source: OnDisk) -> Source:
     if len(source) * int(np.prod(source.shape)) > RESIDENT_BYTES:
         return source
     return Arrays(source.read(np.arange(len(source)))["image"], source.labels, source.class_names)
+
+
+def _has_config(name: str) -> bool:
+    """Is it a name of TFDS and one of its configurations, as in cifar10_corrupted/fog_1?"""
+    import tensorflow_datasets as tfds
+
+    return name.split("/")[0] in tfds.list_builders(with_community_datasets=False)
 
 
 def _tfds(name: str, split: str, size: int) -> Source:
