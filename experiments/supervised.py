@@ -1,0 +1,81 @@
+"""A classifier trained with labels: the ceiling that features learned without them are held against, and, once trained, the
+net that generated images are compared by (ssljax/evals/feature_nets.py).
+
+The net is the encoder of the other files and a linear layer, trained by cross-entropy with AdamW (Loshchilov and Hutter,
+2017, https://arxiv.org/abs/1711.05101); images are shifted and, if asked for, mirrored (He et al., 2015,
+https://arxiv.org/abs/1512.03385, section 4.2).
+
+    launch/local.sh experiments/supervised.py                              # digits: seconds on a laptop CPU
+    launch/local.sh experiments/supervised.py --data mnist --run.workdir runs/mnist_classifier
+    launch/local.sh experiments/supervised.py --data cifar10 --flip 0.5 --epochs 20
+    launch/local.sh experiments/supervised.py --data cifar10 --flip 0.5 --epochs 200 encoder:res-net
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssljax import Experiment, TrainState, main, minimize
+from ssljax.data import augment, feed, images
+from ssljax.evals.accuracy import accuracy
+from ssljax.evals.pictures import feature_map, views
+from ssljax.models.convnet import ConvNet
+from ssljax.models.resnet import ResNet
+from ssljax.optim import adamw, warmup_cosine
+from ssljax.sharding import over_batch
+
+
+def supervised(
+    data: str = "digits", image_size: int = 0, encoder: ConvNet | ResNet = ConvNet(),
+    shift: int = 1, flip: float = 0.0, smoothing: float = 0.0,
+    epochs: int = 30, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 0.05,
+) -> Experiment:
+    """A classifier trained with labels.
+
+    Args:
+        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
+        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
+        encoder: What gives the features; on them lies a linear layer.
+        shift: Most pixels by which an image is moved, in each direction, as it is trained on.
+        flip: How often it is mirrored: 0.5 for photographs, 0 for digits.
+        smoothing: The share of a label that is spread over all classes.
+        lr: Its peak, after a warm-up over a tenth of training.
+    """
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = epochs * (len(train) // batch_size)
+    tx, head = adamw(warmup_cosine(lr, num_steps), weight_decay), nn.Dense(train.num_classes)
+
+    def view(key, x):
+        k1, k2 = jax.random.split(key)
+        x = augment.to_float(x)
+        if not shift:
+            return augment.flip(k2, x, flip)
+        top, left = over_batch(jax.random.randint(k1, (len(x), 2), 0, 2 * shift + 1)).T
+        x = jnp.pad(x, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
+        height, width = train.shape[0] * jnp.ones(len(x)), train.shape[1] * jnp.ones(len(x))
+        return augment.flip(k2, augment.crop_and_resize(x, top, left, height, width, train.shape[:2]), flip)
+
+    def encode(params, stats, x, training):
+        return encoder.apply({"params": params["encoder"], "batch_stats": stats}, x, training, mutable=["batch_stats"])
+
+    def init(key, batch):
+        k1, k2 = jax.random.split(key)
+        h, e = encoder.init_with_output(k1, augment.to_float(batch["image"][:2]))
+        return TrainState.create(tx, {"encoder": e["params"], "head": head.init(k2, h)["params"]}, encoder=e["batch_stats"])
+
+    def loss(params, state, batch, key):
+        h, e = encode(params, state.extra["encoder"], view(key, batch["image"]), True)
+        z, y = head.apply({"params": params["head"]}, h), jax.nn.one_hot(batch["label"], train.num_classes)
+        value = optax.softmax_cross_entropy(z, optax.smooth_labels(y, smoothing)).mean()
+        right = jnp.mean(jnp.argmax(z, -1) == batch["label"])
+        return value, ({"encoder": e["batch_stats"]}, {"loss": value, "train_accuracy": 100 * right})
+
+    features = lambda state, x: encode(state.params, state.extra["encoder"], augment.to_float(x), False)[0]
+    logits = lambda state, x: head.apply({"params": state.params["head"]}, features(state, x))
+    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
+        "test": accuracy(logits, test), "features": feature_map(features, test), "views": views(view, train)})
+
+
+if __name__ == "__main__":
+    main(supervised)

@@ -1,0 +1,70 @@
+"""Networks whose features generated and real images are compared by: pixels, a classifier of one's own, or Inception."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import json
+import pathlib
+from typing import Any
+
+from jax import Array
+
+from ssljax.checkpoint import load
+from ssljax.data import augment
+from ssljax.errors import InputError
+from ssljax.models.convnet import ConvNet
+from ssljax.models.resnet import ResNet
+
+Tree = Any
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureNet:
+    """`apply(params, images)` maps (n, H, W, C) uint8 to features (n, d); `name` goes into the name of each number."""
+
+    name: str
+    params: Tree
+    apply: Callable[[Tree, Array], Array]
+    batch_size: int = 500
+
+
+def feature_net(which: str = "") -> FeatureNet:
+    """`pixels` where `which` is empty, `inception`, or the classifier in the folder `which`; InputError where it's missing."""
+    if which == "inception":
+        from ssljax.evals.inception import inception
+
+        return inception()
+    return classifier(which) if which else pixels()
+
+
+def pixels() -> FeatureNet:
+    """The images themselves: always at hand, but near in pixels is not near to the eye."""
+    return FeatureNet("pixels", {}, lambda params, x: augment.to_float(x).reshape(len(x), -1))
+
+
+def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
+    """The features below the linear layer of a finished run of experiments/supervised.py, lane `seed` of it.
+
+    Its name says what it was trained on and its percent of test images named rightly, as in mnist_classifier_99.1.
+    InputError where there is no such run, or where images have another number of channels.
+    """
+    folder = pathlib.Path(workdir).expanduser()
+    try:
+        arguments = json.loads((folder / "record.json").read_text())["computes"]
+        accuracy = json.loads((folder / "results.json").read_text())["results"]["test/accuracy"][seed]
+        form = dict(arguments["encoder"])
+        kind = {"ConvNet": ConvNet, "ResNet": ResNet}[form.pop("class")]
+    except (OSError, KeyError, IndexError, ValueError, TypeError):
+        raise InputError(f"{workdir} holds no trained classifier: make one with `launch/local.sh experiments/supervised.py "
+                         f"--data DATA --run.workdir {workdir}`.") from None
+    net = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in form.items()})
+    state, size = load(folder, seed), arguments["image_size"]
+    params = {"params": state["params"]["encoder"], "batch_stats": state["extra"]["encoder"]}
+    kernel = params["params"]["conv1" if kind is ConvNet else "stem"]["kernel"]
+
+    def apply(params: Tree, x: Array) -> Array:
+        if x.shape[-1] != kernel.shape[2]:
+            raise InputError(f"The classifier in {workdir} takes images of {kernel.shape[2]} channels, not {x.shape[-1]}: "
+                             "train one on the same data.")
+        return net.apply(params, augment.resize(augment.to_float(x), size))
+
+    return FeatureNet(f"{pathlib.Path(arguments['data']).stem}_classifier_{accuracy:.1f}", params, apply)

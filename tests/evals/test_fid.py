@@ -1,0 +1,218 @@
+"""Distances between sets of features against closed forms, SciPy's matrix root, and loops over the papers' equations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from ssljax.data import images
+from ssljax.data.sources import Arrays
+from ssljax.evals.feature_nets import FeatureNet, pixels
+from ssljax.evals.features import raw_pixels
+from ssljax.evals.fid import comparison, frechet, generated, kid, moments, neighbour_radii, prdc
+
+
+def covariance(rng, d, rank=None):
+    a = rng.normal(size=(d, rank or d))
+    return a @ a.T / d
+
+
+# Fréchet distance
+
+
+def test_frechet_of_known_gaussians():
+    eye = np.eye(3)
+    assert frechet([0, 0, 0], eye, [3, 0, 4], eye) == pytest.approx(25)
+    assert frechet([1, 1, 1], 4 * eye, [1, 1, 1], 9 * eye) == pytest.approx(3 * (2 - 3)**2)
+    a, b = np.array([1., 4, 9]), np.array([16., 1, 0])  # Commuting: the sum of (sqrt a - sqrt b)^2.
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    cov1, cov2 = (turn @ np.diag(x) @ turn.T for x in (a, b))
+    assert frechet(np.zeros(3), cov1, np.ones(3), cov2) == pytest.approx(3 + np.sum((np.sqrt(a) - np.sqrt(b))**2))
+    # In two dimensions tr (AB)^(1/2) = sqrt(tr AB + 2 sqrt(det AB)), by Cayley and Hamilton.
+    rng = np.random.default_rng(1)
+    a, b = covariance(rng, 2), covariance(rng, 2)
+    cross = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
+    assert frechet([0, 0], a, [0, 0], b) == pytest.approx(np.trace(a) + np.trace(b) - 2 * cross)
+
+
+@pytest.mark.parametrize("d", [2, 17, 60])
+def test_frechet_is_what_scipys_root_gives(d):
+    rng = np.random.default_rng(d)
+    (m1, m2), c1, c2 = rng.normal(size=(2, d)), covariance(rng, d), covariance(rng, d)
+    root = scipy.linalg.sqrtm(c1 @ c2)
+    assert np.abs(root.imag).max() < 1e-6
+    expected = np.sum((m1 - m2)**2) + np.trace(c1 + c2 - 2 * root.real)
+    assert frechet(m1, c1, m2, c2) == pytest.approx(expected, rel=1e-9)
+    assert frechet(m2, c2, m1, c1) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_of_fewer_images_than_features():
+    """Singular covariances, where SciPy's root of the product has no meaning: by the singular values of the data."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(20, 80)) * np.geomspace(10, 0.01, 80) for _ in range(2))
+    (m1, c1), (m2, c2) = moments(a), moments(b)
+    np.testing.assert_allclose(c1, np.cov(a, rowvar=False), atol=1e-12)
+    cross = np.linalg.svd((a - m1) @ (b - m2).T / 19, compute_uv=False).sum()  # Their nuclear norm is tr (c1 c2)^(1/2).
+    expected = np.sum((m1 - m2)**2) + np.trace(c1) + np.trace(c2) - 2 * cross
+    assert frechet(m1, c1, m2, c2) == pytest.approx(expected, rel=1e-7)
+    assert frechet(m1, c1, m1, c1) == pytest.approx(0, abs=1e-5)
+    assert frechet(m1, 0 * c1, m1, c1) == pytest.approx(np.trace(c1))
+
+
+def test_frechet_of_numbers_not_finite_is_refused():
+    with pytest.raises(ValueError, match="finite"):
+        frechet([0, np.nan], np.eye(2), [0, 0], np.eye(2))
+
+
+# Kernel distance
+
+
+def naive_kid(a, b):
+    """Bińkowski et al., 2018, eq. 4, with k(x, y) = (x.y / d + 1)^3."""
+    k = lambda x, y: (sum(float(p) * float(q) for p, q in zip(x, y)) / len(x) + 1)**3
+    m, n = len(a), len(b)
+    aa = sum(k(a[i], a[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    bb = sum(k(b[i], b[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    return aa + bb - 2 * sum(k(x, y) for x in a for y in b) / (m * n)
+
+
+def test_kid_is_the_loop():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(12, 5)), rng.normal(size=(12, 5)) + 1
+    found, error = kid(a, b, subsets=3, size=12)
+    assert found == pytest.approx(naive_kid(a, b), rel=1e-5) and error == pytest.approx(0, abs=1e-6)
+    b = np.concatenate([b, b[:1]])  # All of a, and 12 of these 13: the mean of what each leaves out.
+    each = [naive_kid(a, np.delete(b, i, 0)) for i in range(13)]
+    found, error = kid(a, b, subsets=400, size=12)
+    assert found == pytest.approx(np.mean(each), abs=4 * error)
+    assert error == pytest.approx(np.std(each) / 20, rel=0.2)
+
+
+def test_kid_of_equal_distributions_is_zero_on_average():
+    rng = np.random.default_rng(0)
+    found = np.array([kid(*rng.normal(size=(2, 30, 4)), subsets=1, size=30)[0] for _ in range(400)])
+    assert abs(found.mean()) < 3 * found.std() / 20 and 0.3 < np.mean(found < 0) < 0.7
+    other = np.array([kid(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)) + 0.5, subsets=1, size=30)[0] for _ in range(100)])
+    assert other.mean() > 5 * found.std()
+
+
+def test_kid_of_one_image_is_refused():
+    with pytest.raises(ValueError, match="two images"):
+        kid(np.ones((1, 3)), np.ones((5, 3)))
+
+
+# Precision, recall, density, coverage
+
+
+def naive_prdc(real, fake, k):
+    distance = lambda x, y: np.sqrt(sum((p - q)**2 for p, q in zip(x, y)))
+    radius = lambda z, i: sorted(distance(z[i], z[j]) for j in range(len(z)) if j != i)[k - 1]
+    r, f = ([radius(z, i) for i in range(len(z))] for z in (real, fake))
+    n, m = len(real), len(fake)
+    return {"precision": sum(any(distance(y, real[i]) <= r[i] for i in range(n)) for y in fake) / m,
+            "recall": sum(any(distance(x, fake[j]) <= f[j] for j in range(m)) for x in real) / n,
+            "density": sum(distance(y, real[i]) <= r[i] for y in fake for i in range(n)) / (k * m),
+            "coverage": sum(any(distance(real[i], y) <= r[i] for y in fake) for i in range(n)) / n}
+
+
+@pytest.mark.parametrize("k, tile", [(1, 1024), (2, 7), (3, 1)])
+def test_prdc_is_the_loop(k, tile):
+    rng = np.random.default_rng(k)
+    real, fake = rng.normal(size=(40, 3)), 0.7 * rng.normal(size=(33, 3)) + 2 * (np.arange(33)[:, None] % 4)
+    expected = naive_prdc(real, fake, k)
+    assert prdc(real, fake, k, tile) == pytest.approx(expected)
+    assert prdc(real + 1e4, fake + 1e4, k, tile) == pytest.approx(expected)  # A common offset costs no digits.
+    assert 0 < expected["precision"] < 1 and 0 < expected["recall"] < 1
+
+
+def test_prdc_of_known_sets():
+    line = np.arange(20.)[:, None]
+    assert prdc(line, line, 1) == {"precision": 1, "recall": 1, "density": (2 * 2 + 18 * 3) / 20, "coverage": 1}
+    assert prdc(line, line + 1000, 5) == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
+    stuck = np.full((20, 1), 10.) + np.arange(20)[:, None] / 1e3  # One mode: precise, but it covers little.
+    numbers = prdc(line, stuck, 1)
+    assert numbers["precision"] == 1 and numbers["recall"] == 1 / 20 and numbers["coverage"] == 3 / 20  # 9, 10 and 11.
+    np.testing.assert_allclose(np.sqrt(neighbour_radii(line, 2)), [2, *[1] * 18, 2])
+
+
+def test_prdc_of_equal_distributions():
+    """Naeem et al., 2020, sec. 3.3: density is 1 and coverage 1 - (M - 1) ... (M - k) / ((2M - 1) ... (2M - k)), as expected values."""
+    rng, n, k = np.random.default_rng(0), 500, 5
+    numbers = [prdc(*rng.normal(size=(2, n, 8)), k) for _ in range(5)]
+    expected = 1 - np.prod([(n - i) / (2 * n - i) for i in range(1, k + 1)])
+    assert np.mean([x["density"] for x in numbers]) == pytest.approx(1, abs=0.05)
+    assert np.mean([x["coverage"] for x in numbers]) == pytest.approx(expected, abs=0.02)
+
+
+def test_neighbours_there_are_none_of_are_refused():
+    with pytest.raises(ValueError, match="no 5th neighbours"):
+        prdc(np.eye(5), np.eye(9), 5)
+
+
+# The evaluator
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return images("digits", "train"), images("digits", "test")
+
+
+def resample(data):
+    """A perfect generator: it draws from the images of `data`."""
+    x = jnp.asarray(data.read(np.arange(len(data)))["image"] / np.float32(255))
+    return lambda state, key, n: jnp.clip(x[jax.random.choice(key, len(x), (n,), replace=False)] + state["shift"], 0, 1)
+
+
+def test_numbers_of_generators(digits):
+    train, test = digits
+    evaluate = generated(resample(test), pixels(), train, test)
+    good, bad = (evaluate({"shift": jnp.float32(s)}) for s in (0, 0.3))
+    floor = comparison(raw_pixels(train), raw_pixels(train)[:360])(raw_pixels(test))
+    for what in ("fid", "kid", "precision", "recall", "density", "coverage"):
+        assert f"{what}_pixels" in good and good[f"{what}_pixels_floor"] == bad[f"{what}_pixels_floor"]
+    # All of the test set, in one draw of 360: the floor itself.
+    assert good["fid_pixels"] == pytest.approx(good["fid_pixels_floor"], rel=1e-6) == pytest.approx(floor["fid"], rel=1e-6)
+    assert good["precision_pixels"] == good["precision_pixels_floor"] > 0.8 > bad["precision_pixels"]
+    assert bad["fid_pixels"] > 5 * good["fid_pixels"] and bad["kid_pixels"] > 5 * good["kid_pixels"] > -1
+    assert evaluate({"shift": jnp.float32(0.3)}) == bad  # The same noise each time.
+
+
+def test_draws_come_in_batches_of_the_nets_size(digits):
+    train, test = digits
+    sizes = []
+
+    def draw(state, key, n):
+        sizes.append(n)
+        return resample(test)(state, key, n)
+
+    seen = []
+    net = FeatureNet("half", {"w": np.float32(0.5)}, lambda p, x: (seen.append(x.dtype), p["w"] * x.reshape(len(x), -1))[1], 100)
+    numbers = generated(draw, net, train, test, n=250)({"shift": jnp.float32(0)})
+    assert sizes == [100] and set(seen) == {jnp.dtype("uint8")}
+    assert 0 < numbers["fid_half"] < 3 * numbers["fid_half_floor"] + 1e4
+
+
+def test_reference_features_are_found_once(digits):
+    reads = []
+
+    class Counted(Arrays):
+        def read(self, at):
+            reads.append(len(at))
+            return super().read(at)
+
+    train, test = (Counted(x.image, x.labels, x.class_names) for x in digits)
+    evaluate = generated(resample(test), pixels(), train, test)
+    reads.clear()
+    for shift in (0, 0.1):
+        evaluate({"shift": jnp.float32(shift)})
+    assert reads == [500, 500, 500, 360]
+
+
+def test_what_is_not_finite_or_too_little_is_refused(digits):
+    train, test = digits
+    net = FeatureNet("nan", {}, lambda p, x: jnp.where(x[:, :, 0, 0] > 200, jnp.nan, x[:, :, 0, 0]))
+    with pytest.raises(ValueError, match="not finite"):
+        generated(lambda s, k, n: jnp.ones((n, 8, 8, 1)), net, train, test)({"a": jnp.ones(())})
+    with pytest.raises(ValueError, match="4 images are too few"):
+        generated(resample(test), pixels(), train, test, n=4)
