@@ -11,9 +11,10 @@ from ssljax.evals.features import Encode, Tree, extractor
 
 
 def accuracy(logits: Encode, test: Any) -> Callable[[Tree], Mapping[str, float]]:
-    """Percent of `test` named rightly by the largest of `logits(state, images)`, (n, classes), and their `cross_entropy` in nats.
+    """Percent of `test` named rightly by the largest of `logits(state, images)`, (n, classes).
 
-    `most_frequent` is the floor: the percent of the most frequent class. InputError if a label has no logit.
+    `cross_entropy` is theirs, in nats; `most_frequent` is the floor: the percent of the most frequent class. InputError
+    if a label has no logit.
     """
     extract = extractor(logits)
 

@@ -1,4 +1,4 @@
-"""Networks whose features generated and real images are compared by: pixels, a classifier of one's own, or Inception."""
+"""What generated and real images are compared by: pixels, a classifier of one's own, or Inception."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class FeatureNet:
 
 
 def feature_net(which: str = "") -> FeatureNet:
-    """`pixels` where `which` is empty, `inception`, or the classifier in the folder `which`; InputError where it's missing."""
+    """`pixels` if `which` is empty, `inception`, or the `classifier` in that folder; InputError where there is none."""
     if which == "inception":
         from ssljax.evals.inception import inception
 
@@ -54,8 +54,8 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
         form = dict(arguments["encoder"])
         kind = {"ConvNet": ConvNet, "ResNet": ResNet}[form.pop("class")]
     except (OSError, KeyError, IndexError, ValueError, TypeError):
-        raise InputError(f"{workdir} holds no trained classifier: make one with `launch/local.sh experiments/supervised.py "
-                         f"--data DATA --run.workdir {workdir}`.") from None
+        raise InputError(f"{workdir} holds no trained classifier: make one with `launch/local.sh "
+                         f"experiments/supervised.py --data DATA --run.workdir {workdir}`.") from None
     net = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in form.items()})
     state, size = load(folder, seed), arguments["image_size"]
     params = {"params": state["params"]["encoder"], "batch_stats": state["extra"]["encoder"]}
@@ -63,8 +63,8 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
 
     def apply(params: Tree, x: Array) -> Array:
         if x.shape[-1] != kernel.shape[2]:
-            raise InputError(f"The classifier in {workdir} takes images of {kernel.shape[2]} channels, not {x.shape[-1]}: "
-                             "train one on the same data.")
+            raise InputError(f"The classifier in {workdir} takes images of {kernel.shape[2]} channels, not "
+                             f"{x.shape[-1]}: train one on the same data.")
         return net.apply(params, augment.resize(augment.to_float(x), size))
 
     return FeatureNet(f"{pathlib.Path(arguments['data']).stem}_classifier_{accuracy:.1f}", params, apply)

@@ -1,4 +1,4 @@
-"""Generated images against real ones, as sets of features: Fréchet and kernel distance, precision, recall and their kin."""
+"""Generated against real images, as sets of features: Fréchet and kernel distance, precision, recall and their kin."""
 
 from collections.abc import Callable, Mapping
 import functools
@@ -47,13 +47,16 @@ def generated(
         keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(-(-n // size()))]
         z = np.concatenate([np.asarray(drawn(state, params(), key)) for key in keys])[:n]
         if not np.isfinite(z).all():
-            raise InputError(f"{n - np.isfinite(z).all(1).sum()} of {n} drawn images have features that are not finite.")
+            bad = n - np.isfinite(z).all(1).sum()
+            raise InputError(f"{bad} of {n} drawn images have features that are not finite.")
         return {**name(compare(z)), **name(floor, "_floor")}
 
     return evaluate
 
 
-def comparison(real: np.ndarray, few: np.ndarray, k: int = 5, seed: int = 0) -> Callable[[np.ndarray], Mapping[str, float]]:
+def comparison(
+    real: np.ndarray, few: np.ndarray, k: int = 5, seed: int = 0,
+) -> Callable[[np.ndarray], Mapping[str, float]]:
     """The numbers of `generated` for features (n, d): the FID to `real`, all others to `few` of them."""
     there, radii = moments(real), neighbour_radii(few, k)
 
@@ -76,8 +79,8 @@ def frechet(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.nda
     """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)): Heusel et al., 2017, arXiv:1706.08500, eq. 6.
 
     With RR' = cov1, the eigenvalues of cov1 cov2 are those of R' cov2 R, which is symmetric: no root of a matrix that
-    is singular, as a covariance is of fewer images than features, and no imaginary part to drop. InputError if a number is
-    not finite.
+    is singular, as a covariance is of fewer images than features, and no imaginary part to drop. InputError if a number
+    is not finite.
     """
     mean1, cov1, mean2, cov2 = (np.asarray(x, np.float64) for x in (mean1, cov1, mean2, cov2))
     if not all(np.isfinite(x).all() for x in (mean1, cov1, mean2, cov2)):
@@ -92,7 +95,7 @@ def frechet(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.nda
 
 
 def kid(a: np.ndarray, b: np.ndarray, subsets: int = 100, size: int = 0, seed: int = 0) -> tuple[float, float]:
-    """Squared MMD with the kernel (x.y / d + 1)^3, and its standard error: Bińkowski et al., 2018, arXiv:1801.01401, eq. 4.
+    """Squared MMD with the kernel (x.y / d + 1)^3, and its standard error: Bińkowski et al., 2018, arXiv:1801.01401.
 
     The mean over `subsets` pairs of subsets of `size` rows of `a` (n, d) and `b` (m, d), by default 1000 or half of the
     fewer rows; each is unbiased, so of equal distributions about half are negative. InputError for fewer than two rows.
@@ -114,7 +117,7 @@ def _mmd2(x: np.ndarray, y: np.ndarray) -> float:
 
 @gathered
 def _row_sums(x: Array, y: Array) -> tuple[Array, Array]:
-    """Of the kernel within `x` and within `y`, without their diagonals, and of that between them: sums of the rows (n,)."""
+    """Sums of the rows (n,) of the kernel within `x` and `y`, without their diagonals, and of that between them."""
     kernel = lambda a, b: (jnp.matmul(a, b.T, precision="highest") / x.shape[1] + 1)**3
     others = 1 - jnp.eye(len(x))
     return (others * kernel(x, x)).sum(1) + (others * kernel(y, y)).sum(1), kernel(x, y).sum(1)
@@ -122,13 +125,13 @@ def _row_sums(x: Array, y: Array) -> tuple[Array, Array]:
 
 def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5, tile: int = 1024,
          radii: np.ndarray | None = None) -> dict[str, float]:
-    """`precision` and `recall` (Kynkäänniemi et al., 2019, arXiv:1904.06991, eq. 2 and 3), `density` and `coverage` (Naeem
-    et al., 2020, arXiv:2002.09797, eq. 3 and 5) of features `fake` (m, d) for `real` (n, d).
+    """`precision` and `recall`, `density` and `coverage` of features `fake` (m, d) for `real` (n, d).
 
-    A row's ball reaches to its `k`-th neighbour of its own kind; `radii` are the squared ones of `real`, if known.
-    Precision is the share of fakes in a ball of a real one, recall the share of real ones in a ball of a fake; density is the
-    number of real balls a fake lies in, over k, and coverage the share of real balls with a fake in them. No more than
-    `tile` x m distances exist at a time. InputError for k rows or fewer.
+    Kynkäänniemi et al., 2019, arXiv:1904.06991, eq. 1 and 2, and Naeem et al., 2020, arXiv:2002.09797, sec. 3. A row's
+    ball reaches to its `k`-th neighbour of its own kind; `radii` are the squared ones of `real`, if known. Precision is
+    the share of fakes in a ball of a real one, recall the share of real ones in a ball of a fake; density is the number
+    of real balls a fake lies in, over k, and coverage the share of real balls with a fake in them. No more than `tile`
+    x m distances exist at a time. InputError for k rows or fewer.
     """
     radii = neighbour_radii(real, k, tile) if radii is None else radii
     around = neighbour_radii(fake, k, tile)

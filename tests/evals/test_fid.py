@@ -1,4 +1,4 @@
-"""Distances between sets of features against closed forms, SciPy's matrix root, and loops over the papers' equations."""
+"""Distances between sets of features against closed forms, SciPy's matrix root, and the papers' equations as loops."""
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +93,8 @@ def test_kid_of_equal_distributions_is_zero_on_average():
     rng = np.random.default_rng(0)
     found = np.array([kid(*rng.normal(size=(2, 30, 4)), subsets=1, size=30)[0] for _ in range(400)])
     assert abs(found.mean()) < 3 * found.std() / 20 and 0.3 < np.mean(found < 0) < 0.7
-    other = np.array([kid(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)) + 0.5, subsets=1, size=30)[0] for _ in range(100)])
-    assert other.mean() > 5 * found.std()
+    other = [kid(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)) + 0.5, subsets=1, size=30)[0] for _ in range(100)]
+    assert np.mean(other) > 5 * found.std()
 
 
 def test_kid_of_one_image_is_refused():
@@ -137,7 +137,7 @@ def test_prdc_of_known_sets():
 
 
 def test_prdc_of_equal_distributions():
-    """Naeem et al., 2020, sec. 3.3: density is 1 and coverage 1 - (M - 1) ... (M - k) / ((2M - 1) ... (2M - k)), as expected values."""
+    """Naeem et al., 2020: the expected density is 1, coverage 1 - (n - 1) ... (n - k) / ((2n - 1) ... (2n - k))."""
     rng, n, k = np.random.default_rng(0), 500, 5
     numbers = [prdc(*rng.normal(size=(2, n, 8)), k) for _ in range(5)]
     expected = 1 - np.prod([(n - i) / (2 * n - i) for i in range(1, k + 1)])
@@ -172,7 +172,8 @@ def test_numbers_of_generators(digits):
     for what in ("fid", "kid", "precision", "recall", "density", "coverage"):
         assert f"{what}_pixels" in good and good[f"{what}_pixels_floor"] == bad[f"{what}_pixels_floor"]
     # All of the test set, in one draw of 360: the floor itself.
-    assert good["fid_pixels"] == pytest.approx(good["fid_pixels_floor"], rel=1e-6) == pytest.approx(floor["fid"], rel=1e-6)
+    assert good["fid_pixels"] == pytest.approx(floor["fid"], rel=1e-6)
+    assert good["fid_pixels_floor"] == pytest.approx(floor["fid"], rel=1e-6)
     assert good["precision_pixels"] == good["precision_pixels_floor"] > 0.8 > bad["precision_pixels"]
     assert bad["fid_pixels"] > 5 * good["fid_pixels"] and bad["kid_pixels"] > 5 * good["kid_pixels"] > -1
     assert evaluate({"shift": jnp.float32(0.3)}) == bad  # The same noise each time.
@@ -187,7 +188,12 @@ def test_draws_come_in_batches_of_the_nets_size(digits):
         return resample(test)(state, key, n)
 
     seen = []
-    net = FeatureNet("half", {"w": np.float32(0.5)}, lambda p, x: (seen.append(x.dtype), p["w"] * x.reshape(len(x), -1))[1], 100)
+
+    def half(params, x):
+        seen.append(x.dtype)
+        return params["w"] * x.reshape(len(x), -1)
+
+    net = FeatureNet("half", {"w": np.float32(0.5)}, half, 100)
     numbers = generated(draw, net, train, test, n=250)({"shift": jnp.float32(0)})
     assert sizes == [100] and set(seen) == {jnp.dtype("uint8")}
     assert 0 < numbers["fid_half"] < 3 * numbers["fid_half_floor"] + 1e4

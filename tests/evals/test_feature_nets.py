@@ -1,0 +1,106 @@
+"""Feature nets: a classifier that was trained by its experiment, read back; and its accuracy."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.supervised import supervised
+from ssljax import load, main
+from ssljax.checkpoint import Checkpoints
+from ssljax.data import images
+from ssljax.evals.accuracy import accuracy
+from ssljax.evals.feature_nets import classifier, feature_net, pixels
+from ssljax.evals.features import features, raw_pixels
+from ssljax.evals.fid import generated
+from ssljax.logging import plain
+from ssljax.models.resnet import ResNet
+
+
+@pytest.fixture(scope="module")
+def test():
+    return images("digits", "test")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of two seeds by the command line."""
+    folder = tmp_path_factory.mktemp("classifier")
+    main(supervised, ["--epochs=6", "--encoder.widths", "16", "32", "--run.seeds=2", "--run.workdir", str(folder)])
+    return folder
+
+
+def test_a_trained_classifier_is_read_back(workdir, test):
+    nets = [classifier(workdir, seed) for seed in (0, 1)]
+    found = json.loads((workdir / "results.json").read_text())["results"]["test/accuracy"]
+    assert min(found) > 60
+    for net, percent in zip(nets, found):
+        assert net.name == f"digits_classifier_{percent:.1f}"
+        z = features(net.apply, net.params, test)
+        assert z.shape == (360, 32)
+        # The head on these features gives the accuracy on record.
+        head = load(workdir, nets.index(net))["params"]["head"]
+        assert 100 * np.mean(np.argmax(z @ head["kernel"] + head["bias"], 1) == test.labels) == pytest.approx(percent)
+    assert feature_net(str(workdir)).name == nets[0].name
+
+
+def test_its_features_tell_blurred_images_from_real_ones(workdir, test):
+    train = images("digits", "train")
+    x = jnp.asarray(test.image / np.float32(255))
+
+    def draw(state, key, n):
+        at = jax.random.choice(key, len(x), (n,), replace=False)
+        return state["blur"] * x.mean(0) + (1 - state["blur"]) * x[at]
+
+    net = classifier(workdir)
+    numbers = [generated(draw, net, train, test)({"blur": jnp.float32(b)}) for b in (0, 0.5)]
+    fids = [x[f"fid_{net.name}"] for x in numbers]
+    assert fids[0] == pytest.approx(numbers[0][f"fid_{net.name}_floor"], rel=1e-3) and fids[1] > 3 * fids[0]
+
+
+def test_images_of_other_channels_are_refused(workdir):
+    net = classifier(workdir)
+    with pytest.raises(ValueError, match="takes images of 1 channels, not 3: train one on the same data"):
+        net.apply(net.params, jnp.zeros((2, 8, 8, 3), jnp.uint8))
+
+
+def test_a_missing_run_says_which_command_makes_it(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ValueError, match="no trained classifier: make one with `launch/local.sh"):
+            classifier(folder)
+
+
+def test_pixels(test):
+    net = feature_net()
+    assert net.name == pixels().name == "pixels"
+    np.testing.assert_allclose(features(net.apply, net.params, test), raw_pixels(test), rtol=1e-6)
+
+
+def test_a_resnet_is_rebuilt(tmp_path, test):
+    net = ResNet(width=4)
+    state = supervised(encoder=net).init(jax.random.key(0), {"image": test.image[:2]})
+    checkpoints = Checkpoints(tmp_path, 1)
+    checkpoints.save(1, state)
+    checkpoints.close()
+    arguments = {"data": "a/folder.npz", "image_size": 0, "encoder": plain(net)}
+    (tmp_path / "record.json").write_text(json.dumps({"computes": arguments}))
+    (tmp_path / "results.json").write_text(json.dumps({"results": {"test/accuracy": [12.34]}}))
+    found = classifier(tmp_path)
+    variables = {"params": state.params["encoder"], "batch_stats": state.extra["encoder"]}
+    expected = net.apply(variables, test.image[:5] / np.float32(255))
+    np.testing.assert_allclose(found.apply(found.params, test.image[:5]), expected, atol=1e-5)
+    assert found.name == "folder_classifier_12.3"
+
+
+def test_accuracy_numbers(test):
+    always = lambda state, x: jnp.zeros((len(x), 10)).at[:, 3].set(state["w"])
+    numbers = accuracy(always, test)({"w": jnp.float32(2)})
+    share = np.mean(test.labels == 3)
+    assert numbers["accuracy"] == pytest.approx(100 * share)
+    total = np.log(np.exp(2) + 9)
+    assert numbers["cross_entropy"] == pytest.approx(total - 2 * share)
+    assert numbers["most_frequent"] == pytest.approx(100 * np.bincount(test.labels).max() / 360)
+    with pytest.raises(ValueError, match=r"not in \[0, 5\)"):
+        accuracy(lambda state, x: jnp.zeros((len(x), 5)), test)({})
