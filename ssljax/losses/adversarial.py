@@ -26,7 +26,7 @@ def minimax_generator(fake: Array) -> Array:
 
 
 def nonsaturating_generator(fake: Array) -> Array:
-    """-E log D(G(z)): Goodfellow et al., 2014, section 3. The fixed point of minimax with stronger gradients early on."""
+    """-E log D(G(z)): Goodfellow et al., 2014, section 3. Minimax's fixed point, with stronger gradients early on."""
     return softplus(-fake).mean()
 
 
@@ -36,7 +36,8 @@ def relativistic_critic(real: Array, fake: Array) -> Array:
     Each real example is compared with the fake one of its row; InputError if there are not as many.
     """
     if real.shape != fake.shape:
-        raise InputError(f"Real and generated are compared in pairs: {real.shape} and {fake.shape} must be the same shape.")
+        raise InputError(f"Real and generated are compared in pairs: {real.shape} and {fake.shape} must be the same "
+                         "shape.")
     return softplus(fake - real).mean()
 
 
@@ -81,8 +82,8 @@ Critic = Callable[[Array], Array]
 
 
 def gradient_penalty(critic: Critic, real: Array, fake: Array, key: Array) -> Array:
-    """E (|∇D(x)| - 1)², x uniform on the lines from `real[i]` to `fake[i]`: Gulrajani et al., 2017, arXiv:1704.00028,
-    eq. 3, whose λ is 10. InputError if `real` and `fake` differ in shape."""
+    """E (|∇D(x)| - 1)², x uniform on the lines from `real[i]` to `fake[i]`, to be multiplied by λ, 10 in the paper:
+    Gulrajani et al., 2017, arXiv:1704.00028, eq. 3. InputError if `real` and `fake` differ in shape."""
     if real.shape != fake.shape:
         raise InputError(f"Lines between {real.shape} and {fake.shape} can't be drawn: they must be the same shape.")
     t = over_batch(jax.random.uniform(key, (len(real),) + (1,) * (real.ndim - 1)))

@@ -30,3 +30,19 @@ class MLP(nn.Module):
                 x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
             x = activate(self.activation)(x)
         return nn.Dense(self.widths[-1], dtype=self.dtype)(x)
+
+
+class Maxout(nn.Module):
+    """Layers of units that are each the largest of `pieces` linear functions (Goodfellow et al., 2013, arXiv:1302.4389),
+    and a linear one: (n, ...) flattened to (n, widths[-1])."""
+
+    widths: tuple[int, ...]
+    pieces: int = 5
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x.reshape(len(x), -1)
+        for width in self.widths[:-1]:
+            x = nn.Dense(self.pieces * width, kernel_init=self.kernel_init)(x).reshape(len(x), self.pieces, width).max(1)
+        return nn.Dense(self.widths[-1], kernel_init=self.kernel_init)(x)

@@ -1,0 +1,80 @@
+"""PacGAN (Lin et al., 2017, https://arxiv.org/abs/1712.04086, table 1): a discriminator that judges m samples at once
+sees that they are all alike, so a generator has to reach every mode.
+
+    launch/local.sh experiments/pacgan.py --epochs 4                                    # a hundredth of the paper's
+    launch/local.sh experiments/pacgan.py --data grid --pack 2 --run.seeds 10 --run.steps-per-call 20      # all of it
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssljax import Experiment, TrainState, descend, main
+from ssljax.data.mixtures import GRID, RING, Points
+from ssljax.evals.modes import modes
+from ssljax.losses.adversarial import gan_critic, nonsaturating_generator
+from ssljax.models.mlp import Maxout
+from ssljax.sharding import over_batch
+
+SMALL = nn.initializers.normal(0.02)  # This and BatchNorm's constants: the authors' code, github.com/fjxmlzn/PacGAN.
+
+
+class Generator(nn.Module):
+    @nn.compact
+    def __call__(self, z, train):
+        for _ in range(4):
+            z = nn.Dense(400, use_bias=False, kernel_init=SMALL)(z)
+            z = nn.relu(nn.BatchNorm(not train, momentum=0.95, epsilon=1e-4)(z))
+        return nn.Dense(2, kernel_init=SMALL)(z)
+
+
+def pacgan(data: Literal["ring", "grid"] = "ring", pack: int = 1,
+           epochs: int = 400, batch_size: int = 100, lr: float = 1e-4, b1: float = 0.8) -> Experiment:
+    """PacGAN on a mixture of Gaussians in the plane: how many of its modes does the generator find?
+
+    Args:
+        data: ring: 8 modes on a circle; grid: 25 in a square. 100,000 points are drawn once, and packed once.
+        pack: Points that the discriminator judges at once, m in the paper; 1 is the plain GAN.
+        epochs: Of 100,000 packs.
+        batch_size: Packs: a step takes so many times m real points, and as many generated ones.
+    """
+    mixture, tx = {"ring": RING, "grid": GRID}[data], optax.adam(lr, b1)
+    gen, disc, packs = Generator(), Maxout((200, 200, 200, 1), 5, SMALL), mixture.packs(100_000, pack)
+
+    def generate(params, stats, z, train=True):
+        x, new = gen.apply({"params": params, "batch_stats": stats}, z.reshape(-1, 2), train, mutable=["batch_stats"])
+        return x.reshape(z.shape), new["batch_stats"]
+
+    def init(key, batch):
+        g, d = gen.init(key, batch["x"][:, 0], False), disc.init(jax.random.fold_in(key, 1), batch["x"])
+        params = {"gen": g["params"], "disc": d["params"]}
+        opt_state = {k: tx.init(v) for k, v in params.items()}
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, {"stats": g["batch_stats"]})
+
+    def step(state, batch, key):
+        g, d, stats = state.params["gen"], state.params["disc"], state.extra["stats"]
+        z = over_batch(jax.random.normal(key, batch["x"].shape))
+
+        def play(who, g, d):  # Both move at once, on the same samples.
+            fake, new = generate(g, stats, z)
+            on_real, on_fake = (disc.apply({"params": d}, x) for x in (batch["x"], fake))
+            loss = {"disc": gan_critic(on_real, on_fake), "gen": nonsaturating_generator(on_fake)}
+            return loss[who], (loss, new)
+
+        new_d, opt_d, _ = descend(tx, lambda d: play("disc", g, d), d, state.opt_state["disc"])
+        new_g, opt_g, (loss, stats) = descend(tx, lambda g: play("gen", g, d), g, state.opt_state["gen"])
+        return state.replace(params={"gen": new_g, "disc": new_d}, opt_state={"gen": opt_g, "disc": opt_d},
+                             extra={"stats": stats}), loss
+
+    def draw(state, key, n):
+        return generate(state.params["gen"], state.extra["stats"], jax.random.normal(key, (n, 2)), train=False)[0]
+
+    return Experiment(init=init, step=step, data=Points(packs, batch_size), num_steps=epochs * (100_000 // batch_size),
+                      evals={"modes": modes(draw, mixture.centres, mixture.sigma)})
+
+
+if __name__ == "__main__":
+    main(pacgan)
