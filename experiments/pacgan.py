@@ -9,10 +9,10 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+from jax.lax import stop_gradient
 import optax
 
-from ssljax import Experiment, TrainState, descend, main
+from ssljax import Experiment, TrainState, main, minimize
 from ssljax.data.mixtures import GRID, RING, Points
 from ssljax.evals.modes import modes
 from ssljax.losses.adversarial import gan_critic, nonsaturating_generator
@@ -31,12 +31,14 @@ class Generator(nn.Module):
         return nn.Dense(2, kernel_init=SMALL)(z)
 
 
-def pacgan(data: Literal["ring", "grid"] = "ring", pack: int = 1,
-           epochs: int = 400, batch_size: int = 100, lr: float = 1e-4, b1: float = 0.8) -> Experiment:
+def pacgan(
+    data: Literal["ring", "grid"] = "ring", pack: int = 1,
+    epochs: int = 400, batch_size: int = 100, lr: float = 1e-4, b1: float = 0.8,
+) -> Experiment:
     """PacGAN on a mixture of Gaussians in the plane: how many of its modes does the generator find?
 
     Args:
-        data: ring: 8 modes on a circle; grid: 25 in a square. 100,000 points are drawn once, and packed once.
+        data: ring: 8 modes on a circle; grid: 25 in a square. 100,000 points are drawn and packed once, for all seeds.
         pack: Points that the discriminator judges at once, m in the paper; 1 is the plain GAN.
         epochs: Of 100,000 packs.
         batch_size: Packs: a step takes so many times m real points, and as many generated ones.
@@ -50,30 +52,23 @@ def pacgan(data: Literal["ring", "grid"] = "ring", pack: int = 1,
 
     def init(key, batch):
         g, d = gen.init(key, batch["x"][:, 0], False), disc.init(jax.random.fold_in(key, 1), batch["x"])
-        params = {"gen": g["params"], "disc": d["params"]}
-        opt_state = {k: tx.init(v) for k, v in params.items()}
-        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, {"stats": g["batch_stats"]})
+        return TrainState.create(tx, {"gen": g["params"], "disc": d["params"]}, stats=g["batch_stats"])
 
-    def step(state, batch, key):
-        g, d, stats = state.params["gen"], state.params["disc"], state.extra["stats"]
+    def loss(params, state, batch, key):
         z = over_batch(jax.random.normal(key, batch["x"].shape))
-
-        def play(who, g, d):  # Both move at once, on the same samples.
-            fake, new = generate(g, stats, z)
-            on_real, on_fake = (disc.apply({"params": d}, x) for x in (batch["x"], fake))
-            loss = {"disc": gan_critic(on_real, on_fake), "gen": nonsaturating_generator(on_fake)}
-            return loss[who], (loss, new)
-
-        new_d, opt_d, _ = descend(tx, lambda d: play("disc", g, d), d, state.opt_state["disc"])
-        new_g, opt_g, (loss, stats) = descend(tx, lambda g: play("gen", g, d), g, state.opt_state["gen"])
-        return state.replace(params={"gen": new_g, "disc": new_d}, opt_state={"gen": opt_g, "disc": opt_d},
-                             extra={"stats": stats}), loss
+        fake, stats = generate(params["gen"], state.extra["stats"], z)
+        judge = lambda disc_params, x: disc.apply({"params": disc_params}, x)
+        # Each player's loss is cut off from the other's parameters, so their sum moves both, at once.
+        d = gan_critic(judge(params["disc"], batch["x"]), judge(params["disc"], stop_gradient(fake)))
+        g = nonsaturating_generator(judge(stop_gradient(params["disc"]), fake))
+        return d + g, ({"stats": stats}, {"discriminator": d, "generator": g})
 
     def draw(state, key, n):
         return generate(state.params["gen"], state.extra["stats"], jax.random.normal(key, (n, 2)), train=False)[0]
 
-    return Experiment(init=init, step=step, data=Points(packs, batch_size), num_steps=epochs * (100_000 // batch_size),
-                      evals={"modes": modes(draw, mixture.centres, mixture.sigma)})
+    num_steps = epochs * (len(packs) // batch_size)
+    return Experiment(init=init, step=minimize(tx, loss), data=Points(packs, batch_size), num_steps=num_steps, evals={
+        "modes": modes(draw, mixture.centres, mixture.sigma)})
 
 
 if __name__ == "__main__":

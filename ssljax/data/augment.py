@@ -164,6 +164,49 @@ def solarize(key: Array, x: Array, threshold: float = 0.5, p: float = 0.2) -> Ar
     return jnp.where(_coin(key, p, x) & (x >= threshold), 1 - x, x)
 
 
+def diff_augment(key: Array, x: Array, shift: float = 1 / 8, hole: float = 1 / 2) -> Array:
+    """DiffAugment's colour, translation and cutout, for what a critic sees, real and generated, with images in [-1, 1].
+
+    Zhao et al., 2020, arXiv:2006.10738, appendix; the generator's gradient goes through all three.
+    """
+    k1, k2, k3 = jax.random.split(key, 3)
+    return cutout(k3, translate(k2, diff_colour(k1, x), shift), hole)
+
+
+def diff_colour(key: Array, x: Array) -> Array:
+    """Brightness by U(-0.5, 0.5), saturation by U(0, 2) and contrast by U(0.5, 1.5), of images in [-1, 1], not clipped."""
+    b, s, c = over_batch(jax.random.uniform(key, (len(x), 3)))[:, :, None, None, None].swapaxes(0, 1)
+    x = x + b - 0.5
+    gray = x.mean(-1, keepdims=True)
+    x = gray + 2 * s * (x - gray)
+    level = x.mean((1, 2, 3), keepdims=True)
+    return level + (c + 0.5) * (x - level)
+
+
+def translate(key: Array, x: Array, shift: float = 1 / 8) -> Array:
+    """Moves each image by up to the part `shift` of its sides, whole pixels, either way; zeros come in."""
+    n, h, w, _ = x.shape
+    reach_h, reach_w = round(shift * h), round(shift * w)
+    k1, k2 = jax.random.split(key)
+    row = over_batch(jax.random.randint(k1, (n, 1), -reach_h, reach_h + 1)) + jnp.arange(h)
+    column = over_batch(jax.random.randint(k2, (n, 1), -reach_w, reach_w + 1)) + jnp.arange(w)
+    x = jnp.einsum("nih,nhwc->niwc", jax.nn.one_hot(row, h, dtype=x.dtype), x, precision="highest")
+    return jnp.einsum("njw,niwc->nijc", jax.nn.one_hot(column, w, dtype=x.dtype), x, precision="highest")
+
+
+def cutout(key: Array, x: Array, hole: float = 1 / 2) -> Array:
+    """Zeros in a box with the part `hole` of each side, around a random pixel; it may reach over the border."""
+    n, h, w, _ = x.shape
+    k1, k2 = jax.random.split(key)
+
+    def covered(key, size):  # (n, size): the pixels from half a box before the centre on.
+        length = round(hole * size)
+        start = over_batch(jax.random.randint(key, (n, 1), 0, size + 1 - length % 2)) - length // 2
+        return (jnp.arange(size) >= start) & (jnp.arange(size) < start + length)
+
+    return jnp.where((covered(k1, h)[:, :, None] & covered(k2, w)[:, None])[..., None], 0, x)
+
+
 def _coin(key: Array, p: float, x: Array) -> Array:
     return over_batch(jax.random.bernoulli(key, p, (len(x), 1, 1, 1)))
 

@@ -1,0 +1,85 @@
+"""DCGAN's nets (Radford et al., 2015, https://arxiv.org/abs/1511.06434), for images of any size."""
+
+from collections.abc import Callable
+import math
+from typing import Literal
+
+import flax.linen as nn
+from jax import Array
+import jax.numpy as jnp
+
+from ssljax.models import Dtype, activate
+from ssljax.models.convnet import Conv, Up
+
+Norm = Literal["batch", "layer", "spectral", "none"]
+
+
+class Generator(nn.Module):
+    """Latents (n, d) to images (n, *shape) in [-1, 1]: a dense layer to a small map, then transposed convolutions.
+
+    Every layer but the last is followed by `norm` and ReLU.
+    """
+
+    shape: tuple[int, ...]
+    widths: tuple[int, ...] = (256, 128, 64)
+    """Channels from the smallest map on; each later one doubles the resolution, as does the last layer."""
+    norm: Norm = "batch"
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, z: Array, train: bool = False) -> Array:
+        layer, norm = _layers(self.norm, train, self.dtype)
+        sizes = [self.shape[:2]]
+        for _ in self.widths:
+            sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
+        x = layer(nn.Dense, math.prod(sizes[-1]) * self.widths[0])(z)
+        x = nn.relu(norm(x.reshape(-1, *sizes[-1], self.widths[0])))
+        for width, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):
+            x = nn.relu(norm(layer(Up, width)(x)[:, :h, :w]))
+        h, w, channels = self.shape
+        return jnp.tanh(layer(Up, channels, last=True)(x)[:, :h, :w].astype(jnp.float32))
+
+
+class Discriminator(nn.Module):
+    """Images (n, height, width, channels) to outputs (n,): convolutions that halve the resolution, then a dense layer.
+
+    The convolutions are followed by `norm`, all but the first, and leaky ReLU. "spectral" divides every kernel, as the
+    matrix that takes a patch to its outputs, by its largest singular value (Miyato et al., 2018, arXiv:1802.05957,
+    algorithm 1), found by a power iteration that goes on in the collection "batch_stats" with each training step.
+    """
+
+    widths: tuple[int, ...] = (64, 128, 256)
+    """Channels at each halving of the resolution."""
+    norm: Norm = "batch"
+    head: bool = True
+    """Without it, what the dense layer would see is returned, (n, d)."""
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        layer, norm = _layers(self.norm, train, self.dtype)
+        for i, width in enumerate(self.widths):
+            x = layer(Conv, width, 4, 2, last=not i)(x)
+            x = activate("leaky_relu")(norm(x) if i else x)
+        x = x.reshape(len(x), -1)
+        return (layer(nn.Dense, 1, last=True)(x)[:, 0] if self.head else x).astype(jnp.float32)
+
+
+def _layers(norm: Norm, train: bool, dtype: Dtype) -> tuple[Callable, Callable]:
+    """How a net makes a layer, `layer(kind, *sizes, last)`, `last` where no norm follows, and how it normalises."""
+    # DCGAN's small weights rely on a norm after each layer; where there may be none, each kind has its own.
+    small = nn.initializers.normal(0.02) if norm == "batch" else None
+
+    def layer(kind, *sizes, last=False):
+        name = "kernel_init" if kind is nn.Dense else "init"
+        bias = {"use_bias" if kind is nn.Dense else "bias": last or norm in ("spectral", "none")}
+        made = kind(*sizes, dtype=dtype, **bias, **({name: small} if small else {}))
+        return (lambda x: nn.SpectralNorm(made)(x, update_stats=train)) if norm == "spectral" else made
+
+    def normalise(x):
+        if norm == "batch":  # As a matrix: XLA on a CPU is far slower on four dimensions.
+            y = nn.BatchNorm(not train, momentum=0.9, dtype=dtype)(x.reshape(-1, x.shape[-1]))
+            return y.reshape(x.shape)
+        return nn.LayerNorm(reduction_axes=(1, 2, 3), dtype=dtype)(x) if norm == "layer" else x
+
+    return layer, normalise
