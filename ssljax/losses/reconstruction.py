@@ -5,6 +5,7 @@ Bengio et al., 2012, https://arxiv.org/abs/1206.5538, section 7, tell of all of 
 
 from collections.abc import Callable
 import math
+from typing import Literal
 
 import jax
 from jax import Array
@@ -13,6 +14,8 @@ import optax
 
 from ssljax.errors import InputError
 from ssljax.sharding import over_batch
+
+Noise = Literal["none", "masking", "salt_and_pepper", "gaussian"]
 
 
 def squared_error(x: Array, y: Array) -> Array:
@@ -50,10 +53,16 @@ def gaussian(key: Array, x: Array, sigma: float) -> Array:
     return x + sigma * over_batch(jax.random.normal(key, x.shape))
 
 
+def corrupt(noise: Noise, key: Array, x: Array, amount: float) -> Array:
+    """x after the corruption of that name; `amount` is its share of elements or its standard deviation."""
+    functions = {"masking": masking, "salt_and_pepper": salt_and_pepper, "gaussian": gaussian}
+    return x if noise == "none" else functions[noise](key, x, amount)
+
+
 def kl_sparsity(logits: Array, rho: float) -> Array:
     """Σ_j KL(rho ‖ rho_j), rho_j the batch's mean of sigmoid(logits[:, j]), (n, d): units that are on a share `rho` of the time.
 
-    Lee et al., 2007 (sparse deep belief nets) had its square for a KL; Ng, 2011, CS294A notes, section 3, has this.
+    Ng, 2011, notes of CS294A on the sparse autoencoder, section 3.
     """
     if not 0 < rho < 1:
         raise InputError(f"The share of time that a unit is on must lie between 0 and 1, not {rho}.")

@@ -1,0 +1,61 @@
+"""Means over a whole set of what is measured on each image: errors of a reconstruction, of a classifier, of a guess."""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+import jax
+from jax import Array
+import numpy as np
+
+from ssljax.errors import InputError
+from ssljax.evals.features import Tree, batches, gathered, put, raw_pixels, round_up, subset
+
+Measure = Callable[[Tree, Array, Array, Array], Mapping[str, Array]]  # (state, key, images, labels) -> {name: (n,)}
+
+
+def average(measure: Measure, data: Any, n: int = 10_000, batch_size: int = 500,
+            seed: int = 0) -> Callable[[Tree], Mapping[str, float]]:
+    """The mean of each of `measure(state, key, images, labels) -> {name: (n,)}` over `n` images of `data`, or all if fewer.
+
+    The key, for masks and noise, is the same each time. InputError if `measure` gives anything but a number an image.
+    """
+    indices = subset(data, n, seed)
+
+    @gathered
+    def run(state, key, images, labels):
+        found = measure(state, key, images, labels)
+        for name, x in found.items():
+            if x.shape != (len(images),):
+                raise InputError(f"A number for each of {len(images)} images is needed; {name} has the shape {x.shape}.")
+        return found
+
+    def evaluate(state: Tree) -> Mapping[str, float]:
+        size, total = round_up(min(batch_size, len(indices))), {}
+        for start, images in batches(data, indices, size):
+            at = indices[start:start + size]
+            labels = data.labels[np.resize(at, size)]
+            key = jax.random.fold_in(jax.random.key(seed), start)
+            for name, x in run(state, key, put(images, split=True), put(labels, split=True)).items():
+                total[name] = total.get(name, 0.0) + np.asarray(x, np.float64)[:len(at)].sum()
+        return {name: float(x) / len(indices) for name, x in total.items()}
+
+    return evaluate
+
+
+def linear_floor(train: Any, test: Any, size: int, n: int = 10_000,
+                 seed: int = 0) -> Callable[[Tree], Mapping[str, float]]:
+    """What an autoencoder must beat: the squared error of an image of `test`, summed over its pixels in [0, 1], by `pca`
+    with `size` components, the best linear one, and by the `mean` image. Both fitted to `n` images of `train`, once."""
+    @functools.cache
+    def floors() -> Mapping[str, float]:
+        from sklearn.decomposition import PCA
+        from threadpoolctl import threadpool_limits
+
+        x, y = (raw_pixels(data, subset(data, n, seed)) for data in (train, test))
+        with threadpool_limits(1):
+            pca = PCA(min(size, *x.shape), random_state=0).fit(x)
+            again = pca.inverse_transform(pca.transform(y))
+        return {"pca": float(((y - again) ** 2).sum(1).mean()), "mean": float(((y - x.mean(0)) ** 2).sum(1).mean())}
+
+    return lambda state: floors()
