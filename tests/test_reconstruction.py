@@ -1,13 +1,19 @@
 """What the experiments of the reconstruction family are made of: evaluators against loops over a set."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax.data import images
+from experiments.sdae import sdae
+from ssljax import Run, train
+from ssljax.data import images, variations
+from ssljax.data.order import indices
 from ssljax.errors import InputError
 from ssljax.evals.average import average, linear_floor
+from tests.test_data import prepared
 
 
 def test_an_average_is_over_each_image_once(devices):
@@ -20,7 +26,7 @@ def test_an_average_is_over_each_image_once(devices):
     assert round(some["right"] * 11) == pytest.approx(some["right"] * 11)  # A count of 11, not of 12.
     noise = average(lambda state, key, x, y: {"u": jax.random.uniform(key, (len(x),))}, test)
     assert noise(jnp.float32(0)) == noise(jnp.float32(0))  # The same masks at each evaluation.
-    with pytest.raises(InputError, match=r"a number for each|number for each of"):
+    with pytest.raises(InputError, match="bad must be a number for each of"):
         average(lambda state, key, x, y: {"bad": x}, test)(jnp.float32(0))
 
 
@@ -32,3 +38,90 @@ def test_the_linear_floor_is_an_svds():
     floor = linear_floor(train, test, 7)(None)
     assert floor["pca"] == pytest.approx((rest**2).sum(1).mean(), rel=1e-4)
     assert floor["mean"] == pytest.approx(((y - x.mean(0)) ** 2).sum(1).mean(), rel=1e-4)
+
+
+# Larochelle's problems.
+
+def test_rectangles_are_the_recipes():
+    train = variations.images("rect", "train")
+    assert len(train) == 10_000 and train.shape == (28, 28, 1) and set(np.unique(train.image)) == {0, 255}
+    sides = []
+    for image, label in zip(train.image[:2000, ..., 0], train.labels):
+        (top, left), (bottom, right) = (f(np.argwhere(image), axis=0) for f in (np.min, np.max))
+        outline = np.zeros((28, 28), np.uint8)
+        outline[[top, bottom], left:right + 1] = outline[top:bottom + 1, left] = outline[top:bottom + 1, right] = 255
+        np.testing.assert_array_equal(image, outline)
+        height, width = bottom - top + 1, right - left + 1
+        assert abs(height - width) >= 3 and label == (width > height)
+        sides.append((height, width, top / max(1, 28 - height)))
+    heights, widths, places = np.array(sides).T
+    pairs = [(h, w) for h in range(1, 29) for w in range(1, 29) if abs(h - w) >= 3]
+    assert abs(heights.mean() - np.mean([h for h, _ in pairs])) < 0.6
+    assert {1, 28} <= set(heights) and {1, 28} <= set(widths)
+    assert abs(places[heights < 20].mean() - 0.5) < 0.03 and abs(train.labels.mean() - 0.5) < 0.02
+    again, other = variations.images("rect", "train"), variations.images("rect", "validation")
+    np.testing.assert_array_equal(train.image, again.image)
+    assert len(other) == 2000 and not np.array_equal(train.image[:2000], other.image)
+    assert [len(variations.images("rect-1000", s)) for s in variations.SPLITS] == [1000, 200, 50_000]
+
+
+def test_a_random_background_is_uniform_and_leaves_the_digit():
+    prepared("mnist")
+    train, test = variations.images("bg-rand", "train"), variations.images("bg-rand", "validation")
+    mnist = np.concatenate([images("mnist", s).image for s in ("train", "test")])
+    at = np.random.default_rng(2007).permutation(70_000)
+    for data, rows in ((train, at[:10_000]), (test, at[10_000:12_000])):
+        clean = mnist[rows]
+        np.testing.assert_array_equal(data.image[clean > 0], clean[clean > 0])
+        noise = data.image[clean == 0]
+        share = np.bincount(noise, minlength=256) / len(noise)
+        assert abs(share - 1 / 256).max() < 0.0006
+        assert len(data) == len(rows)
+
+
+def test_splits_that_are_not_there():
+    with pytest.raises(InputError, match="rect has no valid split; it has train, validation, test"):
+        variations.images("rect", "valid")
+    with pytest.raises(InputError, match="digits has no validation split: only rect, bg-rand, rect-1000 have one"):
+        variations.images("digits", "validation")
+
+
+# Stacked autoencoders.
+
+def small_sdae(tmp_path, **changes):
+    digits = images("digits", "train")
+    np.savez(tmp_path / "set.npz", **{f"{s}_{k}": v[:64] for s in ("train", "test")
+                                     for k, v in (("images", digits.image), ("labels", digits.labels))})
+    return sdae(**{"data": str(tmp_path / "set.npz"), "widths": (12, 8), "pretrain_epochs": 1, "epochs": 2,
+                   "batch_size": 32} | changes)
+
+
+def test_each_layer_moves_in_its_own_phase_alone(tmp_path, one_device):
+    """Two steps a layer, then all by the labels; and the phases survive an interruption."""
+    exp = replace(small_sdae(tmp_path), evals={})
+    assert exp.num_steps == 8
+    after = {k: train(replace(exp, num_steps=k)) for k in (1, 2, 4, 8)}
+    moved = lambda a, b: [any(not np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, layers)))
+                          for layers in zip(after[a].params, after[b].params)]
+    assert moved(1, 2) == [True, False, False] and moved(2, 4) == [False, True, False] and moved(4, 8) == [True] * 3
+    # By the labels the decoders' biases learn nothing, and a phase's optimiser state is left alone by the others.
+    np.testing.assert_array_equal(after[4].params[0]["params"]["c"], after[8].params[0]["params"]["c"])
+    jax.tree.map(np.testing.assert_array_equal, after[2].opt_state[0], after[8].opt_state[0])
+    train(replace(exp, num_steps=3), Run(workdir=str(tmp_path / "run")))
+    jax.tree.map(np.testing.assert_array_equal, after[8], train(exp, Run(workdir=str(tmp_path / "run"))))
+
+
+def test_a_layer_is_pretrained_on_the_equation(tmp_path, one_device):
+    """The first step's gradient, in Adam's first moment, against Vincent's equation written out in float64."""
+    exp = replace(small_sdae(tmp_path, corruption=0.0), evals={}, num_steps=1)
+    state = train(exp)
+    batch = exp.data.batch(jax.tree.map(jnp.asarray, exp.data.resident()), indices(0, 0, 64, 32))
+    x = np.asarray(batch["image"], np.float64).reshape(32, -1) / 255
+    start = exp.init(jax.random.split(jax.random.key(0))[0], batch)
+    p = {k: np.asarray(v, np.float64) for k, v in start.params[0]["params"].items()}
+    h = 1 / (1 + np.exp(-(x @ p["w"] + p["b"])))
+    error = 1 / (1 + np.exp(-(h @ p["w"].T + p["c"]))) - x  # The gradient of the cross-entropy at the logits.
+    back = error @ p["w"] * h * (1 - h)
+    want = {"w": (x.T @ back + error.T @ h) / 32, "b": back.mean(0), "c": error.mean(0)}
+    for name, moment in state.opt_state[0][0].mu["params"].items():
+        np.testing.assert_allclose(moment / 0.1, want[name], rtol=1e-3, atol=1e-4 * np.abs(want[name]).max())

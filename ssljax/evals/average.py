@@ -16,7 +16,7 @@ Measure = Callable[[Tree, Array, Array, Array], Mapping[str, Array]]  # (state, 
 
 def average(measure: Measure, data: Any, n: int = 10_000, batch_size: int = 500,
             seed: int = 0) -> Callable[[Tree], Mapping[str, float]]:
-    """The mean of each of `measure(state, key, images, labels) -> {name: (n,)}` over `n` images of `data`, or all if fewer.
+    """The mean of each of `measure(state, key, images, labels) -> {name: (n,)}` over `n` images of `data`, at most.
 
     The key, for masks and noise, is the same each time. InputError if `measure` gives anything but a number an image.
     """
@@ -27,7 +27,7 @@ def average(measure: Measure, data: Any, n: int = 10_000, batch_size: int = 500,
         found = measure(state, key, images, labels)
         for name, x in found.items():
             if x.shape != (len(images),):
-                raise InputError(f"A number for each of {len(images)} images is needed; {name} has the shape {x.shape}.")
+                raise InputError(f"{name} must be a number for each of {len(images)} images, not of shape {x.shape}.")
         return found
 
     def evaluate(state: Tree) -> Mapping[str, float]:
@@ -45,8 +45,8 @@ def average(measure: Measure, data: Any, n: int = 10_000, batch_size: int = 500,
 
 def linear_floor(train: Any, test: Any, size: int, n: int = 10_000,
                  seed: int = 0) -> Callable[[Tree], Mapping[str, float]]:
-    """What an autoencoder must beat: the squared error of an image of `test`, summed over its pixels in [0, 1], by `pca`
-    with `size` components, the best linear one, and by the `mean` image. Both fitted to `n` images of `train`, once."""
+    """What an autoencoder must beat: the squared error of an image, summed over pixels in [0, 1], by `pca` with `size`
+    components, the best linear code, and by the `mean` image; both of `n` images of `train`, on `n` of `test`, once."""
     @functools.cache
     def floors() -> Mapping[str, float]:
         from sklearn.decomposition import PCA

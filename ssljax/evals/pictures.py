@@ -105,6 +105,21 @@ def interpolations(encode: Callable[[Tree, Array], Array], decode: Callable[[Tre
     return evaluate
 
 
+def filters(weights: Callable[[Tree], Array], shape: tuple[int, int, int], n: int = 64,
+            columns: int = 16) -> Callable[[Tree], Mapping[str, np.ndarray]]:
+    """`filters`: the first `n` columns of `weights(state)`, (H*W*C, d), as images of `shape`, each scaled to [0, 1]."""
+    run = gathered(lambda state: weights(state)[:, :n].T)
+
+    def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
+        w = np.asarray(run(state))
+        low, high = w.min(1, keepdims=True), w.max(1, keepdims=True)
+        w = (w - low) / np.maximum(high - low, 1e-12)
+        w = np.pad(w, ((0, -len(w) % columns), (0, 0)), constant_values=1)
+        return {"filters": grid(w.reshape(-1, columns, *shape))}
+
+    return evaluate
+
+
 def grid(images: np.ndarray, cell: int = 64, gap: int = 2) -> np.ndarray:
     """Images (rows, columns, H, W, 1 or 3), uint8 or floats in [0, 1], as one picture, (H', W', 3) uint8.
 

@@ -40,7 +40,7 @@ def masking(key: Array, x: Array, p: float) -> Array:
 
 
 def salt_and_pepper(key: Array, x: Array, p: float) -> Array:
-    """Each element of x becomes, with probability `p`, 0 or 1 by the toss of a coin: Vincent et al., 2010, section 3.3."""
+    """Each element of x becomes, with probability `p`, 0 or 1, as a coin falls: Vincent et al., 2010, section 3.3."""
     _probability("salted or peppered", p)
     u = over_batch(jax.random.uniform(key, x.shape))
     return jnp.where(u < p / 2, 0, jnp.where(u < p, 1, x))
@@ -60,7 +60,7 @@ def corrupt(noise: Noise, key: Array, x: Array, amount: float) -> Array:
 
 
 def kl_sparsity(logits: Array, rho: float) -> Array:
-    """Σ_j KL(rho ‖ rho_j), rho_j the batch's mean of sigmoid(logits[:, j]), (n, d): units that are on a share `rho` of the time.
+    """Σ_j KL(rho ‖ rho_j), rho_j the batch's mean of sigmoid(logits[:, j]), (n, d): each unit on a share `rho` of it.
 
     Ng, 2011, notes of CS294A on the sparse autoencoder, section 3.
     """
@@ -74,7 +74,7 @@ def kl_sparsity(logits: Array, rho: float) -> Array:
 def contractive(key: Array, encode: Callable[[Array], Array], x: Array, draws: int = 1) -> Array:
     """‖J‖²_F of `encode` at each row of x, (n, ...) to (n,), estimated: Rifai et al., 2011 (ICML), eq. 5.
 
-    Not the closed form of one layer, but the mean of ‖J v‖² over `draws` random sign vectors v, whose mean it is because
+    Not the closed form of one layer, but the mean of ‖J v‖² over `draws` random sign vectors v, whose mean it is as
     E v vᵀ = 1; each costs one forward-mode product, for an encoder of any depth that treats rows apart.
     """
     def one(key: Array) -> Array:

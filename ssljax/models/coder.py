@@ -99,3 +99,23 @@ class ConvDecoder(nn.Module):
         h, w, channels = self.shape
         x = Up(channels, bias=True, dtype=self.dtype)(x)[:, :h, :w]
         return x.reshape(*z.shape[:-1], *self.shape).astype(jnp.float32)
+
+
+class Tied(nn.Module):
+    """One layer whose decoder is its encoder transposed: h = sigmoid(x W + b), and back h Wᵀ + c, as logits."""
+
+    inputs: int
+    units: int
+
+    def setup(self) -> None:
+        self.w = self.param("w", nn.initializers.glorot_uniform(), (self.inputs, self.units))
+        self.b = self.param("b", nn.initializers.zeros, (self.units,))
+        self.c = self.param("c", nn.initializers.zeros, (self.inputs,))
+
+    def __call__(self, x: Array) -> Array:
+        """(n, inputs) to (n, units)."""
+        return nn.sigmoid(x @ self.w + self.b)
+
+    def decode(self, h: Array) -> Array:
+        """(n, units) to logits (n, inputs)."""
+        return h @ self.w.T + self.c

@@ -1,4 +1,4 @@
-"""Reconstruction errors, corruptions and penalties against loops in float64, explicit Jacobians and their own moments."""
+"""Reconstruction errors, corruptions and penalties against loops in float64, explicit Jacobians and moments."""
 
 import math
 
@@ -101,7 +101,8 @@ def test_corruptions_are_the_papers():
 
 @pytest.mark.parametrize("call, message", [
     (lambda x: r.squared_error(x, x[:1]), "same shape"), (lambda x: r.cross_entropy(x, x[:, :1]), "same shape"),
-    (lambda x: r.masking(KEY, x, 1.5), "masked must be in"), (lambda x: r.salt_and_pepper(KEY, x, -1), "peppered must be in"),
+    (lambda x: r.masking(KEY, x, 1.5), "masked must be in"),
+    (lambda x: r.salt_and_pepper(KEY, x, -1), "peppered must be in"),
     (lambda x: r.gaussian(KEY, x, -1), "at least 0"), (lambda x: r.kl_sparsity(x, 0), "between 0 and 1")])
 def test_bad_input_is_a_sentence(call, message):
     with pytest.raises(InputError, match=message):
