@@ -1,0 +1,145 @@
+"""Vision Transformer (Dosovitskiy et al., 2020, https://arxiv.org/abs/2010.11929): an image as a row of patches."""
+
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax.errors import InputError
+from ssljax.models import Dtype
+
+
+class ViT(nn.Module):
+    """Images (n, height, width, channels) to features (n, width): pre-norm blocks on patches, fixed positions."""
+
+    patch: int = 4
+    """Pixels a side of a patch; it must divide the image's sides."""
+    width: int = 192
+    """Of a token."""
+    depth: int = 6
+    """Blocks."""
+    heads: int = 3
+    """They divide the width."""
+    pool: Literal["mean", "token"] = "mean"
+    """The mean of the patches' tokens, or a learned token of its own."""
+    dtype: Dtype = "float32"
+    """To compute in; parameters stay float32."""
+
+    def setup(self) -> None:
+        self.embed = nn.Dense(self.width, dtype=self.dtype)
+        if self.pool == "token":
+            self.token = self.param("token", nn.initializers.normal(0.02), (self.width,))
+        self.blocks = Blocks(self.depth, self.heads, self.dtype)
+
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        y = self.tokens(x)
+        return (y[:, 0] if self.pool == "token" else y.mean(1)).astype(jnp.float32)
+
+    def tokens(self, x: Array, keep: Array | None = None, hidden: Array | None = None,
+               blank: Array | None = None) -> Array:
+        """The last tokens, (n, patches, width), one more in front where there is a class token.
+
+        `keep`, (n, k), has the indices of the patches that are seen, if not all, as in MAE; where `hidden`, (n, patches),
+        is true, `blank`, (width,), stands for the embedded patch, as in SimMIM.
+        """
+        h, w = (s // self.patch for s in x.shape[1:3])
+        y = self.embed(patchify(x, self.patch).astype(self.dtype))
+        y = y if hidden is None else jnp.where(hidden[:, :, None], blank.astype(y.dtype), y)
+        y = y + positions(h, w, self.width).astype(y.dtype)
+        if keep is not None:
+            y = jnp.take_along_axis(y, keep[:, :, None], axis=1)
+        if self.pool == "token":
+            y = jnp.concatenate([jnp.broadcast_to(self.token.astype(y.dtype), (len(y), 1, self.width)), y], axis=1)
+        return self.blocks(y)
+
+
+class MAEDecoder(nn.Module):
+    """Tokens of the patches that were seen, (n, seen, d), to all patches' pixels, (n, patches, patch² channels).
+
+    He et al., 2021, arXiv:2111.06377, section 3: a learned token stands for each that was not seen.
+    """
+
+    grid: tuple[int, int]
+    out: int
+    width: int = 128
+    depth: int = 2
+    heads: int = 4
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, y: Array, place: Array) -> Array:
+        """`place`, (n, patches), has the index of each patch among the seen, or any from their number on."""
+        y = nn.Dense(self.width, dtype=self.dtype)(y)
+        blank = self.param("blank", nn.initializers.normal(0.02), (self.width,)).astype(y.dtype)
+        y = jnp.concatenate([y, jnp.broadcast_to(blank, (len(y), 1, self.width))], axis=1)
+        y = jnp.take_along_axis(y, jnp.minimum(place, y.shape[1] - 1)[:, :, None], axis=1)
+        y = y + positions(*self.grid, self.width).astype(y.dtype)
+        y = Blocks(self.depth, self.heads, self.dtype)(y)
+        return nn.Dense(self.out, dtype=self.dtype)(y).astype(jnp.float32)
+
+
+class Blocks(nn.Module):
+    """Pre-norm Transformer blocks and a last norm: (n, tokens, width) to the same."""
+
+    depth: int
+    heads: int
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        n, t, d = x.shape
+        if d % self.heads:
+            raise InputError(f"{self.heads} heads can't share {d} channels evenly: choose a number that divides them.")
+        xavier = nn.initializers.xavier_uniform()
+        dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name=name)
+        norm = lambda name: nn.LayerNorm(1e-6, dtype=self.dtype, name=name)
+        x = x.reshape(n * t, d)  # Flat between attentions: XLA on a CPU is far slower on three dimensions.
+        for i in range(1, self.depth + 1):
+            y = dense(3 * d, f"qkv{i}")(norm(f"norm{i}a")(x))
+            q, k, v = jnp.split(y.reshape(n, t, 3 * self.heads, -1), 3, axis=2)
+            x = x + dense(d, f"out{i}")(attend(q, k, v).reshape(n * t, d))
+            y = nn.gelu(dense(4 * d, f"up{i}")(norm(f"norm{i}b")(x)))
+            x = x + dense(d, f"down{i}")(y)
+        return norm("norm")(x).reshape(n, t, d)
+
+
+def attend(q: Array, k: Array, v: Array) -> Array:
+    """Attention of each token to all, (n, tokens, heads, d) thrice to the same: fused on an accelerator."""
+    return einsum_attention(q, k, v) if jax.default_backend() == "cpu" else jax.nn.dot_product_attention(q, k, v)
+
+
+def einsum_attention(q: Array, k: Array, v: Array) -> Array:
+    """What `jax.nn.dot_product_attention` computes, faster on a CPU: softmax(q kᵀ / √d) v, head by head."""
+    scores = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
+    return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores).astype(v.dtype), v)
+
+
+def patchify(x: Array, patch: int) -> Array:
+    """Images (n, height, width, c) to (n, patches, patch² c), row by row. InputError if the sides are no multiples."""
+    n, h, w, c = x.shape
+    if h % patch or w % patch:
+        raise InputError(f"Patches of {patch} pixels can't tile images of {h}x{w}: choose one that divides both.")
+    x = x.reshape(n, h // patch, patch, w // patch, patch, c).swapaxes(2, 3)
+    return x.reshape(n, -1, patch * patch * c)
+
+
+def unpatchify(y: Array, shape: tuple[int, ...]) -> Array:
+    """What `patchify` was given: (n, patches, patch² c) to (n, *shape)."""
+    h, w, c = shape
+    patch = math.isqrt(y.shape[-1] // c)
+    y = y.reshape(-1, h // patch, w // patch, patch, patch, c).swapaxes(2, 3)
+    return y.reshape(-1, h, w, c)
+
+
+def positions(h: int, w: int, width: int) -> Array:
+    """Fixed positions of h x w patches, (h w, width): half the channels for the row, half for the column, of each
+    half the sines and half the cosines at wavelengths from 2π to 20,000π, as in MAE's code. InputError unless 4 divides the width."""
+    if width % 4:
+        raise InputError(f"Sine and cosine positions in two directions need a width that 4 divides, not {width}.")
+    omega = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
+    rows, columns = (a.reshape(-1, 1) * omega for a in np.mgrid[:h, :w])
+    return jnp.asarray(np.concatenate([f(a) for a in (rows, columns) for f in (np.sin, np.cos)], axis=1), jnp.float32)

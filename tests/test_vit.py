@@ -1,0 +1,108 @@
+"""The Vision Transformer: against published sizes, the fused attention, a loop over heads and tokens, and its own mask."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssljax.errors import InputError
+from ssljax.losses.masked import masked_error, patch_statistics, random_mask
+from ssljax.models.vit import MAEDecoder, ViT, einsum_attention, patchify, positions, unpatchify
+
+KEY = jax.random.key(0)
+
+
+def test_attention_is_the_fused_one_and_the_equation():
+    q, k, v = (jax.random.normal(key, (2, 5, 3, 4)) for key in jax.random.split(KEY, 3))
+    found = einsum_attention(q, k, v)
+    np.testing.assert_allclose(found, jax.nn.dot_product_attention(q, k, v), atol=1e-5)
+    for n, t, h in np.ndindex(2, 5, 3):
+        weight = [np.exp(np.dot(q[n, t, h], k[n, s, h]) / 2) for s in range(5)]
+        want = sum(w * np.asarray(v[n, s, h], np.float64) for s, w in enumerate(weight)) / sum(weight)
+        np.testing.assert_allclose(found[n, t, h], want, atol=1e-5)
+    grads = [jax.grad(lambda *a: (f(*a) ** 2).sum(), (0, 1, 2))(q, k, v)
+             for f in (einsum_attention, jax.nn.dot_product_attention)]
+    for a, b in zip(*grads):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_vit_b16_has_its_published_size():
+    net = ViT(16, 768, 12, 12, "token")
+    params = jax.eval_shape(lambda: net.init(KEY, jnp.zeros((1, 224, 224, 3))))
+    # timm's vit_base_patch16_224 has 86,567,656 with a head of 769,000 and 197 · 768 learned positions.
+    assert sum(x.size for x in jax.tree.leaves(params)) == 86_567_656 - 769_000 - 197 * 768
+
+
+def test_patches_are_cut_and_put_back():
+    x = np.arange(2 * 6 * 4 * 3).reshape(2, 6, 4, 3)
+    y = patchify(x, 2)
+    np.testing.assert_array_equal(y[1, 3].reshape(2, 2, 3), x[1, 2:4, 2:4])  # Row 1, column 1 of 3 x 2 patches.
+    np.testing.assert_array_equal(unpatchify(y, (6, 4, 3)), x)
+    with pytest.raises(InputError, match="Patches of 4 pixels can't tile images of 6x4"):
+        patchify(x, 4)
+
+
+def test_positions_are_sines_of_row_and_column():
+    p = np.asarray(positions(3, 5, 16)).reshape(3, 5, 16)
+    omega = [1, 1e-1, 1e-2, 1e-3]
+    want = [f(at * w) for at in (2, 4) for f in (np.sin, np.cos) for w in omega]
+    np.testing.assert_allclose(p[2, 4], want, atol=1e-6)
+    with pytest.raises(InputError, match="4 divides, not 6"):
+        positions(2, 2, 6)
+
+
+@pytest.mark.parametrize("shape, pool", [((8, 8, 1), "mean"), ((6, 10, 3), "token")])
+def test_what_is_hidden_is_not_seen(shape, pool):
+    """Hidden patches don't move the tokens of those kept, which differ from the tokens of the whole image."""
+    net = ViT(2, 16, 2, 2, pool)
+    x = jax.random.uniform(KEY, (3, *shape))
+    params = net.init(KEY, x)
+    patches = shape[0] * shape[1] // 4
+    keep, place = random_mask(KEY, 3, patches, 0.75)
+    hidden = np.asarray(place >= keep.shape[1])
+    y = np.array(patchify(x, 2))
+    y[hidden] = np.random.default_rng(0).uniform(size=y[hidden].shape)
+    other = unpatchify(jnp.asarray(y), shape)
+    tokens = lambda x, *a: net.apply(params, x, *a, method="tokens")
+    np.testing.assert_allclose(tokens(x, keep), tokens(other, keep), atol=1e-5)
+    assert np.abs(tokens(x) - tokens(other)).max() > 1e-2
+    everyone = jnp.broadcast_to(jnp.arange(patches)[::-1], (3, patches))  # In another order: positions go with patches.
+    np.testing.assert_allclose(tokens(x, everyone)[:, -patches:], tokens(x)[:, -patches:][:, ::-1], atol=1e-5)
+    blank = jnp.ones(16)
+    np.testing.assert_allclose(tokens(x, None, hidden, blank), tokens(other, None, hidden, blank), atol=1e-5)
+    np.testing.assert_allclose(net.apply(params, x), tokens(x)[:, 0] if pool == "token" else tokens(x).mean(1), atol=1e-6)
+
+
+def test_masks_hide_their_share_anew_for_each_image():
+    keep, place = (np.asarray(a) for a in random_mask(KEY, 4000, 16, 0.75))
+    assert keep.shape == (4000, 4)
+    for k, p in zip(keep[:50], place):
+        assert sorted(p) == list(range(16)) and set(np.flatnonzero(p < 4)) == set(k)
+        np.testing.assert_array_equal(p[k], np.arange(4))  # Where the decoder finds the token of each.
+    assert np.abs((place >= 4).mean(0) - 0.75).max() < 0.03
+    for share in (0.0, 1.0):
+        with pytest.raises(InputError, match="leaves both"):
+            random_mask(KEY, 2, 16, share)
+
+
+def test_the_decoder_puts_each_token_in_its_place():
+    net = MAEDecoder((2, 4), 12, 16, 1, 2)
+    keep, place = random_mask(KEY, 3, 8, 0.5)
+    y = jax.random.normal(KEY, (3, 4, 6))
+    params = net.init(KEY, y, place)
+    mixed = jnp.array([2, 0, 3, 1])  # The seen in another order are the same picture.
+    again = jnp.where(place < 4, jnp.argsort(mixed)[jnp.minimum(place, 3)], place)
+    np.testing.assert_allclose(net.apply(params, y[:, mixed], again), net.apply(params, y, place), atol=1e-5)
+    assert np.abs(net.apply(params, y[:, mixed], place) - net.apply(params, y, place)).max() > 1e-2
+
+
+def test_the_error_is_a_loop_over_what_is_hidden():
+    rng = np.random.default_rng(0)
+    y, t, hidden = rng.normal(size=(2, 5, 3)), rng.normal(size=(2, 5, 3)), rng.uniform(size=(2, 5)) < 0.6
+    for power in (1, 2):
+        each = [abs(y[i, j, k] - t[i, j, k]) ** power for i, j, k in np.ndindex(y.shape) if hidden[i, j]]
+        np.testing.assert_allclose(masked_error(y, t, hidden, power), np.mean(each), rtol=1e-5)
+    mean, deviation = patch_statistics(jnp.asarray(y, "float32"))
+    np.testing.assert_allclose(mean[1, 2, 0], y[1, 2].mean(), rtol=1e-5)
+    np.testing.assert_allclose(deviation[1, 2, 0], np.std(y[1, 2], ddof=1), rtol=1e-4)
+    assert np.isfinite(jax.grad(lambda y: patch_statistics(y)[1].sum())(jnp.zeros((1, 2, 3)))).all()
