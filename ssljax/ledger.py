@@ -21,7 +21,8 @@ HERE = pathlib.Path(__file__).parent.parent / "experiments"
 START, END = "<!-- ledger: written by python -m ssljax.ledger -->", "<!-- end of ledger -->"
 
 
-def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: str) -> dict[str, Any]:
+def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: str,
+        floors: Sequence[str] = ()) -> dict[str, Any]:
     """A row from finished runs that differ in nothing but their seeds; InputError where they do, or aren't finished."""
     records, results = [], []
     for run in runs:
@@ -46,7 +47,7 @@ def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: 
     gather = lambda kind: {k: [v for r in results for v in r[kind].get(k, [])] for k in results[0][kind]}
     ours = gather("results")
     untrained = gather("untrained")
-    missing = [n for n in numbers if n not in ours or n not in untrained]
+    missing = [n for n in (*numbers, *floors) if n not in ours or n not in untrained]
     if missing:
         raise InputError(f"The runs have no {', '.join(missing)}; they have {', '.join(ours)}.")
     content = {
@@ -54,7 +55,7 @@ def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: 
         "seeds": seeds, "steps": records[0]["num_steps"], "batch_size": records[0]["batch_size"],
         "seconds": [r["seconds"] / len(r["seeds"]) for r in results], "hardware": launch["hardware"],
         "versions": launch["versions"], "commits": commits, "date": launch["time"][:10], "numbers": list(numbers),
-        "ours": ours, "untrained": untrained, "paper": paper, "note": note}
+        "floors": list(floors), "ours": ours, "untrained": untrained, "paper": paper, "note": note}
     return content | {"sha256": digest(content)}
 
 
@@ -66,11 +67,12 @@ def digest(content: Mapping[str, Any]) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as Markdown."""
-    lines = ["| method | data | paper | ours | floors: untrained, raw pixels | a seed takes | command, commit |",
+    lines = ["| method | data | paper | ours | floors: untrained, raw pixels and others | a seed takes | command, commit |",
              "|---|---|---|---|---|---|---|"]
     for r in rows:
         ours = "<br>".join(f"{n} **{_mean(r['ours'][n])}**" for n in r["numbers"])
-        floors = "<br>".join(f"{n} {_mean(r['untrained'][n])}" + _raw(r, n) for n in r["numbers"])
+        floors = "<br>".join([f"{n} {_mean(r['untrained'][n])}" + _raw(r, n) for n in r["numbers"]] +
+                             [f"{n} {_mean(r['ours'][n])}" for n in r.get("floors", ())])
         seeds = f"{len(r['seeds'])} seed{'s' * (len(r['seeds']) > 1)}"
         data = r["computes"].get("data", "")
         took = f"{np.mean(r['seconds']) / 60:.1f} min, {r['hardware']}; {r['steps']} steps of {r['batch_size']}"
@@ -97,7 +99,7 @@ def render(readme: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write(runs: tuple[pathlib.Path, ...] = (), numbers: tuple[str, ...] = ("knn/accuracy", "probe/accuracy"),
-          paper: str = "", note: str = "", here: pathlib.Path = HERE) -> None:
+          paper: str = "", note: str = "", floors: tuple[str, ...] = (), here: pathlib.Path = HERE) -> None:
     """Adds a row to the ledger, in place of one with the same command, and writes the table.
 
     Args:
@@ -105,12 +107,13 @@ def write(runs: tuple[pathlib.Path, ...] = (), numbers: tuple[str, ...] = ("knn/
         numbers: what the row shows.
         paper: the paper's number and setting.
         note: every deviation from the paper, and the reason of a result below it.
+        floors: further numbers of the runs, to stand beside those of the untrained net, as test/fid_floor.
         here: the folder of ledger.json and README.md.
     """
     file = here / "ledger.json"
     rows = json.loads(file.read_text()) if file.exists() else []
     if runs:
-        new = row(runs, numbers, paper, note)
+        new = row(runs, numbers, paper, note, floors)
         same = lambda r: (r["method"], r["computes"]) == (new["method"], new["computes"])
         rows = [r for r in rows if not same(r)] + [new]
     page = here / "README.md"

@@ -66,6 +66,8 @@ def test_a_row_is_written_from_runs(runs, page):
     assert f"**{mean:.2f} ± {half:.2f}**" in text and "2 seeds. a note" in text and "0.1 (somebody, 2020)" in text
     assert text.startswith("before") and text.endswith("after\n")
     assert add(page, runs / "0", runs / "1") == text  # In place of the old one.
+    more = add(page, runs / "0", runs / "1", floors=("test/error",))
+    assert f"<br>test/error {mean:.2f} ± {half:.2f} |" in more and "<br>test/error" not in text  # Among the floors.
 
 
 def test_a_changed_number_is_noticed(runs, page):
