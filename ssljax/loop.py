@@ -1,6 +1,6 @@
 """The training loop, the same for every experiment."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 import errno
 import functools
@@ -130,6 +130,7 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
             print(f"Note: {os.path.basename(source or '')} is not what it was when {workdir} was last launched. What is there "
                   "was computed by the old code (source/ has both): take another --run.workdir to begin anew.")
     log = logging.Log(workdir, exp.num_steps, start, run.wandb)
+    session = _Session(exp, run, program, workdir, checkpoints, log, signals)
     times["state"] = logging.since_start()
     try:
         if start:
@@ -137,14 +138,12 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
         if start < exp.num_steps:
             feeds = [exp.data.feed(seed, start, mesh) for seed in seeds] if start else [
                 itertools.chain([item], feed) for item, feed in zip(first, feeds)]
-            state = _steps(exp, run, program, state, start, feeds, checkpoints, log, signals, times, workdir)
+            state = session.steps(state, start, feeds, times)
         if checkpoints:
             checkpoints.wait()
         if workdir and jax.process_index() == 0:
             shutil.rmtree(workdir / "failure", ignore_errors=True)  # Of a cause that was mended: the run is through.
-        check = lambda: _stop_if(signals.seen(True), checkpoints, log, exp.num_steps, run)
-        results = _evaluate(exp, program, state, exp.num_steps, log, check)
-        _summary(exp, program, results, seeds, first, workdir, log, check)
+        session.summary(session.evaluate(state, exp.num_steps, check=True), seeds, first)
     finally:
         try:
             log.close()
@@ -154,83 +153,145 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
     return program.stack(state)
 
 
-def _steps(exp, run, program, state, start, feeds, checkpoints, log, signals, times, workdir) -> Tree:
-    """The loop itself: from `start` to the last step. The device waits for it only to be saved and evaluated."""
-    watch, i, compiled = program.new_watch(), start, set()
-    trained = _seconds_before(workdir, start)
-    clock, since = time.perf_counter(), start
-    stops = [every for every in (run.log_every, run.save_every, run.eval_every) if every]
-    pending = None  # The step and the watch of a log point that has not been written yet.
+@dataclass
+class _Session:
+    """A run under way: what is trained, and all that it tells and is told."""
 
-    def check(watch) -> dict[str, list[float]]:
-        values, bad = program.read(watch)
-        if bad:  # `state` is still the one before the failure.
-            if checkpoints:
-                checkpoints.wait()
-            raise replay.failed(exp, program, state, bad, workdir)
-        return values
+    exp: Experiment
+    run: Run
+    program: "Program"
+    workdir: pathlib.Path | None
+    checkpoints: Checkpoints | None
+    log: logging.Log
+    signals: "_Signals"
 
-    def report(step, watch) -> None:
-        nonlocal trained, clock, since
-        values, now = check(watch), time.perf_counter()
-        rate = (step - since) / max(now - clock, 1e-9)
-        trained += now - clock
-        clock, since = now, step
-        log.scalars(step, values | {"seconds": [trained]},
-                    f"  {form_rate(rate)} steps/s, {rate * exp.data.batch_size * run.seeds:.0f} examples/s")
+    def steps(self, state: Tree, start: int, feeds: Sequence[Iterator], times: dict[str, float]) -> Tree:
+        """The loop itself: from `start` to the last step. The device waits for it only to be saved and evaluated."""
+        exp, run, program, checkpoints, log = self.exp, self.run, self.program, self.checkpoints, self.log
+        watch, i, compiled = program.new_watch(), start, set()
+        trained = _seconds_before(self.workdir, start)
+        clock, since = time.perf_counter(), start
+        stops = [every for every in (run.log_every, run.save_every, run.eval_every) if every]
+        pending = None  # The step and the watch of a log point that has not been written yet.
 
-    while i < exp.num_steps:
-        k = min(run.steps_per_call, exp.num_steps - i, *(every - i % every for every in stops))
-        with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
-            fed = [[next(feed) for _ in range(k)] for feed in feeds]
-            before = time.perf_counter()
-            state, watch = program.update(state, watch, fed)
-            if k not in compiled:  # Such a call compiles; what it takes is not the steps'.
-                took = time.perf_counter() - before
-                clock += took
-                if not compiled:
-                    jax.block_until_ready(watch)
-                    times["step"] = logging.since_start()
-                    log.line(_start_line(times, took))
-                    clock, since = time.perf_counter(), i + k
-                compiled.add(k)
-        i += k
-        log.advance(k)
-        if pending:  # Only now, so that the device has work while numbers are read and written.
-            report(*pending)
-            pending = None
-        due = lambda every: bool(every) and i % every == 0
-        last, stop = i == exp.num_steps, signals.seen(due(run.log_every))
-        if due(run.log_every) or last or stop:
-            pending, watch = (i, watch), program.renew(watch)
-        if due(run.save_every) or due(run.eval_every) or last or stop:
-            if pending:
+        def check(watch) -> dict[str, list[float]]:
+            values, bad = program.read(watch)
+            if bad:  # `state` is still the one before the failure.
+                if checkpoints:
+                    checkpoints.wait()
+                raise replay.failed(exp, program, state, bad, self.workdir)
+            return values
+
+        def report(step, watch) -> None:
+            nonlocal trained, clock, since
+            values, now = check(watch), time.perf_counter()
+            rate = (step - since) / max(now - clock, 1e-9)
+            trained += now - clock
+            clock, since = now, step
+            log.scalars(step, values | {"seconds": [trained]},
+                        f"  {form_rate(rate)} steps/s, {rate * exp.data.batch_size * run.seeds:.0f} examples/s")
+
+        while i < exp.num_steps:
+            k = min(run.steps_per_call, exp.num_steps - i, *(every - i % every for every in stops))
+            with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
+                fed = [[next(feed) for _ in range(k)] for feed in feeds]
+                before = time.perf_counter()
+                state, watch = program.update(state, watch, fed)
+                if k not in compiled:  # Such a call compiles; what it takes is not the steps'.
+                    took = time.perf_counter() - before
+                    clock += took
+                    if not compiled:
+                        jax.block_until_ready(watch)
+                        times["step"] = logging.since_start()
+                        log.line(_start_line(times, took))
+                        clock, since = time.perf_counter(), i + k
+                    compiled.add(k)
+            i += k
+            log.advance(k)
+            if pending:  # Only now, so that the device has work while numbers are read and written.
                 report(*pending)
                 pending = None
-            else:
-                check(watch)
-            before = time.perf_counter()
-            if checkpoints and (due(run.save_every) or last or stop):
-                checkpoints.save(i, state)
-            _stop_if(stop, checkpoints, log, i, run)
-            if due(run.eval_every) and not last:
-                _evaluate(exp, program, state, i, log, lambda: None)
-            clock += time.perf_counter() - before  # Saving and evaluating are not training; logging is.
-    return state
+            due = lambda every: bool(every) and i % every == 0
+            last, stop = i == exp.num_steps, self.signals.seen(due(run.log_every))
+            if due(run.log_every) or last or stop:
+                pending, watch = (i, watch), program.renew(watch)
+            if due(run.save_every) or due(run.eval_every) or last or stop:
+                if pending:
+                    report(*pending)
+                    pending = None
+                else:
+                    check(watch)
+                before = time.perf_counter()
+                if checkpoints and (due(run.save_every) or last or stop):
+                    checkpoints.save(i, state)
+                self.stop_if(stop, i)
+                if due(run.eval_every) and not last:
+                    self.evaluate(state, i)
+                clock += time.perf_counter() - before  # Saving and evaluating are not training; logging is.
+        return state
 
+    def stop_if(self, stop: int, step: int) -> None:
+        """Ends the run, which has saved itself, if there was a signal."""
+        if not stop:
+            return
+        if self.checkpoints:
+            self.checkpoints.wait()
+            self.log.line(f"Stopped by {signal.Signals(stop).name} at step {step}; all is saved in {self.run.workdir}. "
+                          "Run the same command again to go on.")
+        else:
+            self.log.line(f"Stopped by {signal.Signals(stop).name} at step {step}; without a workdir nothing is saved.")
+        self.log.close()
+        raise Stopped(128 + stop)
 
-def _stop_if(stop: int, checkpoints, log, step: int, run: Run) -> None:
-    """Ends the run, which has saved itself, if there was a signal."""
-    if not stop:
-        return
-    if checkpoints:
-        checkpoints.wait()
-        log.line(f"Stopped by {signal.Signals(stop).name} at step {step}; all is saved in {run.workdir}. Run the same "
-                 "command again to go on.")
-    else:
-        log.line(f"Stopped by {signal.Signals(stop).name} at step {step}; without a workdir nothing is saved.")
-    log.close()
-    raise Stopped(128 + stop)
+    def evaluate(self, state: Tree, step: int, check: bool = False, pictures: bool = True) -> dict[str, list[float]]:
+        """All evaluators on each seed: {"eval/number": one for each seed}; pictures are drawn for the first seed.
+
+        With `check`, after training, a signal ends it between two evaluators.
+        """
+        results: dict[str, list[float]] = {}
+        for i in range(len(self.program.seeds)):
+            lane = self.program.lane(state, i)
+            for name, evaluate in self.exp.evals.items():
+                if check:
+                    self.stop_if(self.signals.seen(True), self.exp.num_steps)
+                for key, value in evaluate(lane).items():
+                    if np.ndim(value) == 0:
+                        results.setdefault(f"{name}/{key}", []).append(float(value))
+                    elif i == 0 and pictures:
+                        self.log.picture(step, f"{name}/{key}", np.asarray(value))
+        if results:
+            self.log.scalars(step, results, show=step < self.exp.num_steps and step > 0)
+        return results
+
+    def summary(self, results: Mapping[str, list[float]], seeds: Sequence[int], first: Sequence[Tree]) -> None:
+        """The last word: each number beside the untrained net's, and where everything is."""
+        exp, workdir, log = self.exp, self.workdir, self.log
+        untrained: dict[str, list[float]] = {}
+        if exp.evals:
+            told = workdir and jax.process_count() == 1  # Several processes must all do the same, whatever one finds.
+            rows = [r for r in logging.read_metrics(workdir) if r["step"] == 0] if told else []
+            untrained = {k: v if isinstance(v, list) else [v] for r in rows for k, v in r.items() if k != "step"}
+            if not results.keys() <= untrained.keys():
+                untrained = self.evaluate(self.program.init(first, warm=False), 0, check=True, pictures=False)
+        if results:
+            show = lambda v: logging.form(np.mean(v)) + (f" ± {logging.form(interval(v))}" if len(v) > 1 else "")
+            width = max(map(len, results))
+            log.line(f"\n{'':{width}}  {'trained':>16}  {'untrained net':>16}")
+            for k, v in results.items():
+                log.line(f"{k:{width}}  {show(v):>16}  {show(untrained[k]) if k in untrained else '':>16}")
+            if len(seeds) > 1:
+                log.line(f"Mean ± 95 % interval over {len(seeds)} seeds.")
+        if workdir and log.active:
+            rows = logging.read_metrics(workdir)
+            seconds = max((r["seconds"] for r in rows if "seconds" in r), default=0.0)
+            (workdir / "results.json").write_text(json.dumps(
+                {"step": exp.num_steps, "seeds": seeds, "seconds": seconds, "results": results, "untrained": untrained},
+                indent=1) + "\n")
+            figures.curves(rows, workdir / "figures" / "curves.png")
+            log.line(f"\nTrained {exp.num_steps} steps in {seconds:.0f} s. In {workdir}:\n"
+                     "  results.json   the numbers above         metrics.jsonl  the curves, tensorboard/ too\n"
+                     "  figures/       curves and pictures       checkpoints/   the last states\n"
+                     "  record.json    arguments, versions, commit; source/ the experiment file")
 
 
 def _start_line(times: Mapping[str, float], compiled: float) -> str:
@@ -425,60 +486,10 @@ def _everywhere(x: np.ndarray, mesh: Mesh) -> jax.Array:
     return jax.make_array_from_callback(x.shape, sharding.replicated(mesh), lambda at: x[at])
 
 
-# Evaluation.
-
-def _evaluate(exp: Experiment, program: Program, state: Tree, step: int, log: logging.Log, check: Callable[[], None],
-              pictures: bool = True) -> dict[str, list[float]]:
-    """All evaluators on each seed: {"eval/number": one for each seed}; pictures are drawn for the first seed."""
-    results: dict[str, list[float]] = {}
-    for i in range(len(program.seeds)):
-        lane = program.lane(state, i)
-        for name, evaluate in exp.evals.items():
-            check()
-            for key, value in evaluate(lane).items():
-                if np.ndim(value) == 0:
-                    results.setdefault(f"{name}/{key}", []).append(float(value))
-                elif i == 0 and pictures:
-                    log.picture(step, f"{name}/{key}", np.asarray(value))
-    if results:
-        log.scalars(step, results, show=step < exp.num_steps and step > 0)
-    return results
-
-
 def interval(values: Sequence[float]) -> float:
     """Half the 95 % confidence interval of the mean, by Student's t; NaN for one value."""
     n = len(values)
     return float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-
-
-def _summary(exp, program, results, seeds, first, workdir, log, check) -> None:
-    """The last word: each number beside the untrained net's, and where everything is."""
-    untrained: dict[str, list[float]] = {}
-    if exp.evals:
-        told = workdir and jax.process_count() == 1  # Several processes must all do the same, whatever one finds.
-        rows = [r for r in logging.read_metrics(workdir) if r["step"] == 0] if told else []
-        untrained = {k: v if isinstance(v, list) else [v] for r in rows for k, v in r.items() if k != "step"}
-        if not results.keys() <= untrained.keys():
-            untrained = _evaluate(exp, program, program.init(first, warm=False), 0, log, check, pictures=False)
-    if results:
-        show = lambda v: logging.form(np.mean(v)) + (f" ± {logging.form(interval(v))}" if len(v) > 1 else "")
-        width = max(map(len, results))
-        log.line(f"\n{'':{width}}  {'trained':>16}  {'untrained net':>16}")
-        for k, v in results.items():
-            log.line(f"{k:{width}}  {show(v):>16}  {show(untrained[k]) if k in untrained else '':>16}")
-        if len(seeds) > 1:
-            log.line(f"Mean ± 95 % interval over {len(seeds)} seeds.")
-    if workdir and log.active:
-        rows = logging.read_metrics(workdir)
-        seconds = max((r["seconds"] for r in rows if "seconds" in r), default=0.0)
-        (workdir / "results.json").write_text(json.dumps(
-            {"step": exp.num_steps, "seeds": seeds, "seconds": seconds, "results": results, "untrained": untrained},
-            indent=1) + "\n")
-        figures.curves(rows, workdir / "figures" / "curves.png")
-        log.line(f"\nTrained {exp.num_steps} steps in {seconds:.0f} s. In {workdir}:\n"
-                 "  results.json   the numbers above         metrics.jsonl  the curves, tensorboard/ too\n"
-                 "  figures/       curves and pictures       checkpoints/   the last states\n"
-                 "  record.json    arguments, versions, commit; source/ the experiment file")
 
 
 # Signals.
