@@ -17,9 +17,9 @@ def anomaly(
     score: Callable[[Tree, Array], Array], normal: Any, test: Any, normal_class: int, k: int = 5, n: int = 10_000,
     seed: int = 0,
 ) -> Callable[[Tree], Mapping[str, float]]:
-    """`auroc`: how often, in percent, an image of another class scores above one of `normal_class`, of `n` images of `test`.
+    """`auroc`: how often, in percent, an image of another class scores above one of `normal_class`.
 
-    `score(state, images)`, (n, H, W, C) uint8 to (n,), should be high for what is strange; 50 is chance. `pixels_knn`
+    Both are of `n` images of `test`. `score(state, images)`, (n, H, W, C) uint8 to (n,), should be high for what is strange; 50 is chance. `pixels_knn`
     is the floor: the `auroc` of the mean distance to the `k` nearest of `n` images of `normal`, the training set, on
     pixels, found once. InputError where `test` holds only normal images or none, or `normal` fewer than k.
     """

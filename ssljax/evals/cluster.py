@@ -14,7 +14,7 @@ from ssljax.evals.features import Encode, Tree, extractor, raw_pixels, subset
 def clusters(
     encode: Encode, data: Any, k: int = 0, n: int = 10_000, starts: int = 10, seed: int = 0, floor: bool = True,
 ) -> Callable[[Tree], Mapping[str, float]]:
-    """`accuracy`, `nmi` and `ari` of k-means with `k` centres (0: a class each) on the features of `n` images of `data`.
+    """`accuracy`, `nmi` and `ari` of k-means with `k` centres (0: one a class) on the features of `n` images of `data`.
 
     The best of `starts` runs by k-means' own measure, which sees no label. `pixels_accuracy`, `pixels_nmi` and
     `pixels_ari` are the same on pixels, found once, unless `floor` is False. InputError for fewer images than centres.

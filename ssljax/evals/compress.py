@@ -22,7 +22,8 @@ def compression(
     `reconstruct` takes (n, H, W, 1 or 3) uint8 and returns as many in [0, 1], rounded here to 8 bits. Beside them, at
     `jpeg_bits_per_pixel`, `jpeg_psnr` and `jpeg_ssim`: JPEG at the one quality whose mean size is nearest to `bits`,
     without the header, which is the same for all images (JPEG's own Huffman tables) and larger than a small one.
-    Means over images; `ssim` only where images have the 11 pixels a side it needs. InputError for bits that are not positive.
+    Means over images; `ssim` only where images have the 11 pixels a side it needs. InputError for bits that are not
+    positive.
     """
     if not bits > 0:
         raise InputError(f"An image takes a positive number of bits, not {bits}.")
@@ -93,7 +94,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def nearest_jpeg(images: np.ndarray, bits: float) -> tuple[float, np.ndarray]:
-    """The mean bits of, and the pictures that are left by, JPEG at the quality (1 to 95) whose rate is nearest to `bits`.
+    """The mean bits and the pictures that JPEG gives at the quality (1 to 95) whose rate is nearest to `bits`.
 
     Found by bisection, on `images` (n, H, W, 1 or 3) uint8; the rate rises with the quality.
     """

@@ -24,7 +24,7 @@ class FeatureNet:
     name: str
     params: Tree
     apply: Callable[[Tree, Array], Array]
-    batch_size: int = 500
+    batch_size: int = 512
 
 
 def feature_net(which: str = "") -> FeatureNet:

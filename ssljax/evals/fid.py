@@ -11,7 +11,7 @@ import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.evals.feature_nets import FeatureNet
-from ssljax.evals.features import Tree, extractor, gathered, put, round_up, subset
+from ssljax.evals.features import Tree, extractor, gathered, put, subset
 
 
 def generated(
@@ -31,8 +31,8 @@ def generated(
     real, held = subset(reference, most, seed), subset(test, n, seed)
     if min(n, len(real), len(held)) <= k:
         raise InputError(f"{min(n, len(real), len(held))} images are too few to compare: {k + 1} or more are needed.")
-    extract, size = extractor(features.apply, features.batch_size), lambda: round_up(min(features.batch_size, n))
-    drawn = gathered(lambda state, params, key: features.apply(params, _eight_bits(draw(state, key, size()))))
+    extract, size = extractor(features.apply, features.batch_size), features.batch_size
+    drawn = gathered(lambda state, params, key: features.apply(params, _eight_bits(draw(state, key, size))))
     params = functools.cache(lambda: jax.tree.map(put, features.params))
     name = lambda numbers, end="": {f"{what}_{features.name}{end}": x for what, x in numbers.items()}
 
@@ -44,7 +44,7 @@ def generated(
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         compare, floor = real_side()
-        keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(-(-n // size()))]
+        keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(-(-n // size))]
         z = np.concatenate([np.asarray(drawn(state, params(), key)) for key in keys])[:n]
         if not np.isfinite(z).all():
             bad = n - np.isfinite(z).all(1).sum()

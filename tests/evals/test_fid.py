@@ -1,11 +1,14 @@
 """Distances between sets of features against closed forms, SciPy's matrix root, and the papers' equations as loops."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
 
+from ssljax import sharding
 from ssljax.data import images
 from ssljax.data.sources import Arrays
 from ssljax.evals.feature_nets import FeatureNet, pixels
@@ -166,7 +169,7 @@ def resample(data):
 
 def test_numbers_of_generators(digits):
     train, test = digits
-    evaluate = generated(resample(test), pixels(), train, test)
+    evaluate = generated(resample(test), replace(pixels(), batch_size=360), train, test)
     good, bad = (evaluate({"shift": jnp.float32(s)}) for s in (0, 0.3))
     floor = comparison(raw_pixels(train), raw_pixels(train)[:360])(raw_pixels(test))
     for what in ("fid", "kid", "precision", "recall", "density", "coverage"):
@@ -199,6 +202,16 @@ def test_draws_come_in_batches_of_the_nets_size(digits):
     assert 0 < numbers["fid_half"] < 3 * numbers["fid_half_floor"] + 1e4
 
 
+def test_a_mesh_changes_nothing(digits):
+    train, test = digits
+    draw = lambda state, key, n: sharding.over_batch(jax.random.uniform(key, (n, 8, 8, 1))) ** state["power"]
+    one, eight = (generated(draw, pixels(), train, test, n=200) for _ in range(2))
+    state = {"power": jnp.float32(2)}
+    expected = one(state)
+    with jax.set_mesh(sharding.make_mesh()):
+        assert eight(state) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
 def test_reference_features_are_found_once(digits):
     reads = []
 
@@ -208,11 +221,11 @@ def test_reference_features_are_found_once(digits):
             return super().read(at)
 
     train, test = (Counted(x.image, x.labels, x.class_names) for x in digits)
-    evaluate = generated(resample(test), pixels(), train, test)
+    evaluate = generated(resample(test), replace(pixels(), batch_size=360), train, test)
     reads.clear()
     for shift in (0, 0.1):
         evaluate({"shift": jnp.float32(shift)})
-    assert reads == [500, 500, 500, 360]
+    assert reads == [360, 360, 360, 360, 360]  # The last of the four of the training set repeats its own images.
 
 
 def test_what_is_not_finite_or_too_little_is_refused(digits):

@@ -141,6 +141,7 @@ def test_other_files_are_refused(tmp_path):
         inception(tmp_path / "none")
     with pytest.raises(ValueError, match="another network"):
         convert({"conv.weight": np.ones((2, 3, 1, 1), np.float32)}, "x")
-    small = {"conv.weight": np.ones((2, 3, 1, 1), np.float32), **{f"conv.{n}": np.ones(2) for n in ("beta", "mean", "var")}}
+    norm = {f"conv.{name}": np.ones(2) for name in ("beta", "mean", "var")}
+    small = {"conv.weight": np.ones((2, 3, 1, 1), np.float32), **norm}
     with pytest.raises(ValueError, match="another network than FID's Inception: its layers differ"):
         convert(small, "x")
