@@ -1,8 +1,8 @@
 """Masked autoencoder (He et al., 2021, https://arxiv.org/abs/2111.06377): three quarters of an image from one quarter.
 
-    launch/local.sh experiments/mae.py                                                # digits: a minute on a laptop CPU
+    launch/local.sh experiments/mae.py                                      # scikit-learn's digits, embedded
     launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 20
-    launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 2000 --batch-size 4096 --encoder.depth 12
+    launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 2000 --batch-size 4096 --vit.depth 12
 """
 
 import jax
@@ -19,7 +19,7 @@ from ssljax.optim import adamw, warmup_cosine
 
 
 def mae(
-    data: str = "digits", image_size: int = 0, encoder: ViT = ViT(patch=2, width=96, depth=4, heads=3),
+    data: str = "digits", image_size: int = 0, vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
     decoder_width: int = 64, decoder_depth: int = 1, mask: float = 0.75, crop: float = 0.2, flip: float = 0.0,
     epochs: int = 100, batch_size: int = 128, lr: float = 1e-3, weight_decay: float = 0.05,
 ) -> Experiment:
@@ -37,17 +37,17 @@ def mae(
     num_steps = epochs * (len(train) // batch_size)
     tx = adamw(warmup_cosine(lr, num_steps), weight_decay, b2=0.95)
     h, w, c = train.shape
-    grid, out = (h // encoder.patch, w // encoder.patch), c * encoder.patch**2
-    decoder = MAEDecoder(grid, out, decoder_width, decoder_depth, dtype=encoder.dtype)
+    grid, out = (h // vit.patch, w // vit.patch), c * vit.patch**2
+    decoder = MAEDecoder(grid, out, decoder_width, decoder_depth, dtype=vit.dtype)
     draw_mask = lambda key, n: random_mask(key, n, grid[0] * grid[1], mask)
 
     def init(key, batch):
         keep, place = draw_mask(key, 2)
-        y, e = encoder.init_with_output(key, augment.to_float(batch["image"][:2]), keep, method="tokens")
+        y, e = vit.init_with_output(key, augment.to_float(batch["image"][:2]), keep, method="tokens")
         return TrainState.create(tx, {"encoder": e, "decoder": decoder.init(jax.random.fold_in(key, 1), y, place)})
 
     def predict(params, x, keep, place):  # Of each patch, what is left of it less its mean, over its deviation.
-        y = encoder.apply(params["encoder"], x, keep, method="tokens")[:, -keep.shape[1]:]
+        y = vit.apply(params["encoder"], x, keep, method="tokens")[:, -keep.shape[1]:]
         return decoder.apply(params["decoder"], y, place)
 
     def loss(params, state, batch, key):
@@ -55,18 +55,18 @@ def mae(
         x = augment.random_resized_crop(k1, augment.to_float(batch["image"]), scale=(crop, 1.0))
         x = augment.flip(k2, x, flip)
         keep, place = draw_mask(k3, len(x))
-        y = patchify(x, encoder.patch)
+        y = patchify(x, vit.patch)
         mean, deviation = patch_statistics(y)
         value = masked_error(predict(params, x, keep, place), (y - mean) / deviation, place >= keep.shape[1])
         return value, (state.extra, {"loss": value})
 
     def encode(state, x):
-        return encoder.apply(state.params["encoder"], augment.to_float(x))
+        return vit.apply(state.params["encoder"], augment.to_float(x))
 
     def show(state, key, x):
         x = augment.to_float(x)
         keep, place = draw_mask(key, len(x))
-        y, hidden = patchify(x, encoder.patch), (place >= keep.shape[1])[:, :, None]
+        y, hidden = patchify(x, vit.patch), (place >= keep.shape[1])[:, :, None]
         mean, deviation = patch_statistics(y)  # The true ones: the net predicts neither.
         drawn = predict(state.params, x, keep, place) * deviation + mean
         return [unpatchify(jnp.where(hidden, z, y), train.shape) for z in (0.5, drawn)]

@@ -9,7 +9,7 @@ from ssljax.sharding import over_batch
 
 
 def random_mask(key: Array, n: int, patches: int, share: float) -> tuple[Array, Array]:
-    """For each of `n` images, which patches are seen, (n, seen), and each patch's place in a random order, (n, patches).
+    """Of each of `n` images the patches that are seen, (n, seen), and each patch's place in a random order, (n, patches).
 
     A patch is hidden if its place is not among the first `seen`. He et al., 2021, arXiv:2111.06377, section 3.
 

@@ -43,8 +43,8 @@ class ViT(nn.Module):
                blank: Array | None = None) -> Array:
         """The last tokens, (n, patches, width), one more in front where there is a class token.
 
-        `keep`, (n, k), has the indices of the patches that are seen, if not all, as in MAE; where `hidden`, (n, patches),
-        is true, `blank`, (width,), stands for the embedded patch, as in SimMIM.
+        `keep`, (n, k), has the indices of the patches that are seen, if not all, as in MAE; where `hidden`, (n, patches)
+        too, is true, `blank`, (width,), stands for the embedded patch, as in SimMIM.
         """
         h, w = (s // self.patch for s in x.shape[1:3])
         y = self.embed(patchify(x, self.patch).astype(self.dtype))
@@ -137,7 +137,8 @@ def unpatchify(y: Array, shape: tuple[int, ...]) -> Array:
 
 def positions(h: int, w: int, width: int) -> Array:
     """Fixed positions of h x w patches, (h w, width): half the channels for the row, half for the column, of each
-    half the sines and half the cosines at wavelengths from 2π to 20,000π, as in MAE's code. InputError unless 4 divides the width."""
+    half the sines and half the cosines at wavelengths from 2π to 20,000π, as in MAE's code. InputError unless 4 divides
+    the width."""
     if width % 4:
         raise InputError(f"Sine and cosine positions in two directions need a width that 4 divides, not {width}.")
     omega = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
