@@ -1,0 +1,69 @@
+"""The first GAN (Goodfellow et al., 2014, https://arxiv.org/abs/1406.2661): two dense networks in a game.
+
+    launch/local.sh experiments/gan.py                                            # digits, on a laptop CPU
+    launch/local.sh experiments/gan.py --data mnist --hidden 512 512 --lr 2e-4 --epochs 30
+    launch/local.sh experiments/gan.py --minimax                                  # see a sure discriminator stop it
+"""
+
+import jax
+from jax.lax import stop_gradient
+import jax.numpy as jnp
+import optax
+
+from ssljax import Experiment, TrainState, ema, main, minimize
+from ssljax.data import augment, feed, images
+from ssljax.evals.pictures import samples
+from ssljax.losses.adversarial import gan_critic, minimax_generator, nonsaturating_generator
+from ssljax.models.coder import DenseDecoder
+from ssljax.models.mlp import MLP
+from ssljax.sharding import over_batch
+
+
+def gan(
+    data: str = "digits", image_size: int = 0, latents: int = 64, hidden: tuple[int, ...] = (128, 128),
+    minimax: bool = False,
+    epochs: int = 150, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.5, decay: float = 0.999,
+) -> Experiment:
+    """A GAN of dense networks: a generator against a discriminator, one step of both at a time.
+
+    Args:
+        data: digits (embedded), a TFDS image set (mnist, fashion_mnist), a folder of class folders, or an .npz.
+        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
+        hidden: Widths between latents and pixels; the discriminator's are the reverse.
+        minimax: The generator minimises log(1 - D), the game's own value, and not -log D.
+        decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
+    """
+    train = images(data, "train", image_size)
+    gen, disc = DenseDecoder(hidden, train.shape), MLP((*hidden[::-1], 1), activation="leaky_relu")
+    tx, generator_loss = optax.adam(lr, b1), minimax_generator if minimax else nonsaturating_generator
+
+    def generate(params, z):
+        return jax.nn.sigmoid(gen.apply({"params": params}, z))
+
+    def judge(params, x):
+        return disc.apply({"params": params}, 2 * x - 1)[:, 0]
+
+    def init(key, batch):
+        g = gen.init(key, jnp.zeros((1, latents)))["params"]
+        d = disc.init(jax.random.fold_in(key, 1), augment.to_float(batch["image"][:1]))["params"]
+        return TrainState.create(tx, {"gen": g, "disc": d}, ema=g)
+
+    def loss(params, state, batch, key):
+        real = augment.to_float(batch["image"])
+        fake = generate(params["gen"], over_batch(jax.random.normal(key, (batch_size, latents))))
+        # Each player's loss is cut off from the other's parameters, so their sum moves both, at once.
+        on_real, on_fake = judge(params["disc"], real), judge(params["disc"], stop_gradient(fake))
+        d, g = gan_critic(on_real, on_fake), generator_loss(judge(stop_gradient(params["disc"]), fake))
+        slow = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        return d + g, ({"ema": ema(state.extra["ema"], params["gen"], slow)}, {
+            "discriminator": d, "generator": g, "right": ((on_real > 0).mean() + (on_fake < 0).mean()) / 2})
+
+    def draw(state, key, n):
+        return generate(state.extra["ema"], jax.random.normal(key, (n, latents)))
+
+    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size),
+                      num_steps=epochs * (len(train) // batch_size), evals={"samples": samples(draw)})
+
+
+if __name__ == "__main__":
+    main(gan)
