@@ -11,7 +11,8 @@ import optax
 
 from ssljax import Experiment, TrainState, ema, main, minimize
 from ssljax.data import augment, feed, images
-from ssljax.evals.knn import knn
+from ssljax.evals.feature_nets import feature_net
+from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.adversarial import gan_critic, nonsaturating_generator
@@ -21,8 +22,8 @@ from ssljax.sharding import over_batch
 
 def dcgan(
     data: str = "digits", image_size: int = 0, latents: int = 100, widths: tuple[int, ...] = (32, 64, 128),
-    diff_augment: bool = False,
-    epochs: int = 60, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.5, decay: float = 0.999,
+    diff_augment: bool = False, features: str = "", epochs: int = 60, batch_size: int = 64, lr: float = 5e-4,
+    b1: float = 0.5, decay: float = 0.999,
 ) -> Experiment:
     """DCGAN: its samples, and what its discriminator has learned of the classes (section 5.1 of the paper).
 
@@ -31,13 +32,12 @@ def dcgan(
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         widths: Channels of the discriminator at each halving of the resolution; the generator's are the reverse.
         diff_augment: Augment what the discriminator sees, real and generated: for small sets (arXiv:2006.10738).
-        lr: The paper's is 2e-4, for longer training.
+        features: What FID and its kin are measured by: pixels if empty, the folder of a run of supervised.py, or inception.
         decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     gen, disc, tx = Generator(train.shape, widths[::-1]), Discriminator(widths), optax.adam(lr, b1)
     pixels = lambda x: 2 * augment.to_float(x) - 1
-
     see = augment.diff_augment if diff_augment else lambda key, x: x
 
     def apply(net, params, stats, x):
@@ -71,9 +71,9 @@ def dcgan(
         variables = {"params": state.params["disc"], "batch_stats": state.extra["disc"]}
         return disc.clone(head=False).apply(variables, pixels(x))
 
-    num_steps = epochs * (len(train) // batch_size)
+    num_steps, test_gan = epochs * (len(train) // batch_size), generated(draw, feature_net(features), train, test)
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "samples": samples(draw), "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test)})
+        "test": test_gan, "samples": samples(draw), "probe": linear_probe(encode, train, test)})
 
 
 if __name__ == "__main__":

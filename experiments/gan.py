@@ -12,6 +12,8 @@ import optax
 
 from ssljax import Experiment, TrainState, ema, main, minimize
 from ssljax.data import augment, feed, images
+from ssljax.evals.feature_nets import feature_net
+from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import gan_critic, minimax_generator, nonsaturating_generator
 from ssljax.models.coder import DenseDecoder
@@ -21,7 +23,7 @@ from ssljax.sharding import over_batch
 
 def gan(
     data: str = "digits", image_size: int = 0, latents: int = 64, hidden: tuple[int, ...] = (128, 128),
-    minimax: bool = False,
+    minimax: bool = False, features: str = "",
     epochs: int = 150, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.5, decay: float = 0.999,
 ) -> Experiment:
     """A GAN of dense networks: a generator against a discriminator, one step of both at a time.
@@ -31,9 +33,10 @@ def gan(
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         hidden: Widths between latents and pixels; the discriminator's are the reverse.
         minimax: The generator minimises log(1 - D), the game's own value, and not -log D.
+        features: What FID and its kin are measured by: pixels if empty, the folder of a run of supervised.py, or inception.
         decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
     """
-    train = images(data, "train", image_size)
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
     gen, disc = DenseDecoder(hidden, train.shape), MLP((*hidden[::-1], 1), activation="leaky_relu")
     tx, generator_loss = optax.adam(lr, b1), minimax_generator if minimax else nonsaturating_generator
 
@@ -62,7 +65,8 @@ def gan(
         return generate(state.extra["ema"], jax.random.normal(key, (n, latents)))
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size),
-                      num_steps=epochs * (len(train) // batch_size), evals={"samples": samples(draw)})
+                      num_steps=epochs * (len(train) // batch_size), evals={
+        "test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import optax
 
 from ssljax import Experiment, TrainState, ema, main, minimize
 from ssljax.data import augment, feed, images
+from ssljax.evals.feature_nets import feature_net
+from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import r1, r2, relativistic_critic, relativistic_generator
 from ssljax.models.dcgan import Discriminator, Generator
@@ -21,7 +23,7 @@ from ssljax.sharding import over_batch
 
 def r3gan(
     data: str = "digits", image_size: int = 0, latents: int = 64, widths: tuple[int, ...] = (32, 64, 128),
-    gamma: float = 1.0, diff_augment: bool = False,
+    gamma: float = 1.0, diff_augment: bool = False, features: str = "",
     epochs: int = 60, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.0, b2: float = 0.99, decay: float = 0.999,
 ) -> Experiment:
     """R3GAN: a relativistic pairing loss, and the zero-centred penalties R1 and R2.
@@ -33,9 +35,10 @@ def r3gan(
         gamma: Of both penalties.
         diff_augment: Augment what the discriminator sees, real and generated: for small sets (arXiv:2006.10738).
         lr: The paper's is 2e-4 and less, for longer training.
+        features: What FID and its kin are measured by: pixels if empty, the folder of a run of supervised.py, or inception.
         decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
     """
-    train = images(data, "train", image_size)
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
     gen, disc = Generator(train.shape, widths[::-1], "none"), Discriminator(widths, "none")
     tx = optax.adam(lr, b1, b2)
     see = augment.diff_augment if diff_augment else lambda key, x: x
@@ -64,7 +67,8 @@ def r3gan(
         return (gen.apply({"params": state.extra["ema"]}, jax.random.normal(key, (n, latents))) + 1) / 2
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size),
-                      num_steps=epochs * (len(train) // batch_size), evals={"samples": samples(draw)})
+                      num_steps=epochs * (len(train) // batch_size), evals={
+        "test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
 
 
 if __name__ == "__main__":
