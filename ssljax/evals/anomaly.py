@@ -19,9 +19,9 @@ def anomaly(
 ) -> Callable[[Tree], Mapping[str, float]]:
     """`auroc`: how often, in percent, an image of another class scores above one of `normal_class`.
 
-    Both are of `n` images of `test`. `score(state, images)`, (n, H, W, C) uint8 to (n,), should be high for what is strange; 50 is chance. `pixels_knn`
-    is the floor: the `auroc` of the mean distance to the `k` nearest of `n` images of `normal`, the training set, on
-    pixels, found once. InputError where `test` holds only normal images or none, or `normal` fewer than k.
+    Both are of `n` images of `test`. `score(state, images)`, (n, H, W, C) uint8 to (n,), should be high for what is
+    strange; 50 is chance. `pixels_knn` is the floor: the `auroc` of the mean distance to the `k` nearest of `n` images
+    of `normal`, the training set, on pixels, found once. InputError where `test` holds only normal images or none, or `normal` fewer than k.
     """
     indices = subset(test, n, seed)
     strange = test.labels[indices] != normal_class

@@ -97,8 +97,8 @@ class Inception(nn.Module):
 
 
 def resize(x: Array, size: int) -> Array:
-    """Images (n, H, W, C) at (size, size), bilinear as TensorFlow 1 has it: pixel i is taken at i · H / size, unfiltered
-    where images shrink. FID's numbers depend on it (Parmar et al., 2021, arXiv:2104.11222)."""
+    """Images (n, H, W, C) at (size, size), bilinear as TensorFlow 1 has it: pixel i is taken at i · H / size, without
+    a filter where images shrink. FID's numbers depend on it (Parmar et al., 2021, arXiv:2104.11222)."""
     def weights(length):
         at = np.arange(size) * (length / size)
         low = np.floor(at).astype(int)
@@ -112,7 +112,7 @@ def resize(x: Array, size: int) -> Array:
 
 
 def convert(tensors: dict[str, np.ndarray], source: Any) -> Tree:
-    """Flax's parameters of `Inception` from named tensors: kernels (out, in, h, w), and the BatchNorm that goes into them.
+    """Flax's parameters of `Inception` from named tensors: kernels (out, in, h, w), with BatchNorm put into them.
 
     InputError if they are another network's; `source` is where they come from.
     """

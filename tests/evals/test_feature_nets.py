@@ -5,11 +5,12 @@ import json
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 import numpy as np
 import pytest
 
 from experiments.supervised import supervised
-from ssljax import load, main
+from ssljax import load, main, sharding
 from ssljax.checkpoint import Checkpoints
 from ssljax.data import images
 from ssljax.evals.accuracy import accuracy
@@ -29,7 +30,10 @@ def test():
 def workdir(tmp_path_factory):
     """A run of two seeds by the command line."""
     folder = tmp_path_factory.mktemp("classifier")
-    main(supervised, ["--epochs=6", "--encoder.widths", "16", "32", "--run.seeds=2", "--run.workdir", str(folder)])
+    mesh = jax.make_mesh((1, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    with pytest.MonkeyPatch.context() as patch:  # Of one device, whose steps are quicker here.
+        patch.setattr(sharding, "make_mesh", lambda fsdp: mesh)
+        main(supervised, ["--epochs=6", "--encoder.widths", "16", "32", "--run.seeds=2", f"--run.workdir={folder}"])
     return folder
 
 
