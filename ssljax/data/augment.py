@@ -174,7 +174,7 @@ def diff_augment(key: Array, x: Array, shift: float = 1 / 8, hole: float = 1 / 2
 
 
 def diff_colour(key: Array, x: Array) -> Array:
-    """Brightness by U(-0.5, 0.5), saturation by U(0, 2) and contrast by U(0.5, 1.5), of images in [-1, 1], not clipped."""
+    """Brightness by U(-0.5, 0.5), saturation by U(0, 2), contrast by U(0.5, 1.5), of images in [-1, 1], not clipped."""
     b, s, c = over_batch(jax.random.uniform(key, (len(x), 3)))[:, :, None, None, None].swapaxes(0, 1)
     x = x + b - 0.5
     gray = x.mean(-1, keepdims=True)
