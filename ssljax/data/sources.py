@@ -87,8 +87,8 @@ class OnDisk:
 def images(name: str, split: str, size: int = 0) -> Source:
     """The "train" or "test" split of an image set; InputError says what is wrong with the name, the set or a file.
 
-    `name` is "digits" (scikit-learn's, embedded, 8x8), a TFDS image set that has been prepared (with its configuration
-    after a slash, where it has several), a folder
+    `name` is "digits" (scikit-learn's, embedded, 8x8), "photos" (32x32 tiles of its two photographs, embedded, coloured),
+    a TFDS image set that has been prepared (with its configuration after a slash, where it has several), a folder
     (train/CLASS/*.png and test/CLASS/*.png; or CLASS/*.png alone, of which every tenth image is then the test split),
     or an .npz ({split}_images and {split}_labels, or x_{split} and y_{split}). `size` resizes to that many pixels,
     cutting the longer side; it must be given where images differ in size.
@@ -98,6 +98,8 @@ def images(name: str, split: str, size: int = 0) -> Source:
     path = pathlib.Path(name).expanduser()
     if name == EMBEDDED:
         source = _digits(split)
+    elif name == "photos":
+        source = _photos(split)
     elif path.suffix == ".npz":
         source = _npz(path, split)
     elif path.is_dir():
@@ -139,6 +141,17 @@ def _digits(split: str) -> Arrays:
     at = np.arange(len(image)) % 5 == 0  # Every fifth is for testing: 1437 and 360, writers mixed.
     at = {"train": ~at, "test": at}[split]
     return Arrays(image[at], digits.target[at].astype(np.int32), [str(i) for i in range(10)])
+
+
+def _photos(split: str) -> Arrays:
+    """The 520 whole tiles of 32x32 pixels of china.jpg and flower.jpg; neighbours are in different splits."""
+    from sklearn.datasets import load_sample_images
+
+    photos = np.stack(load_sample_images().images)[:, :416, :640]
+    tiles = photos.reshape(2, 13, 32, 20, 32, 3).swapaxes(2, 3).reshape(-1, 32, 32, 3)
+    at = np.arange(len(tiles)) % 5 == 0
+    at = {"train": ~at, "test": at}[split]
+    return Arrays(tiles[at], np.repeat(np.arange(2, dtype=np.int32), 260)[at], ["china", "flower"])
 
 
 def _npz(path: pathlib.Path, split: str) -> Arrays:
@@ -255,7 +268,8 @@ def _tfds(name: str, split: str, size: int) -> Source:
     try:
         builder = tfds.builder(name)
     except (ValueError, AssertionError):  # Not found, or not a name at all, or no such version.
-        known = [EMBEDDED, *tfds.list_builders(with_community_datasets=False)]  # Those of others need TensorFlow.
+        # Those of others need TensorFlow.
+        known = [EMBEDDED, "photos", *tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name.lower(), known, 3)
         hint = f"did you mean {' or '.join(near)}? Otherwise " if near else ""
         raise InputError(f"There is no data set {name}: {hint}give a TFDS name, a folder of class folders, an .npz, "

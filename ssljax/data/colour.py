@@ -1,0 +1,49 @@
+"""sRGB and CIE L*a*b* (D65, 2 degrees), and the a*b* plane cut into bins."""
+
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax.errors import InputError
+
+# Linear sRGB to XYZ: IEC 61966-2-1. The white of D65 is where the rows sum to, so that greys have no colour at all.
+XYZ = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
+WHITE = XYZ.sum(1)
+BACK = np.linalg.inv(XYZ)
+
+
+def rgb_to_lab(x: Array) -> Array:
+    """sRGB in [0, 1], (..., 3), to L in [0, 100], a and b: CIE 15, by the exact sRGB curve."""
+    if x.shape[-1] != 3:
+        raise InputError(f"Colours need three channels, not {x.shape[-1]}: give a set of coloured images.")
+    low = x <= 0.04045
+    linear = jnp.where(low, x / 12.92, ((jnp.where(low, 1.0, x) + 0.055) / 1.055) ** 2.4)
+    t = jnp.einsum("...c,dc->...d", linear, XYZ / WHITE[:, None], precision="highest")
+    low = t <= (6 / 29) ** 3
+    f = jnp.where(low, t / (3 * (6 / 29) ** 2) + 4 / 29, jnp.cbrt(jnp.where(low, 1.0, t)))
+    return jnp.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+
+
+def lab_to_rgb(lab: Array) -> Array:
+    """What `rgb_to_lab` was given; colours that no screen shows are cut to [0, 1]."""
+    y = (lab[..., 0] + 16) / 116
+    f = jnp.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], -1)
+    t = jnp.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
+    linear = jnp.einsum("...c,dc->...d", t, BACK * WHITE, precision="highest")
+    low = linear <= 0.0031308
+    return jnp.clip(jnp.where(low, 12.92 * linear, 1.055 * jnp.where(low, 1.0, linear) ** (1 / 2.4) - 0.055), 0, 1)
+
+
+def gamut(step: float = 10.0, colours: int = 48) -> tuple[np.ndarray, np.ndarray]:
+    """The centres, (q, 2), of the `step` wide bins of a and b that an sRGB colour falls into, and the bins' table.
+
+    `table[round(a / step) + r, round(b / step) + r]`, with r = len(table) // 2, is the number of a bin or the nearest.
+    Zhang et al., 2016, arXiv:1603.08511, section 2, have 313 of 10; the number depends on how finely the cube is tried.
+    """
+    levels = np.linspace(0, 1, colours, dtype=np.float32)
+    lab = np.asarray(rgb_to_lab(jnp.asarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3))))
+    places = np.unique(np.round(lab[:, 1:] / step).astype(int), axis=0)
+    r = int(np.ceil(128 / step))
+    every = np.mgrid[-r:r + 1, -r:r + 1].reshape(2, -1).T
+    nearest = ((every[:, None] - places[None]) ** 2).sum(-1).argmin(1)
+    return (places * step).astype(np.float32), nearest.reshape(2 * r + 1, -1).astype(np.int32)

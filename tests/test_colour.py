@@ -1,0 +1,81 @@
+"""Colour spaces against published values, and round trips."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssljax.data.colour import gamut, lab_to_rgb, rgb_to_lab
+from ssljax.data.sources import images
+from ssljax.errors import InputError
+from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced
+
+
+@pytest.mark.parametrize("rgb, lab", [  # sRGB's primaries and white under D65, as CIE calculators have them.
+    ((1, 0, 0), (53.24, 80.09, 67.20)), ((0, 1, 0), (87.73, -86.18, 83.18)), ((0, 0, 1), (32.30, 79.19, -107.86)),
+    ((1, 1, 1), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((1, 1, 0), (97.14, -21.55, 94.48))])
+def test_published_values(rgb, lab):
+    np.testing.assert_allclose(rgb_to_lab(jnp.asarray(rgb, jnp.float32)), lab, atol=0.03)
+
+
+def test_the_way_there_and_back():
+    x = jax.random.uniform(jax.random.key(0), (4000, 3)) ** 3  # Many dark ones, on the straight part of the curves.
+    np.testing.assert_allclose(lab_to_rgb(rgb_to_lab(x)), x, atol=2e-5)
+    grey = rgb_to_lab(jnp.linspace(0, 1, 50)[:, None] * jnp.ones(3))
+    np.testing.assert_allclose(grey[:, 1:], 0, atol=1e-3)
+    assert (np.diff(grey[:, 0]) > 0).all()
+    assert float(lab_to_rgb(jnp.array([50.0, 128, -128])).max()) <= 1
+    assert np.isfinite(jax.grad(lambda x: lab_to_rgb(rgb_to_lab(x)).sum())(jnp.zeros(3))).all()
+    with pytest.raises(InputError, match="three channels, not 1"):
+        rgb_to_lab(jnp.zeros((2, 2, 1)))
+
+
+def test_bins_hold_their_colours():
+    centres, table = gamut()
+    assert 230 < len(centres) < 320 and len(np.unique(centres, axis=0)) == len(centres)
+    ab = np.asarray(rgb_to_lab(jax.random.uniform(jax.random.key(1), (5000, 3))))[:, 1:]
+    r = len(table) // 2
+    found = centres[table[tuple(np.round(ab / 10).astype(int).T + r)]]
+    nearest = centres[((ab[:, None] - centres) ** 2).sum(-1).argmin(1)]
+    assert (found == nearest).all(1).mean() > 0.99 and np.abs(found - ab).max() < 10
+
+
+def test_rare_colours_weigh_more_as_the_paper_says():
+    centres = np.array([[0, 0], [10, 0], [50, 50], [60, -30]], np.float32)
+    counts = np.array([80, 15, 5, 0])
+    w = rare_weights(counts, centres)
+    smooth = np.zeros(4)
+    for j in range(4):  # Each bin's share goes to those near it by a Gaussian of 5, which keeps the sum.
+        share = [np.exp(-((centres[i] - centres[j]) ** 2).sum() / 50) for i in range(4)]
+        smooth += counts[j] / 100 * np.array(share) / sum(share)
+    want = [1 / (0.5 * p + 0.5 / 4) for p in smooth]
+    np.testing.assert_allclose(w, want / np.dot(smooth, want), rtol=1e-5)
+    assert w[3] == w.max() > w[2] > w[1] > w[0] and smooth.sum() == pytest.approx(1)
+    np.testing.assert_allclose(rare_weights(counts, centres, lam=1.0), 1, rtol=1e-6)
+    logits, bins = np.random.default_rng(0).normal(size=(2, 3, 4)), np.array([[0, 1, 2], [3, 0, 0]])
+    total = sum(w[bins[at]] * (np.log(np.exp(logits[at]).sum()) - logits[at][bins[at]]) for at in np.ndindex(2, 3))
+    np.testing.assert_allclose(rebalanced(jnp.asarray(logits), jnp.asarray(bins), jnp.asarray(w)), total / 6, rtol=1e-5)
+    with pytest.raises(InputError, match="a bin may never occur"):
+        rare_weights(counts, centres, lam=0)
+
+
+def test_the_annealed_mean_goes_from_mean_to_mode():
+    p, centres = jnp.array([0.5, 0.3, 0.2]), jnp.array([[10.0, 0], [0, 10], [-10, -10]])
+    np.testing.assert_allclose(annealed_mean(jnp.log(p), centres, 1.0), p @ centres, atol=1e-5)
+    np.testing.assert_allclose(annealed_mean(jnp.log(p), centres, 0.01), centres[0], atol=1e-4)
+    sharp = p ** (1 / 0.38)
+    np.testing.assert_allclose(annealed_mean(jnp.log(p), centres), sharp @ centres / sharp.sum(), atol=1e-4)
+
+
+def test_tiles_are_cut_from_the_photographs():
+    from sklearn.datasets import load_sample_images
+
+    china, flower = load_sample_images().images
+    train, test = images("photos", "train"), images("photos", "test")
+    assert (len(train), len(test), train.shape) == (416, 104, (32, 32, 3))
+    assert train.class_names == ["china", "flower"] and np.bincount(test.labels).tolist() == [52, 52]
+    np.testing.assert_array_equal(test.image[0], china[:32, :32])
+    np.testing.assert_array_equal(train.image[0], china[:32, 32:64])
+    np.testing.assert_array_equal(test.image[-1], flower[12 * 32:13 * 32, 15 * 32:16 * 32])
+    every = {x.tobytes() for x in np.concatenate([train.image, test.image])}
+    assert len(every) == 520
