@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from ssljax.models.convnet import Conv, ConvNet, lax_conv, patch_matmul
+from ssljax.models.coder import Convolutional, Dense
+from ssljax.models.convnet import (
+    Conv, ConvNet, lax_conv, lax_conv_transpose, patch_matmul, patch_matmul_transpose)
 from ssljax.models.mlp import MLP
 from ssljax.models.resnet import ResNet
 
@@ -44,6 +47,44 @@ def test_patches_convolve_as_xla_does(size, kernel, stride):
     grads = [jax.grad(lambda x, w: (f(x, w, stride) ** 2).sum(), (0, 1))(x, w) for f in (patch_matmul, lax_conv)]
     for a, b in zip(*grads):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7)])
+def test_patches_convolve_transposed_as_xla_does(size):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    w = jax.random.normal(jax.random.key(1), (4, 4, 3, 5))
+    np.testing.assert_allclose(patch_matmul_transpose(x, w), lax_conv_transpose(x, w), atol=1e-4)
+    grads = [jax.grad(lambda x, w: (f(x, w) ** 2).sum(), (0, 1))(x, w)
+             for f in (patch_matmul_transpose, lax_conv_transpose)]
+    for a, b in zip(*grads):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("coder", [Dense((16,), "tanh"), Convolutional((8, 16, 16))], ids=["dense", "convolutional"])
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 27, 3)])
+def test_coders_learn_an_image_of_any_size(coder, shape):
+    """Encoder and decoder fit each other, and every pixel finds its place: two ramps can be learned by heart."""
+    ramps = jnp.stack(jnp.meshgrid(*[jnp.linspace(0, 1, s) for s in shape[:2]], indexing="ij"))
+    x = jnp.broadcast_to(ramps[..., None], (2, *shape))
+    encoder, decoder = coder.encoder(6), coder.decoder(shape)
+    z, e = encoder.init_with_output(jax.random.key(1), x)
+    params = {"encoder": e, "decoder": decoder.init(jax.random.key(2), z)}
+    again = lambda p: decoder.apply(p["decoder"], encoder.apply(p["encoder"], x))
+    tx = optax.adam(2e-3)
+
+    @jax.jit
+    def learn(params, opt):
+        value, grads = jax.value_and_grad(lambda p: jnp.mean((again(p) - x) ** 2))(params)
+        updates, opt = tx.update(grads, opt)
+        return optax.apply_updates(params, updates), opt, value
+
+    opt = tx.init(params)
+    for _ in range(300):
+        params, opt, value = learn(params, opt)
+    assert value < 0.1 * float(x.var())
+    many = jax.random.normal(jax.random.key(3), (3, 2, 6))  # Codes may have any leading axes.
+    each = jnp.stack([decoder.apply(params["decoder"], z) for z in many])
+    np.testing.assert_allclose(decoder.apply(params["decoder"], many), each, atol=1e-5)
 
 
 @pytest.mark.parametrize("size, channels", [(8, 1), (33, 3)])

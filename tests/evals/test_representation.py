@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from ssljax.evals.collapse import collapse, feature_std, rankme
 from ssljax.evals.features import extractor, features, raw_pixels, subset
 from ssljax.evals.knn import knn, neighbours, vote
-from ssljax.evals.pictures import feature_map, grid, views
+from ssljax.evals.pictures import compared, feature_map, grid, interpolations, samples, views
 from ssljax.evals import probe
 from ssljax.evals.probe import linear_probe
 
@@ -339,6 +339,37 @@ def test_grid_places_and_enlarges():
 def test_grid_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match="A grid needs images"):
         grid(np.zeros(shape))
+
+
+def cells(picture, rows, columns, factor=8):
+    """The images of a grid of enlarged 8x8 images with gaps of 2, (rows, columns, 8, 8), as in the first channel."""
+    step = 8 * factor + 2
+    return np.array([[picture[r * step:(r + 1) * step - 2:factor, c * step:(c + 1) * step - 2:factor, 0]
+                      for c in range(columns)] for r in range(rows)])
+
+
+def test_samples_are_what_was_drawn():
+    drawn = lambda state, key, n: state["x"] * jax.random.uniform(key, (n, 8, 8, 1))
+    picture = samples(drawn, rows=2, columns=3, seed=5)({"x": jnp.float32(0.5)})["samples"]
+    want = np.asarray(drawn({"x": 0.5}, jax.random.key(5), 6))
+    np.testing.assert_array_equal(cells(picture, 2, 3), np.round(255 * want.reshape(2, 3, 8, 8)).astype(np.uint8))
+
+
+def test_compared_has_the_image_over_what_is_made_of_it(test):
+    show = lambda state, key, x: [x / 255.0 * state["x"], 1 - x / 255.0]
+    picture = cells(compared(show, test, n=4)({"x": jnp.float32(0.0)})["compared"], 3, 4)
+    originals = test.images[subset(test, 4)][..., 0]
+    np.testing.assert_array_equal(picture[0], originals)
+    assert not picture[1].any()
+    np.testing.assert_array_equal(picture[2], 255 - originals)
+
+
+def test_interpolations_go_straight_from_one_image_to_another(test):
+    encode, decode = lambda state, x: x.reshape(len(x), -1) / 255.0, lambda state, z: z.reshape(-1, 8, 8, 1)
+    picture = cells(interpolations(encode, decode, test, rows=2, columns=3)({"x": jnp.zeros(())})["interpolations"], 2, 5)
+    ends = test.images[subset(test, 4)][..., 0].reshape(2, 2, 8, 8).astype(int)
+    for column, want in zip(range(5), (ends[0], ends[0], (ends[0] + ends[1]) / 2, ends[1], ends[1])):
+        assert np.abs(picture[:, column] - want).max() <= 0.5
 
 
 def test_views_are_originals_and_draws(test):
