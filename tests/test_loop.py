@@ -13,10 +13,12 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from ssljax import InputError, Run, load, train
 from ssljax import logging as run_logging
+from ssljax.checkpoint import flatten
 from ssljax.loop import Stopped, interval
 from tests.conftest import ROOT
 from tests.tiny import tiny
@@ -140,6 +142,13 @@ def test_nan_stops_the_run_before_the_step(tmp_path, lanes, capsys):
     out = capsys.readouterr().out
     assert "Step 24 again" in out and "loss = nan" in out and "finite before it: none" in out
     # The saved state is the one an unbroken run has after 23 steps, and so is the batch.
+    state = train(replace(bad, num_steps=23, evals={}), replace(run, workdir=""))
+    whole = jax.tree.map(lambda x: x[0], state) if lanes == "vmap" else state
+    with ocp.StandardCheckpointer() as saver:
+        saved = saver.restore((tmp_path / "failure" / "state").absolute())
+    assert sorted(flatten(saved)) == sorted(flatten(whole))
+    for name, x in flatten(whole).items():
+        np.testing.assert_array_equal(flatten(saved)[name], x, err_msg=name)
     with np.load(tmp_path / "failure" / "batch.npz") as batch:
         at = next(bad.data.feed(0, 23, None))
         np.testing.assert_array_equal(batch["image"], bad.data.source.image[at])

@@ -64,4 +64,4 @@ def compare(name: str, exp: Experiment, rounds: int = 5) -> None:
 if __name__ == "__main__":
     loop.compilation_cache()
     compare("mlp", tiny(width=256, batch_size=128, num_steps=3000))
-    compare("digits", simclr(epochs=12))
+    compare("digits", simclr())
