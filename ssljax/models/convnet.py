@@ -42,11 +42,11 @@ class Conv(nn.Module):
     stride: int = 1
     bias: bool = False
     dtype: Dtype = "float32"
-    init: Callable[..., Array] = nn.initializers.he_normal()
+    kernel_init: Callable[..., Array] = nn.initializers.he_normal()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.init, (self.size, self.size, x.shape[-1], self.width))
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.width))
         convolve = patch_matmul if jax.default_backend() == "cpu" else lax_conv
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
         return y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype) if self.bias else y
@@ -58,12 +58,12 @@ class Up(nn.Module):
     width: int
     bias: bool = False
     dtype: Dtype = "float32"
-    init: Callable[..., Array] = nn.initializers.variance_scaling(8.0, "fan_in", "normal")
+    kernel_init: Callable[..., Array] = nn.initializers.variance_scaling(8.0, "fan_in", "normal")
     """He's: of the kernel's 16 places only 4 meet in a pixel."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.init, (4, 4, x.shape[-1], self.width))
+        kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], self.width))
         expand = patch_matmul_transpose if jax.default_backend() == "cpu" else lax_conv_transpose
         y = expand(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype) if self.bias else y

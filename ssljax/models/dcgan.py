@@ -71,9 +71,8 @@ def _layers(norm: Norm, train: bool, dtype: Dtype) -> tuple[Callable, Callable]:
     small = nn.initializers.normal(0.02) if norm == "batch" else None
 
     def layer(kind, *sizes, last=False):
-        name = "kernel_init" if kind is nn.Dense else "init"
         bias = {"use_bias" if kind is nn.Dense else "bias": last or norm in ("spectral", "none")}
-        made = kind(*sizes, dtype=dtype, **bias, **({name: small} if small else {}))
+        made = kind(*sizes, dtype=dtype, **bias, **({"kernel_init": small} if small else {}))
         return (lambda x: nn.SpectralNorm(made)(x, update_stats=train)) if norm == "spectral" else made
 
     def normalise(x):
