@@ -1,5 +1,5 @@
-"""Anomaly detection by a VAE that has seen one class: what it reconstructs or predicts badly is strange (An & Cho, 2015,
-"Variational autoencoder based anomaly detection using reconstruction probability"; the VAE: https://arxiv.org/abs/1312.6114).
+"""Anomaly detection by a VAE that has seen one class: what it reconstructs badly or finds unlikely is strange (An & Cho,
+2015, "Variational autoencoder based anomaly detection"; the VAE: Kingma & Welling, https://arxiv.org/abs/1312.6114).
 
     launch/local.sh experiments/anomaly.py                                 # digits, 0 the normal one: half a minute
     launch/local.sh experiments/anomaly.py --data fashion_mnist --normal 0 --epochs 50

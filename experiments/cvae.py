@@ -1,4 +1,4 @@
-"""Conditional VAE (Sohn et al., 2015; the M2 model's generator of Kingma et al., 2014, https://arxiv.org/abs/1406.5298).
+"""Conditional VAE (Sohn et al., 2015; the generator of M2, Kingma et al., 2014, https://arxiv.org/abs/1406.5298).
 
     launch/local.sh experiments/cvae.py                                    # digits: half a minute on a laptop CPU
     launch/local.sh experiments/cvae.py --data fashion_mnist --epochs 20

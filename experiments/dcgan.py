@@ -17,6 +17,7 @@ from ssljax.evals.pictures import samples
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.adversarial import gan_critic, nonsaturating_generator
 from ssljax.models.dcgan import Discriminator, Generator
+from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
 
 
@@ -32,7 +33,7 @@ def dcgan(
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         widths: Channels of the discriminator at each halving of the resolution; the generator's are the reverse.
         diff_augment: Augment what the discriminator sees, real and generated: for small sets (arXiv:2006.10738).
-        features: What FID and its kin are measured by: pixels if empty, the folder of a run of supervised.py, or inception.
+        features: What FID is measured by: pixels if empty, the folder of a run of supervised.py, or inception.
         decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
@@ -53,16 +54,15 @@ def dcgan(
     def loss(params, state, batch, key):
         kz, kr, kf = jax.random.split(key, 3)
         z = over_batch(jax.random.normal(kz, (batch_size, latents)))
-        fake, gen_stats = apply(gen, params["gen"], state.extra["gen"], z)
+        fake, g_stats = apply(gen, params["gen"], state.extra["gen"], z)
         real, fake = see(kr, pixels(batch["image"])), see(kf, fake)
         # Each player's loss is cut off from the other's parameters, so their sum moves both, at once.
         on_real, stats = apply(disc, params["disc"], state.extra["disc"], real)  # Real and generated are batches
         on_fake, stats = apply(disc, params["disc"], stats, stop_gradient(fake))  # of their own to BatchNorm.
         told, _ = apply(disc, stop_gradient(params["disc"]), stats, fake)
         d, g = gan_critic(on_real, on_fake), nonsaturating_generator(told)
-        slow = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-        mean = ema(state.extra["ema"], {"params": params["gen"], "batch_stats": gen_stats}, slow)
-        return d + g, ({"gen": gen_stats, "disc": stats, "ema": mean}, {"discriminator": d, "generator": g})
+        mean = ema(state.extra["ema"], {"params": params["gen"], "batch_stats": g_stats}, ema_decay(decay, state.step))
+        return d + g, ({"gen": g_stats, "disc": stats, "ema": mean}, {"discriminator": d, "generator": g})
 
     def draw(state, key, n):
         return (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2

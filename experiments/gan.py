@@ -18,6 +18,7 @@ from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import gan_critic, minimax_generator, nonsaturating_generator
 from ssljax.models.coder import DenseDecoder
 from ssljax.models.mlp import MLP
+from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
 
 
@@ -33,7 +34,7 @@ def gan(
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         hidden: Widths between latents and pixels; the discriminator's are the reverse.
         minimax: The generator minimises log(1 - D), the game's own value, and not -log D.
-        features: What FID and its kin are measured by: pixels if empty, the folder of a run of supervised.py, or inception.
+        features: What FID is measured by: pixels if empty, the folder of a run of supervised.py, or inception.
         decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
@@ -57,7 +58,7 @@ def gan(
         # Each player's loss is cut off from the other's parameters, so their sum moves both, at once.
         on_real, on_fake = judge(params["disc"], real), judge(params["disc"], stop_gradient(fake))
         d, g = gan_critic(on_real, on_fake), generator_loss(judge(stop_gradient(params["disc"]), fake))
-        slow = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        slow = ema_decay(decay, state.step)
         return d + g, ({"ema": ema(state.extra["ema"], params["gen"], slow)}, {
             "discriminator": d, "generator": g, "right": ((on_real > 0).mean() + (on_fake < 0).mean()) / 2})
 

@@ -61,9 +61,9 @@ def iwae(
 
     log_weights = lambda state, key, x, k: apply(state.params, net.log_weights, key, x, k)
     prior = lambda state, key, n: apply(state.params, net.decode, jax.random.normal(key, (n, latents)))
-    posterior = lambda state, x: apply(state.params, net.posterior, x)
+    infer = lambda state, x: apply(state.params, net.infer, x)
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=steps, evals={
-        "test": likelihood(log_weights, test, importance), "latents": latent_use(posterior, test),
+        "test": likelihood(log_weights, test, importance), "latents": latent_use(infer, test),
         "prior": samples(prior)})
 
 

@@ -18,6 +18,7 @@ from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import r1, r2, relativistic_critic, relativistic_generator
 from ssljax.models.dcgan import Discriminator, Generator
+from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
 
 
@@ -35,7 +36,7 @@ def r3gan(
         gamma: Of both penalties.
         diff_augment: Augment what the discriminator sees, real and generated: for small sets (arXiv:2006.10738).
         lr: The paper's is 2e-4 and less, for longer training.
-        features: What FID and its kin are measured by: pixels if empty, the folder of a run of supervised.py, or inception.
+        features: What FID is measured by: pixels if empty, the folder of a run of supervised.py, or inception.
         decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
@@ -59,7 +60,7 @@ def r3gan(
         cut = stop_gradient(fake)
         d, penalty = relativistic_critic(judge(real), judge(cut)), r1(judge, real) + r2(judge, cut)
         g = relativistic_generator(fixed(real), fixed(fake))
-        slow = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        slow = ema_decay(decay, state.step)
         return d + gamma * penalty + g, ({"ema": ema(state.extra["ema"], params["gen"], slow)}, {
             "discriminator": d, "penalty": penalty, "generator": g})
 

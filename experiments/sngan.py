@@ -14,6 +14,7 @@ from ssljax.data import augment, feed, images
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import hinge_critic, linear_generator
 from ssljax.models.dcgan import Discriminator, Generator
+from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
 
 
@@ -64,8 +65,7 @@ def sngan(
             return linear_generator(apply(disc, d, d_stats, fake)[0]), stats
 
         g, opt_g, g_stats = descend(tx, gen_loss, g, opt_g)
-        slow = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-        mean = ema(state.extra["ema"], {"params": g, "batch_stats": g_stats}, slow)
+        mean = ema(state.extra["ema"], {"params": g, "batch_stats": g_stats}, ema_decay(decay, state.step))
         return TrainState(state.step, {"gen": g, "disc": d}, {"gen": opt_g, "disc": opt_d},
                           {"gen": g_stats, "disc": d_stats, "ema": mean}), {"discriminator": d_value}
 

@@ -1,4 +1,4 @@
-"""Variational autoencoder (Kingma & Welling, 2013, https://arxiv.org/abs/1312.6114), and beta-VAE (Higgins et al., 2017).
+"""Variational autoencoder (Kingma & Welling, 2013, https://arxiv.org/abs/1312.6114); beta-VAE (Higgins et al., 2017).
 
     launch/local.sh experiments/vae.py                                     # digits: half a minute on a laptop CPU
     launch/local.sh experiments/vae.py --data mnist --epochs 10 --run.seeds 3       # as Flax's example; in the ledger
@@ -53,12 +53,12 @@ def vae(
         return rec + beta * kl, (state.extra, {"loss": rec + beta * kl, "reconstruction": rec, "kl": kl})
 
     log_weights = lambda state, key, x, k: apply(state.params, net.log_weights, key, x, k)
-    posterior = lambda state, x: apply(state.params, net.posterior, x)
-    encode = lambda state, x: posterior(state, x)[0]
+    infer = lambda state, x: apply(state.params, net.infer, x)
+    encode = lambda state, x: apply(state.params, net.posterior, x)[0]
     decode = lambda state, z: apply(state.params, net.decode, z)
     steps = epochs * (len(train) // batch_size)
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=steps, evals={
-        "test": likelihood(log_weights, test, importance), "latents": latent_use(posterior, test),
+        "test": likelihood(log_weights, test, importance), "latents": latent_use(infer, test),
         "knn": knn(encode, train, test), "codes": feature_map(encode, test),
         "prior": samples(lambda state, key, n: decode(state, jax.random.normal(key, (n, latents)))),
         "reconstruction": compared(lambda state, key, x: [decode(state, encode(state, x))], test),

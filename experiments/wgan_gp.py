@@ -13,6 +13,7 @@ from ssljax.data import augment, feed, images
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import gradient_penalty, linear_generator, wasserstein_critic
 from ssljax.models.dcgan import Discriminator, Generator
+from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
 
 
@@ -63,7 +64,7 @@ def wgan_gp(
             return linear_generator(critic.apply({"params": c}, fake)), new
 
         g, opt_g, stats = descend(tx, gen_loss, g, state.opt_state["gen"])
-        slow = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        slow = ema_decay(decay, state.step)
         stats = {"gen": stats, "ema": ema(state.extra["ema"], {"params": g, "batch_stats": stats}, slow)}
         params, opt_state = {"gen": g, "critic": c}, {"gen": opt_g, "critic": opt_c}
         return TrainState(state.step, params, opt_state, stats), {"distance": -value}

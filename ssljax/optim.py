@@ -3,6 +3,8 @@
 from typing import Any
 
 import jax
+from jax import Array
+import jax.numpy as jnp
 import optax
 
 from ssljax.errors import InputError
@@ -18,6 +20,11 @@ def warmup_cosine(peak: float, num_steps: int, warmup: float = 0.1, end: float =
     return optax.join_schedules(
         [optax.linear_schedule(0.0, peak, max(steps, 1)),
          optax.cosine_decay_schedule(peak, max(num_steps - steps, 1), end / peak if peak else 0.0)], [steps])
+
+
+def ema_decay(decay: float, step: Array) -> Array:
+    """The decay of a moving average at `step`, less at the start, where the mean would be of the first weights alone."""
+    return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
 def no_bias_or_norm(params: Tree) -> Tree:

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from ssljax.optim import adamw, lars, no_bias_or_norm, warmup_cosine
+from ssljax.optim import adamw, ema_decay, lars, no_bias_or_norm, warmup_cosine
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 1000])
@@ -52,3 +52,7 @@ def test_weight_decay_leaves_biases_and_norms_alone():
     new = optax.apply_updates(PARAMS, updates)
     np.testing.assert_allclose(new["kernel"], 2 * (1 - 0.1 * 0.5))
     np.testing.assert_array_equal(new["bias"], 1)
+
+
+def test_a_moving_average_starts_short():
+    assert [float(ema_decay(0.9, jnp.int32(t))) for t in (0, 8, 1000)] == pytest.approx([0.1, 0.5, 0.9])

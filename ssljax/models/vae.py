@@ -48,6 +48,10 @@ class VAE(nn.Module):
         x = augment.to_float(x)
         return tuple(jnp.split(self.encoder(x) + (0 if y is None else self.shift(y)), 2, axis=-1))
 
+    def infer(self, images: Array, y: Array | None = None) -> tuple[Array, Array]:
+        """`posterior` of images as p(x|z) has them: binary ones are drawn once, by their place."""
+        return self.posterior(self.observe(jax.random.key(0), images), y)
+
     def draw(self, key: Array, mean: Array, log_var: Array, k: int) -> Array:
         """k draws of q(z|x): (k, n, latents)."""
         noise = jax.random.normal(key, (len(mean), k, self.latents))  # Examples first: they lie over the devices.
