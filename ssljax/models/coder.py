@@ -8,7 +8,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.models import Activation, Dtype, activate
-from ssljax.models.convnet import Conv, Up
+from ssljax.models.convnet import Conv, Up, halved
 from ssljax.models.mlp import MLP
 
 
@@ -89,9 +89,7 @@ class ConvDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        sizes = [self.shape[:2]]
-        for _ in self.widths:
-            sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
+        sizes = halved(*self.shape[:2], len(self.widths))
         x = nn.Dense(math.prod(sizes[-1]) * self.widths[0], dtype=self.dtype)(z.reshape(-1, z.shape[-1]))
         x = activate(self.activation)(x.reshape(-1, *sizes[-1], self.widths[0]))
         for width, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):

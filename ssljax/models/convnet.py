@@ -69,6 +69,15 @@ class Up(nn.Module):
         return y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype) if self.bias else y
 
 
+def halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
+    """The sizes of an image and of its maps, each half the last, rounded up: what strided convolutions leave, and what
+    transposed ones, cut to size, go back through. `times` + 1 of them."""
+    sizes = [(height, width)]
+    for _ in range(times):
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+    return sizes
+
+
 def lax_conv(x: Array, kernel: Array, stride: int) -> Array:
     """x (n, h, w, c) * kernel (k, k, c, f), padded to ceil(size / stride): XLA's convolution."""
     return jax.lax.conv_general_dilated(

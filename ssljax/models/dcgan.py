@@ -9,7 +9,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.models import Dtype, activate
-from ssljax.models.convnet import Conv, Up
+from ssljax.models.convnet import Conv, Up, halved
 
 Norm = Literal["batch", "layer", "spectral", "none"]
 
@@ -29,9 +29,7 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, z: Array, train: bool = False) -> Array:
         layer, norm = _layers(self.norm, train, self.dtype)
-        sizes = [self.shape[:2]]
-        for _ in self.widths:
-            sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
+        sizes = halved(*self.shape[:2], len(self.widths))
         x = layer(nn.Dense, math.prod(sizes[-1]) * self.widths[0])(z)
         x = nn.relu(norm(x.reshape(-1, *sizes[-1], self.widths[0])))
         for width, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):

@@ -5,7 +5,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.models import Dtype
-from ssljax.models.convnet import Conv, Up
+from ssljax.models.convnet import Conv, Up, halved
 
 
 class VQVAE(nn.Module):
@@ -45,9 +45,7 @@ class VQVAE(nn.Module):
         return self.last(nn.relu(x)).astype(jnp.float32)
 
     def decode(self, z: Array) -> Array:
-        sizes = [self.shape[:2]]
-        for _ in self.up:
-            sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
+        sizes = halved(*self.shape[:2], len(self.up))
         x = self.first(z)
         for block in self.after:
             x = block(x)
