@@ -16,7 +16,7 @@ from ssljax.data.feed import Data
 
 Tree = Any  # A pytree of arrays.
 Batch = Mapping[str, Array]  # Named arrays, the examples along their first axis.
-Metrics = Mapping[str, Any]  # Named scalars; an evaluator's may be pictures too: (height, width, 3) uint8.
+Metrics = Mapping[str, Any]  # Named scalars; an evaluator's may be pictures too, (height, width, 3) uint8, or texts.
 
 
 class TrainState(struct.PyTreeNode):
@@ -47,6 +47,7 @@ class Experiment:
     num_steps: int
     evals: Mapping[str, Callable[[TrainState], Metrics]] = field(default_factory=dict)
     warm_start: Callable[[TrainState], TrainState] | None = None  # Once, on a fresh state, outside jit.
+    files: Mapping[str, str] = field(default_factory=dict)  # Texts kept in the run's folder, by name: a tokenizer.
     partition: Callable[[str, jax.ShapeDtypeStruct, Mesh], PartitionSpec] = sharding.fsdp
 
 

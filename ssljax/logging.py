@@ -90,6 +90,15 @@ class Log:
             Image.fromarray(np.asarray(pixels)).save(file)
             self._to_board("add_image", name, np.asarray(pixels), step, dataformats="HWC")
 
+    def text(self, step: int, name: str, text: str) -> None:
+        """A text for a person, shown and written as figures/NAME.txt: the last one of each name is kept."""
+        self.line(f"{step:>8}  {name}\n{text}")
+        if self.workdir:
+            file = self.workdir / "figures" / f"{name.replace('/', '_')}.txt"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text + "\n", encoding="utf-8")
+            self._to_board("add_text", name, f"```\n{text}\n```", step)
+
     def _to_board(self, add: str, *args: Any, **kwargs: Any) -> None:
         """TensorBoard's events are written by a thread that dies of a full disk, and then blocks who waits for it."""
         if not self._board_lives():
@@ -174,6 +183,22 @@ def check_record(workdir: pathlib.Path, computes: Mapping[str, Any]) -> dict[str
         raise InputError(f"{workdir} holds a run that computes something else:\n" + "\n".join(differ) +
                          "\nGive the arguments of that run to go on with it, or another --run.workdir.")
     return old
+
+
+def check_files(workdir: pathlib.Path, files: Mapping[str, str]) -> None:
+    """InputError where the folder holds one of `files` with another content: the run would go on with other data."""
+    for name, text in files.items():
+        if (workdir / name).exists() and (workdir / name).read_text(encoding="utf-8") != text:
+            raise InputError(f"{workdir / name} is not what this run's data gives now: restore that data to go on with "
+                             "the run, or choose another --run.workdir.")
+
+
+def write_files(workdir: pathlib.Path, files: Mapping[str, str]) -> None:
+    """Writes each text under its name in the folder, whole or not at all."""
+    for name, text in files.items():
+        part = workdir / f"{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(workdir / name)
 
 
 def write_record(workdir: pathlib.Path, old: dict[str, Any] | None, computes: Mapping[str, Any],

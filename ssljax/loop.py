@@ -109,6 +109,7 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
     program = Program(exp, run, mesh, first[0], resident)
     if workdir:
         old = logging.check_record(workdir, computes)
+        logging.check_files(workdir, exp.files)
         if old and run.lanes not in ("auto", old["lanes"]):
             raise InputError(f"{workdir} holds seeds trained as --run.lanes {old['lanes']}: leave --run.lanes out to go on.")
         program.lanes = old["lanes"] if old else program.lanes
@@ -126,6 +127,7 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
         changed = logging.write_record(
             workdir, old, computes, source, start, lanes=program.lanes, num_steps=exp.num_steps,
             batch_size=exp.data.batch_size)
+        logging.write_files(workdir, exp.files)
         if changed:
             print(f"Note: {os.path.basename(source or '')} is not what it was when {workdir} was last launched. What is there "
                   "was computed by the old code (source/ has both): take another --run.workdir to begin anew.")
@@ -258,7 +260,7 @@ class _Session:
         raise Stopped(128 + stop)
 
     def evaluate(self, state: Tree, step: int, check: bool = False, pictures: bool = True) -> dict[str, list[float]]:
-        """All evaluators on each seed: {"eval/number": one for each seed}; pictures are drawn for the first seed.
+        """All evaluators on each seed: {"eval/number": one for each seed}; pictures and texts are the first seed's.
 
         With `check`, after training, a signal ends it between two evaluators.
         """
@@ -269,7 +271,10 @@ class _Session:
                 if check:
                     self.stop_if(self.signals.seen(True), self.exp.num_steps)
                 for key, value in evaluate(lane).items():
-                    if np.ndim(value) == 0:
+                    if isinstance(value, str):
+                        if i == 0 and pictures:
+                            self.log.text(step, f"{name}/{key}", value)
+                    elif np.ndim(value) == 0:
                         results.setdefault(f"{name}/{key}", []).append(float(value))
                     elif i == 0 and pictures:
                         self.log.picture(step, f"{name}/{key}", np.asarray(value))

@@ -168,6 +168,16 @@ def test_another_run_in_the_folder_is_shown(tmp_path):
         train(tiny(num_steps=2), replace(run, seed=1), {"lr": 0.01, "encoder": {"class": "MLP", "width": 16}})
 
 
+def test_the_files_and_texts_of_an_experiment_are_kept(tmp_path, capsys):
+    exp = replace(tiny(num_steps=4), files={"vocabulary.txt": "é\nb"}, evals={"said": lambda state: {"words": "öne two"}})
+    train(exp, Run(workdir=str(tmp_path)))
+    assert (tmp_path / "vocabulary.txt").read_text(encoding="utf-8") == "é\nb"
+    assert (tmp_path / "figures" / "said_words.txt").read_text(encoding="utf-8") == "öne two\n"
+    assert capsys.readouterr().out.count("öne two") == 1
+    with pytest.raises(InputError, match="vocabulary.txt is not what this run's data gives now"):
+        train(replace(exp, files={"vocabulary.txt": "é"}), Run(workdir=str(tmp_path)))
+
+
 def test_the_record_is_enough_to_repeat(tmp_path):
     source = ROOT / "tests" / "tiny.py"
     train(tiny(num_steps=2), Run(workdir=str(tmp_path)), {"num_steps": 2}, str(source))
