@@ -58,7 +58,11 @@ def main() -> None:
     with jax.set_mesh(mesh):
         spread = jax.ShapeDtypeStruct((65536, 256), jnp.float32, sharding=NamedSharding(mesh, BATCH))
         for name, tiled in (("tiled", True), ("dense", False)):
-            print(f"TPU v5e:4x4, 65536 x 256 over 16 chips, temporary memory of each: {name} {used(gradient(tiled), spread):.3f} GB")
+            try:
+                memory = f"{used(gradient(tiled), spread):.3f} GB"
+            except jax.errors.JaxRuntimeError as e:
+                memory = "does not fit: " + str(e).split(". ")[0]
+            print(f"TPU v5e:4x4, 65536 x 256 over 16 chips, temporary memory of each: {name} {memory}")
 
 
 if __name__ == "__main__":
