@@ -56,7 +56,7 @@ def bigan(
         z = over_batch(jax.random.uniform(key, (batch_size, latents), minval=-1))
         code, enc_stats = apply(enc, params["enc"], state.extra["enc"], x)
         logits, gen_stats = apply(gen, params["gen"], state.extra["gen"], z)
-        # Each side's loss is cut off from the other's parameters, so their sum moves all three, at once.
+        # All three move at once, as in the authors' code: each side's loss is cut off from the other's parameters.
         fake, moving, fixed = jnp.tanh(logits), params["disc"], stop_gradient(params["disc"])
         d = gan_critic(judge(moving, x, stop_gradient(code)), judge(moving, stop_gradient(fake), z))
         g = gan_critic(judge(fixed, fake, z), judge(fixed, x, code))  # The labels exchanged, section 3.4.

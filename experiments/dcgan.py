@@ -5,11 +5,10 @@
 """
 
 import jax
-from jax.lax import stop_gradient
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, ema, main, minimize
+from ssljax import Experiment, TrainState, alternate, ema, main
 from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -40,40 +39,41 @@ def dcgan(
     gen, disc, tx = Generator(train.shape, widths[::-1]), Discriminator(widths), optax.adam(lr, b1)
     pixels = lambda x: 2 * augment.to_float(x) - 1
     see = augment.diff_augment if diff_augment else lambda key, x: x
-
-    def apply(net, params, stats, x):
-        y, new = net.apply({"params": params, "batch_stats": stats}, x, True, mutable=["batch_stats"])
-        return y, new["batch_stats"]
+    apply = lambda net, params, stats, x: net.apply({"params": params, **stats}, x, True, mutable=["batch_stats"])
 
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))
         d = disc.init(jax.random.fold_in(key, 1), pixels(batch["image"][:1]))
-        return TrainState.create(tx, {"gen": g["params"], "disc": d["params"]},
-                                 gen=g["batch_stats"], disc=d["batch_stats"], ema=g)
+        params = {"gen": g.pop("params"), "disc": d.pop("params")}  # What is left are batch statistics.
+        return TrainState.game(tx, params, gen=g, disc=d, ema={"params": params["gen"], **g})
 
-    def loss(params, state, batch, key):
+    def seen(g, state, batch, key):  # The same by both players.
         kz, kr, kf = jax.random.split(key, 3)
-        z = over_batch(jax.random.normal(kz, (batch_size, latents)))
-        fake, g_stats = apply(gen, params["gen"], state.extra["gen"], z)
-        real, fake = see(kr, pixels(batch["image"])), see(kf, fake)
-        # Each player's loss is cut off from the other's parameters, so their sum moves both, at once.
-        on_real, stats = apply(disc, params["disc"], state.extra["disc"], real)  # Real and generated are batches
-        on_fake, stats = apply(disc, params["disc"], stats, stop_gradient(fake))  # of their own to BatchNorm.
-        told, _ = apply(disc, stop_gradient(params["disc"]), stats, fake)
-        d, g = gan_critic(on_real, on_fake), nonsaturating_generator(told)
-        mean = ema(state.extra["ema"], {"params": params["gen"], "batch_stats": g_stats}, ema_decay(decay, state.step))
-        return d + g, ({"gen": g_stats, "disc": stats, "ema": mean}, {"discriminator": d, "generator": g})
+        fake, stats = apply(gen, g, state.extra["gen"], over_batch(jax.random.normal(kz, (batch_size, latents))))
+        return see(kr, pixels(batch["image"])), see(kf, fake), stats
+
+    def disc_loss(d, state, batch, key):
+        real, fake, _ = seen(state.params["gen"], state, batch, key)
+        on_real, stats = apply(disc, d, state.extra["disc"], real)  # Real and generated are batches
+        on_fake, stats = apply(disc, d, stats, fake)  # of their own to BatchNorm.
+        value = gan_critic(on_real, on_fake)
+        return value, ({"disc": stats}, {"discriminator": value})
+
+    def gen_loss(g, state, batch, key):
+        _, fake, stats = seen(g, state, batch, key)
+        value = nonsaturating_generator(apply(disc, state.params["disc"], state.extra["disc"], fake)[0])
+        mean = ema(state.extra["ema"], {"params": g, **stats}, ema_decay(decay, state.step))
+        return value, ({"gen": stats, "ema": mean}, {"generator": value})
 
     def draw(state, key, n):
         return (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
 
     def encode(state, x):
-        variables = {"params": state.params["disc"], "batch_stats": state.extra["disc"]}
-        return disc.clone(head=False).apply(variables, pixels(x))
+        return disc.clone(head=False).apply({"params": state.params["disc"], **state.extra["disc"]}, pixels(x))
 
-    num_steps, test_gan = epochs * (len(train) // batch_size), generated(draw, feature_net(features), train, test)
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "test": test_gan, "samples": samples(draw), "probe": linear_probe(encode, train, test)})
+    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss), data=feed(train, batch_size),
+                      num_steps=epochs * (len(train) // batch_size), evals={"samples": samples(draw),
+        "test": generated(draw, feature_net(features), train, test), "probe": linear_probe(encode, train, test)})
 
 
 if __name__ == "__main__":

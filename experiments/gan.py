@@ -6,11 +6,10 @@
 """
 
 import jax
-from jax.lax import stop_gradient
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, ema, main, minimize
+from ssljax import Experiment, TrainState, alternate, ema, main
 from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -27,7 +26,7 @@ def gan(
     minimax: bool = False, features: str = "",
     epochs: int = 150, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.5, decay: float = 0.999,
 ) -> Experiment:
-    """A GAN of dense networks: a generator against a discriminator, one step of both at a time.
+    """A GAN of dense networks: a step of the discriminator, then one of the generator against it (algorithm 1).
 
     Args:
         data: digits (embedded), a TFDS image set (mnist, fashion_mnist), a folder of class folders, or an .npz.
@@ -50,22 +49,27 @@ def gan(
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))["params"]
         d = disc.init(jax.random.fold_in(key, 1), augment.to_float(batch["image"][:1]))["params"]
-        return TrainState.create(tx, {"gen": g, "disc": d}, ema=g)
+        return TrainState.game(tx, {"gen": g, "disc": d}, ema=g)
 
-    def loss(params, state, batch, key):
-        real = augment.to_float(batch["image"])
-        fake = generate(params["gen"], over_batch(jax.random.normal(key, (batch_size, latents))))
-        # Each player's loss is cut off from the other's parameters, so their sum moves both, at once.
-        on_real, on_fake = judge(params["disc"], real), judge(params["disc"], stop_gradient(fake))
-        d, g = gan_critic(on_real, on_fake), generator_loss(judge(stop_gradient(params["disc"]), fake))
-        slow = ema_decay(decay, state.step)
-        return d + g, ({"ema": ema(state.extra["ema"], params["gen"], slow)}, {
-            "discriminator": d, "generator": g, "right": ((on_real > 0).mean() + (on_fake < 0).mean()) / 2})
+    def latent(key):  # The same for both players, so that XLA generates once.
+        return over_batch(jax.random.normal(key, (batch_size, latents)))
+
+    def disc_loss(d, state, batch, key):
+        on_real = judge(d, augment.to_float(batch["image"]))
+        on_fake = judge(d, generate(state.params["gen"], latent(key)))
+        value = gan_critic(on_real, on_fake)
+        right = ((on_real > 0).mean() + (on_fake < 0).mean()) / 2
+        return value, ({}, {"discriminator": value, "right": right})
+
+    def gen_loss(g, state, batch, key):
+        value = generator_loss(judge(state.params["disc"], generate(g, latent(key))))
+        mean = ema(state.extra["ema"], g, ema_decay(decay, state.step))
+        return value, ({"ema": mean}, {"generator": value})
 
     def draw(state, key, n):
         return generate(state.extra["ema"], jax.random.normal(key, (n, latents)))
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size),
+    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss), data=feed(train, batch_size),
                       num_steps=epochs * (len(train) // batch_size), evals={
         "test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
 

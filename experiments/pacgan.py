@@ -58,7 +58,7 @@ def pacgan(
         z = over_batch(jax.random.normal(key, batch["x"].shape))
         fake, stats = generate(params["gen"], state.extra["stats"], z)
         judge = lambda disc_params, x: disc.apply({"params": disc_params}, x)
-        # Each player's loss is cut off from the other's parameters, so their sum moves both, at once.
+        # Both move at once, as in the authors' code: each player's loss is cut off from the other's parameters.
         d = gan_critic(judge(params["disc"], batch["x"]), judge(params["disc"], stop_gradient(fake)))
         g = nonsaturating_generator(judge(stop_gradient(params["disc"]), fake))
         return d + g, ({"stats": stats}, {"discriminator": d, "generator": g})

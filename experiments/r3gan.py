@@ -7,11 +7,10 @@ penalised on both; no other trick is needed. The loss is the paper's, the nets a
 """
 
 import jax
-from jax.lax import stop_gradient
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, ema, main, minimize
+from ssljax import Experiment, TrainState, alternate, ema, main
 from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -47,27 +46,27 @@ def r3gan(
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))["params"]
         d = disc.init(jax.random.fold_in(key, 1), jnp.zeros((1, *train.shape)))["params"]
-        return TrainState.create(tx, {"gen": g, "disc": d}, ema=g)
+        return TrainState.game(tx, {"gen": g, "disc": d}, ema=g)
 
-    def loss(params, state, batch, key):
+    def pairs(g, batch, key):  # The same for both players, so that XLA generates once.
         kz, kr, kf = jax.random.split(key, 3)
-        z = over_batch(jax.random.normal(kz, (batch_size, latents)))
-        real = see(kr, 2 * augment.to_float(batch["image"]) - 1)
-        fake = see(kf, gen.apply({"params": params["gen"]}, z))
-        # Each player's loss is cut off from the other's parameters, so their sum moves both, at once.
-        judge = lambda x: disc.apply({"params": params["disc"]}, x)
-        fixed = lambda x: disc.apply({"params": stop_gradient(params["disc"])}, x)
-        cut = stop_gradient(fake)
-        d, penalty = relativistic_critic(judge(real), judge(cut)), r1(judge, real) + r2(judge, cut)
-        g = relativistic_generator(fixed(real), fixed(fake))
-        slow = ema_decay(decay, state.step)
-        return d + gamma * penalty + g, ({"ema": ema(state.extra["ema"], params["gen"], slow)}, {
-            "discriminator": d, "penalty": penalty, "generator": g})
+        fake = gen.apply({"params": g}, over_batch(jax.random.normal(kz, (batch_size, latents))))
+        return see(kr, 2 * augment.to_float(batch["image"]) - 1), see(kf, fake)
+
+    def disc_loss(d, state, batch, key):
+        judge, (real, fake) = lambda x: disc.apply({"params": d}, x), pairs(state.params["gen"], batch, key)
+        value, penalty = relativistic_critic(judge(real), judge(fake)), r1(judge, real) + r2(judge, fake)
+        return value + gamma * penalty, ({}, {"discriminator": value, "penalty": penalty})
+
+    def gen_loss(g, state, batch, key):
+        real, fake = (disc.apply({"params": state.params["disc"]}, x) for x in pairs(g, batch, key))
+        value = relativistic_generator(real, fake)
+        return value, ({"ema": ema(state.extra["ema"], g, ema_decay(decay, state.step))}, {"generator": value})
 
     def draw(state, key, n):
         return (gen.apply({"params": state.extra["ema"]}, jax.random.normal(key, (n, latents))) + 1) / 2
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size),
+    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss), data=feed(train, batch_size),
                       num_steps=epochs * (len(train) // batch_size), evals={
         "test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
 

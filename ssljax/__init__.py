@@ -2,8 +2,8 @@
 
 from ssljax.checkpoint import load
 from ssljax.errors import InputError
-from ssljax.experiment import Batch, Experiment, Metrics, TrainState, descend, ema, minimize
+from ssljax.experiment import Batch, Experiment, Metrics, TrainState, alternate, descend, ema, minimize
 from ssljax.loop import Run, main, train
 
-__all__ = ["Batch", "Experiment", "InputError", "Metrics", "Run", "TrainState", "descend", "ema", "load", "main",
-           "minimize", "train"]
+__all__ = ["Batch", "Experiment", "InputError", "Metrics", "Run", "TrainState", "alternate", "descend", "ema", "load",
+           "main", "minimize", "train"]

@@ -32,6 +32,11 @@ class TrainState(struct.PyTreeNode):
         """The state at step 0."""
         return cls(jnp.zeros((), jnp.int32), params, tx.init(params), extra)
 
+    @classmethod
+    def game(cls, tx: optax.GradientTransformation, params: Mapping[str, Tree], **extra: Tree) -> "TrainState":
+        """The state at step 0 of players who move at different times: an optimizer's state for each."""
+        return cls(jnp.zeros((), jnp.int32), params, {player: tx.init(p) for player, p in params.items()}, extra)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -67,6 +72,26 @@ def minimize(tx: optax.GradientTransformation, loss: Callable) -> Callable:
         params, opt_state, (extra, metrics) = descend(
             tx, lambda p: loss(p, state, batch, key), state.params, state.opt_state)
         return state.replace(params=params, opt_state=opt_state, extra=extra), metrics
+
+    return step
+
+
+def alternate(tx: optax.GradientTransformation, **losses: Callable) -> Callable:
+    """The `step` of a game whose players move in turn, in the order given; its state is `TrainState.game`'s.
+
+    Each is named after its parameters, and its `loss(params, state, batch, key) -> (value, (extra, metrics))` is of
+    these alone: `state` holds the others' as the moves before have left them, and `extra` what is to change in its.
+    """
+
+    def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        metrics = {}
+        for player, loss in losses.items():
+            params, opt_state, (extra, told) = descend(
+                tx, lambda p: loss(p, state, batch, key), state.params[player], state.opt_state[player])
+            state = state.replace(params={**state.params, player: params}, extra={**state.extra, **extra},
+                                  opt_state={**state.opt_state, player: opt_state})
+            metrics |= told
+        return state, metrics
 
     return step
 
