@@ -5,9 +5,11 @@ import math
 from typing import Literal
 
 import flax.linen as nn
+import jax
 from jax import Array
 import jax.numpy as jnp
 
+from ssljax.errors import InputError
 from ssljax.models import Dtype, activate
 from ssljax.models.convnet import Conv, Up, halved
 
@@ -17,7 +19,8 @@ Norm = Literal["batch", "layer", "spectral", "none"]
 class Generator(nn.Module):
     """Latents (n, d) to images (n, *shape) in [-1, 1]: a dense layer to a small map, then transposed convolutions.
 
-    Every layer but the last is followed by `norm` and ReLU.
+    Every layer but the last is followed by `norm` and ReLU. Of images of `classes` kinds it is told each one's `label`,
+    (n,): that chooses the scale and the shift of its BatchNorms (Dumoulin et al., 2017, arXiv:1610.07629).
     """
 
     shape: tuple[int, ...]
@@ -25,10 +28,12 @@ class Generator(nn.Module):
     """Channels from the smallest map on; each later one doubles the resolution, as does the last layer."""
     norm: Norm = "batch"
     dtype: Dtype = "float32"
+    classes: int = 0
+    """0 for a generator that is told nothing."""
 
     @nn.compact
-    def __call__(self, z: Array, train: bool = False) -> Array:
-        layer, norm = _layers(self.norm, train, self.dtype)
+    def __call__(self, z: Array, train: bool = False, label: Array | None = None) -> Array:
+        layer, norm = _layers(self.norm, train, self.dtype, _one_hot(label, self.classes))
         sizes = halved(*self.shape[:2], len(self.widths))
         x = layer(nn.Dense, math.prod(sizes[-1]) * self.widths[0])(z)
         x = nn.relu(norm(x.reshape(-1, *sizes[-1], self.widths[0])))
@@ -44,6 +49,9 @@ class Discriminator(nn.Module):
     The convolutions are followed by `norm`, all but the first, and leaky ReLU. "spectral" divides every kernel, as the
     matrix that takes a patch to its outputs, by its largest singular value (Miyato et al., 2018, arXiv:1802.05957,
     algorithm 1), found by a power iteration that goes on in the collection "batch_stats" with each training step.
+
+    Told each image's `label`, (n,), of so many `classes`, it gives vᵧ·φ(x) + ψ(φ(x)), φ being what the dense layer ψ sees
+    and v a vector for each class: the projection of Miyato and Koyama, 2018, arXiv:1802.05637, eq. 3.
     """
 
     widths: tuple[int, ...] = (64, 128, 256)
@@ -52,31 +60,56 @@ class Discriminator(nn.Module):
     head: bool = True
     """Without it, what the dense layer would see is returned, (n, d)."""
     dtype: Dtype = "float32"
+    classes: int = 0
+    """0 for a discriminator that is told nothing."""
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, train: bool = False, label: Array | None = None) -> Array:
         layer, norm = _layers(self.norm, train, self.dtype)
         for i, width in enumerate(self.widths):
             x = layer(Conv, width, 4, 2, last=not i)(x)
             x = activate("leaky_relu")(norm(x) if i else x)
         x = x.reshape(len(x), -1)
-        return (layer(nn.Dense, 1, last=True)(x)[:, 0] if self.head else x).astype(jnp.float32)
+        if not self.head:
+            return x.astype(jnp.float32)
+        out, y = layer(nn.Dense, 1, last=True)(x)[:, 0], _one_hot(label, self.classes)
+        if y is not None:
+            out += jnp.sum(layer(nn.Dense, x.shape[1], bias=False)(y) * x, axis=1)
+        return out.astype(jnp.float32)
 
 
-def _layers(norm: Norm, train: bool, dtype: Dtype) -> tuple[Callable, Callable]:
-    """How a net makes a layer, `layer(kind, *sizes, last)`, `last` where no norm follows, and how it normalises."""
+def _one_hot(label: Array | None, classes: int) -> Array | None:
+    """(n, classes), or None for a net that is told nothing; InputError where it is told too little or too much."""
+    if (label is None) == bool(classes):
+        raise InputError(f"A net of {classes} classes must be called {'with' if classes else 'without'} labels.")
+    return None if label is None else jax.nn.one_hot(label, classes)
+
+
+def _layers(norm: Norm, train: bool, dtype: Dtype, y: Array | None = None) -> tuple[Callable, Callable]:
+    """How a net makes a layer, `layer(kind, *sizes, last)`, `last` where no norm follows, and how it normalises.
+
+    `y`, (n, classes), chooses the scale and shift after a BatchNorm; InputError where there is none.
+    """
     # DCGAN's small weights rely on a norm after each layer; where there may be none, each kind has its own.
     small = nn.initializers.normal(0.02) if norm == "batch" else None
+    if y is not None and norm != "batch":
+        raise InputError(f"Only BatchNorms can be told a class, and this net's norm is {norm}.")
 
-    def layer(kind, *sizes, last=False):
-        bias = {"use_bias" if kind is nn.Dense else "bias": last or norm in ("spectral", "none")}
-        made = kind(*sizes, dtype=dtype, **bias, **({"kernel_init": small} if small else {}))
+    def layer(kind, *sizes, last=False, bias=True):
+        uses = {"use_bias" if kind is nn.Dense else "bias": bias and (last or norm in ("spectral", "none"))}
+        made = kind(*sizes, dtype=dtype, **uses, **({"kernel_init": small} if small else {}))
         return (lambda x: nn.SpectralNorm(made)(x, update_stats=train)) if norm == "spectral" else made
 
     def normalise(x):
         if norm == "batch":  # As a matrix: XLA on a CPU is far slower on four dimensions.
-            y = nn.BatchNorm(not train, momentum=0.9, dtype=dtype)(x.reshape(-1, x.shape[-1]))
-            return y.reshape(x.shape)
+            own, width = y is None, x.shape[-1]
+            bn = nn.BatchNorm(not train, momentum=0.9, dtype=dtype, use_scale=own, use_bias=own)
+            out = bn(x.reshape(-1, width)).reshape(x.shape)
+            if own:
+                return out
+            scale, shift = (nn.Dense(width, use_bias=False, dtype=dtype, kernel_init=start, name=f"{bn.name}_{name}")(y)
+                            for name, start in (("scale", nn.initializers.ones), ("shift", nn.initializers.zeros)))
+            return out * scale[:, None, None] + shift[:, None, None]
         return nn.LayerNorm(reduction_axes=(1, 2, 3), dtype=dtype)(x) if norm == "layer" else x
 
     return layer, normalise
