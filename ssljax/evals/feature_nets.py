@@ -6,7 +6,10 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 from jax import Array
+import jax.numpy as jnp
+import numpy as np
 
 from ssljax.checkpoint import load
 from ssljax.data import augment
@@ -41,8 +44,21 @@ def pixels() -> FeatureNet:
     return FeatureNet("pixels", {}, lambda params, x: augment.to_float(x).reshape(len(x), -1))
 
 
-def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
-    """The features below the linear layer of a finished run of experiments/supervised.py, lane `seed` of it.
+def nearest(source: Any) -> FeatureNet:
+    """The class of the nearest image of `source` in pixels, as one hot (n, classes): needs no training."""
+    image, label = source.read(np.arange(len(source)))["image"], jax.nn.one_hot(source.labels, source.num_classes)
+    params = {"image": image.reshape(len(image), -1) / np.float32(255), "label": np.asarray(label)}
+
+    def apply(params: Tree, x: Array) -> Array:
+        x, known = augment.to_float(x).reshape(len(x), -1), params["image"]
+        square = (known**2).sum(1) - 2 * jnp.matmul(x, known.T, precision="highest")  # The same |x|² is left out of all.
+        return params["label"][square.argmin(1)]
+
+    return FeatureNet("nearest", params, apply)
+
+
+def classifier(workdir: str | pathlib.Path, seed: int = 0, logits: bool = False) -> FeatureNet:
+    """The features below the linear layer of a finished run of experiments/supervised.py, lane `seed` of it, or its logits.
 
     Its name says what it was trained on and its percent of test images named rightly, as in mnist_classifier_99.1.
     InputError where there is no such run, or where images have another number of channels.
@@ -58,13 +74,15 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
                          f"experiments/supervised.py --data DATA --run.workdir {workdir}`.") from None
     net = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in form.items()})
     state, size = load(folder, seed), arguments["image_size"]
-    params = {"params": state["params"]["encoder"], "batch_stats": state["extra"]["encoder"]}
-    kernel = params["params"]["conv1" if kind is ConvNet else "stem"]["kernel"]
+    params = {"net": {"params": state["params"]["encoder"], "batch_stats": state["extra"]["encoder"]},
+              "head": state["params"]["head"]}
+    kernel = state["params"]["encoder"]["conv1" if kind is ConvNet else "stem"]["kernel"]
 
     def apply(params: Tree, x: Array) -> Array:
         if x.shape[-1] != kernel.shape[2]:
             raise InputError(f"The classifier in {workdir} takes images of {kernel.shape[2]} channels, not "
                              f"{x.shape[-1]}: train one on the same data.")
-        return net.apply(params, augment.resize(augment.to_float(x), size))
+        z = net.apply(params["net"], augment.resize(augment.to_float(x), size))
+        return z @ params["head"]["kernel"] + params["head"]["bias"] if logits else z
 
     return FeatureNet(f"{pathlib.Path(arguments['data']).stem}_classifier_{accuracy:.1f}", params, apply)

@@ -48,6 +48,9 @@ def test_a_trained_classifier_is_read_back(workdir, test):
         # The head on these features gives the accuracy on record.
         head = load(workdir, nets.index(net))["params"]["head"]
         assert 100 * np.mean(np.argmax(z @ head["kernel"] + head["bias"], 1) == test.labels) == pytest.approx(percent)
+        judge = classifier(workdir, nets.index(net), logits=True)
+        logits = features(judge.apply, judge.params, test)
+        assert judge.name == net.name and 100 * np.mean(logits.argmax(1) == test.labels) == pytest.approx(percent)
     assert feature_net(str(workdir)).name == nets[0].name
 
 
