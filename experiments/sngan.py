@@ -42,9 +42,8 @@ def sngan(
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))
         d = disc.init(jax.random.fold_in(key, 1), jnp.zeros((1, *train.shape)))
-        return TrainState(jnp.zeros((), jnp.int32), {"gen": g["params"], "disc": d["params"]},
-                          {"gen": tx.init(g["params"]), "disc": tx.init(d["params"])},
-                          {"gen": g["batch_stats"], "disc": d["batch_stats"], "ema": g})
+        return TrainState.game(tx, {"gen": g["params"], "disc": d["params"]},
+                               gen=g["batch_stats"], disc=d["batch_stats"], ema=g)
 
     def step(state, batch, key):
         g, d, opt_g, opt_d, g_stats, d_stats = (

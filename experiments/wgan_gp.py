@@ -43,8 +43,7 @@ def wgan_gp(
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))
         c = critic.init(jax.random.fold_in(key, 1), jnp.zeros((1, *train.shape)))["params"]
-        return TrainState(jnp.zeros((), jnp.int32), {"gen": g["params"], "critic": c},
-                          {"gen": tx.init(g["params"]), "critic": tx.init(c)}, {"gen": g["batch_stats"], "ema": g})
+        return TrainState.game(tx, {"gen": g["params"], "critic": c}, gen=g["batch_stats"], ema=g)
 
     def step(state, batch, key):
         g, c, opt_c, stats = state.params["gen"], state.params["critic"], state.opt_state["critic"], state.extra["gen"]
