@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ssljax import Experiment, InputError, TrainState, main, minimize
 from ssljax.data import augment, feed, images
 from ssljax.data.gradients import gradient, integrate
-from ssljax.evals.average import average
+from ssljax.evals.average import average, psnr
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared
 from ssljax.models.hourglass import Hourglass
@@ -64,8 +64,7 @@ def gradients(
 
     def errors(state, key, x, label):
         x = augment.to_float(x)
-        psnr = lambda y: -10 * jnp.log10(jnp.mean((x - y) ** 2, axis=(1, 2, 3)) + 1e-10)
-        return {"psnr": psnr(colour(state, x)), "psnr_of_grey": psnr(grey(x))}
+        return {"psnr": psnr(x, colour(state, x)), "psnr_of_grey": psnr(x, grey(x))}
 
     def show(state, key, x):
         x = augment.to_float(x)

@@ -39,7 +39,7 @@ def pacdcgan(
         raise InputError(f"Grey images are stacked, in packs of at least 1; {data} has {train.shape[2]} channels.")
     (h, w, _), count = train.shape, 3 * pack
     gen, disc = Generator((h, w, 3), widths[::-1]), Discriminator(widths)
-    tx, names = optax.adam(lr, b1), classifier(labels, logits=True) if labels else nearest(train)
+    tx, names = optax.adam(lr, b1), classifier(labels) if labels else nearest(train)
     apply = lambda net, params, stats, x: net.apply({"params": params, **stats}, x, True, mutable=["batch_stats"])
     packed = lambda x, k: jnp.moveaxis(x.reshape(batch_size, k, h, w, -1), 1, 3).reshape(batch_size, h, w, count)
 

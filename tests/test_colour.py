@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax.data.colour import gamut, lab_to_rgb, rgb_to_lab
+from ssljax.data.colour import gamut, lab_to_rgb, occurrences, rgb_to_lab
 from ssljax.data.sources import images
 from ssljax.errors import InputError
-from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced
+from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced, soft_bins
 
 
 @pytest.mark.parametrize("rgb, lab", [  # sRGB's primaries and white under D65, as CIE calculators have them.
@@ -34,10 +34,9 @@ def test_bins_hold_their_colours():
     centres, table = gamut()
     assert 230 < len(centres) < 320 and len(np.unique(centres, axis=0)) == len(centres)
     ab = np.asarray(rgb_to_lab(jax.random.uniform(jax.random.key(1), (5000, 3))))[:, 1:]
-    r = len(table) // 2
-    found = centres[table[tuple(np.round(ab / 10).astype(int).T + r)]]
-    nearest = centres[((ab[:, None] - centres) ** 2).sum(-1).argmin(1)]
-    assert (found == nearest).all(1).mean() > 0.99 and np.abs(found - ab).max() < 10
+    nearest = ((ab[:, None] - centres) ** 2).sum(-1).argmin(1)
+    assert np.abs(centres[nearest] - ab).max() < 10
+    np.testing.assert_array_equal(occurrences(ab, centres), np.bincount(nearest, minlength=len(centres)))
 
 
 def test_rare_colours_weigh_more_as_the_paper_says():
@@ -52,11 +51,37 @@ def test_rare_colours_weigh_more_as_the_paper_says():
     np.testing.assert_allclose(w, want / np.dot(smooth, want), rtol=1e-5)
     assert w[3] == w.max() > w[2] > w[1] > w[0] and smooth.sum() == pytest.approx(1)
     np.testing.assert_allclose(rare_weights(counts, centres, lam=1.0), 1, rtol=1e-6)
-    logits, bins = np.random.default_rng(0).normal(size=(2, 3, 4)), np.array([[0, 1, 2], [3, 0, 0]])
-    total = sum(w[bins[at]] * (np.log(np.exp(logits[at]).sum()) - logits[at][bins[at]]) for at in np.ndindex(2, 3))
-    np.testing.assert_allclose(rebalanced(jnp.asarray(logits), jnp.asarray(bins), jnp.asarray(w)), total / 6, rtol=1e-5)
     with pytest.raises(InputError, match="a bin may never occur"):
         rare_weights(counts, centres, lam=0)
+
+
+def test_five_bins_share_a_pixel_as_the_paper_says():
+    rng = np.random.default_rng(0)
+    centres, table = gamut()
+    ab = np.array(rgb_to_lab(jnp.asarray(rng.uniform(size=(4, 6, 3)), "float32")))[..., 1:]
+    ab[0, 0], ab[0, 1] = centres[0] + [0.3, 0.7], centres[-1] - [0.3, 0.7]  # At the rim.
+    logits, w = rng.normal(size=(4, 6, len(centres))), rng.uniform(0.1, 9, size=len(centres))
+    bins, share = soft_bins(jnp.asarray(ab), centres, table, 10.0)
+    total = 0.0
+    for at in np.ndindex(4, 6):
+        square = [float(((ab[at].astype(float) - c) ** 2).sum()) for c in centres]
+        five = sorted(range(len(centres)), key=square.__getitem__)[:5]
+        gauss = [np.exp(-(square[q] - square[five[0]]) / (2 * 5**2)) for q in five]
+        target = np.zeros(len(centres))
+        target[five] = np.array(gauss) / sum(gauss)
+        np.testing.assert_allclose(np.bincount(bins[at], share[at], len(centres)), target, atol=1e-4)
+        p = np.exp(logits[at]) / np.exp(logits[at]).sum()
+        total -= w[target.argmax()] * sum(z * np.log(q) for z, q in zip(target, p))
+    found = rebalanced(jnp.asarray(logits, "float32"), bins, share, jnp.asarray(w, "float32"))
+    np.testing.assert_allclose(found, total / 24, rtol=1e-4)
+    for width in (10.0, 7.0):  # The table holds the five nearest to all that lies in a bin, at its corners too.
+        centres, table = gamut(width)
+        ab = np.concatenate([(c + rng.uniform(-0.5, 0.5, size=(12, 2)) * width) for c in centres])
+        square = ((ab[:, None] - centres) ** 2).sum(-1)
+        bins = soft_bins(jnp.asarray(ab, "float32"), centres, table, width)[0]
+        np.testing.assert_allclose(np.take_along_axis(square, np.asarray(bins), 1), np.sort(square)[:, :5], atol=1e-2)
+    with pytest.raises(InputError, match="choose a narrower --step"):
+        gamut(60.0)
 
 
 def test_the_annealed_mean_goes_from_mean_to_mode():

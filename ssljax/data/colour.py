@@ -3,6 +3,7 @@
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
+from scipy.spatial import KDTree
 
 from ssljax.errors import InputError
 
@@ -34,16 +35,23 @@ def lab_to_rgb(lab: Array) -> Array:
     return jnp.clip(jnp.where(low, 12.92 * linear, 1.055 * jnp.where(low, 1.0, linear) ** (1 / 2.4) - 0.055), 0, 1)
 
 
-def gamut(step: float = 10.0, colours: int = 48) -> tuple[np.ndarray, np.ndarray]:
+def gamut(step: float = 10.0, colours: int = 48, k: int = 24) -> tuple[np.ndarray, np.ndarray]:
     """The centres, (q, 2), of the `step` wide bins of a and b that an sRGB colour falls into, and the bins' table.
 
-    `table[round(a / step) + r, round(b / step) + r]`, with r = len(table) // 2, is the number of a bin or the nearest.
+    `table[round(a / step) + r, round(b / step) + r]`, with r = len(table) // 2, has the numbers of the `k` bins nearest
+    to the middle of that cell; of 24, the five nearest to any colour there are among them. InputError for fewer bins.
     Zhang et al., 2016, arXiv:1603.08511, section 2, have 313 of 10; the number depends on how finely the cube is tried.
     """
     levels = np.linspace(0, 1, colours, dtype=np.float32)
     lab = np.asarray(rgb_to_lab(jnp.asarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3))))
     places = np.unique(np.round(lab[:, 1:] / step).astype(int), axis=0)
+    if len(places) < k:
+        raise InputError(f"Bins {step} wide cut the a*b* plane into {len(places)}: choose a narrower --step.")
     r = int(np.ceil(128 / step))
-    every = np.mgrid[-r:r + 1, -r:r + 1].reshape(2, -1).T
-    nearest = ((every[:, None] - places[None]) ** 2).sum(-1).argmin(1)
-    return (places * step).astype(np.float32), nearest.reshape(2 * r + 1, -1).astype(np.int32)
+    table = KDTree(places).query(np.mgrid[-r:r + 1, -r:r + 1].transpose(1, 2, 0), k)[1]
+    return (places * step).astype(np.float32), table.astype(np.int32)
+
+
+def occurrences(ab: Array, centres: np.ndarray) -> np.ndarray:
+    """How many of the colours `ab`, (n, 2), have each of `centres`, (q, 2), for their nearest: (q,)."""
+    return np.bincount(KDTree(centres).query(np.asarray(ab))[1], minlength=len(centres))

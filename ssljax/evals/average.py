@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 from jax import Array
+import jax.numpy as jnp
 import numpy as np
 
+from ssljax.data import augment
 from ssljax.errors import InputError
 from ssljax.evals.features import Tree, batches, gathered, put, raw_pixels, round_up, subset
 
@@ -41,6 +43,15 @@ def average(measure: Measure, data: Any, n: int = 10_000, batch_size: int = 500,
         return {name: float(x) / len(indices) for name, x in total.items()}
 
     return evaluate
+
+
+def psnr(x: Array, y: Array, where: Array | None = None) -> Array:
+    """10 log10(1 / mean squared error) of pairs of images (n, H, W, C), uint8 or in [0, 1], in dB, 100 at most: (n,).
+
+    With `where`, (1, H, W, 1), of these pixels alone. `evals.compress` has it after rounding to 8 bits.
+    """
+    square = (augment.to_float(x) - augment.to_float(y)) ** 2
+    return -10 * jnp.log10(jnp.mean(square, axis=(1, 2, 3), where=where) + 1e-10)
 
 
 def linear_floor(train: Any, test: Any, size: int, n: int = 10_000,

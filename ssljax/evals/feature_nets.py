@@ -22,12 +22,16 @@ Tree = Any
 
 @dataclass(frozen=True, eq=False)
 class FeatureNet:
-    """`apply(params, images)` maps (n, H, W, C) uint8 to features (n, d); `name` goes into the name of each number."""
+    """`apply(params, images)` maps (n, H, W, C) uint8 to features (n, d); `name` goes into the name of each number.
+
+    `logits(params, features)`, (n, classes), is there where the net is a classifier.
+    """
 
     name: str
     params: Tree
     apply: Callable[[Tree, Array], Array]
     batch_size: int = 512
+    logits: Callable[[Tree, Array], Array] | None = None
 
 
 def feature_net(which: str = "") -> FeatureNet:
@@ -45,7 +49,7 @@ def pixels() -> FeatureNet:
 
 
 def nearest(source: Any) -> FeatureNet:
-    """The class of the nearest image of `source` in pixels, as one hot (n, classes): needs no training."""
+    """A classifier that needs no training: the class of the nearest image of `source` in pixels, as one hot (n, classes)."""
     image, label = source.read(np.arange(len(source)))["image"], jax.nn.one_hot(source.labels, source.num_classes)
     params = {"image": image.reshape(len(image), -1) / np.float32(255), "label": np.asarray(label)}
 
@@ -54,11 +58,11 @@ def nearest(source: Any) -> FeatureNet:
         square = (known**2).sum(1) - 2 * jnp.matmul(x, known.T, precision="highest")  # The same |x|² is left out of all.
         return params["label"][square.argmin(1)]
 
-    return FeatureNet("nearest", params, apply)
+    return FeatureNet("nearest", params, apply, logits=lambda params, z: z)
 
 
-def classifier(workdir: str | pathlib.Path, seed: int = 0, logits: bool = False) -> FeatureNet:
-    """The features below the linear layer of a finished run of experiments/supervised.py, lane `seed` of it, or its logits.
+def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
+    """The features below the linear layer, and the logits, of a finished run of experiments/supervised.py, lane `seed` of it.
 
     Its name says what it was trained on and its percent of test images named rightly, as in mnist_classifier_99.1.
     InputError where there is no such run, or where images have another number of channels.
@@ -74,15 +78,15 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0, logits: bool = False)
                          f"experiments/supervised.py --data DATA --run.workdir {workdir}`.") from None
     net = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in form.items()})
     state, size = load(folder, seed), arguments["image_size"]
-    params = {"net": {"params": state["params"]["encoder"], "batch_stats": state["extra"]["encoder"]},
+    params = {"encoder": {"params": state["params"]["encoder"], "batch_stats": state["extra"]["encoder"]},
               "head": state["params"]["head"]}
-    kernel = state["params"]["encoder"]["conv1" if kind is ConvNet else "stem"]["kernel"]
+    kernel = params["encoder"]["params"]["conv1" if kind is ConvNet else "stem"]["kernel"]
 
     def apply(params: Tree, x: Array) -> Array:
         if x.shape[-1] != kernel.shape[2]:
             raise InputError(f"The classifier in {workdir} takes images of {kernel.shape[2]} channels, not "
                              f"{x.shape[-1]}: train one on the same data.")
-        z = net.apply(params["net"], augment.resize(augment.to_float(x), size))
-        return z @ params["head"]["kernel"] + params["head"]["bias"] if logits else z
+        return net.apply(params["encoder"], augment.resize(augment.to_float(x), size))
 
-    return FeatureNet(f"{pathlib.Path(arguments['data']).stem}_classifier_{accuracy:.1f}", params, apply)
+    logits = lambda params, z: z @ params["head"]["kernel"] + params["head"]["bias"]
+    return FeatureNet(f"{pathlib.Path(arguments['data']).stem}_classifier_{accuracy:.1f}", params, apply, logits=logits)

@@ -20,14 +20,14 @@ def stacked_modes(
 ) -> Callable[[Tree], Mapping[str, float]]:
     """`modes_NAME` and `kl_NAME` of `n` images `draw(state, key, n)`, (n, H, W, channels) in [0, 1].
 
-    `labels` gives logits (n, classes) for images (n, H, W, 1) uint8, and its name. A mode is a class for each channel, so
+    `labels` is a classifier of images (n, H, W, 1) uint8, which names the numbers. A mode is a class for each channel, so
     there are classes^channels. `..._floor` are those of as many random stacks of `test`, labelled in the same way: even
     these miss a few modes, and a KL of about (modes - 1) / 2n is only the chance of so many draws. `named_rightly_NAME` is
     the percent of `test` that the labels are right of. As Srivastava et al., 2017, arXiv:1705.07761, and Lin et al., 2017,
     arXiv:1712.04086, section 4.2, measure. InputError if drawn images are not finite or of other channels.
     """
     size, classes = labels.batch_size, test.num_classes
-    name = lambda params, x: labels.apply(params, x).argmax(-1)
+    name = lambda params, x: labels.logits(params, labels.apply(params, x)).argmax(-1)
 
     @gathered
     def drawn(state, params, key):

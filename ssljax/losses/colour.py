@@ -4,7 +4,6 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ssljax.errors import InputError
 
@@ -23,12 +22,27 @@ def rare_weights(counts: np.ndarray, centres: np.ndarray, lam: float = 0.5, sigm
     return (w / (p * w).sum()).astype(np.float32)
 
 
-def rebalanced(logits: Array, bins: Array, weights: Array) -> Array:
-    """The mean over pixels of w log 1/p of the right bin: logits (..., q), bins (...), eq. 2 with one bin a pixel.
+def soft_bins(ab: Array, centres: Array, table: Array, step: float, k: int = 5,
+              sigma: float = 5.0) -> tuple[Array, Array]:
+    """The `k` bins nearest to colours (..., 2), nearest first, and their shares z of the colour: (..., k) each.
 
-    In the paper the five nearest share a pixel.
+    Shares fall with the distance as a Gaussian of `sigma`, and sum to 1: section 2.2. `centres` and `table` are those of
+    `data.colour.gamut(step)`; the table saves a search through all bins.
     """
-    return jnp.mean(weights[bins] * optax.softmax_cross_entropy_with_integer_labels(logits, bins))
+    place = jnp.round(ab / step).astype(int) + len(table) // 2
+    some = jnp.asarray(table)[place[..., 0], place[..., 1]]
+    square = jnp.sum((ab[..., None, :] - jnp.asarray(centres)[some]) ** 2, axis=-1)
+    near, first = jax.lax.top_k(-square, k)
+    return jnp.take_along_axis(some, first, axis=-1), jax.nn.softmax(near / (2 * sigma**2))
+
+
+def rebalanced(logits: Array, bins: Array, share: Array, weights: Array) -> Array:
+    """-E v Σ_k z_k log p_k over pixels, v the weight of the nearest bin: logits (..., q), the rest of `soft_bins`.
+
+    Eq. 2, with v of eq. 3.
+    """
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), bins, axis=-1)
+    return -jnp.mean(weights[bins[..., 0]] * jnp.sum(share * log_p, axis=-1))
 
 
 def annealed_mean(logits: Array, centres: Array, temperature: float = 0.38) -> Array:

@@ -13,7 +13,7 @@ from experiments.supervised import supervised
 from ssljax import load, main, sharding
 from ssljax.checkpoint import Checkpoints
 from ssljax.data import images
-from ssljax.evals.accuracy import accuracy
+from ssljax.evals.accuracy import accuracy, recognised
 from ssljax.evals.feature_nets import classifier, feature_net, pixels
 from ssljax.evals.features import features, raw_pixels
 from ssljax.evals.fid import generated
@@ -48,9 +48,7 @@ def test_a_trained_classifier_is_read_back(workdir, test):
         # The head on these features gives the accuracy on record.
         head = load(workdir, nets.index(net))["params"]["head"]
         assert 100 * np.mean(np.argmax(z @ head["kernel"] + head["bias"], 1) == test.labels) == pytest.approx(percent)
-        judge = classifier(workdir, nets.index(net), logits=True)
-        logits = features(judge.apply, judge.params, test)
-        assert judge.name == net.name and 100 * np.mean(logits.argmax(1) == test.labels) == pytest.approx(percent)
+        np.testing.assert_allclose(net.logits(net.params, z), z @ head["kernel"] + head["bias"], atol=1e-4)
     assert feature_net(str(workdir)).name == nets[0].name
 
 
@@ -66,6 +64,26 @@ def test_its_features_tell_blurred_images_from_real_ones(workdir, test):
     numbers = [generated(draw, net, train, test)({"blur": jnp.float32(b)}) for b in (0, 0.5)]
     fids = [x[f"fid_{net.name}"] for x in numbers]
     assert fids[0] == pytest.approx(numbers[0][f"fid_{net.name}_floor"], rel=1e-3) and fids[1] > 3 * fids[0]
+
+
+def test_changed_images_are_named_by_it(workdir, test):
+    """By hand, for images turned upside down, darkened by the state and left alone."""
+    net = classifier(workdir)
+
+    def versions(state, x):
+        x = x / jnp.float32(255)
+        return {"": x[:, ::-1], "_of_dark": state * x, "_of_same": x}
+
+    numbers = recognised(versions, net, test)(jnp.float32(0.5))
+    named = lambda x: np.argmax(net.logits(net.params, net.apply(net.params, x)), 1)
+    by_hand = lambda x: float(100 * np.mean(np.asarray(named(x)) == test.labels))
+    dark = np.round(test.image * np.float32(0.5)).astype(np.uint8)
+    want = {"accuracy": by_hand(test.image[:, ::-1]), "accuracy_of_dark": by_hand(dark),
+            "accuracy_of_same": by_hand(test.image), "accuracy_of_images": by_hand(test.image)}
+    assert numbers == pytest.approx(want, abs=0.6) and numbers["accuracy_of_same"] == numbers["accuracy_of_images"]
+    assert numbers["accuracy"] < numbers["accuracy_of_images"] - 20
+    with pytest.raises(ValueError, match="pixels names no classes"):
+        recognised(versions, pixels(), test)
 
 
 def test_images_of_other_channels_are_refused(workdir):
