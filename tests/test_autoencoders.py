@@ -12,7 +12,8 @@ from ssljax import Run, train
 from ssljax.data import images, variations
 from ssljax.data.order import indices
 from ssljax.errors import InputError
-from ssljax.evals.average import average, linear_floor
+from ssljax.evals import compress
+from ssljax.evals.average import average, linear_floor, psnr
 from tests.test_data import prepared
 
 
@@ -28,6 +29,18 @@ def test_an_average_is_over_each_image_once(devices):
     assert noise(jnp.float32(0)) == noise(jnp.float32(0))  # The same masks at each evaluation.
     with pytest.raises(InputError, match="bad must be a number for each of"):
         average(lambda state, key, x, y: {"bad": x}, test)(jnp.float32(0))
+
+
+def test_psnr_is_that_of_eight_bits():
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, (3, 6, 5, 3), dtype=np.uint8) for _ in "ab")
+    np.testing.assert_allclose(psnr(jnp.asarray(a), jnp.asarray(b)), compress.psnr(a, b), rtol=1e-5)
+    np.testing.assert_allclose(psnr(jnp.asarray(a), jnp.asarray(b / 255.0)), compress.psnr(a, b), rtol=1e-5)
+    inside = np.zeros((1, 6, 5, 1), bool)
+    inside[:, 2:4, 1:4] = True
+    np.testing.assert_allclose(psnr(jnp.asarray(a), jnp.asarray(b), inside),
+                               compress.psnr(a[:, 2:4, 1:4], b[:, 2:4, 1:4]), rtol=1e-5)
+    np.testing.assert_allclose(psnr(jnp.asarray(a), jnp.asarray(a)), 100, rtol=1e-5)
 
 
 def test_the_linear_floor_is_an_svds():

@@ -14,7 +14,8 @@ from ssljax.models.convnet import ConvNet
 from tests.conftest import ROOT
 
 FILES = sorted(p for p in (ROOT / "experiments").glob("*.py"))
-SMALL = {"encoder": ConvNet(widths=(8, 16)), "batch_size": 32, "widths": (8, 16), "width": 8, "critic_steps": 2}
+SMALL = {"encoder": ConvNet(widths=(8, 16)), "batch_size": 32, "widths": (8, 16), "width": 8, "critic_steps": 2,
+         "adversarial": 0.5}
 
 
 def make(file, num_steps, **changes):

@@ -80,6 +80,9 @@ def test_masks_hide_their_share_anew_for_each_image():
         assert sorted(p) == list(range(16)) and set(np.flatnonzero(p < 4)) == set(k)
         np.testing.assert_array_equal(p[k], np.arange(4))  # Where the decoder finds the token of each.
     assert np.abs((place >= 4).mean(0) - 0.75).max() < 0.03
+    for share, hidden in ((0.6, 10), (0.1, 2), (0.96, 15)):  # Of 16 in each image, to the nearest.
+        assert ((np.asarray(random_mask(KEY, 100, 16, share)[1]) >= 16 - hidden).sum(1) == hidden).all()
+        assert random_mask(KEY, 100, 16, share)[0].shape == (100, 16 - hidden)
     for share in (0.0, 1.0):
         with pytest.raises(InputError, match="leaves both"):
             random_mask(KEY, 2, 16, share)
@@ -102,6 +105,8 @@ def test_the_error_is_a_loop_over_what_is_hidden():
     for power in (1, 2):
         each = [abs(y[i, j, k] - t[i, j, k]) ** power for i, j, k in np.ndindex(y.shape) if hidden[i, j]]
         np.testing.assert_allclose(masked_error(y, t, hidden, power), np.mean(each), rtol=1e-5)
+        moved = jax.grad(masked_error, 1)(jnp.asarray(y), jnp.asarray(t), jnp.asarray(hidden), power)
+        assert ((np.abs(moved) > 0) == hidden[:, :, None]).all()  # A pixel that was seen is no target.
     mean, deviation = patch_statistics(jnp.asarray(y, "float32"))
     np.testing.assert_allclose(mean[1, 2, 0], y[1, 2].mean(), rtol=1e-5)
     np.testing.assert_allclose(deviation[1, 2, 0], np.std(y[1, 2], ddof=1), rtol=1e-4)

@@ -37,8 +37,8 @@ def recognised(
     """Percent of `n` images of `test` that the classifier `net` names rightly after each of `versions(state, images)`.
 
     These take (n, H, W, C) uint8 and give {name: (n, H, W, C) in [0, 1]}, rounded here to 8 bits; the percents are
-    called "accuracy" + name, and `accuracy_of_images` is that of the images themselves, found once. InputError if `net` names
-    no classes, or not all of the set's.
+    called "accuracy" + name, and `accuracy_of_images` is that of the images themselves, found once. InputError if
+    `net` names no classes, or not all of the set's.
     """
     if net.logits is None:
         raise InputError(f"{net.name} names no classes: give the folder of a run of experiments/supervised.py.")

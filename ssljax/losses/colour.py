@@ -26,8 +26,8 @@ def soft_bins(ab: Array, centres: Array, table: Array, step: float, k: int = 5,
               sigma: float = 5.0) -> tuple[Array, Array]:
     """The `k` bins nearest to colours (..., 2), nearest first, and their shares z of the colour: (..., k) each.
 
-    Shares fall with the distance as a Gaussian of `sigma`, and sum to 1: section 2.2. `centres` and `table` are those of
-    `data.colour.gamut(step)`; the table saves a search through all bins.
+    Shares fall with the distance as a Gaussian of `sigma`, and sum to 1: section 2.2. `centres` and `table` are
+    those of `data.colour.gamut(step)`; the table saves a search through all bins.
     """
     place = jnp.round(ab / step).astype(int) + len(table) // 2
     some = jnp.asarray(table)[place[..., 0], place[..., 1]]
