@@ -2,10 +2,8 @@
 contractive (Rifai et al., 2011, ICML); Bengio et al. tell of them all in https://arxiv.org/abs/1206.5538.
 
     launch/local.sh experiments/autoencoder.py                             # digits: 20 seconds on a laptop CPU
-    launch/local.sh experiments/autoencoder.py --data mnist --code 2 --coder.hidden 128 64 32 16 8 4
     launch/local.sh experiments/autoencoder.py --data mnist --code 30 --coder.hidden 1000 500 250           # Hinton's
-    launch/local.sh experiments/autoencoder.py --data cifar10 --code 128 coder:convolutional
-    launch/local.sh experiments/autoencoder.py --noise masking --amount 0.25                                # denoising
+    launch/local.sh experiments/autoencoder.py --data cifar10 --code 128 --noise masking coder:convolutional # denoises
     launch/local.sh experiments/autoencoder.py --sigmoid-code --sparsity 0.1 --contraction 0.1
 """
 
@@ -16,6 +14,8 @@ import optax
 from ssljax import Experiment, InputError, TrainState, main, minimize
 from ssljax.data import augment, feed, images
 from ssljax.evals.average import average, linear_floor
+from ssljax.evals.cluster import clusters
+from ssljax.evals.compress import compression
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, feature_map
 from ssljax.evals.probe import linear_probe
@@ -46,14 +46,15 @@ def autoencoder(
     squash = jax.nn.sigmoid if sigmoid_code else lambda z: z
     encode = lambda state, x: squash(encoder.apply(state.params["encoder"], augment.to_float(x)))
     decode = lambda state, z: decoder.apply(state.params["decoder"], z)
+    redraw = lambda state, x: jax.nn.sigmoid(decode(state, encode(state, x).astype(jnp.float16)))  # 16 bits a number.
+    look = lambda key, x: corrupt(noise, key, augment.to_float(x), amount)
 
     def init(key, batch):
         z, e = encoder.init_with_output(key, augment.to_float(batch["image"][:2]))
         return TrainState.create(tx, {"encoder": e, "decoder": decoder.init(jax.random.fold_in(key, 1), z)})
 
     def loss(params, state, batch, key):
-        x = augment.to_float(batch["image"])
-        seen = corrupt(noise, key, x, amount)
+        x, seen = augment.to_float(batch["image"]), look(key, batch["image"])
         z = encoder.apply(params["encoder"], seen)
         terms = {"cross_entropy": cross_entropy(x, decoder.apply(params["decoder"], squash(z))).mean()}
         terms |= {"sparsity": sparsity * kl_sparsity(z, rho)} if sparsity else {}
@@ -66,14 +67,13 @@ def autoencoder(
         return {"squared_error": squared_error(x, jax.nn.sigmoid(logits)),
                 "bits_per_pixel": cross_entropy(x, logits) / (x[0].size * jnp.log(2))}
 
-    def show(state, key, x):
-        seen = corrupt(noise, key, augment.to_float(x), amount)
-        return [seen, jax.nn.sigmoid(decode(state, encode(state, seen)))]
-
+    show = lambda state, key, x: [look(key, x), redraw(state, look(key, x))]
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size),
                       num_steps=epochs * (len(train) // batch_size), evals={
-        "test": average(errors, test), "floor": linear_floor(train, test, code), "knn": knn(encode, train, test),
-        "probe": linear_probe(encode, train, test), "codes": feature_map(encode, test), "images": compared(show, test)})
+        "test": average(errors, test), "floor": linear_floor(train, test, code),
+        "rate": compression(redraw, test, bits=16 * code), "clusters": clusters(encode, test),
+        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test),
+        "codes": feature_map(encode, test), "images": compared(show, test)})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import optax
 
 from ssljax import Experiment, TrainState, main, minimize
 from ssljax.data import feed, images
+from ssljax.evals.cluster import clusters
 from ssljax.evals.knn import knn
 from ssljax.evals.likelihood import latents as latent_use, likelihood
 from ssljax.evals.pictures import compared, feature_map, interpolations, samples
@@ -59,7 +60,7 @@ def vae(
     steps = epochs * (len(train) // batch_size)
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=steps, evals={
         "test": likelihood(log_weights, test, importance), "latents": latent_use(infer, test),
-        "knn": knn(encode, train, test), "codes": feature_map(encode, test),
+        "knn": knn(encode, train, test), "clusters": clusters(encode, test), "codes": feature_map(encode, test),
         "prior": samples(lambda state, key, n: decode(state, jax.random.normal(key, (n, latents)))),
         "reconstruction": compared(lambda state, key, x: [decode(state, encode(state, x))], test),
         "lines": interpolations(encode, decode, test)})

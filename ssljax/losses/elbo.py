@@ -10,14 +10,6 @@ import jax.numpy as jnp
 LOG_2PI = math.log(2 * math.pi)
 
 
-def bernoulli_log_prob(x: Array, logits: Array) -> Array:
-    """log p(x) of pixels `x` in [0, 1] (..., H, W, C) under independent Bernoullis: (...).
-
-    For `x` between 0 and 1 it is the cross-entropy that many VAEs use, and no likelihood.
-    """
-    return jnp.sum(x * logits - jax.nn.softplus(logits), axis=(-3, -2, -1))
-
-
 def gaussian_log_prob(x: Array, mean: Array, log_var: Array) -> Array:
     """log p(x) of images `x` (..., H, W, C) under independent Gaussians: (...)."""
     return jnp.sum(log_normal(x, mean, log_var), axis=(-3, -2, -1))

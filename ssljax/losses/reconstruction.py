@@ -10,7 +10,6 @@ from typing import Literal
 import jax
 from jax import Array
 import jax.numpy as jnp
-import optax
 
 from ssljax.errors import InputError
 from ssljax.sharding import over_batch
@@ -25,12 +24,13 @@ def squared_error(x: Array, y: Array) -> Array:
 
 
 def cross_entropy(x: Array, logits: Array) -> Array:
-    """-Σ x log p + (1 - x) log(1 - p) with p = sigmoid(logits), in nats: x (n, ...) in [0, 1] and logits alike to (n,).
+    """-Σ x log p + (1 - x) log(1 - p) with p = sigmoid(logits), in nats: x (n, ...) in [0, 1], logits alike, to (n,).
 
     Hinton and Salakhutdinov, 2006, Science 313; Vincent et al., 2010, JMLR 11, section 2.1. Least, but not 0, at p = x.
+    Where x is 0 or 1 it is -log p(x) under independent Bernoullis. Logits (k, n, ...), for k draws, give (k, n).
     """
-    _same(x, logits)
-    return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, x), axis=tuple(range(1, x.ndim)))
+    _same(x, logits[(0,) * (logits.ndim - x.ndim)])
+    return jnp.sum(jax.nn.softplus(logits) - x * logits, axis=tuple(range(1 - x.ndim, 0)))
 
 
 def masking(key: Array, x: Array, p: float) -> Array:

@@ -8,7 +8,8 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.data import augment
-from ssljax.losses.elbo import bernoulli_log_prob, gaussian_log_prob, log_normal
+from ssljax.losses.elbo import gaussian_log_prob, log_normal
+from ssljax.losses.reconstruction import cross_entropy
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.sharding import over_batch
 
@@ -60,7 +61,7 @@ class VAE(nn.Module):
     def log_prob(self, x: Array, z: Array, y: Array | None = None) -> Array:
         """log p(x|z) of x (n, *shape) and z (..., n, latents): (..., n)."""
         out = self._out(z, y)
-        return gaussian_log_prob(x, out, self.log_var) if self.pixels == "gaussian" else bernoulli_log_prob(x, out)
+        return gaussian_log_prob(x, out, self.log_var) if self.pixels == "gaussian" else -cross_entropy(x, out)
 
     def log_weight(self, x: Array, z: Array, mean: Array, log_var: Array, y: Array | None = None) -> Array:
         """log p(x, z) - log q(z|x), (..., n)."""

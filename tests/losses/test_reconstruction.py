@@ -31,11 +31,21 @@ def test_equal_the_equations(seed, rho):
         nats[i] -= x[i, j, k] * math.log(p) + (1 - x[i, j, k]) * math.log(1 - p)
     np.testing.assert_allclose(r.squared_error(jnp.asarray(x, "float32"), jnp.asarray(t, "float32")), square, rtol=1e-5)
     np.testing.assert_allclose(r.cross_entropy(jnp.asarray(x, "float32"), jnp.asarray(t, "float32")), nats, rtol=1e-5)
+    several = r.cross_entropy(jnp.asarray(x, "float32"), jnp.asarray(np.stack([t, -t, 2 * t]), "float32"))
+    want = [r.cross_entropy(jnp.asarray(x, "float32"), jnp.asarray(s * t, "float32")) for s in (1, -1, 2)]
+    np.testing.assert_allclose(several, want, rtol=1e-5)
     kl = 0.0
     for j in range(4):
         mean = sum(sigmoid(v) for v in t[:, j, 0]) / 3
         kl += rho * math.log(rho / mean) + (1 - rho) * math.log((1 - rho) / (1 - mean))
     np.testing.assert_allclose(r.kl_sparsity(jnp.asarray(t[..., 0], "float32"), rho), kl, rtol=1e-4, atol=1e-5)
+
+
+def test_extreme_logits_stay_finite():
+    x, y = jnp.ones((1, 1, 2, 1)), jnp.array([1e4, -1e4]).reshape(1, 1, 2, 1)
+    value, grad = jax.value_and_grad(lambda y: r.cross_entropy(x, y).sum())(y)
+    np.testing.assert_allclose(value, 1e4)
+    np.testing.assert_allclose(grad.ravel(), [0, -1])
 
 
 def test_the_sparse_are_not_punished_and_the_dead_give_no_nan():
