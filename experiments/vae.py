@@ -6,7 +6,6 @@
 """
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, TrainState, main, minimize
