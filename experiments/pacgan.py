@@ -13,7 +13,8 @@ from jax.lax import stop_gradient
 import optax
 
 from ssljax import Experiment, TrainState, main, minimize
-from ssljax.data.mixtures import GRID, RING, Points
+from ssljax.data.feed import Rows
+from ssljax.data.mixtures import GRID, RING
 from ssljax.evals.modes import modes
 from ssljax.losses.adversarial import gan_critic, nonsaturating_generator
 from ssljax.models.mlp import Maxout
@@ -67,7 +68,7 @@ def pacgan(
         return generate(state.params["gen"], state.extra["stats"], jax.random.normal(key, (n, 2)), train=False)[0]
 
     num_steps = epochs * (len(packs) // batch_size)
-    return Experiment(init=init, step=minimize(tx, loss), data=Points(packs, batch_size), num_steps=num_steps, evals={
+    return Experiment(init=init, step=minimize(tx, loss), data=Rows({"x": packs}, batch_size), num_steps=num_steps, evals={
         "modes": modes(draw, mixture.centres, mixture.sigma)})
 
 

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from ssljax import sharding
 from ssljax.data import feed, images, sources
-from ssljax.data.feed import Resident, Streamed, local_rows
+from ssljax.data.feed import Rows, Streamed, local_rows
 from ssljax.data.order import indices, order
 from ssljax.data.sources import Arrays, OnDisk, fit
 from ssljax.errors import InputError
@@ -131,7 +131,7 @@ def assert_same(a: dict, b: dict) -> None:
 
 
 @pytest.mark.parametrize("shape", MESHES)
-@pytest.mark.parametrize("kind", [Resident, Streamed])
+@pytest.mark.parametrize("kind", [feed, Streamed])
 def test_batches_are_those_of_numpy_on_any_mesh(kind, shape):
     source = random_set(50)  # Three batches of 16 an epoch: eight steps pass two borders.
     for step, batch in enumerate(batches(kind(source, 16), 3, 0, 8, mesh_of(*shape))):
@@ -142,7 +142,7 @@ def test_batches_are_those_of_numpy_on_any_mesh(kind, shape):
 
 
 @pytest.mark.parametrize("start", [1, 2, 3, 5, 10**9])
-@pytest.mark.parametrize("kind", [Resident, Streamed])
+@pytest.mark.parametrize("kind", [feed, Streamed])
 def test_starting_later_gives_the_tail(kind, start):
     source = random_set(50)
     for i, batch in enumerate(batches(kind(source, 16), 0, start, 4, mesh_of(2))):
@@ -151,18 +151,18 @@ def test_starting_later_gives_the_tail(kind, start):
 
 def test_the_whole_set_as_one_batch_and_single_examples():
     for n in (5, 1):
-        for kind in (Resident, Streamed):
+        for kind in (feed, Streamed):
             for i, batch in enumerate(batches(kind(random_set(5), n), 0, 0, 7, mesh_of(1))):
                 assert_same(batch, expected(random_set(5), 0, i, n))
 
 
 def test_resident_batch_that_the_devices_do_not_divide():
-    for i, batch in enumerate(batches(Resident(random_set(), 6), 0, 0, 9, mesh_of(8))):
+    for i, batch in enumerate(batches(feed(random_set(), 6), 0, 0, 9, mesh_of(8))):
         assert_same(batch, expected(random_set(), 0, i, 6))
 
 
 def test_seeds_have_their_own_order():
-    a, b = (batches(Resident(random_set(), 16), seed, 0, 1, mesh_of(1))[0]["image"] for seed in (0, 1))
+    a, b = (batches(feed(random_set(), 16), seed, 0, 1, mesh_of(1))[0]["image"] for seed in (0, 1))
     assert not np.array_equal(a, b)
 
 
@@ -173,7 +173,7 @@ def large_constants(text: str, size: int) -> list[str]:
 
 def test_resident_arrays_are_arguments_of_the_program():
     source = random_set(200)
-    data = Resident(source, 16)
+    data = feed(source, 16)
     resident, fed = data.resident(), next(data.feed(0, 0, mesh_of(1)))
     text = jax.jit(data.batch).lower(resident, fed).as_text()
     assert not large_constants(text, len(source)) and len(text) < source.image.nbytes
@@ -183,7 +183,7 @@ def test_resident_arrays_are_arguments_of_the_program():
 
 
 def test_resident_feed_carries_indices_alone():
-    fed = next(Resident(random_set(), 16).feed(0, 0, mesh_of(8)))
+    fed = next(feed(random_set(), 16).feed(0, 0, mesh_of(8)))
     assert isinstance(fed, np.ndarray) and fed.shape == (16,) and fed.dtype == np.int32
 
 
@@ -282,7 +282,7 @@ def test_batch_sizes_that_cannot_be(batch_size):
 
 
 def test_feed_takes_the_kind_by_where_the_set_lies():
-    assert isinstance(feed(random_set(), 50), Resident)
+    assert isinstance(feed(random_set(), 50), Rows)
     on_disk = OnDisk(lambda i: np.zeros((4, 4, 1), np.uint8), np.zeros(50, np.int32), ["a"], (4, 4, 1))
     assert isinstance(feed(on_disk, 50), Streamed)
 

@@ -1,6 +1,6 @@
 """How batches reach the devices: gathered there from a resident set, or streamed from the hosts by Grain."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 import itertools
 from typing import Any, Protocol
@@ -41,25 +41,41 @@ def feed(source: Source, batch_size: int) -> Data:
 
     A batch larger than the set is an InputError.
     """
-    if not 1 <= batch_size <= len(source):
-        raise InputError(f"A batch of {batch_size} can't be drawn from a set of {len(source)} examples: "
-                         f"choose --batch-size between 1 and {len(source)}.")
-    return Resident(source, batch_size) if isinstance(source, Arrays) else Streamed(source, batch_size)
+    check_batch(batch_size, len(source))
+    if not isinstance(source, Arrays):
+        return Streamed(source, batch_size)
+    return Rows({"image": source.image, "label": source.labels}, batch_size)
+
+
+def check_batch(batch_size: int, n: int) -> None:
+    """InputError for a batch larger than the set."""
+    if not 1 <= batch_size <= n:
+        raise InputError(f"A batch of {batch_size} can't be drawn from a set of {n} examples: "
+                         f"choose --batch-size between 1 and {n}.")
 
 
 @dataclass(frozen=True, eq=False)
-class Resident:
-    """The set lies on the devices; what travels are the indices, and the step gathers its examples by them."""
+class Rows:
+    """Feeds whole epochs of rows of named arrays of one length, in a seeded order; a batch larger is an InputError.
 
-    source: Arrays
+    The arrays lie on the devices; what travels are the indices, and the step gathers its examples by them.
+    """
+
+    arrays: Mapping[str, np.ndarray]
     batch_size: int
 
+    def __post_init__(self) -> None:
+        check_batch(self.batch_size, len(self))
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
     def resident(self) -> Tree:
-        return {"image": self.source.image, "label": self.source.labels}
+        return dict(self.arrays)
 
     def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[np.ndarray]:
         for step in itertools.count(start):
-            yield indices(seed, step, len(self.source), self.batch_size)
+            yield indices(seed, step, len(self), self.batch_size)
 
     def batch(self, resident: Tree, fed: jax.Array) -> Tree:
         at = sharding.over_batch(fed)

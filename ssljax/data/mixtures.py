@@ -1,15 +1,9 @@
-"""Mixtures of Gaussians in the plane, where what a generator leaves out can be counted, and points as training data."""
+"""Mixtures of Gaussians in the plane, where what a generator leaves out can be counted."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-import itertools
 
-import jax
-from jax.sharding import Mesh
 import numpy as np
 
-from ssljax import sharding
-from ssljax.data.order import indices
 from ssljax.errors import InputError
 
 
@@ -40,29 +34,3 @@ class Mixture:
 _angles = 2 * np.pi * np.arange(8) / 8
 RING = Mixture(np.stack([np.cos(_angles), np.sin(_angles)], -1), 0.01)
 GRID = Mixture(np.stack(np.meshgrid(*[np.arange(-4.0, 5.0, 2.0)] * 2), -1).reshape(25, 2), 0.05)
-
-
-@dataclass(frozen=True, eq=False)
-class Points:
-    """Feeds whole epochs of the rows of `x` in a seeded order, as {"x": (batch_size, ...)}; they lie on the devices.
-
-    A batch larger than the set is an InputError.
-    """
-
-    x: np.ndarray
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= len(self.x):
-            raise InputError(f"A batch of {self.batch_size} can't be drawn from a set of {len(self.x)} examples: "
-                             f"choose --batch-size between 1 and {len(self.x)}.")
-
-    def resident(self) -> np.ndarray:
-        return self.x
-
-    def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[np.ndarray]:
-        for step in itertools.count(start):
-            yield indices(seed, step, len(self.x), self.batch_size)
-
-    def batch(self, resident: jax.Array, fed: jax.Array) -> dict[str, jax.Array]:
-        return {"x": sharding.over_batch(resident[sharding.over_batch(fed)])}

@@ -1,6 +1,6 @@
 """Labelled image sets by name: embedded, from TensorFlow Datasets (read without TensorFlow), a folder, or an .npz."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 from dataclasses import dataclass, field
@@ -104,7 +104,7 @@ def images(name: str, split: str, size: int = 0) -> Source:
         source = _npz(path, split)
     elif path.is_dir():
         return _folder(path, split, size)
-    elif os.sep in name and not _has_config(name):
+    elif os.sep in name and not has_config(name):
         raise InputError(f"There is no folder or .npz file {name}: check the path given as --data.")
     else:
         return _tfds(name, split, size)
@@ -255,34 +255,58 @@ def _in_memory(source: OnDisk) -> Source:
     return Arrays(source.read(np.arange(len(source)))["image"], source.labels, source.class_names)
 
 
-def _has_config(name: str) -> bool:
+def has_config(name: str) -> bool:
     """Is it a name of TFDS and one of its configurations, as in cifar10_corrupted/fog_1?"""
     import tensorflow_datasets as tfds
 
     return name.split("/")[0] in tfds.list_builders(with_community_datasets=False)
 
 
-def _tfds(name: str, split: str, size: int) -> Source:
+def tfds_builder(name: str, embedded: Sequence[str], instead: str):
+    """The builder of a TFDS set; InputError where there is none, with the names near it and what to give instead."""
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name)
+        return tfds.builder(name)
     except (ValueError, AssertionError):  # Not found, or not a name at all, or no such version.
         # Those of others need TensorFlow.
-        known = [EMBEDDED, "photos", *tfds.list_builders(with_community_datasets=False)]
+        known = [*embedded, *tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name.lower(), known, 3)
         hint = f"did you mean {' or '.join(near)}? Otherwise " if near else ""
-        raise InputError(f"There is no data set {name}: {hint}give a TFDS name, a folder of class folders, an .npz, "
-                         f"or {EMBEDDED}, which is embedded.") from None
+        raise InputError(f"There is no data set {name}: {hint}{instead}.") from None
+
+
+def _prepare(name: str) -> str:
     python, here = pathlib.Path(sys.executable), pathlib.Path.cwd()
     python = python.relative_to(here) if python.is_relative_to(here) else python
-    prepare = f"{python} -m ssljax.data.prepare {name}"
+    return f"{python} -m ssljax.data.prepare {name}"
+
+
+def check_prepared(name: str, builder, instead: str) -> None:
+    """InputError where the set has not been downloaded and written."""
+    if not builder.is_prepared():
+        raise InputError(f"{name} is not prepared in {builder.data_path}: run `{_prepare(name)}` once, {instead}.")
+
+
+def data_source(name: str, builder, split: str, instead: str):
+    """The rows of a split; InputError where the set lies in a format that can't be read without TensorFlow."""
+    try:
+        return builder.as_data_source(split=split)
+    except NotImplementedError as e:
+        raise InputError(f"{name} was prepared in a format without random access: move {builder.data_path} aside and "
+                         f"run `{_prepare(name)}`, {instead}.") from e
+
+
+def _tfds(name: str, split: str, size: int) -> Source:
+    import tensorflow_datasets as tfds
+
+    builder = tfds_builder(name, [EMBEDDED, "photos"], f"give a TFDS name, a folder of class folders, an .npz, or "
+                                                       f"{EMBEDDED}, which is embedded")
     instead = f"or take --data {EMBEDDED}, which is embedded and needs no download"
     features = builder.info.features
     if "image" not in features or "label" not in features or not hasattr(features["label"], "names"):
         raise InputError(f"{name} holds {', '.join(features)}, not image and label: it is not a labelled image set.")
-    if not builder.is_prepared():
-        raise InputError(f"{name} is not prepared in {builder.data_path}: run `{prepare}` once, {instead}.")
+    check_prepared(name, builder, instead)
     if split == "test" and "test" not in builder.info.splits and "validation" in builder.info.splits:
         split = "validation"
     if split not in builder.info.splits:
@@ -299,11 +323,7 @@ def _tfds(name: str, split: str, size: int) -> Source:
     if cache.exists():
         with np.load(cache) as file:
             return Arrays(file["image"], file["labels"], names)
-    try:
-        rows = builder.as_data_source(split=split)
-    except NotImplementedError as e:
-        raise InputError(f"{name} was prepared in a format without random access: move {builder.data_path} aside and "
-                         f"run `{prepare}`, {instead}.") from e
+    rows = data_source(name, builder, split, instead)
 
     def image(i: int) -> np.ndarray:
         x = rows[i]["image"]
@@ -311,16 +331,16 @@ def _tfds(name: str, split: str, size: int) -> Source:
 
     if count * int(np.prod(shape)) > RESIDENT_BYTES:
         undecoded = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-        labels = np.array([r["label"] for r in _all_rows(undecoded)], np.int32)
+        labels = np.array([r["label"] for r in all_rows(undecoded)], np.int32)
         return OnDisk(image, labels, names, shape)
-    examples = list(_all_rows(rows))
+    examples = list(all_rows(rows))
     out = np.stack([fit(r["image"], size) if size else r["image"] for r in examples])
     labels = np.array([r["label"] for r in examples], np.int32)
     _store(cache, image=out, labels=labels)
     return Arrays(out, labels, names)
 
 
-def _all_rows(rows) -> Iterator[Mapping]:
+def all_rows(rows) -> Iterator[Mapping]:
     """The rows of a TFDS data source, read by the thousand: twice as fast as one by one."""
     for at in range(0, len(rows), 1000):
         yield from rows.__getitems__(list(range(at, min(at + 1000, len(rows)))))

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax.data.mixtures import GRID, RING, Mixture, Points
-from ssljax.data.order import indices
+from ssljax.data.mixtures import GRID, RING, Mixture
 from ssljax.evals.modes import modes, recovered
 
 MIXTURES = pytest.mark.parametrize("mixture", [RING, GRID], ids=["ring", "grid"])
@@ -109,14 +108,3 @@ def test_the_evaluator_draws_from_the_state():
     assert blue(right["samples"]) > 200 and not np.array_equal(right["samples"], shifted["samples"])
     with pytest.raises(ValueError, match="400 of 400 points are not finite"):
         evaluate({"shift": jnp.full(2, jnp.nan)})
-
-
-def test_points_are_fed_in_the_order_of_the_seed():
-    x = np.arange(60, dtype=np.float32).reshape(20, 3)
-    data = Points(x, 6)
-    fed = list(itertools.islice(data.feed(7, 2, None), 5))
-    for step, at in enumerate(fed, 2):
-        np.testing.assert_array_equal(at, indices(7, step, 20, 6))
-        np.testing.assert_array_equal(data.batch(jnp.asarray(data.resident()), jnp.asarray(at))["x"], x[at])
-    with pytest.raises(ValueError, match="between 1 and 20"):
-        Points(x, 21)

@@ -1,0 +1,280 @@
+"""Text: what documents() reads or refuses, tokenizers, rows of tokens, and their feeds."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from hypothesis import given, settings, strategies as st
+import jax
+import numpy as np
+import pytest
+
+from ssljax.data.feed import Rows
+from ssljax.data.order import indices
+from ssljax.data.text import (BERT, END, Documents, Streams, Windows, bpe, characters, documents, encode, load_tokenizer,
+                              pack, rows, wordpiece, words)
+from ssljax.errors import InputError
+from tests.conftest import ROOT
+from tests.test_data import batches, mesh_of, prepared
+
+MADE = {"characters": lambda d: characters(d), "words": lambda d: words(d), "bpe": lambda d: bpe(d, 400),
+        "wordpiece": lambda d: wordpiece(d, 500)}
+
+
+@pytest.fixture(scope="module")
+def manual() -> Documents:
+    return Documents(documents("python", "train").text[:8])
+
+
+def write(folder: pathlib.Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return str(folder)
+
+
+def test_the_manual_has_two_splits_with_no_paragraph_in_both():
+    train, test = documents("python", "train"), documents("python", "test")
+    assert len(train) > 40 and len(test) > 4 and len(train) + len(test) <= 79 and train.labels is None
+    assert train.text == documents("python", "train").text
+    long = lambda docs: {" ".join(p.split()) for text in docs.text for p in text.split("\n\n") if len(p) > 40}
+    assert not long(train) & long(test)
+    assert 250_000 < sum(map(len, train.text)) < 450_000
+    with pytest.raises(InputError, match="python has no valid split; it has train, test"):
+        documents("python", "valid")
+
+
+def test_a_file_is_cut_as_nanogpt_cuts_it(tmp_path):
+    file = tmp_path / "x.txt"
+    file.write_bytes("äb\r\ncdefghij".encode("utf-8-sig"))  # The mark of Windows' editors goes, and its line ends.
+    assert documents(str(file), "train").text == ["äb\ncdefgh"] and documents(str(file), "test").text == ["ij"]
+    with pytest.raises(InputError, match="has no valid split; it has train, test"):
+        documents(str(file), "valid")
+    other = tmp_path / "y.txt"
+    other.write_text("0123456789")
+    assert documents(f"{file}, {other}", "train").text == ["äb\ncdefgh", "012345678"]
+
+
+def test_three_files_of_one_beginning(tmp_path):
+    folder = write(tmp_path, {"ptb.train.txt": "a b", "ptb.valid.txt": "c", "ptb.test.txt": "d", "other.txt": "e"})
+    for data in (folder, os.path.join(folder, "ptb")):
+        assert [documents(data, s).text for s in ("train", "valid", "test")] == [["a b"], ["c"], ["d"]]
+        with pytest.raises(InputError, match="has no dev split; it has train, valid, test"):
+            documents(data, "dev")
+    (tmp_path / "ptb.valid.txt").unlink()
+    with pytest.raises(InputError, match="has no valid split; it has train, test"):
+        documents(folder, "valid")
+
+
+def test_folders(tmp_path):
+    plain = write(tmp_path / "plain", {f"{i:02}.txt": str(i) for i in range(12)} | {"notes.md": "", ".hidden/x.txt": ""})
+    assert documents(plain, "test").text == ["0", "10"]
+    assert documents(plain, "train").text == [str(i) for i in range(12) if i % 10]
+    own = write(tmp_path / "own", {"train/a.txt": "one", "train/b.txt": "two", "test/c.txt": "three"})
+    assert documents(own, "train").text == ["one", "two"] and documents(own, "test").labels is None
+    classes = write(tmp_path / "classes", {"train/neg/1.txt": "bad", "train/pos/1.txt": "good", "test/pos/2.txt": "fine"})
+    train, test = documents(classes, "train"), documents(classes, "test")
+    assert train.labels.tolist() == [0, 1] and test.labels.tolist() == [1] and test.class_names == ["neg", "pos"]
+
+
+@pytest.mark.parametrize("files, data, message", [
+    ({}, "none.txt", "There is no file or folder .*none.txt: check the path"),
+    ({}, "a/b", "There is no file or folder .*a/b: check"),
+    ({"x.txt": " \n"}, "x.txt", "x.txt is empty: there is nothing to learn from"),
+    ({"one/x.txt": "a"}, "one", "one holds one .txt file, which makes no two splits: give the file itself"),
+    ({"d/x.md": "a"}, "d", "d holds no .txt files: put the texts there"),
+    ({"d/test/x.txt": "a"}, "d", "d/train holds no .txt files: put the texts there"),
+    ({"d/train/x.txt": "a", "d/train/y.txt": ""}, "d", "y.txt is empty"),
+])
+def test_what_is_not_there_is_said_in_one_sentence(tmp_path, files, data, message):
+    write(tmp_path, files)
+    with pytest.raises(InputError, match=message) as e:
+        documents(str(tmp_path / data), "train")
+    assert "\n" not in str(e.value)
+
+
+def test_bytes_that_are_not_utf8(tmp_path):
+    (tmp_path / "x.txt").write_bytes("caf\u00e9".encode("latin1"))
+    with pytest.raises(InputError, match=r"x.txt is not UTF-8 \(byte 3 is 0xe9\): convert it, as in `iconv -f latin1"):
+        documents(str(tmp_path / "x.txt"), "train")
+
+
+@pytest.mark.parametrize("name, message", [
+    ("imdb_review", "There is no data set imdb_review: did you mean imdb_reviews"),
+    ("zzzzz", "There is no data set zzzzz: give a TFDS name, a text file, a folder of .txt files, or python"),
+    ("mnist", "mnist holds image, label, and no text: it is not a text set"),
+    ("imdb_reviews", "imdb_reviews is not prepared in .*ssljax.data.prepare imdb_reviews` once, or take --data python"),
+])
+def test_tfds_names(tmp_path, monkeypatch, name, message):
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    with pytest.raises(InputError, match=message) as e:
+        documents(name, "train")
+    assert "\n" not in str(e.value)
+
+
+def test_imdb_reviews():
+    prepared("imdb_reviews")
+    test = documents("imdb_reviews", "test")
+    assert len(test) == 25000 and np.bincount(test.labels).tolist() == [12500, 12500] and test.labels.dtype == np.int32
+    assert test.class_names == ["neg", "pos"] and min(map(len, test.text)) > 10
+    praise = np.array(["wonderful" in t for t in test.text])
+    assert test.labels[praise].mean() > 0.7
+    with pytest.raises(InputError, match="imdb_reviews has no valid split; it has .*test"):
+        documents("imdb_reviews", "valid")
+
+
+def test_tokenizers_are_the_same_in_another_process(manual, tmp_path):
+    code = ("from tests.test_text import *; docs = Documents(documents('python', 'train').text[:8]); "
+            "[(pathlib.Path(sys.argv[1]) / k).write_text(make(docs).to_str()) for k, make in MADE.items()]")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for kind, make in MADE.items():
+        made = make(manual).to_str()
+        assert made == (tmp_path / kind).read_text()
+        (tmp_path / "tokenizer.json").write_text(made)
+        assert load_tokenizer(tmp_path).to_str() == made
+
+
+def test_a_run_without_a_tokenizer(tmp_path):
+    with pytest.raises(InputError, match="holds no tokenizer.json: give the folder of a run on text"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="tokenizer.json can't be read as a tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+TRAINED = bpe(Documents(documents("python", "test").text), 300)
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])).filter(lambda text: END not in text))
+@settings(max_examples=200, deadline=None)
+def test_bytes_go_there_and_back(text):
+    assert TRAINED.decode(TRAINED.encode(text).ids) == text
+
+
+def test_bpe_learns_what_is_frequent(manual):
+    tokenizer = bpe(manual, 400)
+    assert tokenizer.get_vocab_size() == 400 and tokenizer.token_to_id(END) == 0
+    tokens, offsets = encode(tokenizer, manual)
+    assert tokens.dtype == np.int32 and len(tokens) < 0.6 * sum(map(len, manual.text))
+    for i in (0, 7):
+        assert tokenizer.decode(tokens[offsets[i]:offsets[i + 1]].tolist()) == manual.text[i]
+    with pytest.raises(InputError, match="A vocabulary of 256 can't hold the 256 bytes and the end of a document: choose"):
+        bpe(manual, 256)
+
+
+@given(st.lists(st.text("abä \n\t~", min_size=0, max_size=9), min_size=1, max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_characters_are_numbered_in_the_order_of_unicode(texts):
+    docs = Documents(texts)
+    order = ["[UNK]", *sorted(set("".join(texts)))]
+    tokenizer = characters(docs)
+    tokens, offsets = encode(tokenizer, docs)
+    for i, text in enumerate(texts):
+        assert [order[t] for t in tokens[offsets[i]:offsets[i + 1]]] == list(text)
+        assert tokenizer.decode(tokens[offsets[i]:offsets[i + 1]].tolist()) == text
+    assert tokenizer.encode("é").ids == [0]
+
+
+def test_words_are_ranked_by_count():
+    docs = Documents(["b a b\nc b a\n"])
+    tokenizer = words(docs)
+    assert sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get) == ["[UNK]", "b", "<eos>", "a", "c"]
+    assert encode(tokenizer, docs)[0].tolist() == [1, 3, 1, 2, 4, 1, 3, 2]
+    assert tokenizer.decode(tokenizer.encode("a d\n").ids) == "a [UNK] <eos>"
+    assert set(words(docs, min_count=2, newline="").get_vocab()) == {"[UNK]", "a", "b"}
+    assert set(words(docs, size=2).get_vocab()) == {"[UNK]", "b"}
+    treebank = words(Documents([" the <unk> of \n"]))
+    assert treebank.encode("zebra").ids == [0] and "[UNK]" not in treebank.get_vocab() and treebank.id_to_token(0) == "<unk>"
+
+
+def test_wordpiece_is_berts(manual):
+    tokenizer = wordpiece(manual, 500)
+    assert tuple(tokenizer.id_to_token(i) for i in range(5)) == BERT and tokenizer.get_vocab_size() == 500
+    text = "The Assert statement, with expressions"
+    pieces = tokenizer.encode(text).tokens
+    assert pieces[0] == "[CLS]" and pieces[-1] == "[SEP]"
+    vocabulary = tokenizer.get_vocab()
+    want = []
+    for word in "the assert statement , with expressions".split():  # The longest piece first, as BERT's paper has it.
+        at = 0
+        while at < len(word):
+            end = next(e for e in range(len(word), at, -1) if ("##" if at else "") + word[at:e] in vocabulary)
+            want, at = [*want, ("##" if at else "") + word[at:end]], end
+    assert pieces[1:-1] == want and tokenizer.decode(tokenizer.encode(text).ids) == "the assert statement, with expressions"
+    assert encode(tokenizer, Documents([text]))[0].tolist() == tokenizer.encode(text).ids[1:-1]
+    with pytest.raises(InputError, match="A vocabulary of 20 can't hold the special tokens and each character"):
+        wordpiece(manual, 20)
+
+
+documents_of_tokens = st.lists(st.lists(st.integers(1, 9), max_size=7), min_size=1, max_size=6)
+
+
+def flat(docs: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([t for d in docs for t in d], np.int32), np.cumsum([0, *map(len, docs)])
+
+
+@given(documents_of_tokens, st.integers(1, 5), st.sampled_from([None, 0]))
+@settings(max_examples=100, deadline=None)
+def test_packing(docs, length, separator):
+    whole = [t for d in docs for t in (d if separator is None else [*d, separator])]
+    if len(whole) < length:
+        with pytest.raises(InputError, match=f"A text of {len(whole)} tokens does not fill a row of {length}: choose"):
+            pack(*flat(docs), length, separator)
+    else:
+        packed = pack(*flat(docs), length, separator)
+        assert packed.dtype == np.int32 and packed.shape[1] == length and 0 <= len(whole) - packed.size < length
+        assert packed.ravel().tolist() == whole[:packed.size]
+
+
+@given(documents_of_tokens, st.integers(2, 9), st.sampled_from([(None, None), (11, None), (11, 12)]))
+@settings(max_examples=100, deadline=None)
+def test_rows_of_documents(docs, length, around):
+    first, last = around
+    out, lengths = rows(*flat(docs), length, 0, first, last)
+    for i, doc in enumerate(docs):
+        one = ([first] if first else []) + doc[:length - (first is not None) - (last is not None)] + ([last] if last else [])
+        assert out[i].tolist() == one + [0] * (length - len(one)) and lengths[i] == len(one)
+    assert out.dtype == lengths.dtype == np.int32
+
+
+def test_windows_are_a_function_of_seed_and_step():
+    tokens = np.arange(100, 160)
+    data = Windows(tokens, 8, 5)
+    first = batches(data, 3, 0, 60, mesh_of(1))
+    for a, b in zip(first[20:], batches(data, 3, 20, 4, mesh_of(8))):
+        np.testing.assert_array_equal(a["tokens"], b["tokens"])
+    x = np.stack([b["tokens"] for b in first])
+    assert x.shape == (60, 8, 6) and (np.diff(x, axis=-1) == 1).all() and x.min() == 100 and x.max() == 159
+    assert len(np.unique(x[..., 0])) == 55, "480 draws of the 55 places find them all."
+    assert not np.array_equal(x[0], batches(data, 4, 0, 1, mesh_of(1))[0]["tokens"])
+    with pytest.raises(InputError, match="A text of 60 tokens is too short for a context of 60 and the token after it"):
+        Windows(tokens, 8, 60)
+    assert np.asarray(batches(Windows(tokens, 2, 59), 0, 0, 1, mesh_of(1))[0]["tokens"]).tolist() == [tokens.tolist()] * 2
+
+
+def test_streams_go_on_where_the_last_step_ended():
+    tokens = np.arange(1000, 1085)  # 4 streams of 21, of which an epoch has 4 steps of 5.
+    data = Streams(tokens, 4, 5)
+    got = batches(data, 0, 0, 9, mesh_of(4))
+    assert data.steps == 4 and [bool(b["first"][0]) for b in got] == [i % 4 == 0 for i in range(9)]
+    for step, batch in enumerate(got):
+        for i, stream in enumerate(np.asarray(batch["tokens"])):
+            begin = 21 * i + 5 * (step % 4)
+            assert stream.tolist() == tokens[begin:begin + 6].tolist()
+    for a, b in zip(got[3:], batches(data, 7, 3, 3, mesh_of(1))):
+        jax.tree.map(np.testing.assert_array_equal, dict(a), dict(b))
+    with pytest.raises(InputError, match="A text of 20 tokens is too short for 4 streams of 5 tokens and the one after"):
+        Streams(tokens[:20], 4, 5)
+
+
+def test_rows_of_any_arrays():
+    arrays = {"tokens": np.arange(60).reshape(20, 3), "length": np.arange(20), "label": np.arange(20) % 2}
+    for step, batch in enumerate(batches(Rows(arrays, 8), 1, 0, 4, mesh_of(8))):
+        at = indices(1, step, 20, 8)
+        assert set(batch) == set(arrays)
+        for k, v in arrays.items():
+            np.testing.assert_array_equal(batch[k], v[at])
+    with pytest.raises(InputError, match="A batch of 21 can't be drawn from a set of 20 examples"):
+        Rows(arrays, 21)
