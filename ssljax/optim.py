@@ -1,4 +1,4 @@
-"""What Optax lacks for this field: schedules by fraction of training, and LARS that leaves biases and norms alone."""
+"""What Optax lacks for this field: schedules by fraction of training, LARS that leaves biases be, descent by rows."""
 
 from typing import Any
 
@@ -45,3 +45,14 @@ def lars(learning_rate: optax.ScalarOrSchedule, weight_decay: float = 1e-6, mome
 def adamw(learning_rate: optax.ScalarOrSchedule, weight_decay: float = 1e-4, **kwargs: Any) -> optax.GradientTransformation:
     """AdamW that does not decay biases and the parameters of norms."""
     return optax.adamw(learning_rate, weight_decay=weight_decay, mask=no_bias_or_norm, **kwargs)
+
+
+def descend_rows(table: Array, at: Array, grads: Array, terms: Array, rate: Array) -> Array:
+    """Gradient descent of the rows `at` (...) of `table` (v, d) by `grads` (..., d), of which equal rows' are summed.
+
+    `terms` (...) says of how many terms of the loss each is the sum. A row goes by `rate` times the sum of all, but by
+    no more than their mean: the sum of a row that occurs often goes too far.
+    """
+    count = jnp.zeros(len(table)).at[at].add(terms)
+    each = rate / jnp.maximum(1, rate * count)
+    return table.at[at].add(-each[at][..., None] * grads)

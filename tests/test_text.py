@@ -12,8 +12,8 @@ import pytest
 
 from ssljax.data.feed import Rows
 from ssljax.data.order import indices
-from ssljax.data.text import (BERT, END, Documents, Streams, Windows, bpe, characters, documents, encode, load_tokenizer,
-                              pack, rows, wordpiece, words)
+from ssljax.data.text import (BERT, END, Documents, Streams, Windows, bpe, characters, documents, encode,
+                              load_tokenizer, pack, rows, wordpiece, words)
 from ssljax.errors import InputError
 from tests.conftest import ROOT
 from tests.test_data import batches, mesh_of, prepared
@@ -68,12 +68,12 @@ def test_three_files_of_one_beginning(tmp_path):
 
 
 def test_folders(tmp_path):
-    plain = write(tmp_path / "plain", {f"{i:02}.txt": str(i) for i in range(12)} | {"notes.md": "", ".hidden/x.txt": ""})
+    plain = write(tmp_path / "plain", {f"{i:02}.txt": str(i) for i in range(12)} | {"a.md": "", ".hidden/x.txt": ""})
     assert documents(plain, "test").text == ["0", "10"]
     assert documents(plain, "train").text == [str(i) for i in range(12) if i % 10]
     own = write(tmp_path / "own", {"train/a.txt": "one", "train/b.txt": "two", "test/c.txt": "three"})
     assert documents(own, "train").text == ["one", "two"] and documents(own, "test").labels is None
-    classes = write(tmp_path / "classes", {"train/neg/1.txt": "bad", "train/pos/1.txt": "good", "test/pos/2.txt": "fine"})
+    classes = write(tmp_path / "classes", {"train/neg/1.txt": "bad", "train/pos/1.txt": "good", "test/pos/2.txt": "ok"})
     train, test = documents(classes, "train"), documents(classes, "test")
     assert train.labels.tolist() == [0, 1] and test.labels.tolist() == [1] and test.class_names == ["neg", "pos"]
 
@@ -127,7 +127,7 @@ def test_imdb_reviews():
 def test_tokenizers_are_the_same_in_another_process(manual, tmp_path):
     code = ("from tests.test_text import *; docs = Documents(documents('python', 'train').text[:8]); "
             "[(pathlib.Path(sys.argv[1]) / k).write_text(make(docs).to_str()) for k, make in MADE.items()]")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for kind, make in MADE.items():
         made = make(manual).to_str()
@@ -160,7 +160,7 @@ def test_bpe_learns_what_is_frequent(manual):
     assert tokens.dtype == np.int32 and len(tokens) < 0.6 * sum(map(len, manual.text))
     for i in (0, 7):
         assert tokenizer.decode(tokens[offsets[i]:offsets[i + 1]].tolist()) == manual.text[i]
-    with pytest.raises(InputError, match="A vocabulary of 256 can't hold the 256 bytes and the end of a document: choose"):
+    with pytest.raises(InputError, match="A vocabulary of 256 can't hold the 256 bytes and the end of a document"):
         bpe(manual, 256)
 
 
@@ -186,7 +186,7 @@ def test_words_are_ranked_by_count():
     assert set(words(docs, min_count=2, newline="").get_vocab()) == {"[UNK]", "a", "b"}
     assert set(words(docs, size=2).get_vocab()) == {"[UNK]", "b"}
     treebank = words(Documents([" the <unk> of \n"]))
-    assert treebank.encode("zebra").ids == [0] and "[UNK]" not in treebank.get_vocab() and treebank.id_to_token(0) == "<unk>"
+    assert treebank.encode("zebra").tokens == ["<unk>"] and "[UNK]" not in treebank.get_vocab()
 
 
 def test_wordpiece_is_berts(manual):
@@ -202,7 +202,8 @@ def test_wordpiece_is_berts(manual):
         while at < len(word):
             end = next(e for e in range(len(word), at, -1) if ("##" if at else "") + word[at:e] in vocabulary)
             want, at = [*want, ("##" if at else "") + word[at:end]], end
-    assert pieces[1:-1] == want and tokenizer.decode(tokenizer.encode(text).ids) == "the assert statement, with expressions"
+    assert pieces[1:-1] == want
+    assert tokenizer.decode(tokenizer.encode(text).ids) == "the assert statement, with expressions"
     assert encode(tokenizer, Documents([text]))[0].tolist() == tokenizer.encode(text).ids[1:-1]
     with pytest.raises(InputError, match="A vocabulary of 20 can't hold the special tokens and each character"):
         wordpiece(manual, 20)
@@ -234,7 +235,8 @@ def test_rows_of_documents(docs, length, around):
     first, last = around
     out, lengths = rows(*flat(docs), length, 0, first, last)
     for i, doc in enumerate(docs):
-        one = ([first] if first else []) + doc[:length - (first is not None) - (last is not None)] + ([last] if last else [])
+        before, after = [first] * (first is not None), [last] * (last is not None)
+        one = before + doc[:length - len(before) - len(after)] + after
         assert out[i].tolist() == one + [0] * (length - len(one)) and lengths[i] == len(one)
     assert out.dtype == lengths.dtype == np.int32
 
@@ -251,7 +253,8 @@ def test_windows_are_a_function_of_seed_and_step():
     assert not np.array_equal(x[0], batches(data, 4, 0, 1, mesh_of(1))[0]["tokens"])
     with pytest.raises(InputError, match="A text of 60 tokens is too short for a context of 60 and the token after it"):
         Windows(tokens, 8, 60)
-    assert np.asarray(batches(Windows(tokens, 2, 59), 0, 0, 1, mesh_of(1))[0]["tokens"]).tolist() == [tokens.tolist()] * 2
+    whole = batches(Windows(tokens, 2, 59), 0, 0, 1, mesh_of(1))[0]["tokens"]
+    assert np.asarray(whole).tolist() == [tokens.tolist()] * 2
 
 
 def test_streams_go_on_where_the_last_step_ended():
@@ -265,7 +268,7 @@ def test_streams_go_on_where_the_last_step_ended():
             assert stream.tolist() == tokens[begin:begin + 6].tolist()
     for a, b in zip(got[3:], batches(data, 7, 3, 3, mesh_of(1))):
         jax.tree.map(np.testing.assert_array_equal, dict(a), dict(b))
-    with pytest.raises(InputError, match="A text of 20 tokens is too short for 4 streams of 5 tokens and the one after"):
+    with pytest.raises(InputError, match="A text of 20 tokens is too short for 4 streams of 5 tokens and the"):
         Streams(tokens[:20], 4, 5)
 
 

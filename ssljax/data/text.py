@@ -75,8 +75,8 @@ def _read(path: pathlib.Path) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as e:
-        raise InputError(f"{path} is not UTF-8 (byte {e.start} is {e.object[e.start]:#04x}): convert it, as in `iconv -f "
-                         f"latin1 -t utf-8`.") from None
+        raise InputError(f"{path} is not UTF-8 (byte {e.start} is {e.object[e.start]:#04x}): convert it, as in `iconv "
+                         f"-f latin1 -t utf-8`.") from None
     except OSError as e:
         raise InputError(f"{path} can't be read ({e.strerror}): check the path given as --data.") from e
     if not text.strip():
@@ -85,7 +85,7 @@ def _read(path: pathlib.Path) -> str:
 
 
 def _python(split: str) -> list[str]:
-    """Topics of the manual that are not parts of others; of the training ones, what the test topics hold is left out."""
+    """Topics of the manual that are not parts of others; of those for training, what is in test topics goes."""
     from pydoc_data.topics import topics
 
     paragraphs = {k: [p for p in v.split("\n\n") if p.strip()] for k, v in topics.items()}
@@ -270,7 +270,7 @@ def rows(tokens: np.ndarray, offsets: np.ndarray, length: int, pad: int, first: 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows of `length` tokens and the one that follows, at places drawn anew for each step: {"tokens": (b, length + 1)}.
+    """Windows of `length` tokens and the one after, at places drawn for each step: {"tokens": (b, length + 1)}.
 
     As nanoGPT draws them. InputError where the text is shorter than a window.
     """

@@ -1,0 +1,119 @@
+"""Words per second of experiments/word2vec.py beside gensim's, on the same text and settings, and both on word tests.
+
+    python tests/benchmarks/word2vec.py brown.txt,gutenberg.txt --peer-python PYTHON_WITH_GENSIM --runs 3
+
+Both sides train in turn, each in a process of its own bound to one core (gensim with one worker), on the same sequence of
+words; compiling, reading and evaluating are left out of the times. A word counts each time an epoch
+passes it, subsampled away or not.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+PEER = """
+import sys, time
+import numpy as np
+from gensim.models import Word2Vec
+words, width, window, negatives, sample, epochs, lr, sg, vectors = sys.argv[1:]
+text = open(words).read().split(" ")
+text = [text[i:i + 10000] for i in range(0, len(text), 10000)]
+model = Word2Vec(vector_size=int(width), window=int(window), negative=int(negatives), sample=float(sample), sg=int(sg),
+                 alpha=float(lr), min_count=1, workers=1, seed=0)
+model.build_vocab(text)
+start, cpu = time.perf_counter(), time.process_time()
+model.train(text, total_examples=model.corpus_count, epochs=int(epochs))
+print(time.perf_counter() - start, time.process_time() - cpu)
+np.savez(vectors, names=np.array(model.wv.index_to_key), vectors=model.wv.vectors)
+"""
+
+
+def ours(data: str, arguments: dict, out: str) -> None:
+    """Trains as the loop does, without its log, and keeps the vectors."""
+    sys.path.insert(0, str(ROOT))
+    import jax
+    import numpy as np
+
+    from experiments.word2vec import word2vec
+    from ssljax import sharding
+    from ssljax.loop import Program, Run
+
+    tokens = np.load(data)
+    import experiments.word2vec as file
+
+    class Nothing:
+        to_str = staticmethod(lambda: "")
+
+    count = np.bincount(tokens["tokens"])
+    file.vocabulary = lambda *_: (Nothing, tokens["tokens"], count, tokens["names"].tolist())
+    exp = word2vec(**arguments)
+    mesh = sharding.make_mesh()
+    with jax.set_mesh(mesh):
+        feed = exp.data.feed(0, 0, mesh)
+        first = next(feed)
+        program = Program(exp, Run(), mesh, first, ())
+        warm = program.update(program.init([first]), program.new_watch(), [[first]])
+        jax.block_until_ready(warm)
+        state, watch, feed = program.init([first]), program.new_watch(), exp.data.feed(0, 0, mesh)
+        jax.block_until_ready(state)
+        start, cpu = time.perf_counter(), time.process_time()
+        for _ in range(exp.num_steps):
+            state, watch = program.update(state, watch, [[next(feed)]])
+        jax.block_until_ready(state)
+        print(time.perf_counter() - start, time.process_time() - cpu)
+    np.savez(out, names=tokens["names"], vectors=np.asarray(state.params["in"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="as --data of the experiment")
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python with gensim")
+    parser.add_argument("--runs", type=int, default=1, help="of each side, in turn")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--model", choices=("skip-gram", "cbow"), default="skip-gram")
+    parser.add_argument("--lr", type=float, default=0.025)
+    given = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    import numpy as np
+
+    from ssljax.data.words import vocabulary
+    from ssljax.evals.words import word_tests
+
+    _, tokens, _, names = vocabulary(given.data, 5)
+    core = min(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        at = lambda name: os.path.join(folder, name)
+        np.savez(at("tokens.npz"), tokens=tokens, names=np.array(names))
+        pathlib.Path(at("words.txt")).write_text(" ".join(np.array(names)[tokens]), encoding="utf-8")
+        settings = {"model": given.model, "epochs": given.epochs, "lr": given.lr}
+        sides = {
+            "ssljax": [sys.executable, __file__, "--ours", at("tokens.npz"), json.dumps(settings), at("ssljax.npz")],
+            "gensim": [given.peer_python, "-c", PEER, at("words.txt"), "100", "5", "5", "1e-3", str(given.epochs),
+                       str(given.lr), str(int(given.model == "skip-gram")), at("gensim.npz")]}
+        print(f"{len(tokens)} words, {len(names)} different, {settings}")
+        for _ in range(given.runs):
+            for side, command in sides.items():
+                done = subprocess.run(command, capture_output=True, text=True,
+                                      preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+                if done.returncode:
+                    sys.exit(f"{side} failed:\n{done.stderr}")
+                seconds, cpu = map(float, done.stdout.split())
+                with np.load(at(f"{side}.npz")) as file:
+                    tests = word_tests(lambda x: x, file["names"].tolist())
+                    found = {f"{k} {n}": v for k, test in tests.items() for n, v in test(file["vectors"]).items()}
+                rate = given.epochs * len(tokens) / 1e6
+                print(f"{side}: {rate / seconds:.3f} million words/s, {rate / cpu:.3f} a second of CPU; "
+                      + ", ".join(f"{k} {v:.3f}" for k, v in found.items()), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--ours"]:
+        ours(sys.argv[2], json.loads(sys.argv[3]), sys.argv[4])
+    else:
+        main()
