@@ -21,7 +21,7 @@ from ssljax.sharding import over_batch
 def word2vec(
     data: str = "python", model: Literal["skip-gram", "cbow"] = "skip-gram",
     width: int = 100, window: int = 5, negatives: int = 5, sample: float = 1e-3, min_count: int = 5,
-    epochs: int = 20, lr: float = 0.025, batch_size: int = 256, length: int = 32, shared: int = 32, at_once: int = 16,
+    epochs: int = 20, lr: float = 0.05, batch_size: int = 256, length: int = 32, shared: int = 32, at_once: int = 16,
     wordsim: str = "", simlex: str = "", questions: str = "",
 ) -> Experiment:
     """word2vec: skip-gram or a continuous bag of words, with negative sampling and subsampling.

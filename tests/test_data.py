@@ -726,9 +726,9 @@ def test_the_decoded_cache_gives_the_same_again(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "file"))
-    path = sources._cache_file("key")
+    path = sources.cache_file("key")
     assert path.is_relative_to(tmp_path / "file")
-    sources._store(path, image=IMAGE)
+    sources.store(path, image=IMAGE)
     assert not path.exists()
 
 

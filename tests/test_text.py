@@ -209,6 +209,23 @@ def test_wordpiece_is_berts(manual):
         wordpiece(manual, 20)
 
 
+def test_large_texts_are_encoded_once(manual, tmp_path, monkeypatch):
+    plain = bpe(manual, 400)
+    tokens, offsets = encode(plain, manual)
+    monkeypatch.setattr("ssljax.data.text.LARGE", 1)
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path))
+    for _ in range(2):
+        tokenizer = bpe(manual, 400)
+        assert tokenizer.to_str() == plain.to_str()
+        for a, b in zip(encode(tokenizer, manual), (tokens, offsets)):
+            np.testing.assert_array_equal(a, b)
+        assert len(list((tmp_path / "data").glob("*.npz"))) == 2
+        monkeypatch.setattr("ssljax.data.text._bpe", None)  # From here on the cache has it.
+        monkeypatch.setattr("ssljax.data.text._encode", None)
+    monkeypatch.undo()
+    assert bpe(Documents(manual.text[:7]), 400).to_str() != plain.to_str()
+
+
 documents_of_tokens = st.lists(st.lists(st.integers(1, 9), max_size=7), min_size=1, max_size=6)
 
 

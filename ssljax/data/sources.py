@@ -318,7 +318,7 @@ def _tfds(name: str, split: str, size: int) -> Source:
 
     names = list(features["label"].names)
     made = (pathlib.Path(builder.data_path) / "dataset_info.json").stat().st_mtime_ns  # Prepared anew is another set.
-    cache = _cache_file(f"{builder.data_path}-{made}-{split}-{shape}")
+    cache = cache_file(f"{builder.data_path}-{made}-{split}-{shape}")
     count = builder.info.splits[split].num_examples
     if cache.exists():
         with np.load(cache) as file:
@@ -336,7 +336,7 @@ def _tfds(name: str, split: str, size: int) -> Source:
     examples = list(all_rows(rows))
     out = np.stack([fit(r["image"], size) if size else r["image"] for r in examples])
     labels = np.array([r["label"] for r in examples], np.int32)
-    _store(cache, image=out, labels=labels)
+    store(cache, image=out, labels=labels)
     return Arrays(out, labels, names)
 
 
@@ -352,11 +352,12 @@ def cache_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("SSLJAX_CACHE", default)).expanduser()
 
 
-def _cache_file(key: str) -> pathlib.Path:
+def cache_file(key: str) -> pathlib.Path:
+    """Where the arrays of `key` are kept between runs."""
     return cache_dir() / "data" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
 
 
-def _store(path: pathlib.Path, **arrays: np.ndarray) -> None:
+def store(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes whole or not at all; decoding again is slow, but a cache that can't be written must not stop a run."""
     part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
     try:

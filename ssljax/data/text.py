@@ -1,8 +1,9 @@
 """Text: documents by name, tokenizers, arrays of tokens, and feeds of them that lie on the devices."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+import hashlib
 import itertools
 import os
 import pathlib
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
+import tokenizers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from ssljax import sharding
@@ -21,6 +23,7 @@ from ssljax.errors import InputError
 Tree = Any
 EMBEDDED = "python"
 END = "<|endoftext|>"  # Between documents, in a byte-level vocabulary.
+LARGE = 2**20  # Characters from which on what was found of texts is kept between runs.
 BERT = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"  # The first ids of a WordPiece vocabulary, in this order.
 
 
@@ -182,6 +185,10 @@ def bpe(docs: Documents, size: int) -> Tokenizer:
     InputError for a size below 257, the bytes and END.
     """
     _at_least(size, 257, "the 256 bytes and the end of a document")
+    return _trained(f"bpe {size}", docs, lambda: _bpe(docs, size))
+
+
+def _bpe(docs: Documents, size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -193,6 +200,10 @@ def bpe(docs: Documents, size: int) -> Tokenizer:
 
 def wordpiece(docs: Documents, size: int) -> Tokenizer:
     """WordPiece as in BERT (Devlin et al., 2018, arXiv:1810.04805): lower case, with the tokens of `BERT` first."""
+    return _trained(f"wordpiece {size}", docs, lambda: _wordpiece(docs, size))
+
+
+def _wordpiece(docs: Documents, size: int) -> Tokenizer:
     normalizer = normalizers.BertNormalizer(lowercase=True)
     count = Counter(itertools.chain.from_iterable(normalizer.normalize_str(text) for text in docs.text))
     letters = sorted(c for c, _ in sorted(count.items(), key=lambda x: (-x[1], x[0]))[:1000] if not c.isspace())
@@ -210,6 +221,26 @@ def wordpiece(docs: Documents, size: int) -> Tokenizer:
     tokenizer.add_special_tokens(list(BERT))
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return tokenizer
+
+
+def _trained(what: str, docs: Documents, make: Callable[[], Tokenizer]) -> Tokenizer:
+    return Tokenizer.from_str(str(_cached(what, docs, lambda: {"json": np.array(make().to_str())})["json"]))
+
+
+def _cached(what: str, docs: Documents, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    """What is made of these documents, from the cache where they are large: tens of megabytes take minutes."""
+    if sum(map(len, docs.text)) < LARGE:
+        return make()
+    key = hashlib.sha256(f"{tokenizers.__version__} {what}".encode())
+    for text in docs.text:
+        key.update(f" {len(text)} {text}".encode())
+    path = sources.cache_file(key.hexdigest())
+    if path.exists():
+        with np.load(path) as file:
+            return dict(file)
+    made = make()
+    sources.store(path, **made)
+    return made
 
 
 def _at_least(size: int, least: int, what: str) -> None:
@@ -230,11 +261,16 @@ def load_tokenizer(run_folder: str | pathlib.Path) -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, docs: Documents) -> tuple[np.ndarray, np.ndarray]:
     """All tokens, (n,) int32, without special ones; document i is tokens[offsets[i]:offsets[i + 1]]."""
+    made = _cached(tokenizer.to_str(), docs, lambda: _encode(tokenizer, docs))
+    return made["tokens"], made["offsets"]
+
+
+def _encode(tokenizer: Tokenizer, docs: Documents) -> Mapping[str, np.ndarray]:
     parts: list[np.ndarray] = []
     for at in range(0, len(docs), 256):  # What the package makes of a token takes many times the room of its number.
         encoded = tokenizer.encode_batch_fast(docs.text[at:at + 256], add_special_tokens=False)
         parts += [np.array(e.ids, np.int32) for e in encoded]
-    return np.concatenate(parts), np.cumsum([0, *map(len, parts)])
+    return {"tokens": np.concatenate(parts), "offsets": np.cumsum([0, *map(len, parts)])}
 
 
 def pack(tokens: np.ndarray, offsets: np.ndarray, length: int, separator: int | None = None) -> np.ndarray:

@@ -77,7 +77,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1, help="of each side, in turn")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--model", choices=("skip-gram", "cbow"), default="skip-gram")
-    parser.add_argument("--lr", type=float, default=0.025)
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--peer-lr", type=float, default=0.025, help="gensim's own")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     import numpy as np
@@ -95,8 +96,8 @@ def main() -> None:
         sides = {
             "ssljax": [sys.executable, __file__, "--ours", at("tokens.npz"), json.dumps(settings), at("ssljax.npz")],
             "gensim": [given.peer_python, "-c", PEER, at("words.txt"), "100", "5", "5", "1e-3", str(given.epochs),
-                       str(given.lr), str(int(given.model == "skip-gram")), at("gensim.npz")]}
-        print(f"{len(tokens)} words, {len(names)} different, {settings}")
+                       str(given.peer_lr), str(int(given.model == "skip-gram")), at("gensim.npz")]}
+        print(f"{len(tokens)} words, {len(names)} different, {settings}, gensim at {given.peer_lr}")
         for _ in range(given.runs):
             for side, command in sides.items():
                 done = subprocess.run(command, capture_output=True, text=True,
