@@ -1,7 +1,7 @@
 """word2vec (Mikolov et al., 2013, https://arxiv.org/abs/1310.4546): vectors of words that tell their neighbours.
 
     launch/local.sh experiments/word2vec.py                                # Python's manual: seconds on a laptop CPU
-    launch/local.sh experiments/word2vec.py --data brown.txt,gutenberg.txt --epochs 5      # any text files; --model cbow
+    launch/local.sh experiments/word2vec.py --data brown.txt,gutenberg.txt --epochs 5      # any text files
 """
 
 from typing import Literal
@@ -31,7 +31,7 @@ def word2vec(
         window: Neighbours on either side, of which each word takes 1 to this many, drawn anew each time.
         negatives: Words drawn at random for each pair, k in the paper.
         sample: Words of a higher frequency are left out by chance, t in the paper; 0 for none.
-        lr: Falls linearly to nothing; gradient descent as in word2vec.c, but on sums over many pairs (descend_rows).
+        lr: Falls linearly to nothing; for cbow more is better (0.25). Gradient descent by sums over pairs (descend_rows).
         batch_size: Blocks of text in a step, each of `length` words.
         shared: Negatives drawn for a block, which its pairs share.
         at_once: Blocks of a step whose gradients are summed before the vectors move.
@@ -64,7 +64,7 @@ def word2vec(
             vs, us, ns = terms(loss, near, shared, negatives)
             both = lambda a, b: jnp.concatenate([a, b], 1)  # One sum into a table: for two, XLA copies it.
             return {"in": descend_rows(params["in"], ins, v, vs, rate), "out": descend_rows(
-                params["out"], both(outs, drawn), both(u, n), both(us, ns), rate)}, value / near.sum()
+                params["out"], both(outs, drawn), both(u, n), both(us, ns), rate)}, value / us.sum()
 
         parts = [x.reshape(at_once, -1, *x.shape[1:]).swapaxes(0, 1) for x in (batch["words"], reach, drawn)]
         params, losses = jax.lax.scan(move, state.params, parts)

@@ -23,7 +23,8 @@ def cbow(v: Array, u: Array, near: Array, n: Array, k: float) -> Array:
     """Continuous bag of words (Mikolov et al., 2013, arXiv:1301.3781): the mean of a word's neighbours tells the word.
 
     Row i of `near` (b, t, s) marks the neighbours among `v` (b, s, d) of the word whose output vector is row i of `u`
-    (b, t, d); words without any count for nothing. Negatives as in `skip_gram`, summed over words.
+    (b, t, d); words without any count for nothing. Negatives as in `skip_gram`. The gradient is this
+    loss's own, where word2vec.c gives each neighbour the whole of the mean's (İrsoy et al., 2020, arXiv:2012.15332).
     """
     near = near.astype(v.dtype)
     count = near.sum(-1)
