@@ -31,7 +31,7 @@ def word2vec(
         window: Neighbours on either side, of which each word takes 1 to this many, drawn anew each time.
         negatives: Words drawn at random for each pair, k in the paper.
         sample: Words of a higher frequency are left out by chance, t in the paper; 0 for none.
-        lr: Falls linearly to nothing; for cbow more is better (0.25). Gradient descent by sums over pairs (descend_rows).
+        lr: Falls linearly to nothing; 0.25 suits cbow. Gradient descent by sums over pairs (descend_rows).
         batch_size: Blocks of text in a step, each of `length` words.
         shared: Negatives drawn for a block, which its pairs share.
         at_once: Blocks of a step whose gradients are summed before the vectors move.
