@@ -7,7 +7,8 @@ import pytest
 
 from ssljax.errors import InputError
 from ssljax.losses.masked import masked_error, patch_statistics, random_mask
-from ssljax.models.vit import MAEDecoder, ViT, einsum_attention, patchify, positions, unpatchify
+from ssljax.models.attention import einsum_attention
+from ssljax.models.vit import MAEDecoder, ViT, patchify, positions, unpatchify
 
 KEY = jax.random.key(0)
 

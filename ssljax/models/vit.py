@@ -11,6 +11,7 @@ import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.models import Dtype
+from ssljax.models.attention import attend
 
 
 class ViT(nn.Module):
@@ -105,17 +106,6 @@ class Blocks(nn.Module):
             y = nn.gelu(dense(4 * d, f"up{i}")(norm(f"norm{i}b")(x)))
             x = x + dense(d, f"down{i}")(y)
         return norm("norm")(x).reshape(n, t, d)
-
-
-def attend(q: Array, k: Array, v: Array) -> Array:
-    """Attention of each token to all, (n, tokens, heads, d) thrice to the same: fused on an accelerator."""
-    return einsum_attention(q, k, v) if jax.default_backend() == "cpu" else jax.nn.dot_product_attention(q, k, v)
-
-
-def einsum_attention(q: Array, k: Array, v: Array) -> Array:
-    """What `jax.nn.dot_product_attention` computes, faster on a CPU: softmax(q kᵀ / √d) v, head by head."""
-    scores = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
-    return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores).astype(v.dtype), v)
 
 
 def patchify(x: Array, patch: int) -> Array:

@@ -1,0 +1,146 @@
+"""Training speed of the Transformers against PyTorch: GPT beside nanoGPT's model, BERT beside Hugging Face's BertForMaskedLM.
+
+    python tests/benchmarks/transformers.py --peer-python ENV/bin/python [--rounds 5] [--steps 100]
+
+ENV needs torch and transformers, and no JAX. Both sides train the same sizes with AdamW and no dropout on the cores that
+this process may use: GPT is nanoGPT's setting for a CPU (4 layers, 4 heads, width 128, 12 rows of 64 characters), BERT 4
+layers of width 256, 32 rows of 128 tokens, a vocabulary of 8192. They take turns, each in a process of its own; the
+ratio is that of the medians. Ours is timed as `train` itself records it, with all that it writes.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+TOKENS = {"gpt": 12 * 64, "bert": 32 * 128}  # In a step.
+
+
+def ours(which: str, steps: int) -> float:
+    """Tokens per second of `train`, after its first step."""
+    sys.path.insert(0, str(ROOT))
+    from dataclasses import replace
+
+    from experiments.bert import bert
+    from experiments.gpt import gpt
+    from ssljax import Run, logging, train
+    from ssljax.models.transformer import Transformer
+
+    classic = dict(norm="layer", positions="learned", unit="gelu", dropout=0.0)  # What the peers compute.
+    if which == "gpt":
+        exp = gpt(net=Transformer(4, 4, 128, **classic), length=64, batch_size=12, steps=steps)
+    else:
+        exp = bert(net=Transformer(4, 4, 256, **classic), length=128, batch_size=32, vocabulary=8192, steps=steps)
+    with tempfile.TemporaryDirectory() as workdir:
+        train(replace(exp, evals={}), Run(workdir=workdir, save_every=10**9))
+        rows = [r for r in logging.read_metrics(pathlib.Path(workdir)) if "seconds" in r]
+    return TOKENS[which] * (steps - 1) / rows[-1]["seconds"]
+
+
+def theirs(which: str, steps: int) -> float:
+    """Tokens per second of the same step in PyTorch, after its third."""
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    if which == "gpt":
+        model = nano_gpt(vocabulary=65, layers=4, heads=4, width=128, length=64)
+        text = torch.randint(65, (1_000_000,))
+
+        def loss():
+            at = torch.randint(len(text) - 64, (12,))
+            x, y = (torch.stack([text[i + j:i + j + 64] for i in at]) for j in (0, 1))
+            return torch.nn.functional.cross_entropy(model(x).view(-1, 65), y.view(-1))
+    else:
+        from transformers import BertConfig, BertForMaskedLM
+
+        model = BertForMaskedLM(BertConfig(
+            vocab_size=8192, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
+            max_position_embeddings=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+        text = torch.randint(5, 8192, (32, 128))
+
+        def loss():
+            chosen, how = torch.rand(text.shape) < 0.15, torch.rand(text.shape)
+            x = torch.where(chosen & (how < 0.8), 4, text)
+            x = torch.where(chosen & (how > 0.9), torch.randint(5, 8192, text.shape), x)
+            return model(input_ids=x, labels=torch.where(chosen, text, -100)).loss
+
+    model.train()
+    tx = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    for i in range(steps + 3):
+        if i == 3:
+            start = time.perf_counter()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        tx.step()
+        tx.zero_grad(set_to_none=True)
+    return TOKENS[which] * steps / (time.perf_counter() - start)
+
+
+def nano_gpt(vocabulary: int, layers: int, heads: int, width: int, length: int):
+    """The model of https://github.com/karpathy/nanoGPT, with biases and without dropout: tokens (n, t) to logits."""
+    import torch
+    from torch import nn
+    import torch.nn.functional as F
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+            self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def forward(self, x):
+            b, t, d = x.shape
+            q, k, v = (a.view(b, t, heads, -1).transpose(1, 2) for a in self.qkv(self.norm1(x)).split(d, dim=2))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(y.transpose(1, 2).reshape(b, t, d))
+            return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.place = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+            self.blocks, self.norm = nn.ModuleList(Block() for _ in range(layers)), nn.LayerNorm(width)
+            for name, p in self.named_parameters():
+                if p.ndim == 2:
+                    nn.init.normal_(p, std=0.02 / (math.sqrt(2 * layers) if "out" in name or "down" in name else 1))
+
+        def forward(self, x):
+            x = self.embed(x) + self.place(torch.arange(x.shape[1]))
+            for block in self.blocks:
+                x = block(x)
+            return self.norm(x) @ self.embed.weight.T
+
+    return Model()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", help="the Python with torch and transformers")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--models", nargs="+", choices=list(TOKENS), default=list(TOKENS))
+    parser.add_argument("--side", choices=["ours", "theirs"], help="time one side in this process and print it as JSON")
+    args = parser.parse_args()
+    if args.side:
+        print(json.dumps({m: {"ours": ours, "theirs": theirs}[args.side](m, args.steps) for m in args.models}))
+        sys.exit()
+    if not args.peer_python:
+        parser.error("--peer-python is needed: the Python with torch and transformers to compare with")
+    for model in args.models:
+        found: dict[str, list[float]] = {"ours": [], "theirs": []}
+        for _ in range(args.rounds):
+            for side, python in (("ours", sys.executable), ("theirs", args.peer_python)):
+                said = subprocess.run([python, __file__, "--side", side, "--models", model, "--steps", str(args.steps)],
+                                      check=True, stdout=subprocess.PIPE, text=True).stdout
+                found[side].append(json.loads(said.splitlines()[-1])[model])
+        a, b = (sorted(v)[len(v) // 2] for v in found.values())
+        each = ", ".join(f"{x / y:.2f}" for x, y in zip(found["ours"], found["theirs"]))
+        print(f"RESULT {model}: ours {a:.0f} tokens/s, PyTorch {b:.0f}, ratio {a / b:.2f} (of each round: {each})", flush=True)

@@ -1,0 +1,177 @@
+"""The Transformer: attention against a loop and the fused one, what a token may see, the cache, and how samples are drawn."""
+
+from functools import partial
+import itertools
+
+from hypothesis import given, settings, strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssljax.errors import InputError
+from ssljax.models.attention import einsum_attention, rotary
+from ssljax.models.transformer import LanguageModel, Transformer, empty_cache, generate, kept, sample
+
+KEY = jax.random.key(0)
+KINDS = list(itertools.product(("rms", "layer"), ("rotary", "learned"), ("swiglu", "gelu")))
+SOME = KINDS[::3]
+
+
+def naive(q, k, v, sees):
+    """Vaswani et al., 2017, eq. 1, token by token: token t of text n sees those s with sees[n][t][s]."""
+    n, t, h, d = q.shape
+    out = np.zeros(q.shape)
+    for i, j, a in np.ndindex(n, t, h):
+        at = [s for s in range(k.shape[1]) if sees[i][j][s]]
+        w = np.exp([np.dot(q[i, j, a].astype(float), k[i, s, a].astype(float)) / np.sqrt(d) for s in at])
+        out[i, j, a] = sum(x * v[i, s, a].astype(float) for x, s in zip(w / w.sum(), at))
+    return out
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_is_the_equation_and_the_fused_one(causal, padded):
+    q, k, v = (jax.random.normal(key, (2, 6, 3, 4)) for key in jax.random.split(KEY, 3))
+    lengths = (4, 6) if padded else (6, 6)
+    mask = jnp.asarray([[s < n for s in range(6)] for n in lengths])
+    sees = [[[bool(mask[i, s]) and (s <= t or not causal) for s in range(6)] for t in range(6)] for i in range(2)]
+    kwargs = dict(causal=causal, mask=mask[:, None, None] if padded else None)
+    found = einsum_attention(q, k, v, **kwargs)
+    np.testing.assert_allclose(found, naive(*map(np.asarray, (q, k, v)), sees), atol=1e-5)
+    fused = partial(jax.nn.dot_product_attention, mask=kwargs["mask"], is_causal=causal)
+    np.testing.assert_allclose(found, fused(q, k, v), atol=1e-5)
+    grads = [jax.grad(lambda *a: (f(*a) ** 2).sum(), (0, 1, 2))(q, k, v)
+             for f in (partial(einsum_attention, **kwargs), fused)]
+    for a, b in zip(*grads):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_rotary_positions_are_relative():
+    q, k = (jax.random.normal(key, (1, 1, 2, 8)) for key in jax.random.split(KEY))
+    product = lambda a, b: (rotary(q, jnp.array([a])) * rotary(k, jnp.array([b]))).sum(-1)
+    np.testing.assert_allclose(product(3, 8), product(40, 45), atol=1e-4)
+    assert np.abs(product(3, 8) - product(3, 9)).max() > 1e-2
+    turned = rotary(q, jnp.array([5]))
+    np.testing.assert_allclose(jnp.linalg.norm(turned), jnp.linalg.norm(q), rtol=1e-5)
+    x, angle = np.asarray(q[0, 0, 0], float), 5 * 10_000 ** (-2 / 8)  # Of channels 1 and 5, by hand.
+    np.testing.assert_allclose(turned[0, 0, 0, 1], x[1] * np.cos(angle) - x[5] * np.sin(angle), atol=1e-5)
+    np.testing.assert_allclose(turned[0, 0, 0, 5], x[1] * np.sin(angle) + x[5] * np.cos(angle), atol=1e-5)
+    with pytest.raises(InputError, match="can't have 3"):
+        rotary(jnp.ones((1, 1, 1, 3)), jnp.zeros(1))
+
+
+def model_of(kind, causal=True, vocabulary=11, size=0, **kwargs):
+    norm, positions, unit = kind
+    net = Transformer(2, 2, 16, norm=norm, positions=positions, unit=unit, reach=16, **kwargs)
+    model = LanguageModel(net, vocabulary, causal, size)
+    params = model.init(KEY, jnp.zeros((1, 4), int))
+    return model, jax.tree.map(lambda x: x + 0.2 * jax.random.normal(KEY, x.shape), params)  # Far from uniform guesses.
+
+
+@pytest.mark.parametrize("kind", SOME, ids="-".join)
+def test_the_past_does_not_see_the_future(kind):
+    model, params = model_of(kind)
+    tokens = jax.random.randint(KEY, (2, 10), 0, 11)
+    apply = jax.jit(model.apply)
+    before, after = apply(params, tokens), apply(params, tokens.at[:, 6].set((tokens[:, 6] + 1) % 11))
+    np.testing.assert_array_equal(before[:, :6], after[:, :6])
+    assert np.abs(before[:, 6:] - after[:, 6:]).min(axis=(0, 2)).min() > 0  # And the future sees the past.
+
+
+def test_what_is_padded_is_not_seen():
+    model, params = model_of(KINDS[0], causal=False)
+    tokens, mask = jax.random.randint(KEY, (2, 10), 0, 11), jnp.arange(10) < jnp.array([[7], [10]])
+    whole = model.apply(params, tokens, mask)
+    other = model.apply(params, jnp.where(mask, tokens, 0), mask)
+    np.testing.assert_array_equal(whole[0, :7], other[0, :7])
+    np.testing.assert_allclose(whole[0, :7], model.apply(params, tokens[:1, :7])[0], atol=1e-5)
+    assert np.abs(whole[1] - model.apply(params, tokens[1:, ::-1])[0, ::-1]).max() > 1e-2  # Order counts, without causality.
+
+
+@pytest.mark.parametrize("kind", SOME, ids="-".join)
+@pytest.mark.parametrize("size", [0, 6])
+def test_the_cache_gives_what_the_whole_text_gives(kind, size):
+    model, params = model_of(kind, size=size)
+    tokens = jax.random.randint(KEY, (2, 10), 0, 11)
+    whole = model.apply(params, tokens)
+    logits, cache = model.apply(params, tokens[:, :4], empty_cache(model.net, 2, 10), 0, method="extend")
+    found = [logits]
+    for at in range(4, 10):
+        logits, cache = model.apply(params, tokens[:, at:at + 1], cache, at, method="extend")
+        found.append(logits)
+    np.testing.assert_allclose(np.stack(found, 1), whole[:, 3:], atol=2e-5)
+
+
+@pytest.mark.parametrize("window, length", [(12, 6), (8, 20), (5, 9)])
+def test_the_likeliest_text_is_that_of_whole_forward_passes(window, length):
+    """With the last half of the window where that is full; the window of training is never left."""
+    model, params = model_of(KINDS[2])
+    prompt = jax.random.randint(KEY, (3, 4), 0, 11)
+    found = jax.jit(lambda p: generate(model, params, KEY, p, length, window, temperature=0))(prompt)
+    seen, want = np.asarray(prompt), []
+    for _ in range(length):
+        if seen.shape[1] == window:
+            seen = seen[:, -(window // 2):]
+        token = np.asarray(model.apply(params, jnp.asarray(seen))[:, -1].argmax(-1))
+        want.append(token)
+        seen = np.concatenate([seen, token[:, None]], 1)
+    np.testing.assert_array_equal(found, np.stack(want, 1))
+    assert len(np.unique(found)) > 1
+    for bad in (prompt[:, :0], jnp.zeros((1, window), int)):
+        with pytest.raises(InputError, match="goes on from 1 to"):
+            generate(model, params, KEY, bad, 3, window)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 999), k=st.integers(0, 8), p=st.sampled_from([0.1, 0.5, 0.9, 1.0]), ties=st.booleans())
+def test_exactly_the_right_tokens_are_kept(seed, k, p, ties):
+    logits = np.random.default_rng(seed).normal(size=(3, 8)).astype(np.float32)
+    logits = np.round(logits) if ties else logits
+    found = np.asarray(kept(jnp.asarray(logits), k, p))
+    for row, keep in zip(logits.astype(float), found):
+        order = sorted(range(8), key=lambda i: -row[i])[:k or 8]
+        share, want = np.exp(row[order]) / np.exp(row[order]).sum(), set()
+        for i, token in enumerate(order):
+            if p == 1 or share[:i].sum() < p - 1e-6:
+                want.add(token)
+        assert set(np.flatnonzero(keep)) == want
+
+
+def test_samples_follow_the_distribution():
+    logits = jnp.log(jnp.array([[0.4, 0.3, 0.2, 0.1]]))
+    draw = lambda **kwargs: np.bincount(np.asarray(sample(KEY, jnp.tile(logits, (20_000, 1)), **kwargs)), minlength=4) / 20_000
+    np.testing.assert_allclose(draw(), [0.4, 0.3, 0.2, 0.1], atol=0.02)
+    np.testing.assert_allclose(draw(top_k=2), [4 / 7, 3 / 7, 0, 0], atol=0.02)
+    np.testing.assert_allclose(draw(top_p=0.75), [4 / 9, 3 / 9, 2 / 9, 0], atol=0.02)
+    np.testing.assert_allclose(draw(temperature=0.5), np.array([16, 9, 4, 1]) / 30, atol=0.02)
+    np.testing.assert_array_equal(draw(temperature=0), [1, 0, 0, 0])
+    for kwargs in (dict(top_k=-1), dict(top_p=0.0), dict(top_p=1.5)):
+        with pytest.raises(InputError, match="top_k must be at least 0"):
+            draw(**kwargs)
+
+
+def test_gpt2_has_its_published_size():
+    net = Transformer(12, 12, 768, norm="layer", positions="learned", unit="gelu", reach=1024)
+    params = jax.eval_shape(lambda: LanguageModel(net, 50257).init(KEY, jnp.zeros((1, 8), int)))
+    assert sum(x.size for x in jax.tree.leaves(params)) == 124_439_808  # Hugging Face's gpt2.
+
+
+def test_dropout_is_of_training_alone_and_keeps_the_mean():
+    model, params = model_of(KINDS[0], dropout=0.3)
+    tokens = jax.random.randint(KEY, (2, 8), 0, 11)
+    run = lambda key: model.apply(params, tokens, train=True, rngs={"dropout": key})
+    a, b = run(jax.random.key(1)), run(jax.random.key(2))
+    assert np.abs(a - b).max() > 1e-2
+    np.testing.assert_array_equal(a, run(jax.random.key(1)))
+    np.testing.assert_array_equal(model.apply(params, tokens), model_of(KINDS[0])[0].apply(params, tokens))
+    x = jnp.ones((1000, 64))
+    y = model.net.apply({}, x, True, method="drop", rngs={"dropout": KEY})
+    assert set(np.unique(y)) == {0.0, np.float32(1 / 0.7)} and abs(float(y.mean()) - 1) < 0.01
+
+
+def test_bad_sizes_are_sentences():
+    with pytest.raises(InputError, match="3 heads can't share 16"):
+        Transformer(1, 3, 16).init(KEY, jnp.zeros((1, 2, 16)))
+    with pytest.raises(InputError, match="reach 4 tokens, not 6"):
+        Transformer(1, 2, 16, positions="learned", reach=4).init(KEY, jnp.zeros((1, 6, 16)))
