@@ -1,4 +1,4 @@
-"""The Transformer: attention against a loop and the fused one, what a token may see, the cache, and how samples are drawn."""
+"""The Transformer: attention against a loop and the fused one, what a token may see, the cache, and its samples."""
 
 from functools import partial
 import itertools
@@ -86,7 +86,7 @@ def test_what_is_padded_is_not_seen():
     other = model.apply(params, jnp.where(mask, tokens, 0), mask)
     np.testing.assert_array_equal(whole[0, :7], other[0, :7])
     np.testing.assert_allclose(whole[0, :7], model.apply(params, tokens[:1, :7])[0], atol=1e-5)
-    assert np.abs(whole[1] - model.apply(params, tokens[1:, ::-1])[0, ::-1]).max() > 1e-2  # Order counts, without causality.
+    assert np.abs(whole[1] - model.apply(params, tokens[1:, ::-1])[0, ::-1]).max() > 1e-2  # Order counts.
 
 
 @pytest.mark.parametrize("kind", SOME, ids="-".join)
@@ -140,7 +140,8 @@ def test_exactly_the_right_tokens_are_kept(seed, k, p, ties):
 
 def test_samples_follow_the_distribution():
     logits = jnp.log(jnp.array([[0.4, 0.3, 0.2, 0.1]]))
-    draw = lambda **kwargs: np.bincount(np.asarray(sample(KEY, jnp.tile(logits, (20_000, 1)), **kwargs)), minlength=4) / 20_000
+    many = jnp.tile(logits, (20_000, 1))
+    draw = lambda **kwargs: np.bincount(np.asarray(sample(KEY, many, **kwargs)), minlength=4) / 20_000
     np.testing.assert_allclose(draw(), [0.4, 0.3, 0.2, 0.1], atol=0.02)
     np.testing.assert_allclose(draw(top_k=2), [4 / 7, 3 / 7, 0, 0], atol=0.02)
     np.testing.assert_allclose(draw(top_p=0.75), [4 / 9, 3 / 9, 2 / 9, 0], atol=0.02)

@@ -40,7 +40,7 @@ def rotary(x: Array, at: Array, base: float = 10_000.0) -> Array:
     """
     d = x.shape[-1]
     if d % 2:
-        raise InputError(f"Rotary positions turn pairs of channels: a head can't have {d}. Choose another width or heads.")
+        raise InputError(f"Rotary positions turn pairs of channels: a head can't have {d}. Change width or heads.")
     angle = at[:, None] * base ** (-np.arange(0, d, 2) / d)
     cos, sin = (f(angle)[None, :, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))
     a, b = jnp.split(x, 2, axis=-1)

@@ -1,4 +1,4 @@
-"""Transformers of tokens: the blocks (Vaswani et al., 2017, https://arxiv.org/abs/1706.03762), a language model, its samples."""
+"""Transformers of tokens (Vaswani et al., 2017, https://arxiv.org/abs/1706.03762), language models, their samples."""
 
 from collections.abc import Sequence
 import functools
@@ -46,8 +46,8 @@ class Transformer(nn.Module):
                  cache: Cache | None = None, at: Array | int = 0) -> tuple[Array, Cache]:
         """The last tokens, and keys and values of each layer.
 
-        No token sees those where `mask`, (n, t), is false. With a `cache` x is what comes from place `at` on: each token
-        sees what is in the cache before it, and its own keys and values are put there.
+        No token sees those where `mask`, (n, t), is false. With a `cache`, x is what comes from place `at` on: each
+        token sees what is in the cache before it, and its own keys and values are put there.
         """
         n, t, d = x.shape
         if d % self.heads:
@@ -130,7 +130,7 @@ class LanguageModel(nn.Module):
         return self.embed.attend(h.reshape(-1, h.shape[-1])).reshape(*h.shape[:-1], -1).astype(jnp.float32)
 
     def extend(self, tokens: Array, cache: Cache, at: Array | int) -> tuple[Array, Cache]:
-        """Logits (n, vocabulary) of what follows `tokens` (n, t), which begin at place `at`, and the cache with them."""
+        """Logits (n, vocabulary) of what follows `tokens` (n, t), the first at place `at`, and the cache with them."""
         h, cache = self.net(self.embedded(tokens), cache=cache, at=at)
         return self.logits(h[:, -1]), cache
 
@@ -149,12 +149,12 @@ def generate(model: LanguageModel, params: dict, key: Array, prompt: Array, leng
              temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Array:
     """`length` tokens that go on from `prompt` (n, p), each drawn given those before it: (n, length). Call it jitted.
 
-    The model never sees more than `window` tokens, as in training: when so many are there, it goes on from the last half
-    of them. InputError where the prompt is empty or leaves no room in the window, or the model is not causal.
+    The model never sees more than `window` tokens, as in training: when so many are there, it goes on from the last
+    half of them. InputError where the prompt is empty or leaves no room in the window, or the model is not causal.
     """
     n, p = prompt.shape
     if not 0 < p < window or not model.causal:
-        raise InputError(f"A causal model with a window of {window} tokens goes on from 1 to {window - 1}, not from {p}.")
+        raise InputError(f"A causal model with a window of {window} tokens goes on from 1 to {window - 1}, not {p}.")
 
     def fill(key: Array, seen: Array) -> Array:
         """The tokens that fill the window after `seen`."""

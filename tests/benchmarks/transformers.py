@@ -1,11 +1,12 @@
-"""Training speed of the Transformers against PyTorch: GPT beside nanoGPT's model, BERT beside Hugging Face's BertForMaskedLM.
+"""Training speed of the Transformers: GPT beside nanoGPT's model in PyTorch, BERT beside Hugging Face's.
 
-    python tests/benchmarks/transformers.py --peer-python ENV/bin/python [--rounds 5] [--steps 100]
+    python tests/benchmarks/transformers.py --peer-python ENV/bin/python [--rounds 5] [--steps 100] [--data input.txt]
 
-ENV needs torch and transformers, and no JAX. Both sides train the same sizes with AdamW and no dropout on the cores that
-this process may use: GPT is nanoGPT's setting for a CPU (4 layers, 4 heads, width 128, 12 rows of 64 characters), BERT 4
-layers of width 256, 32 rows of 128 tokens, a vocabulary of 8192. They take turns, each in a process of its own; the
-ratio is that of the medians. Ours is timed as `train` itself records it, with all that it writes.
+ENV needs torch and transformers, and no JAX. Both sides train the same sizes with AdamW and no dropout, on the cores
+that this process may use: GPT in nanoGPT's setting for a CPU (4 layers, 4 heads, width 128, 12 rows of 64
+characters), BERT of 4 layers of width 256, with 32 rows of 128 tokens and a vocabulary of 8192, or as many as `--data`
+has. They take turns, each in a process of its own; the ratio is that of the medians. Ours is timed as `train` itself
+records it, with all that it writes.
 """
 
 import argparse
@@ -22,8 +23,8 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 TOKENS = {"gpt": 12 * 64, "bert": 32 * 128}  # In a step.
 
 
-def ours(which: str, steps: int) -> float:
-    """Tokens per second of `train`, after its first step."""
+def ours(which: str, steps: int, data: str) -> tuple[float, int]:
+    """Tokens per second of `train`, after its first step, and the size of the vocabulary."""
     sys.path.insert(0, str(ROOT))
     from dataclasses import replace
 
@@ -34,41 +35,42 @@ def ours(which: str, steps: int) -> float:
 
     classic = dict(norm="layer", positions="learned", unit="gelu", dropout=0.0)  # What the peers compute.
     if which == "gpt":
-        exp = gpt(net=Transformer(4, 4, 128, **classic), length=64, batch_size=12, steps=steps)
+        exp = gpt(data, net=Transformer(4, 4, 128, **classic), length=64, batch_size=12, steps=steps)
     else:
-        exp = bert(net=Transformer(4, 4, 256, **classic), length=128, batch_size=32, vocabulary=8192, steps=steps)
+        exp = bert(data, net=Transformer(4, 4, 256, **classic), length=128, batch_size=32, vocabulary=8192, steps=steps)
     with tempfile.TemporaryDirectory() as workdir:
         train(replace(exp, evals={}), Run(workdir=workdir, save_every=10**9))
         rows = [r for r in logging.read_metrics(pathlib.Path(workdir)) if "seconds" in r]
-    return TOKENS[which] * (steps - 1) / rows[-1]["seconds"]
+    vocabulary = len(json.loads(exp.files["tokenizer.json"])["model"]["vocab"])
+    return TOKENS[which] * (steps - 1) / rows[-1]["seconds"], vocabulary
 
 
-def theirs(which: str, steps: int) -> float:
-    """Tokens per second of the same step in PyTorch, after its third."""
+def theirs(which: str, steps: int, vocabulary: int) -> tuple[float, int]:
+    """Tokens per second of the same step in PyTorch, after its third, and the size of the vocabulary."""
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     if which == "gpt":
-        model = nano_gpt(vocabulary=65, layers=4, heads=4, width=128, length=64)
-        text = torch.randint(65, (1_000_000,))
+        model = nano_gpt(vocabulary, layers=4, heads=4, width=128, length=64)
+        text = torch.randint(vocabulary, (1_000_000,))
 
         def loss():
             at = torch.randint(len(text) - 64, (12,))
             x, y = (torch.stack([text[i + j:i + j + 64] for i in at]) for j in (0, 1))
-            return torch.nn.functional.cross_entropy(model(x).view(-1, 65), y.view(-1))
+            return torch.nn.functional.cross_entropy(model(x).view(-1, vocabulary), y.view(-1))
     else:
         from transformers import BertConfig, BertForMaskedLM
 
         model = BertForMaskedLM(BertConfig(
-            vocab_size=8192, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
+            vocab_size=vocabulary, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
             max_position_embeddings=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
-        text = torch.randint(5, 8192, (32, 128))
+        text = torch.randint(5, vocabulary, (32, 128))
 
         def loss():
             chosen, how = torch.rand(text.shape) < 0.15, torch.rand(text.shape)
             x = torch.where(chosen & (how < 0.8), 4, text)
-            x = torch.where(chosen & (how > 0.9), torch.randint(5, 8192, text.shape), x)
+            x = torch.where(chosen & (how > 0.9), torch.randint(5, vocabulary, text.shape), x)
             return model(input_ids=x, labels=torch.where(chosen, text, -100)).loss
 
     model.train()
@@ -80,7 +82,7 @@ def theirs(which: str, steps: int) -> float:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         tx.step()
         tx.zero_grad(set_to_none=True)
-    return TOKENS[which] * steps / (time.perf_counter() - start)
+    return TOKENS[which] * steps / (time.perf_counter() - start), vocabulary
 
 
 def nano_gpt(vocabulary: int, layers: int, heads: int, width: int, length: int):
@@ -127,20 +129,27 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--models", nargs="+", choices=list(TOKENS), default=list(TOKENS))
+    parser.add_argument("--data", default="python", help="what ours learns; the peers have as many random tokens")
+    parser.add_argument("--vocabulary", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=["ours", "theirs"], help="time one side in this process and print it as JSON")
     args = parser.parse_args()
     if args.side:
-        print(json.dumps({m: {"ours": ours, "theirs": theirs}[args.side](m, args.steps) for m in args.models}))
+        one, n = args.models[0], args.steps
+        print(json.dumps(ours(one, n, args.data) if args.side == "ours" else theirs(one, n, args.vocabulary)))
         sys.exit()
     if not args.peer_python:
         parser.error("--peer-python is needed: the Python with torch and transformers to compare with")
     for model in args.models:
         found: dict[str, list[float]] = {"ours": [], "theirs": []}
+        vocabulary = 0
         for _ in range(args.rounds):
             for side, python in (("ours", sys.executable), ("theirs", args.peer_python)):
-                said = subprocess.run([python, __file__, "--side", side, "--models", model, "--steps", str(args.steps)],
-                                      check=True, stdout=subprocess.PIPE, text=True).stdout
-                found[side].append(json.loads(said.splitlines()[-1])[model])
+                said = subprocess.run([
+                    python, __file__, "--side", side, "--models", model, "--steps", str(args.steps), "--data",
+                    args.data, "--vocabulary", str(vocabulary)], check=True, stdout=subprocess.PIPE, text=True).stdout
+                rate, vocabulary = json.loads(said.splitlines()[-1])
+                found[side].append(rate)
         a, b = (sorted(v)[len(v) // 2] for v in found.values())
         each = ", ".join(f"{x / y:.2f}" for x, y in zip(found["ours"], found["theirs"]))
-        print(f"RESULT {model}: ours {a:.0f} tokens/s, PyTorch {b:.0f}, ratio {a / b:.2f} (of each round: {each})", flush=True)
+        print(f"RESULT {model}, vocabulary {vocabulary}: ours {a:.0f} tokens/s, PyTorch {b:.0f}, ratio {a / b:.2f} "
+              f"(of each round: {each})", flush=True)
