@@ -11,11 +11,12 @@ import pytest
 
 from ssljax import Run, sharding, train
 from ssljax.models.convnet import ConvNet
+from ssljax.models.transformer import Transformer
 from tests.conftest import ROOT
 
 FILES = sorted(p for p in (ROOT / "experiments").glob("*.py"))
 SMALL = {"encoder": ConvNet(widths=(8, 16)), "batch_size": 32, "widths": (8, 16), "width": 8, "critic_steps": 2,
-         "adversarial": 0.5}
+         "adversarial": 0.5, "net": Transformer(2, 2, 16, dropout=0.1), "length": 16, "vocabulary": 512}
 
 
 def make(file, num_steps, **changes):

@@ -8,26 +8,27 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax.data.pieces import SPECIAL, Pieces
 from ssljax.evals.features import Tree, gathered, put, round_up
 from ssljax.losses.language import Masked, token_nll
 
-Predict = Callable[[Tree, Array, Array], tuple[Array, Masked]]  # (state, key, rows (n, t)) -> logits (n, k, v), and of what
+Predict = Callable[[Tree, Array, Array], tuple[Array, Masked]]  # (state, key, rows) -> logits (n, k, v), of what
 
 
-def masked_accuracy(predict: Predict, rows: np.ndarray, train: np.ndarray, special: int,
-                    decode: Callable[[Sequence[int]], str], batch_size: int = 64, seed: int = 0) -> Callable[[Tree], Mapping[str, Any]]:
-    """Percent of the masked tokens of `rows` (n, t) that are told rightly, and their mean `nll`; the masks are the same
-    each time.
+def masked_accuracy(predict: Predict, read: Pieces, batch_size: int = 64,
+                    seed: int = 0) -> Callable[[Tree], Mapping[str, Any]]:
+    """Percent of the masked tokens of the test rows that are told rightly, and their mean `nll`.
 
-    `most_frequent` is the floor: the percent for one who always says the most frequent token of `train` that is not
-    among the `special` first ones. `guesses`: the first row, each masked token as [what was told|what was there].
+    The masks are the same each time. `most_frequent` is the floor: the percent of the token that is the most frequent
+    in the training rows, special ones aside. `guesses`: the first row, with [what was told|what was there].
     """
     @gathered
     def run(state, key, rows):
         logits, masked = predict(state, key, rows)
         return jnp.argmax(logits, axis=-1), token_nll(logits, masked.targets), masked
 
-    guess = np.bincount(train[train >= special]).argmax()
+    rows, decode = read.test, read.tokenizer.decode
+    guess = np.bincount(read.train[read.train >= SPECIAL]).argmax()
 
     def evaluate(state: Tree) -> Mapping[str, Any]:
         size, total, shown = round_up(min(batch_size, len(rows))), np.zeros(4), ""
@@ -52,3 +53,27 @@ def filled(row: np.ndarray, at: np.ndarray, told: np.ndarray, decode: Callable[[
         parts += [decode(row[last:i].tolist()), f"[{decode([guesses[i]])}|{decode([int(row[i])])}]"]
         last = i + 1
     return " ".join([*parts, decode(row[last:].tolist())])
+
+
+def replaced_auroc(find: Callable[[Tree, Array, Array], tuple[Array, Array]], rows: np.ndarray, batch_size: int = 64,
+                   seed: int = 0) -> Callable[[Tree], Mapping[str, float]]:
+    """`auroc`: how often, in percent, a replaced token of `rows` (n, t) scores above one that was left; 50 is chance.
+
+    `find(state, key, rows)` gives the scores and which are replaced, (n, t) both; `replaced` is the percent of these.
+    """
+    from ssljax.evals.anomaly import auroc
+
+    run = gathered(find)
+
+    def evaluate(state: Tree) -> Mapping[str, float]:
+        size, scores, truth = round_up(min(batch_size, len(rows))), [], []
+        for start in range(0, len(rows), size):
+            part = rows[start:start + size]
+            key = jax.random.fold_in(jax.random.key(seed), start)
+            found = jax.device_get(run(state, key, put(np.resize(part, (size, rows.shape[1])), split=True)))
+            scores.append(found[0][:len(part)].ravel())
+            truth.append(found[1][:len(part)].ravel())
+        score, replaced = np.concatenate(scores), np.concatenate(truth)
+        return {"auroc": auroc(score, replaced), "replaced": 100 * float(replaced.mean())}
+
+    return evaluate

@@ -129,6 +129,16 @@ class LanguageModel(nn.Module):
         h = self.onto(h) if self.embed.features != self.net.width else h
         return self.embed.attend(h.reshape(-1, h.shape[-1])).reshape(*h.shape[:-1], -1).astype(jnp.float32)
 
+    def logits_at(self, tokens: Array, at: Array, train: bool = False) -> Array:
+        """Logits (n, k, vocabulary) at the places `at` (n, k) alone: all of them would cost more than the net."""
+        return self.logits(jnp.take_along_axis(self.hidden(tokens, train=train), at[:, :, None], axis=1))
+
+    def pooled(self, rows: Array, train: bool = False) -> Array:
+        """The mean (n, width) over the tokens of each of `rows` (n, t), which are -1 where there is none."""
+        mask = rows >= 0
+        h = self.hidden(jnp.maximum(rows, 0), mask, train).astype(jnp.float32)
+        return jnp.sum(h * mask[:, :, None], axis=1) / jnp.maximum(mask.sum(1, keepdims=True), 1)
+
     def extend(self, tokens: Array, cache: Cache, at: Array | int) -> tuple[Array, Cache]:
         """Logits (n, vocabulary) of what follows `tokens` (n, t), the first at place `at`, and the cache with them."""
         h, cache = self.net(self.embedded(tokens), cache=cache, at=at)
