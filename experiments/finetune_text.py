@@ -5,6 +5,7 @@
     launch/local.sh experiments/finetune_text.py --data imdb_reviews --pretrained runs/BERT-ON-IMDB --length 256
 """
 
+import functools
 from typing import Annotated
 
 import flax.linen as nn
@@ -17,8 +18,9 @@ import tyro
 from ssljax import Experiment, InputError, TrainState, main, minimize
 from ssljax.data.feed import Rows
 from ssljax.data.pieces import labelled, labelled_rows
-from ssljax.data.text import EMBEDDED
+from ssljax.data.text import EMBEDDED, Documents
 from ssljax.evals.accuracy import accuracy
+from ssljax.evals.text_floor import tfidf_floor
 from ssljax.models.pretrained import pretrained_or_new
 from ssljax.models.transformer import Transformer
 from ssljax.optim import adamw, warmup_cosine
@@ -64,11 +66,13 @@ def finetune_text(
         value = optax.softmax_cross_entropy_with_integer_labels(z, batch["label"]).mean()
         return value, (state.extra, {"loss": value, "accuracy": 100 * jnp.mean(z.argmax(-1) == batch["label"])})
 
+    some = Documents([docs["train"].text[i] for i in at], train.labels[at], train.class_names)
+    floor = functools.cache(lambda: tfidf_floor(some, docs["test"]))  # It reads whole texts.
     return Experiment(
         init=init, step=minimize(tx, loss), num_steps=steps, warm_start=old.warm_start,
         data=Rows({"tokens": train.image[at], "label": train.labels[at]}, batch_size),
         files={"tokenizer.json": old.tokenizer.to_str()}, evals={
-            "test": accuracy(lambda state, rows: logits(state.params, rows), test)})
+            "test": accuracy(lambda state, rows: logits(state.params, rows), test), "tfidf": lambda state: floor()})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""Labelled texts, and models that begin with the weights of another run."""
+
+from dataclasses import replace
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.bert import bert
+from experiments.finetune_text import finetune_text
+from ssljax import Run, load, train
+from ssljax.data import text
+from ssljax.data.pieces import SPECIAL, half_pages, labelled, labelled_rows, pieces
+from ssljax.errors import InputError
+from ssljax.loop import logging
+from ssljax.models.pretrained import pretrained, pretrained_or_new
+from ssljax.models.transformer import LanguageModel, Transformer
+
+NET = Transformer(1, 2, 8, dropout=0.1)
+
+
+def test_half_pages_of_the_manual_are_told_apart_by_topic():
+    train_set, test_set = labelled("python", "train"), labelled("python", "test")
+    assert not set(train_set.text) & set(test_set.text)
+    assert len(train_set.class_names) == 8 and "Special method names" in train_set.class_names
+    for docs in (train_set, test_set):
+        assert set(docs.labels) == set(range(8)) and min(map(len, docs.text)) >= 800
+    assert abs(len(test_set) / (len(train_set) + len(test_set)) - 0.25) < 0.01
+    found = labelled("python", "train")  # The same each time, though labels are of a dictionary's topics.
+    assert found.text == train_set.text and (found.labels == train_set.labels).all()
+    assert half_pages("ab\n\ncd\n\nef\n\ng", 5) == ["ab\n\ncd"]
+
+
+def test_sets_without_classes_are_sentences(tmp_path):
+    (tmp_path / "a.txt").write_text("text " * 100)
+    with pytest.raises(InputError, match="has no classes: give a TFDS set"):
+        labelled(str(tmp_path / "a.txt"), "train")
+
+
+def test_rows_begin_and_end_as_bert_has_them():
+    docs = text.Documents(["aa bb", "aa " * 30], np.array([1, 0], np.int32), ["x", "y"])
+    tokenizer = text.wordpiece(docs, 20)
+    a, b, (cls, sep) = *map(tokenizer.token_to_id, ("aa", "bb")), map(tokenizer.token_to_id, ("[CLS]", "[SEP]"))
+    rows = labelled_rows(tokenizer, docs, 6)
+    np.testing.assert_array_equal(rows.image, [[cls, a, b, sep, -1, -1], [cls, a, a, a, a, sep]])
+    np.testing.assert_array_equal(rows.labels, [1, 0])
+    characters = labelled_rows(text.characters(docs), docs, 6).image
+    assert characters[0].tolist()[-1] == -1 and (characters[:, :5] > 0).all()  # No such tokens there.
+    with pytest.raises(InputError, match="vocabulary"):
+        pieces("python", 20, 16)
+
+
+def test_pooled_is_the_mean_of_the_tokens_that_are_there():
+    model = LanguageModel(NET, 9, causal=False)
+    tokens = jax.random.randint(jax.random.key(0), (2, 6), 0, 9)
+    params = model.init(jax.random.key(1), tokens)
+    rows = jnp.where(jnp.arange(6) < jnp.array([[4], [6]]), tokens, -1)
+    found = model.apply(params, rows, method="pooled")
+    for i, n in ((0, 4), (1, 6)):
+        alone = model.apply(params, tokens[i:i + 1, :n], method="hidden")[0].mean(0)
+        np.testing.assert_allclose(found[i], alone, atol=1e-5)
+    at = jnp.array([[3, 0], [5, 5]])
+    asked = model.apply(params, tokens, at, method="logits_at")
+    np.testing.assert_allclose(asked, jnp.take_along_axis(model.apply(params, tokens), at[:, :, None], 1), atol=1e-5)
+
+
+def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
+    """And with its net and tokens, whatever the flags say; without labels it would stay there."""
+    arguments = dict(net=NET, vocabulary=400, length=16, batch_size=8)
+    folder = tmp_path / "bert"
+    old = train(replace(bert(**arguments), num_steps=2, evals={}), Run(workdir=str(folder)),
+                logging.plain(dict(net=NET, length=16)))
+    exp = finetune_text(pretrained=str(folder), net=Transformer(2, 2, 16, dropout=0.0), batch_size=8, length=16, lr=0.0)
+    new = train(replace(exp, num_steps=1, evals={}))
+    jax.tree.map(np.testing.assert_array_equal, new.params["model"], old.params["model"])
+    fresh = train(replace(exp, num_steps=1, evals={}, warm_start=None))
+    assert not np.array_equal(*(s.params["model"]["params"]["embed"]["embedding"] for s in (fresh, old)))
+    assert exp.files["tokenizer.json"] == (folder / "tokenizer.json").read_text()
+    found = pretrained(folder)
+    assert not found.model.causal and found.model.net == NET and found.tokenizer.token_to_id("[CLS]") < SPECIAL
+    jax.tree.map(np.testing.assert_array_equal, found.params, load(folder)["params"]["model"])
+    assert pretrained_or_new(str(folder), NET.clone(width=99, dropout=0.5), None, 0).model.net == NET.clone(dropout=0.5)
+
+    record = json.loads((folder / "record.json").read_text())  # A run that began with this one has its net.
+    child = tmp_path / "child"
+    child.mkdir()
+    record["computes"] |= {"pretrained": str(folder), "net": record["computes"]["net"] | {"width": 99, "dropout": 0.3}}
+    (child / "record.json").write_text(json.dumps(record))
+    (child / "tokenizer.json").write_text((folder / "tokenizer.json").read_text())
+    (child / "checkpoints").symlink_to(folder / "checkpoints")
+    assert pretrained(child).model.net == NET.clone(dropout=0.3)
+    for bad in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="holds no run of a language model"):
+            pretrained(bad)
+    with pytest.raises(InputError, match="above 0 and at most 1"):
+        finetune_text(fraction=0.0)
