@@ -30,7 +30,7 @@ def test_half_pages_of_the_manual_are_told_apart_by_topic():
     assert abs(len(test_set) / (len(train_set) + len(test_set)) - 0.25) < 0.01
     found = labelled("python", "train")  # The same each time, though labels are of a dictionary's topics.
     assert found.text == train_set.text and (found.labels == train_set.labels).all()
-    assert half_pages("ab\n\ncd\n\nef\n\ng", 5) == ["ab\n\ncd"]
+    assert half_pages("ab\n\ncd\n\nef\n\ng", 6) == ["ab\n\ncd"]
 
 
 def test_sets_without_classes_are_sentences(tmp_path):
