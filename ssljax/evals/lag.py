@@ -1,0 +1,76 @@
+"""How far back a recurrent net's gradient reaches: it vanishes, or explodes, with the lag (Bengio et al., 1994, IEEE
+Transactions on Neural Networks 5; Pascanu et al., 2012, https://arxiv.org/abs/1211.5063)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax.errors import InputError
+from ssljax.evals.features import Tree, gathered, put
+
+Params = Callable[[Tree], Tree]  # state -> params
+Advance = Callable[[Tree, Tree, Any], tuple[Tree, Array]]  # (params, carry, inputs) -> the new carry, losses (n,).
+
+
+def gradient_by_lag(nets: Mapping[str, tuple[Params, Advance, Tree]], inputs: Tree) -> Callable[[Tree], Mapping[str, Any]]:
+    """‖∂L_T/∂h_{T-k}‖ by k = 1, 2, ... for each of `nets`, over its value at k = 1: the picture `lags`, and numbers.
+
+    A net is (params, advance, start): `advance(params(state), carry, x)` takes one step of time to the carry after it and
+    the losses at it, (n,), one an example; `start` is the carry before the first, arrays (n, ...). `inputs` has axes (time, n, ...). The norm is that of all
+    arrays of the carry together (c and h of an LSTM, of all layers), and the geometric mean over examples. `NAME_half` is
+    the least lag where a half or less is left (the greatest lag, where there is none), `NAME_last` is what is left at the
+    greatest lag. InputError if there are fewer than 3 times.
+    """
+    times = len(jax.tree.leaves(inputs)[0])
+    if times < 3:
+        raise InputError(f"Gradients by lag need 3 or more times, not {times}.")
+
+    def norms(params: Params, advance: Advance, start: Tree) -> Callable[[Tree, Tree], Array]:
+        def by_lag(state, inputs):
+            weights = params(state)
+
+            def last(nudges):  # The sum over examples, which know nothing of each other.
+                def step(carry, at):
+                    nudge, x = at
+                    return advance(weights, jax.tree.map(jnp.add, carry, nudge), x)
+
+                return jax.lax.scan(step, start, (nudges, inputs))[1][-1].sum()
+
+            grads = jax.grad(last)(jax.tree.map(lambda c: jnp.zeros((times, *c.shape)), start))
+            square = sum(jnp.sum(g.reshape(*g.shape[:2], -1) ** 2, -1) for g in jax.tree.leaves(grads))
+            return jnp.exp(jnp.log(jnp.maximum(square, 1e-37)).mean(1) / 2)[::-1]  # 1e-37: nearly float32's least.
+
+        return gathered(by_lag)
+
+    runs = {name: norms(*net) for name, net in nets.items()}
+
+    def evaluate(state: Tree) -> Mapping[str, Any]:
+        lines, numbers = {}, {}
+        for name, run in runs.items():
+            y = np.asarray(run(state, jax.tree.map(put, inputs)), np.float64)
+            lines[name] = y = y / y[0]
+            numbers[f"{name}_half"] = 1 + int(np.argmax(y <= 0.5)) if (y <= 0.5).any() else times
+            numbers[f"{name}_last"] = float(y[-1])
+        return {**numbers, "lags": curves(lines)}
+
+    return evaluate
+
+
+def curves(lines: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Each line, from lag 1 on, on a logarithmic scale, with a legend, (H, W, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="lag k", ylabel="|dL(T)/dh(T-k)|, over its value at k = 1", yscale="log")
+    for name, y in lines.items():
+        axes.plot(np.arange(1, len(y) + 1), np.maximum(y, 1e-12), label=name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,199 @@
+"""Recurrent networks: LSTM, GRU and tanh layers that are given a state and return it, and a language model of them."""
+
+from collections.abc import Callable
+import math
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from ssljax.losses.softmax import output_cross_entropy
+from ssljax.sharding import over_batch
+
+Cell = Literal["lstm", "gru", "tanh"]
+Tree = Any
+Carry = Any  # For each layer, the arrays (batch, width) that its cell carries: (c, h) of an LSTM, (h,) of the others.
+
+
+class RNN(nn.Module):
+    """Recurrent layers on top of each other: inputs (batch, time, d) and a carry to outputs (batch, time, width) and the
+    new carry. A carry of None is zeros; dropout is on where there is a key."""
+
+    cell: Cell = "lstm"
+    """lstm, gru, or a plain layer with tanh."""
+    width: int = 200
+    """Units of a layer."""
+    layers: int = 2
+    """On top of each other."""
+    dropout: float = 0.0
+    """Share of what enters each layer, and leaves the last, that is dropped."""
+    variational: bool = False
+    """Drop the same units at all times, rather than others at each."""
+    recurrent_dropout: float = 0.0
+    """Share of the units that a layer's next step doesn't see, the same at all times."""
+    weight_dropout: float = 0.0
+    """Share of the recurrent weights that are dropped, the same at all times (DropConnect)."""
+    scale: float = 0.0
+    """Weights start uniform in [-scale, scale]; 0 for 1 / sqrt(width)."""
+
+    @nn.compact
+    def __call__(self, x: Array, carry: Carry = None, key: Array | None = None) -> tuple[Array, Carry]:
+        carry = self.zeros(len(x)) if carry is None else carry
+        advance, gates = CELLS[self.cell]
+        scale = self.scale or 1 / math.sqrt(self.width)
+        draw = lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
+        keys = [None] * (3 * self.layers + 1) if key is None else jax.random.split(key, 3 * self.layers + 1)
+        new = []
+        for i in range(self.layers):
+            x = self.drop(keys[3 * i], x)
+            w = self.param(f"input{i}", draw, (x.shape[-1], gates * self.width))
+            u = self.param(f"recurrent{i}", draw, (self.width, gates * self.width))
+            b = self.param(f"bias{i}", draw, (gates * self.width,))
+            # The inputs' part of all time steps at once; time goes first for the scan.
+            p = (x.reshape(-1, x.shape[-1]) @ w + b).reshape(*x.shape[:2], -1).swapaxes(0, 1)
+            if self.cell == "gru":  # The candidate's recurrent part has a bias of its own, within the reset gate.
+                inner = self.param(f"inner_bias{i}", draw, (self.width,))
+                candidate, r, z = jnp.split(p, 3, axis=-1)
+                p = jnp.concatenate([r, z, jnp.broadcast_to(inner, r.shape), candidate], axis=-1)
+            if key is not None and self.weight_dropout:
+                keep = 1 - self.weight_dropout
+                u = u * jax.random.bernoulli(keys[3 * i + 1], keep, u.shape) / keep
+            mask = jnp.ones(())
+            if key is not None and self.recurrent_dropout:
+                keep = 1 - self.recurrent_dropout
+                mask = over_batch(jax.random.bernoulli(keys[3 * i + 2], keep, (len(x), self.width))) / keep
+            last, h = recur(advance, p, u, carry[i], mask)
+            new.append(last)
+            x = h.swapaxes(0, 1)
+        return self.drop(keys[-1], x), tuple(new)
+
+    def drop(self, key: Array | None, x: Array) -> Array:
+        """Dropout where there is a key: of each element or, variational, of a unit at all times."""
+        if key is None or not self.dropout:
+            return x
+        shape = (len(x), 1, x.shape[-1]) if self.variational else x.shape
+        return jnp.where(over_batch(jax.random.bernoulli(key, 1 - self.dropout, shape)), x / (1 - self.dropout), 0)
+
+    def zeros(self, batch: int) -> Carry:
+        """The state before any input."""
+        return ((jnp.zeros((batch, self.width)),) * (2 if self.cell == "lstm" else 1),) * self.layers
+
+
+def lstm(carry: tuple[Array, Array], a: Array) -> tuple[Array, Array]:
+    """c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c'), `a` (batch, 4 width) holding i, f, g, o before they are squashed.
+
+    Hochreiter & Schmidhuber, 1997; in this form Zaremba et al., 2014, arXiv:1409.2329, section 3.
+    """
+    c, _ = carry
+    i, f, g, o = jnp.split(a, 4, axis=-1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return c, jax.nn.sigmoid(o) * jnp.tanh(c)
+
+
+def gru(carry: tuple[Array], a: Array) -> tuple[Array]:
+    """h' = z h + (1 - z) tanh(n + r v), `a` (batch, 4 width) holding r, z before they are squashed, v = h U + b, and n.
+
+    Cho et al., 2014, arXiv:1406.1078, with the reset after the product, as in cuDNN: one product a step.
+    """
+    r, z, v, n = jnp.split(a, 4, axis=-1)
+    z = jax.nn.sigmoid(z)
+    return (z * carry[0] + (1 - z) * jnp.tanh(n + jax.nn.sigmoid(r) * v),)
+
+
+def elman(carry: tuple[Array], a: Array) -> tuple[Array]:
+    """h' = tanh(a): Elman, 1990."""
+    return (jnp.tanh(a),)
+
+
+CELLS: dict[Cell, tuple[Callable, int]] = {"lstm": (lstm, 4), "gru": (gru, 3), "tanh": (elman, 1)}
+
+
+def recur(advance: Callable[[Carry, Array], Carry], x: Array, u: Array, carry: Carry,
+          mask: Array | float = 1.0) -> tuple[Carry, Array]:
+    """carry = advance(carry, x_t + (h * mask) u) through time, h being the carry's last: x (time, batch, k), u (d, j).
+
+    Where j < k the product is added to the first j alone. Returns the last carry and all h, (time, batch, d).
+    """
+    return _recur(advance, x, u, carry, jnp.asarray(mask, x.dtype))
+
+
+def _run(advance, x, u, carry, mask):
+    j = u.shape[1]
+
+    def step(carry, x):
+        product = (carry[-1] * mask if mask.ndim else carry[-1]) @ u
+        a = x + product if x.shape[-1] == j else jnp.concatenate([x[:, :j] + product, x[:, j:]], axis=-1)
+        carry = advance(carry, a)
+        return carry, carry[-1]
+
+    return jax.lax.scan(step, carry, x)
+
+
+_recur = jax.custom_vjp(_run, nondiff_argnums=(0,))
+
+
+def _forward(advance, x, u, carry, mask):
+    (last, h), back = jax.vjp(lambda x, carry: _run(advance, x, u, carry, mask), x, carry)
+    return (last, h), (back, jnp.concatenate([carry[-1][None], h[:-1]]), u, mask)
+
+
+def _backward(advance, kept, grads):
+    # The derivative by `u` from those by x_t, which it was added to: one product of all time steps, where the scan's own
+    # derivative would add up one a step.
+    back, before, u, mask = kept
+    dx, dcarry = back(grads)
+    before = before * mask if mask.ndim else before
+    du = jnp.einsum("tbd,tbj->dj", before, dx[..., :u.shape[1]])
+    return dx, du, dcarry, jnp.zeros_like(mask)
+
+
+_recur.defvjp(_forward, _backward)
+
+
+class LanguageModel(nn.Module):
+    """Tokens (batch, time) and a carry to features (batch, time, d) for the output layer, and the new carry.
+
+    `logits` takes features (n, d) further to (n, vocabulary).
+    """
+
+    vocabulary: int
+    rnn: RNN
+    tied: bool = False
+    """Words have the same vector going in and coming out (Press & Wolf, 2016, arXiv:1608.05859; Inan et al., 2016)."""
+    word_dropout: float = 0.0
+    """Share of the vocabulary's words whose vectors are zeros in a step (Gal & Ghahramani, 2015)."""
+
+    def setup(self) -> None:
+        scale = self.rnn.scale or 1 / math.sqrt(self.rnn.width)
+        draw = lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
+        self.embedding = self.param("embedding", draw, (self.vocabulary, self.rnn.width))
+        self.kernel = None if self.tied else self.param("kernel", draw, (self.rnn.width, self.vocabulary))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
+
+    def __call__(self, tokens: Array, carry: Carry = None, key: Array | None = None) -> tuple[Array, Carry]:
+        x = self.embedding[tokens]
+        if key is not None and self.word_dropout:
+            k, key = jax.random.split(key)
+            keep = 1 - self.word_dropout
+            x = x * (jax.random.bernoulli(k, keep, (self.vocabulary,))[tokens][..., None] / keep)
+        return self.rnn(x, carry, key)
+
+    def logits(self, h: Array) -> Array:
+        """Features (n, d) to logits (n, vocabulary)."""
+        kernel, bias = self.output()
+        return h @ kernel + bias
+
+    def output(self) -> tuple[Array, Array]:
+        """The output layer: (d, vocabulary) and (vocabulary,)."""
+        return (self.embedding.T if self.tied else self.kernel), self.bias
+
+
+def nats(net: LanguageModel, params: Tree, tokens: Array, carry: Carry = None,
+         key: Array | None = None) -> tuple[Array, Array, Carry]:
+    """-log p of each of `tokens` (batch, time + 1) but the first, given those before it: (batch, time), the features that
+    they were told from, (batch, time, d), and the carry. Dropout is on where there is a key."""
+    h, carry = net.apply(params, tokens[:, :-1], carry, key)
+    w, b = net.apply(params, method="output")
+    return output_cross_entropy(h.reshape(-1, h.shape[-1]), w, b, tokens[:, 1:].reshape(-1)).reshape(h.shape[:2]), h, carry

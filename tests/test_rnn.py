@@ -1,0 +1,258 @@
+"""Recurrent layers against their equations in float64 NumPy; what is told of a recurrent language model, counted by hand."""
+
+from functools import partial
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssljax.errors import InputError
+from ssljax.evals.lag import gradient_by_lag
+from ssljax.evals.recurrent import gradients, perplexity, sample
+from ssljax.experiment import TrainState
+from ssljax.losses.softmax import output_cross_entropy
+from ssljax.models.rnn import CELLS, RNN, LanguageModel, lstm, nats, recur
+
+sigmoid = lambda x: 1 / (1 + np.exp(-x))
+
+
+def naive(cell, p, x, carry, layers):
+    """The layers one step and one gate at a time, x (batch, time, d): outputs, and the carry of each layer."""
+    w, new = {k: np.asarray(v, np.float64) for k, v in p.items()}, []
+    for l in range(layers):
+        state, outputs = [np.asarray(c, np.float64) for c in carry[l]], []
+        gates = {"lstm": 4, "gru": 3, "tanh": 1}[cell]
+        wx, wh, b = (np.split(w[f"{name}{l}"], gates, axis=-1) for name in ("input", "recurrent", "bias"))
+        for t in range(x.shape[1]):
+            h = state[-1]
+            a = [x[:, t] @ wx[j] + b[j] for j in range(gates)]
+            if cell == "lstm":
+                i, f, g, o = (a[j] + h @ wh[j] for j in range(4))
+                c = sigmoid(f) * state[0] + sigmoid(i) * np.tanh(g)
+                state = [c, sigmoid(o) * np.tanh(c)]
+            elif cell == "gru":  # The candidate's input first; torch's equations, with r, z, n.
+                r, z = sigmoid(a[1] + h @ wh[0]), sigmoid(a[2] + h @ wh[1])
+                n = np.tanh(a[0] + r * (h @ wh[2] + w[f"inner_bias{l}"]))
+                state = [(1 - z) * n + z * h]
+            else:
+                state = [np.tanh(a[0] + h @ wh[0])]
+            outputs.append(state[-1])
+        x = np.stack(outputs, 1)
+        new.append(tuple(state))
+    return x, tuple(new)
+
+
+def make(cell, **kw):
+    net = RNN(cell, width=5, layers=2, **kw)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, 6, 4)), jnp.float32)
+    carry = jax.tree.map(lambda c: jnp.asarray(rng.normal(size=c.shape), jnp.float32), net.zeros(3))
+    return net, net.init(jax.random.key(1), x), x, carry
+
+
+@pytest.mark.parametrize("cell", CELLS)
+class TestCell:
+    def test_equals_its_equations(self, cell):
+        net, params, x, carry = make(cell)
+        y, new = net.apply(params, x, carry)
+        expected, last = naive(cell, params["params"], np.asarray(x, np.float64), carry, 2)
+        np.testing.assert_allclose(y, expected, atol=2e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), new, last)
+
+    def test_a_carried_state_goes_on(self, cell):
+        net, params, x, _ = make(cell)
+        whole, last = net.apply(params, x)
+        first, carry = net.apply(params, x[:, :2])
+        second, carry = net.apply(params, x[:, 2:], carry)
+        np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), carry, last)
+
+    def test_gradients_are_finite_differences_of_the_equations(self, cell):
+        net, params, x, carry = make(cell)
+        v = np.random.default_rng(1).normal(size=(3, 6, 5))
+
+        def value(p, c):
+            y, last = net.apply({"params": p}, x, c)
+            return jnp.sum(y * v) + sum(jnp.sum(c**2) for c in jax.tree.leaves(last))
+
+        def oracle(p, c):
+            y, last = naive(cell, p, np.asarray(x, np.float64), c, 2)
+            return np.sum(y * v) + sum(np.sum(c**2) for c in jax.tree.leaves(last))
+
+        p = params["params"]
+        of_params, of_carry = jax.grad(value, (0, 1))(p, carry)
+        rng, as64 = np.random.default_rng(2), lambda tree: jax.tree.map(lambda a: np.asarray(a, np.float64), tree)
+        for name, grad in of_params.items():
+            way = rng.normal(size=grad.shape)
+            up, down = (oracle({**as64(p), name: as64(p)[name] + s * 1e-5 * way}, carry) for s in (1, -1))
+            np.testing.assert_allclose(np.sum(grad * way), (up - down) / 2e-5, rtol=2e-4, atol=2e-4, err_msg=name)
+        ways = jax.tree.map(lambda c: rng.normal(size=c.shape), carry)
+        up, down = (oracle(as64(p), jax.tree.map(lambda c, w: np.asarray(c, np.float64) + s * 1e-5 * w, carry, ways))
+                    for s in (1, -1))
+        product = sum(jax.tree.leaves(jax.tree.map(lambda g, w: np.sum(g * w), of_carry, ways)))
+        np.testing.assert_allclose(product, (up - down) / 2e-5, rtol=2e-4, atol=2e-4)
+
+
+def test_the_gradient_by_a_masked_recurrence_is_the_plain_scans():
+    rng = np.random.default_rng(0)
+    x, u, h, mask = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((7, 3, 8), (2, 8), (3, 2), (3, 2)))
+
+    def plain(x, u, carry):
+        def step(carry, x):
+            carry = lstm(carry, x + (carry[-1] * mask) @ u)
+            return carry, carry[-1]
+        return jax.lax.scan(step, carry, x)
+
+    value = lambda f: lambda *a: sum(jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(f(*a)))
+    mine, theirs = (jax.value_and_grad(value(f), (0, 1, 2))(x, u, (h, h + 1))
+                    for f in (lambda x, u, c: recur(lstm, x, u, c, mask), plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, theirs)
+
+
+class TestDropout:
+    def test_variational_drops_the_same_units_at_all_times(self):
+        net, x = RNN("tanh", 50, 1, dropout=0.5), jnp.ones((8, 30, 3))
+        params = net.init(jax.random.key(0), x)
+        each = np.asarray(net.apply(params, x, None, jax.random.key(1))[0]) == 0
+        same = np.asarray(net.clone(variational=True).apply(params, x, None, jax.random.key(1))[0]) == 0
+        assert (same == same[:, :1]).all() and not (each == each[:, :1]).all()
+        assert not (same == same[:1]).all()  # Others in other examples.
+        for dropped in (each, same):
+            assert abs(dropped.mean() - 0.5) < 0.1
+        assert (np.asarray(net.apply(params, x)[0]) != 0).all()  # Without a key there is none.
+
+    def test_keeps_the_mean(self):
+        net = RNN(dropout=0.3)
+        x = net.drop(jax.random.key(0), jnp.ones((100, 10, 100)))
+        np.testing.assert_allclose(sorted(set(np.asarray(x).ravel().tolist())), [0, 1 / 0.7], rtol=1e-6)
+        np.testing.assert_allclose(x.mean(), 1, atol=0.01)
+
+    @pytest.mark.parametrize("kind", ("recurrent_dropout", "weight_dropout"))
+    def test_of_the_recurrence_leaves_a_first_step_alone(self, kind):
+        net, params, x, _ = make("lstm")
+        net = RNN("lstm", width=5, layers=1, **{kind: 0.5})
+        plain = net.apply(params, x)[0]
+        dropped = net.apply(params, x, None, jax.random.key(3))[0]
+        np.testing.assert_allclose(dropped[:, 0], plain[:, 0], atol=1e-6)  # The state before it is zeros.
+        assert np.abs(dropped[:, 1:] - plain[:, 1:]).max() > 1e-3
+
+    def test_a_weight_once_dropped_gets_no_gradient(self):
+        net, params, x, _ = make("lstm", weight_dropout=0.5)
+        g = jax.grad(lambda p: jnp.sum(net.apply(p, x, None, jax.random.key(3))[0] ** 2))(params)["params"]
+        assert 0.3 < np.mean(np.asarray(g["recurrent0"]) == 0) < 0.7 and np.all(np.asarray(g["input0"]) != 0)
+
+
+def naive_cross_entropy(h, w, b, y):
+    out = []
+    for i in range(len(h)):
+        logits = [sum(h[i, k] * w[k, j] for k in range(h.shape[1])) + b[j] for j in range(len(b))]
+        out.append(-math.log(math.exp(logits[y[i]]) / sum(map(math.exp, logits))))
+    return np.array(out)
+
+
+class TestOutput:
+    def test_cross_entropy_and_its_gradient_are_the_equations(self):
+        rng = np.random.default_rng(0)
+        h, w, b, y = rng.normal(size=(4, 3)), rng.normal(size=(3, 5)), rng.normal(size=5), np.array([0, 3, 3, 4])
+        weight = rng.normal(size=4)  # Of each example.
+        f32 = lambda x: jnp.asarray(x, jnp.float32)
+        np.testing.assert_allclose(output_cross_entropy(f32(h), f32(w), f32(b), y), naive_cross_entropy(h, w, b, y), rtol=1e-5)
+        grads = jax.grad(lambda h, w, b: jnp.sum(weight * output_cross_entropy(h, w, b, y)), (0, 1, 2))(f32(h), f32(w), f32(b))
+        for which, grad in enumerate(grads):
+            for at in np.ndindex(grad.shape):
+                args = [[a.copy() for a in (h, w, b)] for _ in range(2)]
+                for a, s in zip(args, (1, -1)):
+                    a[which][at] += s * 1e-5
+                up, down = (np.sum(weight * naive_cross_entropy(*a, y)) for a in args)
+                np.testing.assert_allclose(grad[at], (up - down) / 2e-5, rtol=1e-3, atol=1e-4)
+
+    def test_is_finite_where_a_word_is_all_but_certain(self):
+        h, w, b = 100 * jnp.eye(3), 100 * jnp.eye(3), jnp.zeros(3)
+        value, grads = jax.value_and_grad(lambda *a: output_cross_entropy(*a, jnp.array([0, 1, 0])).sum(), (0, 1, 2))(h, w, b)
+        np.testing.assert_allclose(value, 10_000)
+        assert all(np.isfinite(g).all() for g in grads)
+
+    def test_wrong_shapes_are_a_sentence(self):
+        with pytest.raises(InputError, match="are needed, not"):
+            output_cross_entropy(jnp.ones((4, 3)), jnp.ones((2, 5)), jnp.ones(5), jnp.zeros(4, int))
+
+
+def model(cell="lstm", vocabulary=11, **kw):
+    net = LanguageModel(vocabulary, RNN(cell, width=6, layers=2, scale=0.7), **kw)
+    return net, TrainState(jnp.zeros(()), net.init(jax.random.key(0), jnp.zeros((1, 1), int)), (), {})
+
+
+@pytest.mark.parametrize("tied", (False, True))
+def test_perplexity_is_counted_by_hand(tied):
+    net, state = model(tied=tied)
+    rng = np.random.default_rng(0)
+    train, test = rng.integers(11, size=200), rng.integers(11, size=47)
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), state.params["params"])
+    h, _ = naive("lstm", p["rnn"], p["embedding"][test[None, :-1]], net.rnn.zeros(1), 2)
+    nll = naive_cross_entropy(h[0], p["embedding"].T if tied else p["kernel"], p["bias"], test[1:])
+    for length in (10, 46, 500):  # Each token counts once, whatever the pieces that it is read in.
+        found = perplexity(net, test, train, length)(state)
+        np.testing.assert_allclose(found["perplexity"], np.exp(nll.mean()), rtol=1e-5)
+    counts = np.array([np.sum(train == i) + 1 for i in range(11)])
+    np.testing.assert_allclose(found["unigram"], np.exp(np.mean([-math.log(counts[t] / 211) for t in test[1:]])))
+    with pytest.raises(InputError, match="2 or more"):
+        perplexity(net, test[:1], train)
+
+
+def test_a_sample_follows_the_model():
+    """Where each token can only be followed by the next number, that is what is drawn."""
+    net = LanguageModel(11, RNN("tanh", width=11, layers=1))
+    params = net.init(jax.random.key(0), jnp.zeros((1, 1), int))["params"]
+    eye = jnp.eye(11)
+    params |= {"embedding": eye, "kernel": 1000 * jnp.roll(eye, 1, axis=1)}
+    params["rnn"] = jax.tree.map(jnp.zeros_like, params["rnn"]) | {"input0": eye}
+    state = TrainState(jnp.zeros(()), {"params": params}, (), {})
+    drawn = sample(net, 4, lambda tokens: " ".join(map(str, tokens)), n=15)(state)["sample"]
+    assert drawn.split() == [str((5 + i) % 11) for i in range(15)]
+
+
+class TestLag:
+    def test_of_a_linear_recurrence_is_the_power_of_its_norm(self):
+        """h' = ρ Q h + x with Q orthogonal: the gradient by h_{T-k} is ρ^(k-1) times that by h_{T-1}."""
+        rng = np.random.default_rng(0)
+        q = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+
+        def advance(rho, carry, x):
+            h, = carry
+            h = rho * h @ q + x
+            return (h,), jnp.sum(h * jnp.arange(6.0), -1)
+
+        x = rng.normal(size=(40, 5, 6)).astype(np.float32)
+        net = lambda rho: (lambda state: rho, advance, (jnp.zeros((5, 6)),))
+        found = gradient_by_lag({"a": net(0.8), "b": net(1.0), "c": net(1.1)}, x)(None)
+        np.testing.assert_allclose([found[f"{k}_last"] for k in "abc"], [0.8**39, 1, 1.1**39], rtol=1e-4)
+        assert (found["a_half"], found["b_half"], found["c_half"]) == (5, 40, 40)  # 0.8^3 > 1/2 > 0.8^4
+        assert found["lags"].dtype == np.uint8 and found["lags"].shape[-1] == 3
+        with pytest.raises(InputError, match="3 or more"):
+            gradient_by_lag({"a": net(0.8)}, x[:2])
+
+    def test_of_a_language_model_is_the_finite_difference(self):
+        net, state = model("tanh")
+        tokens = np.random.default_rng(0).integers(11, size=9)
+        found = gradients(net, tokens, times=8, n=1)(state)
+
+        @partial(jax.jit, static_argnums=1)
+        def loss(h1, at):  # The last loss, where the carry before time `at` is nudged by h1.
+            carry = jax.tree.map(jnp.zeros_like, h1)
+            for t in range(8):
+                carry = jax.tree.map(jnp.add, carry, h1) if t == at else carry
+                nll, _, carry = nats(net, state.params, tokens[None, t:t + 2], carry)
+            return nll[0, 0]
+
+        def norm(at):
+            zero, square = [np.zeros((1, 6)) for _ in range(2)], 0.0
+            for l in range(2):
+                for j in range(6):
+                    up, down = ([z + s * 1e-2 * ((i == l) * np.eye(6)[j]) for i, z in enumerate(zero)] for s in (1, -1))
+                    carry = lambda hs: tuple((jnp.asarray(h, jnp.float32),) for h in hs)
+                    square += float((loss(carry(up), at) - loss(carry(down), at)) / 2e-2) ** 2
+            return math.sqrt(square)
+
+        np.testing.assert_allclose(found["trained_last"], norm(0) / norm(7), rtol=0.02)
