@@ -1,0 +1,76 @@
+"""Contrastive predictive coding (van den Oord et al., 2018, https://arxiv.org/abs/1807.03748) of raw waves.
+
+    launch/local.sh experiments/cpc.py                            # two embedded signals, not sound: to see it run
+    launch/local.sh experiments/cpc.py --data FOLDER --length 8000 --encoder.strides 5 4 2 2 2 --steps 12 \\
+        --encoder.width 128 --batch-size 64 --epochs 100 --bands 40 --window 256     # FOLDER/CLASS/*.wav, at 8 kHz
+
+Spoken letters in 25 languages: Debian's klettres-data, unpacked by `dpkg -x`, whose folder usr/share/klettres is FOLDER.
+A language is a speaker and a microphone there, so that log-mel means are a high floor.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssljax import Experiment, TrainState, main, minimize
+from ssljax.data import audio, feed
+from ssljax.evals.knn import knn
+from ssljax.evals.pictures import feature_map
+from ssljax.evals.probe import linear_probe
+from ssljax.losses.cpc import cpc as info_nce
+from ssljax.models.rnn import RNN
+from ssljax.models.waves import Waves
+from ssljax.optim import adamw, warmup_cosine
+
+
+def cpc(
+    data: str = "signals", rate: int = 8000, length: int = 128,
+    encoder: Waves = Waves(strides=(4, 2), width=64), context: RNN = RNN("gru", width=64, layers=1), steps: int = 4,
+    epochs: int = 200, batch_size: int = 32, lr: float = 1e-3, bands: int = 8, window: int = 32,
+) -> Experiment:
+    """A context predicts the codes to come, against those of the batch's other waves.
+
+    Args:
+        data: signals (embedded), or a folder of class folders of recordings.
+        rate: Samples a second to bring recordings to; the embedded signals keep theirs.
+        length: Samples of a wave; longer recordings are cut into several.
+        encoder: g_enc of the paper.
+        context: g_ar of the paper.
+        steps: How many codes ahead are predicted, each by a matrix of its own.
+        lr: Its peak, after a warm-up over a tenth of training.
+        bands: Of the log-mel spectrogram, the mean and deviation of which are the floor's features.
+        window: Samples of a spectrogram's window.
+    """
+    train, test = (audio.recordings(data, split, length, rate) for split in ("train", "test"))
+    num_steps = epochs * (len(train) // batch_size)
+    tx = adamw(warmup_cosine(lr, num_steps))
+
+    def codes(params, x):
+        z = encoder.apply(params["encoder"], audio.to_wave(x))
+        return z, context.apply(params["context"], z)[0]
+
+    def init(key, batch):
+        k1, k2, k3 = jax.random.split(key, 3)
+        z, e = encoder.init_with_output(k1, audio.to_wave(batch["image"]))
+        w = nn.initializers.lecun_normal(batch_axis=0)(k3, (steps, context.width, encoder.width))
+        return TrainState.create(tx, {"encoder": e, "context": context.init(k2, z), "w": w})
+
+    def loss(params, state, batch, key):
+        z, c = codes(params, batch["image"])
+        value, accuracy = info_nce(c, z, params["w"])
+        return value, (state.extra, {"loss": value, "accuracy": accuracy})
+
+    def encode(state, x):
+        return codes(state.params, x)[1].mean(1)
+
+    def log_mel(state, x):
+        y = audio.log_mel(audio.to_wave(x), rate, window, window // 2, bands)
+        return jnp.concatenate([y.mean(1), y.std(1)], axis=-1)
+
+    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
+        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test),
+        "log_mel": linear_probe(log_mel, train, test, floor=False), "features": feature_map(encode, test)})
+
+
+if __name__ == "__main__":
+    main(cpc)

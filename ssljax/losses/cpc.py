@@ -1,0 +1,30 @@
+"""Contrastive predictive coding: which of the batch's futures is this past's?"""
+
+from jax import Array
+import jax.numpy as jnp
+import optax
+
+from ssljax.errors import InputError
+
+
+def cpc(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
+    """InfoNCE over `steps` into the future: van den Oord et al., 2018, arXiv:1807.03748, eq. 3 and 4.
+
+    log f_k(z', c_t) = z' · (c_t W_k), with the contexts `c` (n, time, d), the codes `z` (n, time, e) and `w` (steps, d, e).
+    For each t and k <= steps the positive is z_{t+k} of the same example, the negatives those of the others. Returns the
+    mean of the loss over all that exist, in nats (log n is chance), and the share of positives that are the largest, (2,)
+    scalars. InputError where shapes don't fit or no step fits into the time.
+    """
+    steps, time = len(w), c.shape[1]
+    if z.shape[:2] != c.shape[:2] or w.shape[1:] != (c.shape[-1], z.shape[-1]):
+        raise InputError(f"c (n, time, d), z (n, time, e) and w (steps, d, e) are needed, not {c.shape}, {z.shape}, {w.shape}.")
+    if not 0 < steps < time:
+        raise InputError(f"{steps} steps into the future don't fit into {time} codes: take fewer, or longer waves.")
+    loss, right, count = 0.0, 0.0, 0
+    for k in range(1, steps + 1):
+        logits = jnp.einsum("itd,jtd->tij", c[:, :-k] @ w[k - 1], z[:, k:])
+        own = jnp.broadcast_to(jnp.arange(len(c)), logits.shape[:2])
+        loss += optax.softmax_cross_entropy_with_integer_labels(logits, own).sum()
+        right += jnp.sum(jnp.argmax(logits, axis=-1) == own)
+        count += own.size
+    return loss / count, right / count

@@ -1,0 +1,32 @@
+"""A convolutional encoder of raw waves, as matrix products."""
+
+import math
+
+import flax.linen as nn
+from jax import Array
+import jax.numpy as jnp
+
+
+class Waves(nn.Module):
+    """Waves (n, samples) to codes (n, samples // the product of `strides`, width), each of which sees what is before its
+    end alone: strided convolutions, each over twice its stride, with a norm and ReLU.
+
+    The encoder of CPC (van den Oord et al., 2018, arXiv:1807.03748, section 3.1) with the norm over channels of Rivière
+    et al., 2020, arXiv:2002.02848. As the kernel is twice the stride, its patches are two neighbouring stretches.
+    """
+
+    strides: tuple[int, ...] = (5, 4, 2, 2, 2)
+    """Of each layer; CPC's, whose codes are then 160 samples apart."""
+    width: int = 512
+    """Channels."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x[:, :x.shape[1] // math.prod(self.strides) * math.prod(self.strides), None]
+        for i, stride in enumerate(self.strides, 1):
+            x = x.reshape(len(x), -1, stride * x.shape[-1])
+            x = jnp.concatenate([jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1], x], axis=-1)
+            n, time, d = x.shape
+            x = nn.Dense(self.width, kernel_init=nn.initializers.he_normal(), name=f"conv{i}")(x.reshape(-1, d))
+            x = nn.relu(nn.LayerNorm(name=f"norm{i}")(x)).reshape(n, time, self.width)
+        return x

@@ -1,0 +1,166 @@
+"""Recordings as they are read, spectrograms against a naive DFT, the encoder of waves, and CPC's loss against its equation."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+
+from ssljax.data import audio
+from ssljax.errors import InputError
+from ssljax.losses.cpc import cpc
+from ssljax.models.waves import Waves
+
+
+def tone(hertz, rate, seconds, level=0.5):
+    return level * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)
+
+
+class TestRecordings:
+    def test_are_averaged_resampled_and_cut(self, tmp_path):
+        rate = 16000
+        left, right = tone(440, rate, 1.2), tone(1000, rate, 1.2)
+        (tmp_path / "a" / "deep").mkdir(parents=True)
+        (tmp_path / "b").mkdir()
+        for i in range(10):
+            soundfile.write(tmp_path / "a" / "deep" / f"{i}.flac", np.stack([left, right], 1), rate, subtype="PCM_16")
+        soundfile.write(tmp_path / "b" / "short.wav", tone(440, 8000, 0.1), 8000)
+        train, test = (audio.recordings(str(tmp_path), split, length=3000, rate=8000) for split in ("train", "test"))
+        assert train.class_names == ["a", "b"] and len(test) == 4  # Three of 9,600 samples, and the short one: files 0 and 10.
+        x = train.read(np.arange(len(train)))
+        assert x["image"].shape == (9 * 3, 3000) and x["image"].dtype == np.int16
+        np.testing.assert_array_equal(x["label"], [0] * 27)
+        expected = 32767 * (tone(440, 8000, 1.2) + tone(1000, 8000, 1.2)) / 2
+        for i in range(3):  # Resampling a window knows nothing of what is outside, so its ends differ.
+            np.testing.assert_allclose(x["image"][i, 50:-50], expected[3000 * i + 50:3000 * (i + 1) - 50], atol=120)
+        last = test.image[np.flatnonzero(test.labels == 1)[0]]
+        np.testing.assert_allclose(last[:800], 32767 * tone(440, 8000, 0.1), atol=2)
+        np.testing.assert_array_equal(last[800:], 0)
+
+    def test_what_resampling_cannot_hold_is_gone(self):
+        wave = audio.resample(tone(3000, 16000, 1), 16000, 4000)
+        assert len(wave) == 4000 and np.abs(wave[100:-100]).max() < 0.01
+        np.testing.assert_allclose(audio.to_int16(np.array([-2, -1, 0, 0.5, 2])), [-32767, -32767, 0, 16384, 32767])
+
+    def test_own_splits(self, tmp_path):
+        for split, names in (("train", "xy"), ("test", "y")):
+            for name in names:
+                (tmp_path / split / name).mkdir(parents=True)
+                soundfile.write(tmp_path / split / name / "0.wav", tone(200, 8000, 0.2), 8000)
+        test = audio.recordings(str(tmp_path), "test", 1600)
+        assert len(test) == 1 and test.class_names == ["x", "y"] and test.labels.tolist() == [1]
+
+    def test_bad_input_is_a_sentence(self, tmp_path):
+        with pytest.raises(InputError, match="no folder"):
+            audio.recordings(str(tmp_path / "none"), "train", 100)
+        with pytest.raises(InputError, match="holds no recordings"):
+            audio.recordings(str(tmp_path), "train", 100)
+        (tmp_path / "a").mkdir()
+        for i in range(3):
+            (tmp_path / "a" / f"{i}.wav").write_bytes(b"not a wave")
+        with pytest.raises(InputError, match="can't be read as a recording"):
+            audio.recordings(str(tmp_path), "train", 100)
+        with pytest.raises(InputError, match="shorter windows"):
+            audio.recordings("signals", "test", 1000)
+
+    def test_signals_of_one_split_are_not_in_the_other(self):
+        train, test = (audio.recordings("signals", split, 64) for split in ("train", "test"))
+        assert train.num_classes == test.num_classes == 5 and set(test.labels) == set(range(5))
+        seen = {w.tobytes() for w in np.lib.stride_tricks.sliding_window_view(train.image, 16, axis=1).reshape(-1, 16)}
+        assert not any(w[i:i + 16].tobytes() in seen for w in test.image for i in range(48))
+        assert 0.01 < np.mean(np.abs(train.image) == 32767) + 0.01 < 0.05  # Few samples are cut off.
+
+
+class TestLogMel:
+    def test_equals_a_naive_transform(self):
+        rng = np.random.default_rng(0)
+        x, rate, size, hop, bands = rng.normal(size=(2, 70)), 1000, 32, 16, 5
+        mel = lambda f: 2595 * math.log10(1 + f / 700)
+        edges = [700 * (10 ** (mel(rate / 2) * i / (bands + 1) / 2595) - 1) for i in range(bands + 2)]
+        expected = np.zeros((2, 3, bands))
+        for n in range(2):
+            for t in range(3):
+                frame = [x[n, t * hop + i] * (0.5 - 0.5 * math.cos(2 * math.pi * i / size)) for i in range(size)]
+                for b in range(bands):
+                    for k in range(size // 2 + 1):
+                        f = k * rate / size
+                        low, mid, high = edges[b:b + 3]
+                        weight = max(0, min((f - low) / (mid - low), (high - f) / (high - mid)))
+                        power = abs(sum(v * np.exp(-2j * math.pi * k * i / size) for i, v in enumerate(frame))) ** 2
+                        expected[n, t, b] += weight * power
+        found = audio.log_mel(jnp.asarray(x, jnp.float32), rate, size, hop, bands)
+        np.testing.assert_allclose(found, np.log(expected + 1e-6), atol=1e-4)
+
+    @pytest.mark.parametrize("hertz", (300, 1000, 2500))
+    def test_a_tone_lands_in_its_band(self, hertz):
+        y = np.asarray(audio.log_mel(jnp.asarray(tone(hertz, 8000, 0.5)[None], jnp.float32), 8000))
+        mel = lambda f: 2595 * np.log10(1 + f / 700)
+        assert (abs(y[0].argmax(-1) + 1 - mel(hertz) / mel(4000) * 41) <= 0.75).all()  # Band b's centre is b + 1 of 41.
+
+    def test_empty_bands_and_short_waves_are_a_sentence(self):
+        with pytest.raises(InputError, match="too many"):
+            audio.mel_filters(8000, 64, 40)
+        with pytest.raises(InputError, match="shorter than"):
+            audio.log_mel(jnp.zeros((1, 100)), 8000)
+
+
+class TestWaves:
+    def test_equals_strided_convolutions(self):
+        net, x = Waves(strides=(4, 2), width=6), jnp.asarray(np.random.default_rng(0).normal(size=(2, 35)), jnp.float32)
+        params = net.init(jax.random.key(0), x)
+        p = jax.tree.map(lambda a: np.asarray(a, np.float64), params["params"])
+        y = np.asarray(x, np.float64)[:, :32, None]
+        for i, s in enumerate((4, 2), 1):
+            y = np.pad(y, ((0, 0), (s, 0), (0, 0)))  # So that a code ends with its stretch.
+            kernel = p[f"conv{i}"]["kernel"].reshape(2 * s, y.shape[-1], 6)
+            out = np.stack([np.einsum("nkc,kcf->nf", y[:, t:t + 2 * s], kernel) for t in range(0, y.shape[1] - s, s)], 1)
+            out = (out - out.mean(-1, keepdims=True)) / np.sqrt(out.var(-1, keepdims=True) + 1e-6)
+            y = np.maximum(out, 0)
+        np.testing.assert_allclose(net.apply(params, x), y, atol=1e-4)
+
+    def test_a_code_sees_nothing_that_comes_later(self):
+        net, x = Waves(width=8), jnp.ones((1, 800))
+        params = net.init(jax.random.key(0), x)
+        by = jax.jacobian(lambda x: net.apply(params, x)[0].sum(-1))(x)[:, 0]
+        assert by.shape == (5, 800)
+        for t in range(5):
+            assert (by[t, 160 * (t + 1):] == 0).all()
+
+
+class TestCPC:
+    def naive(self, c, z, w):
+        losses, right = [], []
+        for k in range(1, len(w) + 1):
+            for t in range(c.shape[1] - k):
+                for i in range(len(c)):
+                    f = [math.exp(z[j, t + k] @ (c[i, t] @ w[k - 1])) for j in range(len(c))]
+                    losses.append(-math.log(f[i] / sum(f)))
+                    right.append(f[i] == max(f))
+        return np.mean(losses), np.mean(right)
+
+    def draw(self):
+        rng = np.random.default_rng(0)
+        return [rng.normal(size=s) for s in ((5, 6, 3), (5, 6, 2), (4, 3, 2))]
+
+    def test_equals_the_equation(self):
+        args = self.draw()
+        np.testing.assert_allclose(cpc(*(jnp.asarray(a, jnp.float32) for a in args)), self.naive(*args), rtol=1e-5)
+        c, z, w = args
+        np.testing.assert_allclose(cpc(c, z, 0 * w)[0], math.log(5), rtol=1e-6)  # Knowing nothing is chance.
+
+    def test_gradient_is_the_finite_difference_of_the_equation(self):
+        args = self.draw()
+        grads = jax.grad(lambda *a: cpc(*a)[0], (0, 1, 2))(*(jnp.asarray(a, jnp.float32) for a in args))
+        for which, grad in enumerate(grads):
+            way = np.random.default_rng(which).normal(size=grad.shape)
+            up, down = (self.naive(*[a + s * 1e-5 * way if i == which else a for i, a in enumerate(args)])[0] for s in (1, -1))
+            np.testing.assert_allclose(np.sum(grad * way), (up - down) / 2e-5, rtol=1e-3, atol=1e-5)
+
+    def test_bad_shapes_are_a_sentence(self):
+        c, z, w = map(jnp.asarray, self.draw())
+        with pytest.raises(InputError, match="don't fit into 6"):
+            cpc(c, z, jnp.ones((6, 3, 2)))
+        with pytest.raises(InputError, match="are needed, not"):
+            cpc(c, z[:3], w)
