@@ -4,7 +4,7 @@
     launch/local.sh experiments/audio_dae.py --data FOLDER --length 8000 --bands 40 --window 256 --epochs 50 \\
         --code 64 coder:convolutional                             # FOLDER/CLASS/*.wav, at 8 kHz
 
-Spoken letters in 25 languages: Debian's klettres-data, as in cpc.py.
+Spoken letters in 20 languages: Debian's klettres-data, as in cpc.py.
 """
 
 import jax
@@ -61,7 +61,7 @@ def audio_dae(
         x = look(x)
         seen = corrupt(noise, key, x, amount)
         error = lambda y: squared_error(x, y) / x[0].size
-        return {"error": error(through(state.params, seen)), "of_noisy": error(seen), "of_mean": error(jnp.zeros_like(x))}
+        return {"error": error(through(state.params, seen)), "of_noisy": error(seen), "of_mean": error(0 * x)}
 
     def show(state, key, n):  # Clean, noisy and denoised, with time to the right and high bands on top.
         x = look(jnp.asarray(test.read(np.resize(subset(test, n // 3), n // 3))["image"]))

@@ -1,11 +1,11 @@
-"""A well-regularised LSTM (AWD-LSTM, Merity et al., 2017, https://arxiv.org/abs/1708.02182), with AdamW for its optimizer.
+"""A well-regularised LSTM (AWD-LSTM, Merity et al., 2017, https://arxiv.org/abs/1708.02182), by AdamW.
 
     launch/local.sh experiments/awd_lstm.py                       # the manual of Python: some minutes on a laptop CPU
     launch/local.sh experiments/awd_lstm.py --data PATH/ptb --rnn.width 650 --epochs 40        # Penn Treebank
 
-Of the paper: tied words, the same units dropped at all times, dropped words and recurrent weights, and the two penalties
-on what the last layer tells. Not of it: AdamW with a cosine instead of averaged SGD, all layers of one width, and steps
-of one length.
+Of the paper: tied words, the same units dropped at all times, dropped words and recurrent weights, and the two
+penalties on what the last layer tells. Not of it: AdamW with a cosine instead of averaged SGD, all layers of one width,
+and steps of one length.
 """
 
 from typing import Literal
@@ -23,8 +23,8 @@ from ssljax.optim import adamw, warmup_cosine
 
 def awd_lstm(
     data: str = "python", tokens: Literal["words", "characters", "bpe"] = "words", vocabulary: int = 10_000,
-    rnn: RNN = RNN(dropout=0.4, variational=True, weight_dropout=0.3), word_dropout: float = 0.1,
-    activation: float = 2.0, slowness: float = 1.0, batch_size: int = 20, length: int = 35,
+    rnn: RNN = RNN(dropout=0.4, variational=True, weight_dropout=0.3, forget_bias=1.0),
+    word_dropout: float = 0.1, activation: float = 2.0, slowness: float = 1.0, batch_size: int = 20, length: int = 35,
     epochs: int = 20, lr: float = 3e-3, weight_decay: float = 0.01, clip: float = 1.0,
 ) -> Experiment:
     """Words from those before them, with what keeps a recurrent net from learning a small text by heart.

@@ -1,11 +1,11 @@
 """Contrastive predictive coding (van den Oord et al., 2018, https://arxiv.org/abs/1807.03748) of raw waves.
 
     launch/local.sh experiments/cpc.py                            # two embedded signals, not sound: to see it run
-    launch/local.sh experiments/cpc.py --data FOLDER --length 8000 --encoder.strides 5 4 2 2 2 --steps 12 \\
-        --encoder.width 128 --batch-size 64 --epochs 100 --bands 40 --window 256     # FOLDER/CLASS/*.wav, at 8 kHz
+    launch/local.sh experiments/cpc.py --data FOLDER --length 8000 --waves.strides 5 4 2 2 2 --steps 12 \\
+        --waves.width 128 --batch-size 64 --epochs 100 --bands 40 --window 256     # FOLDER/CLASS/*.wav, at 8 kHz
 
-Spoken letters in 25 languages: Debian's klettres-data, unpacked by `dpkg -x`, whose folder usr/share/klettres is FOLDER.
-A language is a speaker and a microphone there, so that log-mel means are a high floor.
+Spoken letters in 20 languages: Debian's klettres-data, unpacked by `dpkg -x`, whose folder usr/share/klettres is
+FOLDER. A language is a speaker and a microphone there, so that log-mel means are a high floor.
 """
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ from ssljax.optim import adamw, warmup_cosine
 
 def cpc(
     data: str = "signals", rate: int = 8000, length: int = 128,
-    encoder: Waves = Waves(strides=(4, 2), width=64), context: RNN = RNN("gru", width=64, layers=1), steps: int = 4,
+    waves: Waves = Waves(strides=(4, 2), width=64), context: RNN = RNN("gru", width=64, layers=1), steps: int = 4,
     epochs: int = 200, batch_size: int = 32, lr: float = 1e-3, bands: int = 8, window: int = 32,
 ) -> Experiment:
     """A context predicts the codes to come, against those of the batch's other waves.
@@ -34,7 +34,7 @@ def cpc(
         data: signals (embedded), or a folder of class folders of recordings.
         rate: Samples a second to bring recordings to; the embedded signals keep theirs.
         length: Samples of a wave; longer recordings are cut into several.
-        encoder: g_enc of the paper.
+        waves: g_enc of the paper.
         context: g_ar of the paper.
         steps: How many codes ahead are predicted, each by a matrix of its own.
         lr: Its peak, after a warm-up over a tenth of training.
@@ -46,13 +46,13 @@ def cpc(
     tx = adamw(warmup_cosine(lr, num_steps))
 
     def codes(params, x):
-        z = encoder.apply(params["encoder"], audio.to_wave(x))
+        z = waves.apply(params["encoder"], audio.to_wave(x))
         return z, context.apply(params["context"], z)[0]
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
-        z, e = encoder.init_with_output(k1, audio.to_wave(batch["image"]))
-        w = nn.initializers.lecun_normal(batch_axis=0)(k3, (steps, context.width, encoder.width))
+        z, e = waves.init_with_output(k1, audio.to_wave(batch["image"]))
+        w = nn.initializers.lecun_normal(batch_axis=0)(k3, (steps, context.width, waves.width))
         return TrainState.create(tx, {"encoder": e, "context": context.init(k2, z), "w": w})
 
     def loss(params, state, batch, key):

@@ -1,4 +1,4 @@
-"""Recurrent layers against their equations in float64 NumPy; what is told of a recurrent language model, counted by hand."""
+"""Recurrent layers against their equations in float64 NumPy; what is told of a language model, counted by hand."""
 
 from functools import partial
 import math
@@ -12,8 +12,8 @@ from ssljax.errors import InputError
 from ssljax.evals.lag import gradient_by_lag
 from ssljax.evals.recurrent import gradients, perplexity, sample
 from ssljax.experiment import TrainState
-from ssljax.losses.softmax import output_cross_entropy
 from ssljax.models.rnn import CELLS, RNN, LanguageModel, lstm, nats, recur
+from tests.losses.test_softmax import naive_cross_entropy
 
 sigmoid = lambda x: 1 / (1 + np.exp(-x))
 
@@ -111,6 +111,12 @@ def test_the_gradient_by_a_masked_recurrence_is_the_plain_scans():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, theirs)
 
 
+def test_the_forget_gates_bias_alone_is_raised():
+    x = jnp.ones((1, 2, 3))
+    plain, raised = (RNN("lstm", 4, 1, forget_bias=f).init(jax.random.key(0), x)["params"]["bias0"] for f in (0.0, 1.0))
+    np.testing.assert_allclose((raised - plain).reshape(4, 4), [[0] * 4, [1] * 4, [0] * 4, [0] * 4], atol=1e-6)
+
+
 class TestDropout:
     def test_variational_drops_the_same_units_at_all_times(self):
         net, x = RNN("tanh", 50, 1, dropout=0.5), jnp.ones((8, 30, 3))
@@ -142,41 +148,6 @@ class TestDropout:
         net, params, x, _ = make("lstm", weight_dropout=0.5)
         g = jax.grad(lambda p: jnp.sum(net.apply(p, x, None, jax.random.key(3))[0] ** 2))(params)["params"]
         assert 0.3 < np.mean(np.asarray(g["recurrent0"]) == 0) < 0.7 and np.all(np.asarray(g["input0"]) != 0)
-
-
-def naive_cross_entropy(h, w, b, y):
-    out = []
-    for i in range(len(h)):
-        logits = [sum(h[i, k] * w[k, j] for k in range(h.shape[1])) + b[j] for j in range(len(b))]
-        out.append(-math.log(math.exp(logits[y[i]]) / sum(map(math.exp, logits))))
-    return np.array(out)
-
-
-class TestOutput:
-    def test_cross_entropy_and_its_gradient_are_the_equations(self):
-        rng = np.random.default_rng(0)
-        h, w, b, y = rng.normal(size=(4, 3)), rng.normal(size=(3, 5)), rng.normal(size=5), np.array([0, 3, 3, 4])
-        weight = rng.normal(size=4)  # Of each example.
-        f32 = lambda x: jnp.asarray(x, jnp.float32)
-        np.testing.assert_allclose(output_cross_entropy(f32(h), f32(w), f32(b), y), naive_cross_entropy(h, w, b, y), rtol=1e-5)
-        grads = jax.grad(lambda h, w, b: jnp.sum(weight * output_cross_entropy(h, w, b, y)), (0, 1, 2))(f32(h), f32(w), f32(b))
-        for which, grad in enumerate(grads):
-            for at in np.ndindex(grad.shape):
-                args = [[a.copy() for a in (h, w, b)] for _ in range(2)]
-                for a, s in zip(args, (1, -1)):
-                    a[which][at] += s * 1e-5
-                up, down = (np.sum(weight * naive_cross_entropy(*a, y)) for a in args)
-                np.testing.assert_allclose(grad[at], (up - down) / 2e-5, rtol=1e-3, atol=1e-4)
-
-    def test_is_finite_where_a_word_is_all_but_certain(self):
-        h, w, b = 100 * jnp.eye(3), 100 * jnp.eye(3), jnp.zeros(3)
-        value, grads = jax.value_and_grad(lambda *a: output_cross_entropy(*a, jnp.array([0, 1, 0])).sum(), (0, 1, 2))(h, w, b)
-        np.testing.assert_allclose(value, 10_000)
-        assert all(np.isfinite(g).all() for g in grads)
-
-    def test_wrong_shapes_are_a_sentence(self):
-        with pytest.raises(InputError, match="are needed, not"):
-            output_cross_entropy(jnp.ones((4, 3)), jnp.ones((2, 5)), jnp.ones(5), jnp.zeros(4, int))
 
 
 def model(cell="lstm", vocabulary=11, **kw):
@@ -256,3 +227,12 @@ class TestLag:
             return math.sqrt(square)
 
         np.testing.assert_allclose(found["trained_last"], norm(0) / norm(7), rtol=0.02)
+
+
+def test_bad_sizes_are_a_sentence():
+    x = jnp.ones((1, 2, 3))
+    for bad in ({"dropout": 1.0}, {"recurrent_dropout": -0.1}, {"weight_dropout": 2.0}):
+        with pytest.raises(InputError, match="must be in"):
+            RNN(**bad).init(jax.random.key(0), x)
+    with pytest.raises(InputError, match="a layer of a unit"):
+        RNN(layers=0).init(jax.random.key(0), x)

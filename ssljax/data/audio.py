@@ -34,8 +34,8 @@ def recordings(data: str, split: str, length: int, rate: int = 8000) -> Source:
         return _signals(split, length)
     root = pathlib.Path(data).expanduser()
     if not root.is_dir():
-        raise InputError(f"There is no folder {data}: give one with a folder of recordings for each class, or {EMBEDDED}, "
-                         "which is embedded.")
+        raise InputError(f"There is no folder {data}: give one with a folder of recordings for each class, or "
+                         f"{EMBEDDED}, which is embedded.")
     own = (root / "train").is_dir() and (root / "test").is_dir()
     tops = [root / "train", root / "test"] if own else [root]
     names = sorted({d.name for top in tops for d in top.glob("*/") if d.is_dir() and not d.name.startswith(".")})
@@ -119,8 +119,8 @@ def _signals(split: str, length: int) -> Arrays:
         cut = len(wave) * 2 // 3
         part = wave[:cut] if split == "train" else wave[cut:]
         if len(part) < length:
-            raise InputError(f"The {split}ing part of {EMBEDDED} is {len(part)} samples long: choose shorter windows than "
-                             f"{length}, or a folder of recordings as --data.")
+            raise InputError(f"The {split}ing part of {EMBEDDED} is {len(part)} samples long: choose shorter windows "
+                             f"than {length}, or a folder of recordings as --data.")
         part = to_int16((part - wave[:cut].mean()) / (4 * wave[:cut].std()))
         found = np.lib.stride_tricks.sliding_window_view(part, length)[::max(1, length // 4)]
         windows.append(found)
@@ -141,18 +141,20 @@ def mel_filters(rate: int, size: int, bands: int) -> np.ndarray:
     mel, hertz = lambda f: 2595 * np.log10(1 + f / 700), lambda m: 700 * (10 ** (m / 2595) - 1)
     edge = hertz(np.linspace(0, mel(rate / 2), bands + 2))
     f = np.linspace(0, rate / 2, size // 2 + 1)[:, None]
-    filters = np.maximum(0, np.minimum((f - edge[:-2]) / (edge[1:-1] - edge[:-2]), (edge[2:] - f) / (edge[2:] - edge[1:-1])))
+    low, middle, high = edge[:-2], edge[1:-1], edge[2:]
+    filters = np.maximum(0, np.minimum((f - low) / (middle - low), (high - f) / (high - middle)))
     if not filters.sum(0).all():
-        raise InputError(f"{bands} bands are too many for windows of {size} samples at {rate} Hz: some would be empty. Take "
-                         "fewer bands, or longer windows.")
+        raise InputError(f"{bands} bands are too many for windows of {size} samples at {rate} Hz: some would be empty. "
+                         "Take fewer bands, or longer windows.")
     return filters.astype(np.float32)
 
 
 def log_mel(x: Array, rate: int, size: int = 256, hop: int = 128, bands: int = 40, floor: float = 1e-6) -> Array:
-    """Waves (n, samples) to log(mel filters · |DFT|² + floor) of Hann windows of `size` samples, each `hop` after the last:
-    (n, 1 + (samples - size) // hop, bands).
+    """Waves (n, samples) to log(mel filters · |DFT|² + floor) of Hann windows of `size` samples, each `hop` after the
+    last: (n, 1 + (samples - size) // hop, bands).
 
-    The transform is a matrix product, so that it is split over devices as the batch is. InputError where no window fits.
+    The transform is a matrix product, so that it is split over devices as the batch is. InputError where no window
+    fits.
     """
     if x.shape[1] < size:
         raise InputError(f"A wave of {x.shape[1]} samples is shorter than a spectrogram's window of {size}.")

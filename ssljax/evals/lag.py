@@ -16,14 +16,15 @@ Params = Callable[[Tree], Tree]  # state -> params
 Advance = Callable[[Tree, Tree, Any], tuple[Tree, Array]]  # (params, carry, inputs) -> the new carry, losses (n,).
 
 
-def gradient_by_lag(nets: Mapping[str, tuple[Params, Advance, Tree]], inputs: Tree) -> Callable[[Tree], Mapping[str, Any]]:
+def gradient_by_lag(nets: Mapping[str, tuple[Params, Advance, Tree]],
+                    inputs: Tree) -> Callable[[Tree], Mapping[str, Any]]:
     """‖∂L_T/∂h_{T-k}‖ by k = 1, 2, ... for each of `nets`, over its value at k = 1: the picture `lags`, and numbers.
 
-    A net is (params, advance, start): `advance(params(state), carry, x)` takes one step of time to the carry after it and
-    the losses at it, (n,), one an example; `start` is the carry before the first, arrays (n, ...). `inputs` has axes (time, n, ...). The norm is that of all
-    arrays of the carry together (c and h of an LSTM, of all layers), and the geometric mean over examples. `NAME_half` is
-    the least lag where a half or less is left (the greatest lag, where there is none), `NAME_last` is what is left at the
-    greatest lag. InputError if there are fewer than 3 times.
+    A net is (params, advance, start): `advance(params(state), carry, x)` takes one step of time to the carry after it
+    and the losses at it, (n,), one an example; `start` is the carry before the first, arrays (n, ...). `inputs` has
+    axes (time, n, ...). The norm is that of all arrays of the carry together (c and h of an LSTM, of all layers), and
+    the geometric mean over examples. `NAME_half` is the least lag where a half or less is left (the greatest lag, where
+    there is none), `NAME_last` is what is left at the greatest lag. InputError if there are fewer than 3 times.
     """
     times = len(jax.tree.leaves(inputs)[0])
     if times < 3:

@@ -1,5 +1,5 @@
-"""What a recurrent language model knows: its perplexity over a whole text, with the state carried through, a text that it
-writes, and how far back its gradient reaches."""
+"""What a recurrent language model knows: its perplexity over a whole text, with the state carried through, a text that
+it writes, and how far back its gradient reaches."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,7 +17,8 @@ from ssljax.models.rnn import CELLS, LanguageModel, nats
 
 def perplexity(net: LanguageModel, test: np.ndarray, train: np.ndarray,
                length: int = 500) -> Callable[[Tree], Mapping[str, float]]:
-    """`perplexity` of the tokens `test` (n,), read once from first to last: exp of the mean `nats` of all but the first.
+    """`perplexity` of the tokens `test` (n,), read once from first to last: exp of the mean `nats` of all but the
+    first.
 
     `unigram` is the floor: that of the frequencies of `train`, each count raised by one. InputError if there are fewer
     than two tokens.
@@ -60,7 +61,8 @@ def sample(net: LanguageModel, first: int, decode: Callable[[list[int]], str], n
 
 def gradients(net: LanguageModel, test: np.ndarray, times: int = 64,
               n: int = 16) -> Callable[[Tree], Mapping[str, Any]]:
-    """`gradient_by_lag` of the net as it is trained, and of one of each cell as it begins, on `n` stretches of `test`."""
+    """`gradient_by_lag` of the net as it is trained, and of one of each cell as it begins, on `n` stretches of
+    `test`."""
     times = min(times, len(test) - 1)
     if times < 3:
         raise InputError(f"A text of {len(test)} tokens has no stretches to look at: 4 or more are needed.")
@@ -77,5 +79,5 @@ def gradients(net: LanguageModel, test: np.ndarray, times: int = 64,
         other = net.clone(rnn=replace(net.rnn, cell=cell))
         return of(other, lambda state: other.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
 
-    return gradient_by_lag({"trained": of(net, lambda state: state.params)} | {f"{c}_untrained": untrained(c) for c in CELLS},
-                           np.stack([test[at], test[at + 1]], axis=-1))
+    nets = {"trained": of(net, lambda state: state.params)} | {f"{c}_untrained": untrained(c) for c in CELLS}
+    return gradient_by_lag(nets, np.stack([test[at], test[at + 1]], axis=-1))

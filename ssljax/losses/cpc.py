@@ -10,14 +10,15 @@ from ssljax.errors import InputError
 def cpc(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
     """InfoNCE over `steps` into the future: van den Oord et al., 2018, arXiv:1807.03748, eq. 3 and 4.
 
-    log f_k(z', c_t) = z' · (c_t W_k), with the contexts `c` (n, time, d), the codes `z` (n, time, e) and `w` (steps, d, e).
-    For each t and k <= steps the positive is z_{t+k} of the same example, the negatives those of the others. Returns the
-    mean of the loss over all that exist, in nats (log n is chance), and the share of positives that are the largest, (2,)
-    scalars. InputError where shapes don't fit or no step fits into the time.
+    log f_k(z', c_t) = z' · (c_t W_k), with the contexts `c` (n, time, d), the codes `z` (n, time, e) and `w` (steps, d,
+    e). For each t and k <= steps the positive is z_{t+k} of the same example, the negatives those of the others.
+    Returns two scalars: the mean of the loss over all that exist, in nats (log n is chance), and the share of positives
+    that are the largest. InputError where shapes don't fit or no step fits into the time.
     """
     steps, time = len(w), c.shape[1]
     if z.shape[:2] != c.shape[:2] or w.shape[1:] != (c.shape[-1], z.shape[-1]):
-        raise InputError(f"c (n, time, d), z (n, time, e) and w (steps, d, e) are needed, not {c.shape}, {z.shape}, {w.shape}.")
+        raise InputError("c (n, time, d), z (n, time, e) and w (steps, d, e) are needed, not "
+                         f"{c.shape}, {z.shape}, {w.shape}.")
     if not 0 < steps < time:
         raise InputError(f"{steps} steps into the future don't fit into {time} codes: take fewer, or longer waves.")
     loss, right, count = 0.0, 0.0, 0

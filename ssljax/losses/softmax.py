@@ -11,16 +11,17 @@ from ssljax.errors import InputError
 def output_cross_entropy(h: Array, w: Array, b: Array, y: Array) -> Array:
     """-log softmax(h w + b)[y] in nats: h (n, d), w (d, k), b (k,), y (n,) whole numbers in [0, k), to (n,).
 
-    Bengio et al., 2003, JMLR 3, section 2. InputError where shapes don't fit. The gradient is (p - e_y) times that of the
-    row, as ever, but the row's factors, 1 / Σ exp among them, go to `h`, which is small, and exp is not taken twice: a
-    seventh of the time of a small language model's step.
+    Bengio et al., 2003, JMLR 3, section 2. InputError where shapes don't fit. The gradient is (p - e_y) times that of
+    the row, as ever, but the row's factors, 1 / Σ exp among them, go to `h`, which is small, and exp is not taken
+    twice: a seventh of the time of a small language model's step.
     """
     return _forward(h, w, b, y)[0]
 
 
 def _forward(h, w, b, y):
     if h.ndim != 2 or w.shape != (h.shape[1], *b.shape) or y.shape != h.shape[:1]:
-        raise InputError(f"h (n, d), w (d, k), b (k,) and y (n,) are needed, not {h.shape}, {w.shape}, {b.shape}, {y.shape}.")
+        raise InputError("h (n, d), w (d, k), b (k,) and y (n,) are needed, not "
+                         f"{h.shape}, {w.shape}, {b.shape}, {y.shape}.")
     logits = h @ w + b
     top = jnp.max(logits, axis=1, keepdims=True)
     at = jnp.take_along_axis(logits, y[:, None], axis=1)

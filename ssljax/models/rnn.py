@@ -9,6 +9,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
+from ssljax.errors import InputError
 from ssljax.losses.softmax import output_cross_entropy
 from ssljax.sharding import over_batch
 
@@ -18,8 +19,8 @@ Carry = Any  # For each layer, the arrays (batch, width) that its cell carries: 
 
 
 class RNN(nn.Module):
-    """Recurrent layers on top of each other: inputs (batch, time, d) and a carry to outputs (batch, time, width) and the
-    new carry. A carry of None is zeros; dropout is on where there is a key."""
+    """Recurrent layers on top of each other: inputs (batch, time, d) and a carry to outputs (batch, time, width) and
+    the new carry. A carry of None is zeros; dropout is on where there is a key. InputError for sizes that can't be."""
 
     cell: Cell = "lstm"
     """lstm, gru, or a plain layer with tanh."""
@@ -35,11 +36,18 @@ class RNN(nn.Module):
     """Share of the units that a layer's next step doesn't see, the same at all times."""
     weight_dropout: float = 0.0
     """Share of the recurrent weights that are dropped, the same at all times (DropConnect)."""
+    forget_bias: float = 0.0
+    """Added to the bias of an LSTM's forget gate at the start: at 1 it remembers longer (Jozefowicz et al., 2015)."""
     scale: float = 0.0
     """Weights start uniform in [-scale, scale]; 0 for 1 / sqrt(width)."""
 
     @nn.compact
     def __call__(self, x: Array, carry: Carry = None, key: Array | None = None) -> tuple[Array, Carry]:
+        if self.layers < 1 or self.width < 1:
+            raise InputError(f"A recurrent net needs a layer of a unit at least, not {self.layers} of {self.width}.")
+        for name in ("dropout", "recurrent_dropout", "weight_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be in [0, 1), not {getattr(self, name)}.")
         carry = self.zeros(len(x)) if carry is None else carry
         advance, gates = CELLS[self.cell]
         scale = self.scale or 1 / math.sqrt(self.width)
@@ -50,7 +58,8 @@ class RNN(nn.Module):
             x = self.drop(keys[3 * i], x)
             w = self.param(f"input{i}", draw, (x.shape[-1], gates * self.width))
             u = self.param(f"recurrent{i}", draw, (self.width, gates * self.width))
-            b = self.param(f"bias{i}", draw, (gates * self.width,))
+            more = self.forget_bias * (jnp.arange(gates * self.width) // self.width == 1) if self.cell == "lstm" else 0.0
+            b = self.param(f"bias{i}", lambda *a, more=more: draw(*a) + more, (gates * self.width,))
             # The inputs' part of all time steps at once; time goes first for the scan.
             p = (x.reshape(-1, x.shape[-1]) @ w + b).reshape(*x.shape[:2], -1).swapaxes(0, 1)
             if self.cell == "gru":  # The candidate's recurrent part has a bias of its own, within the reset gate.
@@ -140,8 +149,8 @@ def _forward(advance, x, u, carry, mask):
 
 
 def _backward(advance, kept, grads):
-    # The derivative by `u` from those by x_t, which it was added to: one product of all time steps, where the scan's own
-    # derivative would add up one a step.
+    # The derivative by `u` from those by x_t, which it was added to: one product of all time steps, where the scan's
+    # own derivative would add up one a step.
     back, before, u, mask = kept
     dx, dcarry = back(grads)
     before = before * mask if mask.ndim else before
@@ -192,8 +201,9 @@ class LanguageModel(nn.Module):
 
 def nats(net: LanguageModel, params: Tree, tokens: Array, carry: Carry = None,
          key: Array | None = None) -> tuple[Array, Array, Carry]:
-    """-log p of each of `tokens` (batch, time + 1) but the first, given those before it: (batch, time), the features that
-    they were told from, (batch, time, d), and the carry. Dropout is on where there is a key."""
+    """-log p of each of `tokens` (batch, time + 1) but the first, given those before it: (batch, time), the features
+    that they were told from, (batch, time, d), and the carry. Dropout is on where there is a key."""
     h, carry = net.apply(params, tokens[:, :-1], carry, key)
     w, b = net.apply(params, method="output")
-    return output_cross_entropy(h.reshape(-1, h.shape[-1]), w, b, tokens[:, 1:].reshape(-1)).reshape(h.shape[:2]), h, carry
+    found = output_cross_entropy(h.reshape(-1, h.shape[-1]), w, b, tokens[:, 1:].reshape(-1))
+    return found.reshape(h.shape[:2]), h, carry

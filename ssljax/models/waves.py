@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 
 class Waves(nn.Module):
-    """Waves (n, samples) to codes (n, samples // the product of `strides`, width), each of which sees what is before its
-    end alone: strided convolutions, each over twice its stride, with a norm and ReLU.
+    """Waves (n, samples) to codes (n, samples // the product of `strides`, width), each of which sees what is before
+    its end alone: strided convolutions, each over twice its stride, with a norm and ReLU.
 
     The encoder of CPC (van den Oord et al., 2018, arXiv:1807.03748, section 3.1) with the norm over channels of Rivière
     et al., 2020, arXiv:2002.02848. As the kernel is twice the stride, its patches are two neighbouring stretches.
