@@ -71,7 +71,8 @@ def audio_dae(
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size),
                       num_steps=epochs * (len(train) // batch_size), evals={
-        "test": average(errors, test), "images": samples(show, rows=3), "probe": linear_probe(encode, train, test),
+        "test": average(errors, test), "images": samples(show, rows=3),
+        "probe": linear_probe(encode, train, test, floor=False),
         "log_mel": linear_probe(lambda state, x: look(x).reshape(len(x), -1), train, test, floor=False)})
 
 

@@ -68,7 +68,7 @@ def cpc(
         return jnp.concatenate([y.mean(1), y.std(1)], axis=-1)
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test),
+        "knn": knn(encode, train, test, floor=False), "probe": linear_probe(encode, train, test, floor=False),
         "log_mel": linear_probe(log_mel, train, test, floor=False), "features": feature_map(encode, test)})
 
 

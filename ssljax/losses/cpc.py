@@ -1,5 +1,6 @@
 """Contrastive predictive coding: which of the batch's futures is this past's?"""
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 import optax
@@ -21,11 +22,16 @@ def cpc(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
                          f"{c.shape}, {z.shape}, {w.shape}.")
     if not 0 < steps < time:
         raise InputError(f"{steps} steps into the future don't fit into {time} codes: take fewer, or longer waves.")
-    loss, right, count = 0.0, 0.0, 0
-    for k in range(1, steps + 1):
-        logits = jnp.einsum("itd,jtd->tij", c[:, :-k] @ w[k - 1], z[:, k:])
-        own = jnp.broadcast_to(jnp.arange(len(c)), logits.shape[:2])
-        loss += optax.softmax_cross_entropy_with_integer_labels(logits, own).sum()
-        right += jnp.sum(jnp.argmax(logits, axis=-1) == own)
-        count += own.size
-    return loss / count, right / count
+    own = jnp.broadcast_to(jnp.arange(len(c)), (time, len(c)))
+
+    def ahead(total, step):  # A loop, since as many copies of it take long to compile.
+        k, w = step
+        logits = jnp.einsum("itd,jtd->tij", c @ w, jnp.roll(z, -k, axis=1))
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, own)
+        there = jnp.arange(time)[:, None] < time - k  # The others' codes have come round from the beginning.
+        found = jnp.stack([jnp.sum(there * nll), jnp.sum(there * (jnp.argmax(logits, axis=-1) == own))])
+        return total + found, None
+
+    total, _ = jax.lax.scan(ahead, jnp.zeros(2), (jnp.arange(1, steps + 1), w))
+    loss, accuracy = total / (len(c) * sum(time - k for k in range(1, steps + 1)))
+    return loss, accuracy

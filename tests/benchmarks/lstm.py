@@ -119,8 +119,8 @@ def main():
         side.stdin.close()
         side.wait()
     for i, unit in enumerate(("second", "second of a processor")):  # The latter says more where others use the machine.
-        ours, peers = (statistics.median(r[i] for r in rates[name]) for name in sides)
-        print(f"RESULT words a {unit}: ssljax {ours:.0f}, torch.nn.LSTM {peers:.0f}, ratio {ours / peers:.2f} "
+        a, b = (statistics.median(r[i] for r in rates[name]) for name in ("ours", "peers"))
+        print(f"RESULT words a {unit}: ssljax {a:.0f}, torch.nn.LSTM {b:.0f}, ratio {a / b:.2f} "
               f"(median of {len(rates['ours'])} stretches each)")
 
 
