@@ -60,7 +60,8 @@ def theirs(which: str, steps: int, vocabulary: int) -> tuple[float, int]:
             x, y = (torch.stack([text[i + j:i + j + 64] for i in at]) for j in (0, 1))
             return torch.nn.functional.cross_entropy(model(x).view(-1, vocabulary), y.view(-1))
     else:
-        from transformers import BertConfig, BertForMaskedLM
+        sys.path = [p for p in sys.path if pathlib.Path(p).resolve() != pathlib.Path(__file__).resolve().parent]
+        from transformers import BertConfig, BertForMaskedLM  # Not this file, which has the same name.
 
         model = BertForMaskedLM(BertConfig(
             vocab_size=vocabulary, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
