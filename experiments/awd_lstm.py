@@ -40,10 +40,7 @@ def awd_lstm(
         lr: Its peak, after a warm-up over a tenth of training.
         clip: The greatest norm of the gradient of the loss, in nats a token.
     """
-    docs = text.documents(data, "train")
-    tokenizer = {"words": lambda: text.words(docs, size=vocabulary), "characters": lambda: text.characters(docs),
-                 "bpe": lambda: text.bpe(docs, vocabulary)}[tokens]()
-    train, test = (text.encode(tokenizer, docs)[0] for docs in (docs, text.documents(data, "test")))
+    tokenizer, train, test, characters = text.tokenized(data, tokens, vocabulary)
     streams, size = text.Streams(train, batch_size, length), tokenizer.get_vocab_size()
     net, steps = LanguageModel(size, rnn, tied=True, word_dropout=word_dropout), epochs * streams.steps
     tx = optax.chain(optax.clip_by_global_norm(clip), adamw(warmup_cosine(lr, steps), weight_decay))
@@ -58,7 +55,7 @@ def awd_lstm(
         return nll.mean() + penalty, ({"carry": carry}, {"loss": nll.mean(), "penalty": penalty})
 
     return Experiment(init=init, step=minimize(tx, loss), data=streams, num_steps=steps, evals={
-        "test": perplexity(net, test, train), "gradient": gradients(net, test),
+        "test": perplexity(net, test, train, characters), "gradient": gradients(net, test),
         "text": sample(net, train[0], tokenizer.decode)}, files={"tokenizer.json": tokenizer.to_str()})
 
 

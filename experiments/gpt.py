@@ -38,9 +38,7 @@ def gpt(
         temperature: Of the samples; so are top_k and top_p, the share of likely tokens to draw from.
         top_k: The likeliest tokens to draw from; 0 for all.
     """
-    train, test = (text.documents(data, split) for split in ("train", "test"))
-    tokenizer = text.characters(train) if tokens == "characters" else text.bpe(train, vocabulary)
-    x, y = (text.encode(tokenizer, docs)[0] for docs in (train, test))
+    tokenizer, x, y, characters = text.tokenized(data, tokens, vocabulary)
     model = LanguageModel(net, tokenizer.get_vocab_size())
     schedule = warmup_cosine(lr, steps, warmup, lr / 10)
     tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(schedule, weight_decay, b2=0.99))
@@ -61,7 +59,7 @@ def gpt(
         new = generate(model, state.params["model"], key, prompt, 400, length, temperature, top_k, top_p)
         return jnp.concatenate([prompt, new], axis=1)
 
-    characters, decode = sum(map(len, test.text)), lambda row: tokenizer.decode(row, skip_special_tokens=False)
+    decode = lambda row: tokenizer.decode(row, skip_special_tokens=False)
     held_out = lambda stride: perplexity(score, y, length, stride, characters, x)
     return Experiment(
         init=init, step=minimize(tx, loss), data=text.Windows(x, batch_size, length), num_steps=steps,

@@ -38,10 +38,7 @@ def lstm(
         flat_epochs: Those with the whole learning rate; `decay` multiplies it for each epoch after them.
         clip: The greatest norm of the gradient of the loss, in nats summed over time, a stream.
     """
-    docs = text.documents(data, "train")
-    tokenizer = {"words": lambda: text.words(docs, size=vocabulary), "characters": lambda: text.characters(docs),
-                 "bpe": lambda: text.bpe(docs, vocabulary)}[tokens]()
-    train, test = (text.encode(tokenizer, docs)[0] for docs in (docs, text.documents(data, "test")))
+    tokenizer, train, test, characters = text.tokenized(data, tokens, vocabulary)
     streams, size = text.Streams(train, batch_size, length), tokenizer.get_vocab_size()
     net = LanguageModel(size, rnn, tied)
     rate = lambda step: lr * decay ** jnp.maximum(step // streams.steps + 1 - flat_epochs, 0)
@@ -57,7 +54,7 @@ def lstm(
         return value, ({"carry": carry}, {"loss": value / length})
 
     return Experiment(init=init, step=minimize(tx, loss), data=streams, num_steps=epochs * streams.steps, evals={
-        "test": perplexity(net, test, train), "gradient": gradients(net, test),
+        "test": perplexity(net, test, train, characters), "gradient": gradients(net, test),
         "text": sample(net, train[0], tokenizer.decode)}, files={"tokenizer.json": tokenizer.to_str()})
 
 

@@ -164,12 +164,12 @@ def test_perplexity_is_counted_by_hand(tied):
     h, _ = naive("lstm", p["rnn"], p["embedding"][test[None, :-1]], net.rnn.zeros(1), 2)
     nll = naive_cross_entropy(h[0], p["embedding"].T if tied else p["kernel"], p["bias"], test[1:])
     for length in (10, 46, 500):  # Each token counts once, whatever the pieces that it is read in.
-        found = perplexity(net, test, train, length)(state)
+        found = perplexity(net, test, train, 2 * len(test), length)(state)
         np.testing.assert_allclose(found["perplexity"], np.exp(nll.mean()), rtol=1e-5)
     counts = np.array([np.sum(train == i) + 1 for i in range(11)])
     np.testing.assert_allclose(found["unigram"], np.exp(np.mean([-math.log(counts[t] / 211) for t in test[1:]])))
     with pytest.raises(InputError, match="2 or more"):
-        perplexity(net, test[:1], train)
+        perplexity(net, test[:1], train, 1)
 
 
 def test_a_sample_follows_the_model():

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import pathlib
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -271,6 +271,23 @@ def _encode(tokenizer: Tokenizer, docs: Documents) -> Mapping[str, np.ndarray]:
         encoded = tokenizer.encode_batch_fast(docs.text[at:at + 256], add_special_tokens=False)
         parts += [np.array(e.ids, np.int32) for e in encoded]
     return {"tokens": np.concatenate(parts), "offsets": np.cumsum([0, *map(len, parts)])}
+
+
+class Tokenized(NamedTuple):
+    """A text set for a model of what comes next."""
+
+    tokenizer: Tokenizer
+    train: np.ndarray  # (n,) int32, end to end.
+    test: np.ndarray
+    characters: int  # Of the test text.
+
+
+def tokenized(data: str, kind: Literal["words", "characters", "bpe"], vocabulary: int) -> Tokenized:
+    """The set `data` in tokens learned on its training split, of words and byte pairs at most `vocabulary`."""
+    train, test = (documents(data, split) for split in ("train", "test"))
+    tokenizer = {"words": lambda: words(train, size=vocabulary), "characters": lambda: characters(train),
+                 "bpe": lambda: bpe(train, vocabulary)}[kind]()
+    return Tokenized(tokenizer, encode(tokenizer, train)[0], encode(tokenizer, test)[0], sum(map(len, test.text)))
 
 
 def pack(tokens: np.ndarray, offsets: np.ndarray, length: int, separator: int | None = None) -> np.ndarray:

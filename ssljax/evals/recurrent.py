@@ -12,16 +12,14 @@ import numpy as np
 from ssljax.errors import InputError
 from ssljax.evals.features import Tree, gathered, put
 from ssljax.evals.lag import gradient_by_lag
+from ssljax.evals.perplexity import told, unigram_nll
 from ssljax.models.rnn import CELLS, LanguageModel, nats
 
 
-def perplexity(net: LanguageModel, test: np.ndarray, train: np.ndarray,
+def perplexity(net: LanguageModel, test: np.ndarray, train: np.ndarray, characters: int,
                length: int = 500) -> Callable[[Tree], Mapping[str, float]]:
-    """`perplexity` of the tokens `test` (n,), read once from first to last: exp of the mean `nats` of all but the
-    first.
-
-    `unigram` is the floor: that of the frequencies of `train`, each count raised by one. InputError if there are fewer
-    than two tokens.
+    """`perplexity`, `nll` and `bits_per_character` of the tokens `test` (n,), read once from first to last, `length` at
+    a time, and `unigram`, the floor, as of `evals.perplexity`; InputError if there are fewer than two tokens.
     """
     if len(test) < 2:
         raise InputError(f"The perplexity of {len(test)} tokens is not defined: 2 or more are needed.")
@@ -29,15 +27,14 @@ def perplexity(net: LanguageModel, test: np.ndarray, train: np.ndarray,
     length = min(length, n)
     padded = np.pad(test, (0, -n % length))
     run = gathered(lambda params, tokens, carry: nats(net, params, tokens, carry)[::2])
-    counts = np.bincount(train, minlength=net.vocabulary) + 1.0
-    unigram = float(np.exp(-np.log(counts / counts.sum())[test[1:]].mean()))
+    unigram = float(np.exp(unigram_nll(test[1:], train)))
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         total, carry = 0.0, jax.tree.map(put, jax.device_get(net.rnn.zeros(1)))
         for at in range(0, n, length):
             found, carry = run(state.params, put(padded[None, at:at + length + 1]), carry)
             total += float(np.asarray(found, np.float64)[0, :n - at].sum())
-        return {"perplexity": float(np.exp(total / n)), "nats": total / n, "unigram": unigram}
+        return {**told(total, n, characters), "unigram": unigram}
 
     return evaluate
 
