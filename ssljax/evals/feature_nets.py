@@ -15,7 +15,7 @@ from ssljax.checkpoint import load
 from ssljax.data import augment
 from ssljax.errors import InputError
 from ssljax.models.convnet import ConvNet
-from ssljax.models.resnet import ResNet
+from ssljax.models.encoder import rebuild
 
 Tree = Any
 
@@ -71,16 +71,14 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
     try:
         arguments = json.loads((folder / "record.json").read_text())["computes"]
         accuracy = json.loads((folder / "results.json").read_text())["results"]["test/accuracy"][seed]
-        form = dict(arguments["encoder"])
-        kind = {"ConvNet": ConvNet, "ResNet": ResNet}[form.pop("class")]
+        net = rebuild(arguments["encoder"])
     except (OSError, KeyError, IndexError, ValueError, TypeError):
         raise InputError(f"{workdir} holds no trained classifier: make one with `launch/local.sh "
                          f"experiments/supervised.py --data DATA --run.workdir {workdir}`.") from None
-    net = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in form.items()})
     state, size = load(folder, seed), arguments["image_size"]
     params = {"encoder": {"params": state["params"]["encoder"], "batch_stats": state["extra"]["encoder"]},
               "head": state["params"]["head"]}
-    kernel = params["encoder"]["params"]["conv1" if kind is ConvNet else "stem"]["kernel"]
+    kernel = params["encoder"]["params"]["conv1" if isinstance(net, ConvNet) else "stem"]["kernel"]
 
     def apply(params: Tree, x: Array) -> Array:
         if x.shape[-1] != kernel.shape[2]:

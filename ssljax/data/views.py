@@ -1,0 +1,91 @@
+"""Random views of an image: what the joint-embedding methods make agree."""
+
+from dataclasses import dataclass, replace
+
+import jax
+from jax import Array
+import tyro
+
+from ssljax.data import augment
+from ssljax.errors import InputError
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)  # --crop, not --view.crop.
+@dataclass(frozen=True)
+class Views:
+    """SimCLR's random views, one of each image: Chen et al., 2020, arXiv:2002.05709, appendix A."""
+
+    view_size: int = 0
+    """Pixels a side of what the net sees; 0 for the images' own."""
+    crop: float = 0.2
+    """The least part of the image's area that a view shows."""
+    crop_most: float = 1.0
+    """And the largest."""
+    flip: float = 0.5
+    """How often a view is mirrored."""
+    jitter: float = 0.4
+    """Strength of brightness, contrast and saturation; the hue's is a quarter of it."""
+    gray: float = 0.2
+    """How often a view loses its colours."""
+    blur: float = 0.0
+    """How often it is blurred: 0.5 for large photographs."""
+    solarize: float = 0.0
+    """How often its bright pixels are inverted: 0.2 in one of BYOL's two views."""
+
+    def __call__(self, key: Array, images: Array) -> Array:
+        """Images (n, height, width, channels), uint8, to floats in [0, 1]."""
+        k1, k2, k3, k4 = jax.random.split(key, 4)
+        j, x = self.jitter, augment.to_float(images)
+        x = augment.random_resized_crop(k1, x, self.view_size, scale=(self.crop, self.crop_most))
+        x = augment.colour_jitter(k2, augment.flip(k3, x, self.flip), j, j, j, j / 4, p=0.8)
+        x = augment.grayscale(k4, x, p=self.gray)
+        if self.blur:
+            x = augment.gaussian_blur(jax.random.fold_in(key, 4), x, p=self.blur)
+        return augment.solarize(jax.random.fold_in(key, 5), x, p=self.solarize) if self.solarize else x
+
+    def several(self, key: Array, images: Array, count: int) -> Array:
+        """`count` views of each image, one set after the other: (count n, size, size, channels).
+
+        InputError for less than one.
+        """
+        if count < 1:
+            raise InputError(f"The number of views must be positive, not {count}.")
+        return jax.numpy.concatenate([self(k, images) for k in jax.random.split(key, count)])
+
+    def whole(self, images: Array) -> Array:
+        """The images themselves, as floats at the size of a view: what the encoder is judged on."""
+        return augment.resize(augment.to_float(images), self.view_size)
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class MultiCrop:
+    """Two large views of an image and some small ones, which cost less: Caron et al., 2020, arXiv:2006.09882."""
+
+    view: Views = Views()
+    small: int = 2
+    """Small views of each image beside the two large ones; 0 for none."""
+    small_size: int = 0
+    """Pixels a side of a small view; 0 for half a large one's."""
+    part: float = 0.4
+    """Of the image's area: large views show more, small ones less."""
+
+    def kinds(self, shape: tuple[int, ...]) -> tuple[Views, Views]:
+        """The large and the small views of images of `shape`. InputError where one has more pixels than the image."""
+        view, side = self.view, min(shape[:2])
+        if not view.crop <= self.part <= view.crop_most:
+            raise InputError(f"--part must lie between --crop {view.crop} and --crop-most {view.crop_most}, not at "
+                             f"{self.part}.")
+        large = view.view_size or side
+        size = self.small_size or max(1, large // 2)
+        for flag, pixels in (("--view-size", large), ("--small-size", size)):
+            if pixels > side:
+                raise InputError(f"A crop can't be larger than the image: choose {flag} {side} or less, not {pixels}.")
+        return replace(view, crop=self.part), replace(view, view_size=size, crop_most=self.part)
+
+    def __call__(self, key: Array, images: Array) -> list[Array]:
+        """Images (n, height, width, channels) to large views, (2 n, ...), and small ones, (small n, ...), if any."""
+        k1, k2 = jax.random.split(key)
+        large, small = self.kinds(images.shape[1:])
+        crops = [large.several(k1, images, 2)]
+        return [*crops, small.several(k2, images, self.small)] if self.small else crops

@@ -1,0 +1,56 @@
+"""Encoders to choose from, and how they are chained with heads: every net's weights and batch statistics by name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import flax.linen as nn
+from jax import Array
+import tyro
+
+from ssljax.models.convnet import ConvNet
+from ssljax.models.resnet import ResNet
+from ssljax.models.vit import ViT
+
+Tree = Any
+Encoder = ConvNet | ResNet | Annotated[ViT, tyro.conf.subcommand("vit")]  # Of images, (n, h, w, c) to (n, d).
+
+
+def rebuild(form: Mapping[str, Any]) -> nn.Module:
+    """The encoder that a run's record describes, {"class": "ConvNet", "widths": [...], ...}; KeyError for no such."""
+    net = {kind.__name__: kind for kind in (ConvNet, ResNet, ViT)}[form["class"]]
+    return net(**{k: tuple(v) if isinstance(v, list) else v for k, v in form.items() if k != "class"})
+
+
+class Chain:
+    """Nets one after another: `Chain(encoder=f, head=g)` is g(f(x)).
+
+    Parameters and batch statistics are dictionaries by these names, which may hold more."""
+
+    def __init__(self, **nets: nn.Module):
+        self.nets = nets
+
+    def init(self, keys: Sequence[Array], x: Array) -> tuple[dict[str, Tree], dict[str, Tree]]:
+        """Parameters and batch statistics, from a key for each net."""
+        params, stats = {}, {}
+        for key, (name, net) in zip(keys, self.nets.items(), strict=True):
+            x, made = net.init_with_output(key, x)
+            params[name], stats[name] = made["params"], made.get("batch_stats", {})
+        return params, stats
+
+    def __call__(self, params: Tree, stats: Tree, x: Array, train: bool) -> tuple[Array, dict[str, Tree]]:
+        """What comes out at the end, and the batch statistics, new where `train`."""
+        new = {}
+        for name, net in self.nets.items():
+            variables = {"params": params[name], "batch_stats": stats[name]}
+            x, changed = net.apply(variables, x, train, mutable=["batch_stats"])
+            new[name] = changed.get("batch_stats", {})
+        return x, new
+
+    def each(self, params: Tree, stats: Tree, parts: Sequence[Array]) -> tuple[list[Array], dict[str, Tree]]:
+        """What comes of each of several batches in training, of any sizes, normalised each by itself; and the batch
+        statistics after all of them."""
+        out = []
+        for x in parts:
+            y, stats = self(params, stats, x, train=True)
+            out.append(y)
+        return out, stats
