@@ -1,5 +1,6 @@
 """Contrastive losses: find the positive among the negatives."""
 
+import jax
 from jax import Array
 import jax.numpy as jnp
 import optax
@@ -50,6 +51,61 @@ def info_nce(q: Array, k: Array, negatives: Array | None = None, tau: float = 0.
         logits = jnp.concatenate([jnp.sum(q * k, -1, keepdims=True), q @ normalize(negatives).T], axis=-1)
         positive = jnp.zeros(len(q), jnp.int32)
     return optax.softmax_cross_entropy_with_integer_labels(logits / tau, positive).mean()
+
+
+def clip(za: Array, zb: Array, tau: float | Array = 0.07, tiled: bool | None = None) -> Array:
+    """InfoNCE in both directions, image to text and text to image, `za[i]` with `zb[i]`, (n, d): their mean.
+
+    Radford et al., 2021, arXiv:2103.00020, figure 3. There 1/τ is learned: exp of a parameter, held at most 100.
+    `tiled` as in `nt_xent`.
+    """
+    return (info_nce(za, zb, tau=tau, tiled=tiled) + info_nce(zb, za, tau=tau, tiled=tiled)) / 2
+
+
+def supcon(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = None) -> Array:
+    """The mean over views `z`, (n, d), of L_out: minus the mean log-probability of the others with their label.
+
+    Khosla et al., 2020, arXiv:2004.11362, eq. 2. A view that no other shares its label with counts 0.
+    `tiled` as in `nt_xent`.
+    """
+    if z.ndim != 2 or labels.shape != z.shape[:1]:
+        raise InputError(f"Views (n, d) and their labels (n,) are needed, not {z.shape} and {labels.shape}.")
+    _check(z, z, tau)
+    z = normalize(z.astype(jnp.float32))
+    if _large(z, z) if tiled is None else tiled:  # The mean over positives is a product with the sum of their class.
+        order, n = jnp.argsort(labels), len(z)
+        number = jnp.cumsum(jnp.diff(labels[order], prepend=labels[order[:1]]) != 0)  # Of the class, among those here.
+        number = jnp.zeros(n, jnp.int32).at[order].set(number)
+        of_class = lambda x: jax.ops.segment_sum(x, number, n)[number]
+        others = of_class(jnp.ones(n)) - 1
+        agree = jnp.sum(z * (of_class(z) - z), -1) / (tau * jnp.maximum(others, 1))
+        counts = (others > 0) / n
+        return log_partition(z, z, counts, 1 / tau, diagonal=False) - jnp.sum(counts * agree)
+    itself = jnp.eye(len(z), dtype=bool)
+    log_p = jax.nn.log_softmax(jnp.where(itself, -1e9, z @ z.T / tau))
+    positive = (labels[:, None] == labels) & ~itself
+    return -jnp.mean(jnp.sum(log_p, -1, where=positive) / jnp.maximum(positive.sum(-1), 1))
+
+
+def nearest(z: Array, support: Array) -> Array:
+    """The rows of `support`, (m, d), nearest to each of `z`, (n, d), by cosine, with no gradient.
+
+    Dwibedi et al., 2021, arXiv:2104.14548, eq. 2: NNCLR's queries.
+    """
+    cosines = normalize(jax.lax.stop_gradient(z)) @ normalize(support).T
+    return jax.lax.stop_gradient(support[jnp.argmax(cosines, axis=-1)])
+
+
+def enqueue(queue: Array, rows: Array) -> Array:
+    """The queue, (m, d), with `rows`, (n, d), in front and as many of its oldest gone, cut off from the gradient.
+
+    He et al., 2019, arXiv:1911.05722, section 3.1. InputError unless m is a multiple of n.
+    """
+    if len(queue) % len(rows):  # So where the batch is larger, too.
+        near = max(1, len(queue) // len(rows)) * len(rows)
+        raise InputError(f"A queue of {len(queue)} can't be renewed by batches of {len(rows)}: choose a --queue that "
+                         f"is a multiple of --batch-size, as {near}.")
+    return jax.lax.stop_gradient(jnp.concatenate([rows.astype(queue.dtype), queue[:-len(rows)]]))
 
 
 def _large(q: Array, k: Array) -> bool:

@@ -1,4 +1,4 @@
-"""NT-Xent and InfoNCE against the papers' equations as naive float64 loops, and against Optax."""
+"""NT-Xent, InfoNCE and their kin against the papers' equations as naive float64 loops, and against Optax."""
 
 import math
 
@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from ssljax.losses.infonce import info_nce, normalize, nt_xent
+from ssljax.losses.infonce import clip, enqueue, info_nce, nearest, normalize, nt_xent, supcon
 
 
 def cosine(a, b):
@@ -37,6 +37,34 @@ def naive_info_nce(q, k, negatives, tau):
     return total / len(q)
 
 
+def naive_supcon(z, labels, tau):
+    """Khosla et al., 2020, eq. 2, over its 2N views: L_out."""
+    total = 0.0
+    for i in range(len(z)):
+        positives = [p for p in range(len(z)) if p != i and labels[p] == labels[i]]
+        denominator = sum(math.exp(cosine(z[i], z[a]) / tau) for a in range(len(z)) if a != i)
+        for p in positives:
+            total += -math.log(math.exp(cosine(z[i], z[p]) / tau) / denominator) / len(positives)
+    return total / len(z)
+
+
+def naive_clip(za, zb, tau):
+    """Radford et al., 2021, figure 3: cross-entropies of the rows and columns of the cosines over tau."""
+    n, logits = len(za), [[cosine(a, b) / tau for b in zb] for a in za]
+    rows = sum(-logits[i][i] + math.log(sum(math.exp(logits[i][j]) for j in range(n))) for i in range(n)) / n
+    columns = sum(-logits[i][i] + math.log(sum(math.exp(logits[j][i]) for j in range(n))) for i in range(n)) / n
+    return (rows + columns) / 2
+
+
+def naive_nnclr(za, support, pb, tau):
+    """Dwibedi et al., 2021, eqs. 2 and 3: the nearest of the support set is the query among the batch's predictions."""
+    total = 0.0
+    for i in range(len(za)):
+        nn = max(support, key=lambda q: cosine(q, za[i]))
+        total += -math.log(math.exp(cosine(nn, pb[i]) / tau) / sum(math.exp(cosine(nn, p) / tau) for p in pb))
+    return total / len(za)
+
+
 def draw(seed, *shapes):
     rng = np.random.default_rng(seed)
     return [rng.normal(size=s) for s in shapes]
@@ -59,7 +87,53 @@ def test_nt_xent_equals_optax():
     np.testing.assert_allclose(nt_xent(a, b, 0.2), oracle, rtol=1e-5)
 
 
+LABELS = [0, 1, 0, 2, 1, 2, 0, 0]
+
+
+@settings(deadline=None, max_examples=8)
+@given(seed=st.integers(0, 1000), tau=st.sampled_from([0.1, 0.5]))
+def test_those_with_labels_texts_and_neighbours_equal_their_equations(seed, tau):
+    a, b, support, z = draw(seed, (6, 5), (6, 5), (9, 5), (8, 5))
+    f = [jnp.asarray(x, jnp.float32) for x in (a, b, support, z)]
+    np.testing.assert_allclose(clip(f[0], f[1], tau), naive_clip(a, b, tau), rtol=2e-5)
+    np.testing.assert_allclose(supcon(f[3], jnp.array(LABELS), tau), naive_supcon(z, LABELS, tau), rtol=2e-5)
+    found = info_nce(nearest(f[0], f[2]), f[1], tau=tau)
+    np.testing.assert_allclose(found, naive_nnclr(a, support, b, tau), rtol=2e-5)
+
+
+def test_supcon_with_a_label_for_each_image_is_nt_xent():
+    a, b = (jnp.asarray(x, jnp.float32) for x in draw(5, (6, 4), (6, 4)))
+    both, labels = jnp.concatenate([a, b]), jnp.tile(jnp.arange(6), 2)
+    np.testing.assert_allclose(supcon(both, labels, 0.3), nt_xent(a, b, 0.3), rtol=1e-5)
+    mixed = jnp.array(np.random.default_rng(0).permutation(12))
+    np.testing.assert_allclose(supcon(both[mixed], labels[mixed], 0.3), nt_xent(a, b, 0.3), rtol=1e-5)
+    alone = supcon(both, jnp.arange(12), 0.3)  # No two share a label.
+    np.testing.assert_array_equal(alone, 0)
+
+
+def test_neighbours_and_queues_get_no_gradient():
+    z, support = (jnp.asarray(x, jnp.float32) for x in draw(6, (4, 3), (8, 3)))
+    for grad in jax.grad(lambda z, s: nearest(z, s).sum(), (0, 1))(z, support):
+        np.testing.assert_array_equal(grad, 0)
+    np.testing.assert_array_equal(jax.grad(lambda z: enqueue(support, z).sum())(z), 0)
+    np.testing.assert_array_equal(nearest(3 * support[2:4], support), support[2:4])
+
+
+def test_a_queue_holds_the_last_rows():
+    rows = jnp.arange(24.0).reshape(6, 4, 1)  # Six batches of four.
+    queue = jnp.full((8, 1), -1.0)
+    for i in range(6):
+        queue = enqueue(queue, rows[i])
+        assert set(np.ravel(queue)) == ({-1, 0, 1, 2, 3} if i == 0 else set(range(4 * i - 4, 4 * i + 4)))
+    for size in (2, 6):  # Smaller than a batch, and no multiple of it.
+        with pytest.raises(ValueError, match=f"queue of {size} can't be renewed by batches of 4: choose a --queue"):
+            enqueue(jnp.zeros((size, 1)), rows[0])
+
+
 @pytest.mark.parametrize("loss, naive", [
+    (lambda a, b: clip(a, b, 0.3), lambda a, b: naive_clip(a, b, 0.3)),
+    (lambda a, b: supcon(jnp.concatenate([a, b]), jnp.array(LABELS), 0.3),
+     lambda a, b: naive_supcon([*a, *b], LABELS, 0.3)),
     (lambda a, b: nt_xent(a, b, 0.3), lambda a, b: naive_nt_xent(a, b, 0.3)),
     (lambda a, b: info_nce(a, b, tau=0.3), lambda a, b: naive_info_nce(a, b, None, 0.3))])
 def test_gradient_is_the_finite_difference_of_the_equation(loss, naive):
@@ -102,5 +176,9 @@ def test_bad_input_is_a_sentence():
             nt_xent(a, a, bad)
         with pytest.raises(ValueError, match="temperature must be positive"):
             info_nce(a, a, tau=bad)
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            supcon(a, jnp.zeros(4, int), bad)
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            clip(a, a, bad)
     with pytest.raises(ValueError, match="same shape"):
         nt_xent(a, a[:2])

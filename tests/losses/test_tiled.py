@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax.losses.infonce import info_nce, nt_xent
+from ssljax.losses.infonce import clip, info_nce, nt_xent, supcon
 from ssljax.losses.tiled import log_partition
 
 
@@ -68,6 +68,16 @@ def test_rings_of_devices(diagonal, shape):
 def test_the_losses_agree_with_their_dense_form(loss, tau):
     a, b, *_ = arrays(64, 64)
     tiled, dense = (jax.value_and_grad(lambda a, b: loss(a, b, tau, which), (0, 1))(a, b) for which in (True, False))
+    close(tiled, dense)
+
+
+@pytest.mark.parametrize("loss", [
+    lambda a, b, tiled: clip(a, b, 0.2, tiled),
+    lambda a, b, tiled: supcon(jnp.concatenate([a, b]), jnp.array([*range(7, 20), *3 * [9, 9, 30]] * 2), 0.2, tiled),
+    lambda a, b, tiled: supcon(a, jnp.arange(22) // 2 * (jnp.arange(22) > 3) - 5, 0.2, tiled)])
+def test_clip_and_supcon_agree_with_their_dense_form(loss):
+    a, b, *_ = arrays(22, 22)
+    tiled, dense = (jax.value_and_grad(lambda a, b: loss(a, b, which), (0, 1))(a, b) for which in (True, False))
     close(tiled, dense)
 
 

@@ -1,0 +1,36 @@
+"""Codes of a batch shared out evenly among prototypes."""
+
+import math
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from ssljax.errors import InputError
+from ssljax.losses.distillation import across_views
+
+
+def sinkhorn(scores: Array, eps: float = 0.05, steps: int = 3) -> Array:
+    """The codes Q* = Diag(u) exp(scores / ε) Diag(v), (n, k): rows sum to 1, columns to n/k the better the more steps.
+
+    Caron et al., 2020, arXiv:2006.09882, eqs. 3 to 5, in logarithms. InputError unless ε and `steps` are positive.
+    """
+    if eps <= 0 or steps < 1:
+        raise InputError(f"Sinkhorn's algorithm needs a positive epsilon and at least one step, not {eps} and {steps}.")
+    n, k = scores.shape
+    log_q = scores.astype(jnp.float32) / eps
+    for _ in range(steps):
+        log_q = log_q - jax.nn.logsumexp(log_q, axis=0) + math.log(n / k)
+        log_q = log_q - jax.nn.logsumexp(log_q, axis=1, keepdims=True)
+    return jnp.exp(log_q)
+
+
+def swav(scores: Array, large: int = 2, tau: float = 0.1, eps: float = 0.05, steps: int = 3) -> Array:
+    """Swapped prediction: from the `scores` of each view, (views, n, k), the codes of the first `large` but its own.
+
+    Caron et al., 2020, arXiv:2006.09882, eqs. 1, 2 and 6: cosines with k prototypes. Codes get no gradient.
+    """
+    if tau <= 0:
+        raise InputError(f"The temperature must be positive, not {tau}.")
+    codes = jnp.stack([sinkhorn(jax.lax.stop_gradient(s), eps, steps) for s in scores[:large]])
+    return across_views(codes, scores / tau)

@@ -1,0 +1,85 @@
+"""Losses that keep features from collapsing by their statistics: decorrelated, spread out, or Gaussian."""
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+
+from ssljax.errors import InputError
+
+
+def barlow_twins(za: Array, zb: Array, lam: float = 5e-3) -> Array:
+    """Σ_i (1 - C_ii)² + λ Σ_{i≠j} C_ij², C the correlation over the batch of feature i of `za` with j of `zb`, (n, d).
+
+    Zbontar et al., 2021, arXiv:2103.03230, eqs. 1 and 2.
+    """
+    _check(za, zb)
+    za, zb = (_standard(z.astype(jnp.float32)) for z in (za, zb))
+    square = (za.T @ zb / len(za) - jnp.eye(za.shape[1])) ** 2
+    return lam * jnp.sum(square) + (1 - lam) * jnp.trace(square)
+
+
+def vicreg(za: Array, zb: Array, lam: float = 25.0, mu: float = 25.0, nu: float = 1.0) -> Array:
+    """λ s(Z, Z') + μ (v(Z) + v(Z')) + ν (c(Z) + c(Z')): Bardes et al., 2021, arXiv:2105.04906, eq. 6; views (n, d).
+
+    s is the mean squared error, over features too, as in the paper's algorithm 1.
+    """
+    _check(za, zb)
+    za, zb = za.astype(jnp.float32), zb.astype(jnp.float32)
+    spread, decorrelated = variance(za) + variance(zb), covariance(za) + covariance(zb)
+    return lam * jnp.mean((za - zb) ** 2) + mu * spread + nu * decorrelated
+
+
+def variance(z: Array, gamma: float = 1.0, eps: float = 1e-4) -> Array:
+    """v(Z) = 1/d Σ_j max(0, γ - √(Var(z_j) + ε)) of `z`, (n, d): VICReg's eqs. 1 and 2."""
+    return jnp.mean(jax.nn.relu(gamma - jnp.sqrt(z.var(0, ddof=1) + eps)))
+
+
+def covariance(z: Array) -> Array:
+    """c(Z) = 1/d Σ_{i≠j} C_ij², C the covariance of `z`, (n, d): VICReg's eqs. 3 and 4."""
+    n, d = z.shape
+    z = z - z.mean(0)
+    square = (z.T @ z / (n - 1)) ** 2
+    return (jnp.sum(square) - jnp.trace(square)) / d
+
+
+def sigreg(z: Array, directions: Array, reach: float = 5.0, knots: int = 17) -> Array:
+    """The mean over `directions`, (m, d), of the Epps-Pulley statistic of `z`, (n, d), along each: is it N(0, 1)?
+
+    n ∫ |φ_n(t) - exp(-t²/2)|² exp(-t²/2) dt over [-reach, reach] by the trapezoid rule, φ_n(t) the mean of exp(i t x):
+    Balestriero and LeCun, 2025, arXiv:2511.08544, algorithm 1. Directions are taken at length 1.
+    """
+    if z.ndim != 2 or directions.ndim != 2 or z.shape[1] != directions.shape[1]:
+        raise InputError(f"Features (n, d) and directions (m, d) are needed, not {z.shape} and {directions.shape}.")
+    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+    t = jnp.linspace(-reach, reach, knots)
+    normal = jnp.exp(-t**2 / 2)
+    angle = (z.astype(jnp.float32) @ directions.T)[:, :, None] * t
+    error = (jnp.cos(angle).mean(0) - normal) ** 2 + jnp.sin(angle).mean(0) ** 2
+    return len(z) * jnp.trapezoid(error * normal, t, axis=-1).mean()
+
+
+def lejepa(z: Array, directions: Array, lam: float = 0.05) -> Array:
+    """(1 - λ) times the views' squared distance from their mean + λ SIGReg, for `z`, (views, n, d), views of n images.
+
+    Balestriero and LeCun, 2025, arXiv:2511.08544, algorithm 2, with all views global: SIGReg is the mean of the views',
+    the distance a mean over features too. InputError for one view, or a λ that is not in [0, 1].
+    """
+    if z.ndim != 3 or len(z) < 2:
+        raise InputError(f"Two or more views (views, n, d) are needed, not {z.shape}.")
+    if not 0 <= lam <= 1:
+        raise InputError(f"The share of SIGReg in the loss must be in [0, 1], not {lam}.")
+    distance = jnp.mean((z - z.mean(0)) ** 2)
+    return (1 - lam) * distance + lam * sum(sigreg(view, directions) for view in z) / len(z)
+
+
+def _standard(z: Array, eps: float = 1e-5) -> Array:
+    """Each column at mean 0 and variance 1; ε keeps one that is constant at 0, with a finite gradient."""
+    z = z - z.mean(0)
+    return z / jnp.sqrt(jnp.mean(z**2, 0) + eps**2)
+
+
+def _check(a: Array, b: Array) -> None:
+    if a.shape != b.shape or a.ndim != 2:
+        raise InputError(f"Two views of the same shape (n, d) are needed, not {a.shape} and {b.shape}.")
+    if len(a) < 2:
+        raise InputError("Statistics over a batch need two images or more.")

@@ -1,0 +1,155 @@
+"""Barlow Twins, VICReg and SIGReg against the papers' equations as naive float64 loops, and closed forms."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate
+
+from ssljax.losses.redundancy import barlow_twins, covariance, lejepa, sigreg, variance, vicreg
+
+
+def draw(seed, *shapes):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=s) for s in shapes]
+
+
+def column(z, i):
+    mean = sum(z[b][i] for b in range(len(z))) / len(z)
+    return [z[b][i] - mean for b in range(len(z))]
+
+
+def naive_barlow(za, zb, lam):
+    """Zbontar et al., 2021, eqs. 1 and 2, of features centred over the batch."""
+    d, total = len(za[0]), 0.0
+    for i in range(d):
+        for j in range(d):
+            a, b = column(za, i), column(zb, j)
+            c = sum(x * y for x, y in zip(a, b)) / (math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b)))
+            total += (1 - c) ** 2 if i == j else lam * c**2
+    return total
+
+
+def naive_vicreg(za, zb, lam, mu, nu):
+    """Bardes et al., 2021, eqs. 1 to 6, s over features too as in algorithm 1."""
+    n, d = len(za), len(za[0])
+    s = sum((za[b][i] - zb[b][i]) ** 2 for b in range(n) for i in range(d)) / (n * d)
+    v = c = 0.0
+    for z in (za, zb):
+        for i in range(d):
+            v += max(0.0, 1 - math.sqrt(sum(x * x for x in column(z, i)) / (n - 1) + 1e-4)) / d
+            for j in range(d):
+                if i != j:
+                    c += (sum(x * y for x, y in zip(column(z, i), column(z, j))) / (n - 1)) ** 2 / d
+    return lam * s + mu * v + nu * c
+
+
+def naive_sigreg(z, directions, reach=5.0, knots=17):
+    """Balestriero and LeCun, 2025, algorithm 1: complex numbers, and the trapezoid rule written out."""
+    n, total = len(z), 0.0
+    ts = [-reach + 2 * reach * k / (knots - 1) for k in range(knots)]
+    for a in directions:
+        length = math.sqrt(sum(x * x for x in a))
+        values = []
+        for t in ts:
+            phi = sum(complex(math.cos(t * p), math.sin(t * p)) for p in
+                      (sum(x * y for x, y in zip(row, a)) / length for row in z)) / n
+            values.append(abs(phi - math.exp(-t * t / 2)) ** 2 * math.exp(-t * t / 2))
+        total += n * sum((values[k] + values[k + 1]) / 2 * (ts[k + 1] - ts[k]) for k in range(knots - 1))
+    return total / len(directions)
+
+
+def naive_lejepa(z, directions, lam):
+    v, n, d = np.shape(z)
+    mean = [[sum(z[k][b][i] for k in range(v)) / v for i in range(d)] for b in range(n)]
+    distance = sum((z[k][b][i] - mean[b][i]) ** 2 for k in range(v) for b in range(n) for i in range(d)) / (v * n * d)
+    return (1 - lam) * distance + lam * sum(naive_sigreg(view, directions) for view in z) / v
+
+
+A, B, DIRECTIONS = draw(0, (7, 4), (7, 4), (3, 4))
+CASES = {
+    "barlow": (lambda a, b: barlow_twins(a, b, 0.01), lambda a, b: naive_barlow(a, b, 0.01)),
+    "vicreg": (lambda a, b: vicreg(0.7 * a, b, 5, 7, 2), lambda a, b: naive_vicreg(0.7 * a, b, 5, 7, 2)),
+    "lejepa": (lambda a, b: lejepa(jnp.stack([a, b]), jnp.asarray(DIRECTIONS, jnp.float32), 0.3),
+               lambda a, b: naive_lejepa([a, b], DIRECTIONS, 0.3))}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equal_the_equations(name):
+    loss, naive = CASES[name]
+    for seed in range(3):
+        a, b = draw(seed, (7, 4), (7, 4))
+        b = 0.5 * a + b
+        found = loss(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
+        np.testing.assert_allclose(found, naive(a, b), rtol=5e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_is_the_finite_difference_of_the_equation(name):
+    loss, naive = CASES[name]
+    grads = jax.grad(loss, (0, 1))(jnp.asarray(A, jnp.float32), jnp.asarray(B, jnp.float32))
+    for which, grad in enumerate(grads):
+        for at in [(0, 0), (3, 2), (6, 3)]:
+            step = np.zeros(A.shape)
+            step[at] = 1e-5
+            up, down = ((A + s * step, B) if which == 0 else (A, B + s * step) for s in (1, -1))
+            np.testing.assert_allclose(grad[at], (naive(*up) - naive(*down)) / 2e-5, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_order_of_images_and_of_views_does_not_matter_but_who_belongs_to_whom(name):
+    loss = CASES[name][0]
+    a = jnp.asarray(A, jnp.float32)
+    b, mixed = a + 0.1 * jnp.asarray(B, jnp.float32), jnp.array([3, 1, 6, 0, 2, 5, 4])
+    whole = loss(a, b)
+    np.testing.assert_allclose(loss(a[mixed], b[mixed]), whole, rtol=1e-5)
+    assert loss(a, b[mixed]) > 1.1 * whole
+    if name != "vicreg":  # There one is scaled above.
+        np.testing.assert_allclose(loss(b, a), whole, rtol=1e-5)
+
+
+def test_closed_forms():
+    eye = jnp.array([[1, 1], [1, -1], [-1, 1], [-1, -1.0]])  # Uncorrelated, of variance 1.
+    np.testing.assert_allclose(barlow_twins(eye, eye, 0.1), 0, atol=1e-6)
+    np.testing.assert_allclose(barlow_twins(eye, 3 * eye + 1, 0.1), 0, atol=1e-6)  # Neither scale nor offset counts.
+    np.testing.assert_allclose(barlow_twins(eye, -eye, 0.1), 8, rtol=1e-5)
+    np.testing.assert_allclose(barlow_twins(eye, eye[:, ::-1], 0.1), 2 + 0.1 * 2, rtol=1e-5)
+    np.testing.assert_allclose(covariance(eye), 0, atol=1e-7)
+    np.testing.assert_allclose(covariance(eye[:, [0, 0]]), (4 / 3) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(variance(jnp.ones((4, 3))), 1 - 0.01, rtol=1e-5)  # Collapsed.
+    np.testing.assert_allclose(variance(10 * eye), 0)
+    np.testing.assert_allclose(vicreg(eye, eye), 0, atol=1e-6)
+
+
+def test_sigreg_is_near_its_integral_and_tells_normal_features_from_others():
+    z, directions = jnp.zeros((10, 4)), jnp.eye(4)  # At 0 the empirical function is 1.
+    exact = 10 * integrate.quad(lambda t: (1 - math.exp(-t * t / 2)) ** 2 * math.exp(-t * t / 2), -5, 5)[0]
+    np.testing.assert_allclose(sigreg(z, directions), exact, rtol=1e-3)
+    np.testing.assert_allclose(sigreg(z, 7 * directions), sigreg(z, directions), rtol=1e-6)
+    normal, directions = (jax.random.normal(jax.random.key(i), (2000, 8)) for i in (0, 1))
+    low = sigreg(normal, directions[:64])
+    for other in (2 * normal, normal + 0.5, jnp.sign(normal), normal[:, :1] * jnp.ones(8)):
+        assert sigreg(other, directions[:64]) > 5 * low
+
+
+@pytest.mark.parametrize("loss", [barlow_twins, vicreg, lambda a, b: lejepa(jnp.stack([a, b]), jnp.eye(3))])
+def test_a_collapsed_batch_makes_no_nan(loss):
+    for z in (jnp.ones((4, 3)), jnp.zeros((4, 3))):
+        assert np.isfinite(loss(z, z)) and np.isfinite(jax.grad(loss)(z, z)).all()
+
+
+def test_bad_input_is_a_sentence():
+    a = jnp.ones((4, 3))
+    for loss in (barlow_twins, vicreg):
+        with pytest.raises(ValueError, match="same shape"):
+            loss(a, a[:2])
+        with pytest.raises(ValueError, match="two images or more"):
+            loss(a[:1], a[:1])
+    with pytest.raises(ValueError, match="Two or more views"):
+        lejepa(a[None], a)
+    with pytest.raises(ValueError, match=r"in \[0, 1\], not 2"):
+        lejepa(jnp.stack([a, a]), a, 2)
+    with pytest.raises(ValueError, match="directions"):
+        sigreg(a, jnp.ones((4, 2)))
