@@ -11,12 +11,14 @@ import pytest
 
 from ssljax import Run, sharding, train
 from ssljax.models.convnet import ConvNet
+from ssljax.models.mlp import MLP
 from ssljax.models.transformer import Transformer
 from tests.conftest import ROOT
 
 FILES = sorted(p for p in (ROOT / "experiments").glob("*.py"))
 SMALL = {"encoder": ConvNet(widths=(8, 16)), "batch_size": 32, "widths": (8, 16), "width": 8, "critic_steps": 2,
-         "adversarial": 0.5, "net": Transformer(2, 2, 16, dropout=0.1), "length": 16, "vocabulary": 512}
+         "adversarial": 0.5, "net": Transformer(2, 2, 16, dropout=0.1), "length": 16, "vocabulary": 512,
+         "predictor": MLP((16, 128), norm=True), "queue": 64, "prototypes": 8}
 
 
 def make(file, num_steps, **changes):

@@ -16,6 +16,8 @@ class MLP(nn.Module):
     """Of each layer; the last is the output."""
     norm: bool = False
     """BatchNorm before each activation."""
+    last_bias: bool = True
+    """A bias in the last layer: without use where a loss, or the norm of a predictor, takes features' means away."""
     activation: Activation = "relu"
     """Between the layers."""
     dtype: Dtype = "float32"
@@ -29,7 +31,7 @@ class MLP(nn.Module):
             if self.norm:
                 x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
             x = activate(self.activation)(x)
-        return nn.Dense(self.widths[-1], dtype=self.dtype)(x)
+        return nn.Dense(self.widths[-1], use_bias=self.last_bias, dtype=self.dtype)(x)
 
 
 class Maxout(nn.Module):

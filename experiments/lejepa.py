@@ -1,0 +1,68 @@
+"""LeJEPA (Balestriero and LeCun, 2025, https://arxiv.org/abs/2511.08544): views agree, and features are Gaussian.
+
+    launch/local.sh experiments/lejepa.py                                  # digits: a minute on a laptop CPU
+    launch/local.sh experiments/lejepa.py --data cifar10 --view-size 24 --epochs 15
+    launch/local.sh experiments/lejepa.py --data cifar10 --epochs 800 --batch-size 256 --head.widths 2048 2048 16 \
+        --num-views 4 --sketch 0.02 encoder:res-net        # views, λ and widths of the authors' minimal example
+"""
+
+import jax
+
+from ssljax import Experiment, TrainState, main, minimize
+from ssljax.data import feed, images
+from ssljax.data.views import Views
+from ssljax.evals.collapse import collapse
+from ssljax.evals.knn import knn
+from ssljax.evals.pictures import feature_map, views
+from ssljax.evals.probe import linear_probe
+from ssljax.losses.redundancy import lejepa as loss_of
+from ssljax.models.convnet import ConvNet
+from ssljax.models.encoder import Chain, Encoder
+from ssljax.models.mlp import MLP
+from ssljax.optim import adamw, warmup_cosine
+
+
+def lejepa(
+    data: str = "digits", image_size: int = 0, view: Views = Views(),
+    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
+    num_views: int = 2, sketch: float = 0.05, slices: int = 256,
+    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+) -> Experiment:
+    """LeJEPA: views are near their mean, in features that random projections find to be normal (SIGReg).
+
+    Args:
+        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
+        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
+        encoder: What is kept; the head is not.
+        num_views: Of each image, all large ones.
+        sketch: λ, the share of SIGReg in the loss; 1 - λ is that of the distance between views.
+        slices: Directions along which normality is tested, drawn anew in each step.
+        lr: Its peak, after a warm-up over a tenth of training.
+    """
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = epochs * (len(train) // batch_size)
+    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
+
+    def init(key, batch):
+        k1, k2, k3 = jax.random.split(key, 3)
+        params, stats = net.init((k1, k3), view(k2, batch["image"][:2]))
+        return TrainState.create(tx, params, **stats)
+
+    def loss(params, state, batch, key):
+        k1, k2 = jax.random.split(key)
+        z, stats = net(params, state.extra, view.several(k1, batch["image"], num_views), train=True)
+        directions = jax.random.normal(k2, (slices, z.shape[-1]))  # The same for all examples: no batch to split.
+        value = loss_of(z.reshape(num_views, -1, z.shape[-1]), directions, sketch)
+        return value, (stats, {"loss": value})
+
+    def encode(state, x):
+        return features(state.params, state.extra, view.whole(x), train=False)[0]
+
+    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
+        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
+        "features": feature_map(encode, test), "views": views(view, train)})
+
+
+if __name__ == "__main__":
+    main(lejepa)

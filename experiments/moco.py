@@ -1,0 +1,69 @@
+"""MoCo v2 (Chen et al., 2020, https://arxiv.org/abs/2003.04297): negatives from a queue that a slow net fills.
+
+    launch/local.sh experiments/moco.py                                  # digits: a minute on a laptop CPU
+    launch/local.sh experiments/moco.py --data cifar10 --view-size 24 --epochs 15
+    launch/local.sh experiments/moco.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 256 \
+        --queue 32768 --temperature 0.2 encoder:res-net                         # the sizes of solo-learn's CIFAR-10
+"""
+
+import jax
+
+from ssljax import Experiment, TrainState, ema, main, minimize
+from ssljax.data import feed, images
+from ssljax.data.views import Views
+from ssljax.evals.collapse import collapse
+from ssljax.evals.knn import knn
+from ssljax.evals.pictures import feature_map, views
+from ssljax.evals.probe import linear_probe
+from ssljax.losses.infonce import enqueue, info_nce, normalize
+from ssljax.models.convnet import ConvNet
+from ssljax.models.encoder import Chain, Encoder
+from ssljax.models.mlp import MLP
+from ssljax.optim import adamw, warmup_cosine
+
+
+def moco(
+    data: str = "digits", image_size: int = 0, view: Views = Views(),
+    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
+    queue: int = 1024, decay: float = 0.99, temperature: float = 0.1,
+    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+) -> Experiment:
+    """MoCo: a view finds its other view, seen by a moving average of the net, among a queue of earlier ones.
+
+    Args:
+        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
+        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
+        encoder: f_q in the paper, which is kept; the head is not.
+        queue: Keys of earlier batches that are kept as negatives: a multiple of the batch size.
+        decay: m, of the key encoder's moving average.
+        lr: Its peak, after a warm-up over a tenth of training.
+    """
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = epochs * (len(train) // batch_size)
+    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
+
+    def init(key, batch):
+        k1, k2, k3 = jax.random.split(key, 3)
+        params, stats = net.init((k1, k2), view(key, batch["image"][:2]))
+        keys = normalize(jax.random.normal(k3, (queue, head.widths[-1])))
+        return TrainState.create(tx, params, **stats, target=params, queue=keys)
+
+    def loss(params, state, batch, key):
+        k1, k2 = jax.random.split(key)
+        target, keys = ema(state.extra["target"], params, decay), state.extra["queue"]
+        q, stats = net(params, state.extra, view(k1, batch["image"]), train=True)
+        k, _ = net(target, state.extra, view(k2, batch["image"]), train=True)  # By the batch's statistics.
+        value = info_nce(q, k, keys, temperature)
+        return value, ({**stats, "target": target, "queue": enqueue(keys, normalize(k))}, {"loss": value})
+
+    def encode(state, x):
+        return features(state.params, state.extra, view.whole(x), train=False)[0]
+
+    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
+        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
+        "features": feature_map(encode, test), "views": views(view, train)})
+
+
+if __name__ == "__main__":
+    main(moco)

@@ -1,0 +1,72 @@
+"""MoCo v3 (Chen et al., 2021, https://arxiv.org/abs/2104.02057): BYOL's two nets with the other images as negatives.
+
+    launch/local.sh experiments/mocov3.py                                  # digits: a minute on a laptop CPU
+    launch/local.sh experiments/mocov3.py --data cifar10 --view-size 24 --epochs 15
+    launch/local.sh experiments/mocov3.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 4096 256 \
+        --predictor.widths 4096 256 --temperature 0.2 encoder:res-net           # the sizes of solo-learn's CIFAR-10
+    launch/local.sh experiments/mocov3.py --data cifar10 encoder:vit            # a Transformer, as in the paper
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import Experiment, TrainState, ema, main, minimize
+from ssljax.data import feed, images
+from ssljax.data.views import Views
+from ssljax.evals.collapse import collapse
+from ssljax.evals.knn import knn
+from ssljax.evals.pictures import feature_map, views
+from ssljax.evals.probe import linear_probe
+from ssljax.losses.infonce import info_nce
+from ssljax.models.convnet import ConvNet
+from ssljax.models.encoder import Chain, Encoder
+from ssljax.models.mlp import MLP
+from ssljax.optim import adamw, rising_decay, warmup_cosine
+
+
+def mocov3(
+    data: str = "digits", image_size: int = 0, view: Views = Views(),
+    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_bias=False),
+    predictor: MLP = MLP(widths=(256, 128), norm=True), decay: float = 0.99, temperature: float = 0.2,
+    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+) -> Experiment:
+    """MoCo v3: from one view the net finds a slow copy's projection of the other among those of all images.
+
+    Args:
+        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
+        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
+        encoder: What is kept; on it lie the head and the predictor.
+        predictor: Of the net that is trained alone; it ends with the width that the head ends with.
+        decay: m, of the momentum encoder's moving average at the start; it rises to 1.
+        lr: Its peak, after a warm-up over a tenth of training.
+    """
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = epochs * (len(train) // batch_size)
+    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    m = rising_decay(decay, num_steps)
+    features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
+    net = Chain(encoder=encoder, head=head, predictor=predictor)
+
+    def init(key, batch):
+        params, stats = net.init(jax.random.split(key, 3), view(key, batch["image"][:2]))
+        return TrainState.create(tx, params, **stats, target={k: params[k] for k in ("encoder", "head")})
+
+    def loss(params, state, batch, key):
+        x, target = view.several(key, batch["image"], 2), state.extra["target"]
+        target = ema(target, {k: params[k] for k in target}, m(state.step))
+        q, stats = net(params, state.extra, x, train=True)
+        k, _ = projection(target, state.extra, x, train=True)  # By the batch's statistics, as the net itself.
+        (q1, q2), (k1, k2) = jnp.split(q, 2), jnp.split(k, 2)
+        value = 2 * temperature * (info_nce(q1, k2, tau=temperature) + info_nce(q2, k1, tau=temperature))
+        return value, ({**stats, "target": target}, {"loss": value})
+
+    def encode(state, x):
+        return features(state.params, state.extra, view.whole(x), train=False)[0]
+
+    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
+        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
+        "features": feature_map(encode, test), "views": views(view, train)})
+
+
+if __name__ == "__main__":
+    main(mocov3)

@@ -1,0 +1,69 @@
+"""SimSiam (Chen and He, 2020, https://arxiv.org/abs/2011.10566): a stop-gradient and a predictor are enough.
+
+    launch/local.sh experiments/simsiam.py                                  # digits: a minute on a laptop CPU
+    launch/local.sh experiments/simsiam.py --data cifar10 --view-size 24 --epochs 15
+    launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 --head.widths 2048 2048 2048 \
+        --predictor.widths 512 2048 encoder:res-net                             # the sizes of the paper's appendix D
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import Experiment, TrainState, main, minimize
+from ssljax.data import feed, images
+from ssljax.data.views import Views
+from ssljax.evals.collapse import collapse
+from ssljax.evals.knn import knn
+from ssljax.evals.pictures import feature_map, views
+from ssljax.evals.probe import linear_probe
+from ssljax.losses.distillation import negative_cosine
+from ssljax.models.convnet import ConvNet
+from ssljax.models.encoder import Chain, Encoder
+from ssljax.models.mlp import MLP
+from ssljax.optim import adamw, warmup_cosine
+
+
+def simsiam(
+    data: str = "digits", image_size: int = 0, view: Views = Views(),
+    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_bias=False),
+    predictor: MLP = MLP(widths=(64, 128), norm=True),
+    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+) -> Experiment:
+    """SimSiam: from each of two views a predictor finds the projection of the other, which gets no gradient.
+
+    Args:
+        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
+        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
+        encoder: What is kept; on it lie the head, with it f in the paper, and the predictor.
+        predictor: h, narrower inside; it ends with the width that the head ends with.
+        lr: Its peak, after a warm-up over a tenth of training.
+    """
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = epochs * (len(train) // batch_size)
+    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
+    predict = Chain(predictor=predictor)
+
+    def init(key, batch):
+        k1, k2, k3 = jax.random.split(key, 3)
+        params, stats = projection.init((k1, k2), view(key, batch["image"][:2]))
+        more, rest = predict.init((k3,), jnp.zeros((2, head.widths[-1])))
+        return TrainState.create(tx, params | more, **stats, **rest)
+
+    def loss(params, state, batch, key):
+        z, stats = projection(params, state.extra, view.several(key, batch["image"], 2), train=True)
+        p, rest = predict(params, state.extra, z, train=True)
+        (p1, p2), (z1, z2) = jnp.split(p, 2), jnp.split(z, 2)
+        value = negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2
+        return value, (stats | rest, {"loss": value})
+
+    def encode(state, x):
+        return features(state.params, state.extra, view.whole(x), train=False)[0]
+
+    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
+        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
+        "features": feature_map(encode, test), "views": views(view, train)})
+
+
+if __name__ == "__main__":
+    main(simsiam)
