@@ -41,11 +41,12 @@ class ViT(nn.Module):
         return (y[:, 0] if self.pool == "token" else y.mean(1)).astype(jnp.float32)
 
     def tokens(self, x: Array, keep: Array | None = None, hidden: Array | None = None,
-               blank: Array | None = None) -> Array:
+               blank: Array | None = None, seen: Array | None = None) -> Array:
         """The last tokens, (n, patches, width), one more in front where there is a class token.
 
         `keep`, (n, k), has the indices of the patches that are seen, if not all, as in MAE; where `hidden`, (n, patches)
-        too, is true, `blank`, (width,), stands for the embedded patch, as in SimMIM.
+        too, is true, `blank`, (width,), stands for the embedded patch, as in SimMIM; where `seen`, (n, patches) too, is
+        false, no token sees that patch, as in I-JEPA.
         """
         h, w = (s // self.patch for s in x.shape[1:3])
         y = self.embed(patchify(x, self.patch).astype(self.dtype))
@@ -55,7 +56,8 @@ class ViT(nn.Module):
             y = jnp.take_along_axis(y, keep[:, :, None], axis=1)
         if self.pool == "token":
             y = jnp.concatenate([jnp.broadcast_to(self.token.astype(y.dtype), (len(y), 1, self.width)), y], axis=1)
-        return self.blocks(y)
+            seen = None if seen is None else jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
+        return self.blocks(y, seen)
 
 
 class MAEDecoder(nn.Module):
@@ -83,16 +85,43 @@ class MAEDecoder(nn.Module):
         return nn.Dense(self.out, dtype=self.dtype)(y).astype(jnp.float32)
 
 
+class Predictor(nn.Module):
+    """Tokens of the patches seen, among all, (n, patches, d), to features of those asked for, (n, patches, out).
+
+    Assran et al., 2023, arXiv:2301.08243, section 3: a learned token stands for each that is asked for.
+    """
+
+    grid: tuple[int, int]
+    out: int
+    width: int = 48
+    depth: int = 2
+    heads: int = 3
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, y: Array, seen: Array, asked: Array) -> Array:
+        """`seen` and `asked`, (n, patches), are apart; a patch in neither is not looked at."""
+        y = nn.Dense(self.width, dtype=self.dtype)(y)
+        blank = self.param("blank", nn.initializers.normal(0.02), (self.width,)).astype(y.dtype)
+        y = jnp.where(seen[:, :, None], y, blank) + positions(*self.grid, self.width).astype(y.dtype)
+        y = Blocks(self.depth, self.heads, self.dtype)(y, seen | asked)
+        return nn.Dense(self.out, dtype=self.dtype)(y).astype(jnp.float32)
+
+
 class Blocks(nn.Module):
-    """Pre-norm Transformer blocks and a last norm: (n, tokens, width) to the same."""
+    """Pre-norm Transformer blocks and a last norm: (n, tokens, width) to the same.
+
+    Where `seen`, (n, tokens), is false, no token sees that one.
+    """
 
     depth: int
     heads: int
     dtype: Dtype = "float32"
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, seen: Array | None = None) -> Array:
         n, t, d = x.shape
+        mask = None if seen is None else seen[:, None, None]
         if d % self.heads:
             raise InputError(f"{self.heads} heads can't share {d} channels evenly: choose a number that divides them.")
         xavier = nn.initializers.xavier_uniform()
@@ -102,7 +131,7 @@ class Blocks(nn.Module):
         for i in range(1, self.depth + 1):
             y = dense(3 * d, f"qkv{i}")(norm(f"norm{i}a")(x))
             q, k, v = jnp.split(y.reshape(n, t, 3 * self.heads, -1), 3, axis=2)
-            x = x + dense(d, f"out{i}")(attend(q, k, v).reshape(n * t, d))
+            x = x + dense(d, f"out{i}")(attend(q, k, v, mask=mask).reshape(n * t, d))
             y = nn.gelu(dense(4 * d, f"up{i}")(norm(f"norm{i}b")(x)))
             x = x + dense(d, f"down{i}")(y)
         return norm("norm")(x).reshape(n, t, d)

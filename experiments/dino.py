@@ -1,0 +1,80 @@
+"""DINO (Caron et al., 2021, https://arxiv.org/abs/2104.14294): a net learns the sharpened outputs of its own slow copy.
+
+    launch/local.sh experiments/dino.py                                    # digits: two minutes on a laptop CPU
+    launch/local.sh experiments/dino.py --data cifar10 --part 0.3 --epochs 100 encoder:vit         # a Transformer
+    launch/local.sh experiments/dino.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 256 --small 0 \
+        --prototypes 4096 --decay 0.9995 encoder:res-net                   # the sizes of solo-learn's CIFAR-10
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssljax import Experiment, InputError, TrainState, ema, main, minimize
+from ssljax.data import feed, images
+from ssljax.data.views import MultiCrop
+from ssljax.evals.collapse import collapse
+from ssljax.evals.knn import knn
+from ssljax.evals.pictures import feature_map, views
+from ssljax.evals.probe import linear_probe
+from ssljax.losses.distillation import dino as loss_of
+from ssljax.losses.infonce import normalize
+from ssljax.models.convnet import ConvNet
+from ssljax.models.encoder import Chain, Encoder
+from ssljax.models.mlp import MLP
+from ssljax.optim import adamw, rising_decay, warmup_cosine
+
+
+def dino(
+    data: str = "digits", image_size: int = 0, crops: MultiCrop = MultiCrop(),
+    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True), prototypes: int = 256,
+    frozen: float = 0.02, decay: float = 0.99, centre_decay: float = 0.9, temperature: float = 0.1, sharp: float = 0.07,
+    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+) -> Experiment:
+    """DINO: all views learn what the teacher, a moving average of the student, makes of two large ones.
+
+    Args:
+        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
+        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
+        encoder: f in the paper; the teacher's is kept. The head, and the prototypes at length 1, are not.
+        frozen: The part of training for which the student's prototypes stay as drawn.
+        decay: λ, of the teacher's moving average at the start; it rises to 1.
+        sharp: The teacher's temperature, reached over the first third of training, from 0.04.
+        lr: Its peak, after a warm-up over a tenth of training.
+    """
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = epochs * (len(train) // batch_size)
+    tx, momentum = adamw(warmup_cosine(lr, num_steps), weight_decay), rising_decay(decay, num_steps)
+    if sharp <= 0:
+        raise InputError(f"The teacher's temperature must be positive: choose --sharp above 0, not {sharp}.")
+    tau, (large, small) = optax.linear_schedule(0.04, sharp, num_steps // 3), crops.kinds(train.shape)
+    net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
+    scores = lambda z, c: (normalize(jnp.concatenate(z)) @ normalize(c).T).reshape(-1, batch_size, prototypes)
+
+    def init(key, batch):
+        k1, k2, k3 = jax.random.split(key, 3)
+        params, stats = net.init((k1, k2), crops.view(key, batch["image"][:2]))
+        params["prototypes"] = jax.random.normal(k3, (prototypes, head.widths[-1]))
+        return TrainState.create(tx, params, **stats, teacher=params, seen=stats, centre=jnp.zeros(prototypes))
+
+    def loss(params, state, batch, key):
+        x, c, extra = crops(key, batch["image"]), params["prototypes"], state.extra
+        teacher = ema(extra["teacher"], params, momentum(state.step))
+        t, seen = net.each(teacher, extra["seen"], x[:1])  # Batch statistics of its own.
+        s, stats = net.each(params, extra, x)
+        c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
+        t = scores(t, teacher["prototypes"])
+        value = loss_of(t, scores(s, c), extra["centre"], tau(state.step), temperature)
+        centre = ema(extra["centre"], t.mean((0, 1)), centre_decay)
+        return value, (stats | {"teacher": teacher, "seen": seen, "centre": centre}, {"loss": value})
+
+    def encode(state, x):
+        return features(state.extra["teacher"], state.extra["seen"], crops.view.whole(x), train=False)[0]
+
+    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
+        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
+        "features": feature_map(encode, test), "views": views(large, train), "small_views": views(small, train)})
+
+
+if __name__ == "__main__":
+    main(dino)

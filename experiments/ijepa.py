@@ -1,0 +1,79 @@
+"""I-JEPA (Assran et al., 2023, https://arxiv.org/abs/2301.08243): features of hidden blocks from a visible one.
+
+    launch/local.sh experiments/ijepa.py                                   # digits: two minutes on a laptop CPU
+    launch/local.sh experiments/ijepa.py --data cifar10 --vit.patch 4 --flip 0.5 --epochs 100   # 64 patches of 32x32
+    launch/local.sh experiments/ijepa.py --data FOLDER --image-size 224 --vit.patch 16 --vit.width 768 --vit.heads 12
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import Experiment, TrainState, ema, main, minimize
+from ssljax.data import feed, images
+from ssljax.data.views import Views
+from ssljax.evals.collapse import collapse
+from ssljax.evals.knn import knn
+from ssljax.evals.pictures import compared, feature_map
+from ssljax.evals.probe import linear_probe
+from ssljax.losses.distillation import embedding_error
+from ssljax.losses.masked import block_masks
+from ssljax.models.vit import Predictor, ViT, patchify, unpatchify
+from ssljax.optim import adamw, rising_decay, warmup_cosine
+
+
+def ijepa(
+    data: str = "digits", image_size: int = 0, view: Views = Views(crop=0.3, flip=0.0, jitter=0.0, gray=0.0),
+    vit: ViT = ViT(patch=2, width=96, depth=4, heads=3), predictor_width: int = 48, predictor_depth: int = 2,
+    targets: int = 4, decay: float = 0.99,
+    epochs: int = 50, batch_size: int = 128, lr: float = 1e-3, weight_decay: float = 0.05,
+) -> Experiment:
+    """I-JEPA: from what it sees of an image a net predicts a slow copy's features of blocks that it does not see.
+
+    Args:
+        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
+        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
+        vit: The encoder; its moving average, the target encoder, is kept.
+        targets: M, the blocks to predict of each image, each by itself.
+        decay: Of the target encoder's moving average at the start; it rises to 1.
+        lr: Its peak, after a warm-up over a tenth of training.
+    """
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = epochs * (len(train) // batch_size)
+    tx, momentum = adamw(warmup_cosine(lr, num_steps), weight_decay), rising_decay(decay, num_steps)
+    grid = tuple((view.view_size or side) // vit.patch for side in train.shape[:2])
+    predictor = Predictor(grid, vit.width, predictor_width, predictor_depth, vit.heads, vit.dtype)
+
+    def tokens(params, x, seen=None):  # Of the patches alone, (n, patches, width).
+        return vit.apply({"params": params}, x, seen=seen, method="tokens")[:, -grid[0] * grid[1]:]
+
+    def masks(key, n):  # What is asked for, (n, targets, patches), and what is seen, (n, patches).
+        k1, k2 = jax.random.split(key)
+        asked = block_masks(k1, n, grid, targets)
+        return asked, block_masks(k2, n, grid, 1, area=(0.85, 1.0), aspect=(1.0, 1.0))[:, 0] & ~asked.any(1)
+
+    def init(key, batch):
+        e, (asked, seen) = vit.init(key, view(key, batch["image"][:2]))["params"], masks(key, 2)
+        p = predictor.init(jax.random.fold_in(key, 1), jnp.zeros((*seen.shape, vit.width)), seen, asked[:, 0])
+        return TrainState.create(tx, {"encoder": e, "predictor": p}, target=e)
+
+    def loss(params, state, batch, key):
+        k1, k2 = jax.random.split(key)
+        x, (asked, seen) = view(k1, batch["image"]), masks(k2, batch_size)
+        target = ema(state.extra["target"], params["encoder"], momentum(state.step))
+        y, asked = tokens(params["encoder"], x, seen), jnp.concatenate(asked)
+        y, seen, goal = (jnp.repeat(a, targets, axis=0) for a in (y, seen, tokens(target, x)))  # Block by block.
+        value = embedding_error(predictor.apply(params["predictor"], y, seen, asked), goal, asked)
+        return value, ({"target": target}, {"loss": value})
+
+    def show(state, key, x):
+        (asked, seen), y = masks(key, len(x)), patchify(view.whole(x), vit.patch)
+        return [unpatchify(jnp.where(m[:, :, None], y, 0.5), x.shape[1:]) for m in (seen, *asked.swapaxes(0, 1))]
+
+    encode = lambda state, x: vit.apply({"params": state.extra["target"]}, view.whole(x))
+    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
+        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
+        "features": feature_map(encode, test), "masks": compared(show, test)})
+
+
+if __name__ == "__main__":
+    main(ijepa)

@@ -1,0 +1,77 @@
+"""SwAV (Caron et al., 2020, https://arxiv.org/abs/2006.09882): predict a view's cluster from another view.
+
+    launch/local.sh experiments/swav.py                                    # digits: two minutes on a laptop CPU
+    launch/local.sh experiments/swav.py --data cifar10 --view-size 24 --epochs 15
+    launch/local.sh experiments/swav.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 128 --small 0 \
+        --prototypes 3000 --frozen 0.002 encoder:res-net        # the sizes of solo-learn's CIFAR-10, but for its queue
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import Experiment, TrainState, main, minimize
+from ssljax.data import feed, images
+from ssljax.data.views import MultiCrop
+from ssljax.evals.collapse import collapse
+from ssljax.evals.knn import knn
+from ssljax.evals.pictures import feature_map, views
+from ssljax.evals.probe import linear_probe
+from ssljax.losses.clustering import swav as loss_of
+from ssljax.losses.infonce import normalize
+from ssljax.models.convnet import ConvNet
+from ssljax.models.encoder import Chain, Encoder
+from ssljax.models.mlp import MLP
+from ssljax.optim import adamw, warmup_cosine
+
+
+def swav(
+    data: str = "digits", image_size: int = 0, crops: MultiCrop = MultiCrop(),
+    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
+    prototypes: int = 64, frozen: float = 0.05, temperature: float = 0.1, epsilon: float = 0.05, steps: int = 3,
+    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+) -> Experiment:
+    """SwAV: from each view the cluster of another, where clusters share the batch evenly; two large views give them.
+
+    Args:
+        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
+        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
+        encoder: f in the paper, which is kept; the head is not.
+        prototypes: K, the clusters: some times the number of classes.
+        frozen: The part of training for which prototypes stay as drawn.
+        epsilon: ε of Sinkhorn's algorithm, which takes some `steps`: the lower, the surer the codes.
+        lr: Its peak, after a warm-up over a tenth of training.
+    """
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = epochs * (len(train) // batch_size)
+    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    large, small = crops.kinds(train.shape)
+    net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
+
+    def init(key, batch):
+        k1, k2, k3 = jax.random.split(key, 3)
+        params, stats = net.init((k1, k2), crops.view(key, batch["image"][:2]))
+        drawn = normalize(jax.random.normal(k3, (prototypes, head.widths[-1])))
+        return TrainState.create(tx, params | {"prototypes": drawn}, **stats)
+
+    def loss(params, state, batch, key):
+        z, stats = net.each(params, state.extra, crops(key, batch["image"]))
+        c = params["prototypes"]
+        c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
+        scores = (normalize(jnp.concatenate(z)) @ c.T).reshape(-1, batch_size, prototypes)
+        value = loss_of(scores, 2, temperature, epsilon, steps)
+        return value, (stats, {"loss": value})
+
+    def step(state, batch, key):
+        state, metrics = minimize(tx, loss)(state, batch, key)
+        return state.replace(params=state.params | {"prototypes": normalize(state.params["prototypes"])}), metrics
+
+    def encode(state, x):
+        return features(state.params, state.extra, crops.view.whole(x), train=False)[0]
+
+    return Experiment(init=init, step=step, data=feed(train, batch_size), num_steps=num_steps, evals={
+        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
+        "features": feature_map(encode, test), "views": views(large, train), "small_views": views(small, train)})
+
+
+if __name__ == "__main__":
+    main(swav)
