@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import difflib
 import hashlib
 import os
@@ -109,6 +109,27 @@ def images(name: str, split: str, size: int = 0) -> Source:
     else:
         return _tfds(name, split, size)
     return _resized(source, size)
+
+
+def rows(source: Source, at: np.ndarray) -> Source:
+    """The images of a set at some indices, as a set."""
+    if isinstance(source, Arrays):
+        return Arrays(source.image[at], source.labels[at], source.class_names)
+    return replace(source, image=lambda i: source.image(int(at[i])), labels=source.labels[at])
+
+
+def share(source: Source, fraction: float, seed: int = 0) -> Source:
+    """The same fraction of each class, drawn by `seed`, and one image of each at least: to learn from few labels.
+
+    InputError unless the fraction is in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise InputError(f"The fraction of the images to keep must be in (0, 1], not {fraction}.")
+    rng, at = np.random.default_rng(seed), []
+    for c in np.unique(source.labels):
+        every = rng.permutation(np.flatnonzero(source.labels == c))
+        at.append(every[:max(1, round(fraction * len(every)))])
+    return source if fraction == 1 else rows(source, np.sort(np.concatenate(at)))
 
 
 def _resized(source: Arrays, size: int) -> Arrays:

@@ -1,14 +1,13 @@
 """Anomalies: does a score that was learned on one class tell images of the others?"""
 
 from collections.abc import Callable, Mapping
-import dataclasses
 import functools
 from typing import Any
 
 from jax import Array
 import numpy as np
 
-from ssljax.data.sources import Arrays, Source
+from ssljax.data.sources import Source, rows
 from ssljax.errors import InputError
 from ssljax.evals.features import Tree, extractor, raw_pixels, subset
 
@@ -45,9 +44,7 @@ def of_class(data: Source, which: int, others: bool = False) -> Source:
     if not len(at):
         raise InputError(f"The set has no images {'but' if others else 'of'} class {which}; its classes are 0 to "
                          f"{data.num_classes - 1}.")
-    if isinstance(data, Arrays):
-        return Arrays(data.image[at], data.labels[at], data.class_names)
-    return dataclasses.replace(data, image=lambda i: data.image(int(at[i])), labels=data.labels[at])
+    return rows(data, at)
 
 
 def auroc(score: np.ndarray, strange: np.ndarray) -> float:
