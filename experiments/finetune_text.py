@@ -21,9 +21,9 @@ from ssljax.data.pieces import labelled, labelled_rows
 from ssljax.data.text import EMBEDDED, Documents
 from ssljax.evals.accuracy import accuracy
 from ssljax.evals.text_floor import tfidf_floor
-from ssljax.models.pretrained import pretrained_or_new
 from ssljax.models.transformer import Transformer
 from ssljax.optim import adamw, warmup_cosine
+from ssljax.pretrained import pretrained_or_new
 
 
 def finetune_text(

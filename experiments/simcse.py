@@ -22,9 +22,9 @@ from ssljax.evals.spread import alignment_uniformity
 from ssljax.evals.texts import nearest
 from ssljax.losses.infonce import info_nce
 from ssljax.models.mlp import MLP
-from ssljax.models.pretrained import pretrained_or_new
 from ssljax.models.transformer import Transformer
 from ssljax.optim import adamw, warmup_cosine
+from ssljax.pretrained import pretrained_or_new
 
 
 def simcse(

@@ -1,14 +1,18 @@
-"""The encoder of another run, to go on with."""
+"""What another run has learned, to begin with: its encoder of images, or its language model."""
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+from tokenizers import Tokenizer
 
 from ssljax.checkpoint import load
+from ssljax.data.text import Documents, load_tokenizer, wordpiece
 from ssljax.errors import InputError
+from ssljax.experiment import TrainState
 from ssljax.models.encoder import rebuild
+from ssljax.models.transformer import LanguageModel, Transformer
 
 Tree = Any
 
@@ -28,3 +32,47 @@ def encoder_of(workdir: str | pathlib.Path, seed: int = 0) -> tuple[nn.Module, T
     state = load(folder, seed)
     params = state["params"]["encoder"]
     return net, params.get("params", params), (state.get("extra") or {}).get("encoder") or {}
+
+
+class Pretrained(NamedTuple):
+    """A language model, what it reads with, and its weights as host arrays, None for a new one."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    params: Tree = None
+
+    def warm_start(self, state: TrainState) -> TrainState:
+        """`state` with these weights, if there are any, as params["model"]."""
+        return state if self.params is None else state.replace(params={**state.params, "model": self.params})
+
+
+def pretrained_or_new(workdir: str, net: Transformer, train: Documents, vocabulary: int) -> Pretrained:
+    """The model of a run, with the dropout of `net`; or, for an empty `workdir`, a new one of `net` that sees both
+    sides and reads WordPiece tokens, `vocabulary` of them, learned on `train`."""
+    if workdir:
+        old = pretrained(workdir)
+        return old._replace(model=old.model.clone(net=old.model.net.clone(dropout=net.dropout)))
+    tokenizer = wordpiece(train, vocabulary)
+    return Pretrained(LanguageModel(net, tokenizer.get_vocab_size(), causal=False), tokenizer)
+
+
+def pretrained(workdir: str | pathlib.Path, seed: int = 0) -> Pretrained:
+    """The language model of a run, lane `seed` of it; InputError where there is none."""
+    net, tokenizer = _net(workdir), load_tokenizer(workdir)
+    causal = tokenizer.token_to_id("[CLS]") is None  # Only what sees both sides has a token for all.
+    return Pretrained(LanguageModel(net, tokenizer.get_vocab_size(), causal), tokenizer,
+                      load(workdir, seed)["params"]["model"])
+
+
+def _net(workdir: str | pathlib.Path) -> Transformer:
+    try:
+        arguments = json.loads((pathlib.Path(workdir).expanduser() / "record.json").read_text())["computes"]
+        form = dict(arguments["net"])
+        if form.pop("class") != "Transformer":
+            raise KeyError("net")
+        net = Transformer(**form)
+    except (OSError, KeyError, ValueError, TypeError):
+        raise InputError(f"{workdir} holds no run of a language model: make one with `launch/local.sh "
+                         f"experiments/bert.py --run.workdir {workdir}`.") from None
+    before = arguments.get("pretrained")  # Then the net is that one's, but for its dropout.
+    return _net(before).clone(dropout=net.dropout) if before else net

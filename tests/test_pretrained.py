@@ -15,7 +15,7 @@ from ssljax.data import text
 from ssljax.data.pieces import SPECIAL, half_pages, labelled, labelled_rows, pieces
 from ssljax.errors import InputError
 from ssljax.loop import logging
-from ssljax.models.pretrained import pretrained, pretrained_or_new
+from ssljax.pretrained import pretrained, pretrained_or_new
 from ssljax.models.transformer import LanguageModel, Transformer
 
 NET = Transformer(1, 2, 8, dropout=0.1)
