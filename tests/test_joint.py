@@ -1,0 +1,266 @@
+"""What joint-embedding experiments share, and what their states carry: views, chains, teachers, queues, prototypes."""
+
+from dataclasses import replace
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.byol import byol
+from experiments.dino import dino
+from experiments.finetune import finetune
+from experiments.ijepa import ijepa
+from experiments.lejepa import lejepa
+from experiments.mae import mae
+from experiments.moco import moco
+from experiments.mocov3 import mocov3
+from experiments.swav import swav
+from ssljax import InputError, Run, load, train
+from ssljax.data import augment, images
+from ssljax.data.sources import share
+from ssljax.data.views import MultiCrop, Views
+from ssljax.logging import plain
+from ssljax.losses.infonce import normalize
+from ssljax.models.convnet import ConvNet
+from ssljax.models.encoder import Chain, rebuild
+from ssljax.models.mlp import MLP
+from ssljax.models.vit import Predictor, ViT
+from ssljax.pretrained import encoder_of
+
+KEY = jax.random.key(0)
+PLAIN = Views(jitter=0.0, gray=0.0)  # Colours take most of the compiler's time.
+TINY = {"encoder": ConvNet(widths=(8, 16)), "batch_size": 32, "epochs": 1, "head": MLP((16, 8), norm=True)}
+ONE, CROPS = TINY | {"view": PLAIN}, TINY | {"crops": MultiCrop(PLAIN), "prototypes": 8}
+
+
+def digits(n=32):
+    return {k: jnp.asarray(v) for k, v in images("digits", "train").read(np.arange(n)).items()}
+
+
+def states(exp, steps=2):
+    """The states at step 0, 1, ..., as the loop makes them."""
+    step, out = jax.jit(exp.step), [jax.jit(exp.init)(KEY, digits())]
+    for i in range(steps):
+        new, _ = step(out[-1], digits(), jax.random.key(i))
+        out.append(new.replace(step=new.step + 1))
+    return out
+
+
+def traced(exp):
+    """What the step would make, without compiling it: enough to meet its errors."""
+    return jax.eval_shape(exp.step, jax.eval_shape(exp.init, KEY, digits()), digits(), KEY)
+
+
+def close(a, b, atol=1e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
+
+
+# Views.
+
+def test_a_view_is_its_augmentations_one_after_another():
+    x = images("photos", "train").read(np.arange(4))["image"]
+    k1, k2, k3, k4 = jax.random.split(KEY, 4)
+    y = augment.random_resized_crop(k1, augment.to_float(x), 16, scale=(0.3, 1.0))
+    y = augment.grayscale(k4, augment.colour_jitter(k2, augment.flip(k3, y, 0.5), 0.2, 0.2, 0.2, 0.05, p=0.8), 0.2)
+    view = Views(view_size=16, crop=0.3, jitter=0.2)
+    np.testing.assert_array_equal(view(KEY, x), y)
+    several = view.several(KEY, x, 3)
+    assert several.shape == (12, 16, 16, 3)
+    np.testing.assert_array_equal(several[4:8], view(jax.random.split(KEY, 3)[1], x))
+    np.testing.assert_allclose(view.whole(x).mean(), x.mean() / 255, atol=0.01)
+    rare = Views(crop=1.0, flip=0.0, jitter=0.0, gray=0.0, solarize=1.0)(KEY, x)
+    np.testing.assert_allclose(rare.max(), 0.5, atol=0.05)  # Of pixels at or above 1/2 nothing is left.
+    assert jnp.abs(Views(crop=1.0, blur=1.0)(KEY, x) - Views(crop=1.0)(KEY, x)).max() > 0.01
+
+
+def test_multi_crop_parts_large_views_from_small_ones():
+    x = np.zeros((2, 32, 32, 3), np.uint8)
+    x[:, :16] = 255
+    large, small = MultiCrop(Views(jitter=0, gray=0, crop=0.05)).kinds((32, 32, 3))
+    assert (large.view_size, large.crop, large.crop_most) == (0, 0.4, 1.0)
+    assert (small.view_size, small.crop, small.crop_most) == (16, 0.05, 0.4)
+    assert [v.shape for v in MultiCrop(small=3)(KEY, x)] == [(4, 32, 32, 3), (6, 16, 16, 3)]
+    assert [v.shape for v in MultiCrop(small=1, small_size=8)(KEY, x)] == [(4, 32, 32, 3), (2, 8, 8, 3)]
+    assert [v.shape for v in MultiCrop(Views(view_size=24), small=0)(KEY, x)] == [(4, 24, 24, 3)]
+    for crops, words in ((MultiCrop(Views(view_size=33)), "choose --view-size 32 or less, not 33"),
+                         (MultiCrop(small_size=64), "choose --small-size 32 or less, not 64"),
+                         (MultiCrop(part=0.1), "--part must lie between --crop 0.2 and --crop-most 1.0, not at 0.1")):
+        with pytest.raises(InputError, match=words):
+            crops(KEY, x)
+
+
+# Chains.
+
+def test_a_chain_is_its_nets_one_after_another_and_each_batch_moves_the_statistics_by_itself():
+    f, g = ConvNet(widths=(4,)), MLP((8, 3), norm=True)
+    x, y = jax.random.normal(KEY, (6, 8, 8, 1)), jax.random.normal(jax.random.key(1), (4, 4, 4, 1))
+    k1, k2 = jax.random.split(KEY)
+    params, stats = Chain(f=f, g=g).init((k1, k2), x)
+    h, new_f = f.apply({"params": params["f"], "batch_stats": stats["f"]}, x, True, mutable=["batch_stats"])
+    z, new_g = g.apply({"params": params["g"], "batch_stats": stats["g"]}, h, True, mutable=["batch_stats"])
+    found, new = Chain(f=f, g=g)(params, stats | {"more": 1}, x, train=True)
+    np.testing.assert_array_equal(found, z)
+    close(new, {"f": new_f["batch_stats"], "g": new_g["batch_stats"]}, 0)
+    np.testing.assert_array_equal(Chain(f=f)(params, stats, x, train=True)[0], h)
+    (one, two), after = Chain(f=f, g=g).each(params, stats, [x, y])
+    np.testing.assert_array_equal(one, z)
+    alone, _ = Chain(f=f, g=g)(params, stats, y, train=True)  # By y's own statistics, whatever came before.
+    np.testing.assert_array_equal(two, alone)
+    mean = [np.mean(f.apply({"params": params["f"], "batch_stats": stats["f"]}, v, True, capture_intermediates=True,
+                            mutable=["intermediates", "batch_stats"])[1]["intermediates"]["conv1"]["__call__"][0], (0, 1, 2))
+            for v in (x, y)]
+    np.testing.assert_allclose(after["f"]["norm1"]["mean"], 0.9 * 0.1 * mean[0] + 0.1 * mean[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("net", [ConvNet(widths=(4, 8)), ViT(patch=2, width=8, depth=1, heads=2, pool="token")])
+def test_encoders_are_rebuilt_from_a_record(net):
+    assert rebuild(plain(net)) == net
+    params, stats = Chain(encoder=net).init((KEY,), jnp.zeros((2, 8, 8, 1)))
+    assert Chain(encoder=net)(params, stats, jnp.zeros((2, 8, 8, 1)), train=True)[0].shape == (2, 8)
+
+
+# Teachers, queues, prototypes.
+
+@pytest.mark.parametrize("make, name", [(byol, "target"), (moco, "target"), (mocov3, "target"), (dino, "teacher"),
+                                        (ijepa, "target")])
+def test_the_teacher_is_the_moving_average_of_the_weights(make, name):
+    """Of step k: τ old + (1 - τ) θ_k, and the step that makes θ_{k+1} uses it; τ worked out by hand."""
+    more = {"predictor": MLP((16, 8), norm=True)} if make in (byol, mocov3) else {}
+    more |= {"queue": 64} if make is moco else {}
+    some = {"batch_size": 32, "epochs": 1} if make is ijepa else CROPS if make is dino else ONE
+    exp = make(**some, **more, decay=0.6)
+    seen = states(exp, 3)
+    for k in range(3):
+        tau = 0.6 if make is moco else 1 - 0.4 * (math.cos(math.pi * k / exp.num_steps) + 1) / 2
+        old, new = seen[k].extra[name], seen[k + 1].extra[name]
+        weights = seen[k].params["encoder"] if make is ijepa else {n: seen[k].params[n] for n in old}
+        close(new, jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, old, weights))
+    start = seen[0].params["encoder"] if make is ijepa else {n: seen[0].params[n] for n in seen[0].extra[name]}
+    close(seen[0].extra[name], start, 0)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), seen[1].extra[name], seen[3].extra[name])
+    assert max(jax.tree.leaves(moved)) > 1e-5
+
+
+def test_mocos_queue_holds_the_keys_of_the_last_batches():
+    zero, one, two = (s.extra["queue"] for s in states(moco(**ONE, queue=96)))
+    np.testing.assert_array_equal(two[64:], zero[:32])
+    np.testing.assert_array_equal(two[32:64], one[:32])
+    np.testing.assert_allclose(jnp.linalg.norm(two, axis=1), 1, rtol=1e-5)
+    assert jnp.abs(two[:32] - one[:32]).max() > 0.01
+    for size in (16, 48):
+        with pytest.raises(InputError, match=f"queue of {size} can't be renewed by batches of 32: choose a --queue"):
+            traced(moco(**ONE, queue=size))
+
+
+@pytest.mark.parametrize("make", [swav, dino])
+def test_frozen_prototypes_get_exactly_no_gradient(make):
+    moments = lambda exp: optax.tree.get(states(exp, 1)[1].opt_state, "mu")
+    frozen, free = (moments(make(**CROPS, frozen=f)) for f in (0.5, 0.0))
+    np.testing.assert_array_equal(frozen["prototypes"], 0)
+    assert jnp.abs(free["prototypes"]).max() > 0
+    for name in ("encoder", "head"):
+        assert min(float(jnp.abs(x).max()) for x in jax.tree.leaves(frozen[name]) if x.ndim > 1) > 0
+
+
+def test_swavs_prototypes_keep_their_length():
+    seen = states(swav(**CROPS, frozen=0.0, lr=0.1))
+    np.testing.assert_allclose(jnp.linalg.norm(seen[2].params["prototypes"], axis=1), 1, rtol=1e-5)
+    assert jnp.abs(seen[2].params["prototypes"] - seen[1].params["prototypes"]).max() > 1e-3
+    held = states(swav(**CROPS, frozen=1.0, lr=0.1))
+    close(held[2].params["prototypes"], held[0].params["prototypes"])
+
+
+def test_dinos_centre_is_the_moving_average_of_the_teachers_outputs():
+    exp = dino(**CROPS, centre_decay=0.0, decay=1.0)
+    zero, one, two = states(exp)
+    large = MultiCrop(PLAIN)(jax.random.key(1), digits()["image"])[0]
+    net = Chain(encoder=TINY["encoder"], head=TINY["head"])
+    z, _ = net(zero.params, zero.extra, large, train=True)  # At a decay of 1 the teacher stays.
+    np.testing.assert_allclose(two.extra["centre"], (normalize(z) @ normalize(zero.params["prototypes"]).T).mean(0),
+                               atol=1e-5)
+    slow = states(dino(**CROPS, centre_decay=0.75, decay=1.0))
+    np.testing.assert_array_equal(slow[0].extra["centre"], 0)
+    np.testing.assert_allclose(slow[2].extra["centre"], 0.75 * 0.25 * one.extra["centre"] + 0.25 * two.extra["centre"],
+                               atol=1e-6)
+
+
+def test_a_patch_that_is_not_seen_changes_nothing():
+    net = ViT(patch=2, width=12, depth=2, heads=3)
+    x = jax.random.normal(KEY, (2, 8, 8, 1))
+    params = net.init(KEY, x)
+    seen = jnp.arange(16)[None] % jnp.array([[2], [3]]) == 0
+    y = net.apply(params, x, seen=seen, method="tokens")
+    hidden = jnp.repeat(jnp.repeat(seen.reshape(2, 4, 4), 2, 1), 2, 2)[..., None]
+    z = net.apply(params, jnp.where(hidden, x, 9.0), seen=seen, method="tokens")
+    np.testing.assert_allclose(y[seen], z[seen], atol=1e-5)
+    assert jnp.abs(y - net.apply(params, x, method="tokens"))[seen].max() > 1e-3
+    keep = jnp.flatnonzero(seen[0])[None]  # As when only those are there.
+    np.testing.assert_allclose(net.apply(params, x[:1], keep, method="tokens")[0], y[0][seen[0]], atol=1e-5)
+    predictor, asked = Predictor((4, 4), 5, width=12), jnp.roll(seen, 1, axis=1) & ~seen
+    params = predictor.init(KEY, y, seen, asked)
+    out = predictor.apply(params, y, seen, asked)
+    other = predictor.apply(params, jnp.where(seen[:, :, None], y, 7.0), seen, asked)
+    np.testing.assert_allclose(out[asked], other[asked], atol=1e-5)
+
+
+def test_bad_settings_are_a_sentence():
+    with pytest.raises(InputError, match="Two or more views"):
+        traced(lejepa(**ONE, num_views=1))
+    with pytest.raises(InputError, match="number of views must be positive"):
+        traced(lejepa(**ONE, num_views=0))
+    with pytest.raises(InputError, match="choose --sharp above 0, not 0"):
+        dino(**TINY, sharp=0.0)
+    with pytest.raises(InputError, match="decay of a moving average"):
+        byol(**ONE, decay=1.1)
+
+
+# Fine-tuning.
+
+@pytest.mark.parametrize("source", ["moco", "mae"])
+def test_fine_tuning_starts_from_the_very_encoder_and_a_new_head(source, tmp_path, one_device):
+    arguments = {"batch_size": 32, "epochs": 1} | (ONE | {"queue": 64} if source == "moco" else {})
+    exp = (moco if source == "moco" else mae)(**arguments)
+    train(replace(exp, num_steps=2, evals={}), Run(workdir=str(tmp_path)),
+          plain(arguments if source == "moco" else {"vit": ViT(patch=2, width=96, depth=4, heads=3)}))
+    saved = load(tmp_path)
+    weights = saved["params"]["encoder"]
+    weights = weights if source == "moco" else weights["params"]  # As the files keep them.
+    tuned = finetune(pretrained=str(tmp_path), batch_size=32)
+    fresh = jax.jit(tuned.init)(KEY, digits())
+    warm = tuned.warm_start(fresh)
+    close(warm.params["encoder"], weights, 0)
+    close(warm.params["head"], fresh.params["head"], 0)
+    close(warm.opt_state, fresh.opt_state, 0)
+    if source == "moco":
+        close(warm.extra["encoder"], saved["extra"]["encoder"], 0)
+    differ = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), warm.params["encoder"], fresh.params["encoder"])
+    assert any(jax.tree.leaves(differ))
+    new, _ = jax.jit(tuned.step)(warm, digits(), KEY)
+    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, fresh)
+    with pytest.raises(InputError, match="images of other channels than those of photos"):
+        other = finetune("photos", pretrained=str(tmp_path), batch_size=32)
+        other.warm_start(jax.eval_shape(other.init, KEY, {"image": jnp.zeros((4, 32, 32, 3), jnp.uint8)}))
+
+
+def test_a_missing_run_says_which_command_makes_it(tmp_path):
+    with pytest.raises(InputError, match="no run with an encoder: make one with `launch/local.sh"):
+        encoder_of(tmp_path / "none")
+
+
+def test_a_share_of_the_labels_is_the_same_of_each_class():
+    whole = images("digits", "train")
+    counts = np.bincount(whole.labels)
+    for fraction in (0.1, 0.01, 0.001):
+        part = share(whole, fraction)
+        np.testing.assert_array_equal(np.bincount(part.labels), np.maximum(1, np.round(fraction * counts)))
+        np.testing.assert_array_equal(share(whole, fraction).image, part.image)
+        known = {(x.tobytes(), y) for x, y in zip(whole.image, whole.labels)}
+        assert all((x.tobytes(), y) in known for x, y in zip(part.image, part.labels))
+    assert share(whole, 1.0) is whole
+    assert np.any(share(whole, 0.1, seed=1).image != share(whole, 0.1).image)
+    for bad in (0, -0.1, 1.5):
+        with pytest.raises(InputError, match=r"in \(0, 1\]"):
+            share(whole, bad)
