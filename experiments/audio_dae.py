@@ -1,7 +1,7 @@
 """A denoising autoencoder (Vincent et al., 2010, JMLR 11; https://arxiv.org/abs/1206.5538 tells of it) of spectrograms.
 
     launch/local.sh experiments/audio_dae.py                      # two embedded signals, not sound: to see it run
-    launch/local.sh experiments/audio_dae.py --data FOLDER --length 8000 --bands 40 --window 256 --epochs 50 \\
+    launch/local.sh experiments/audio_dae.py --data FOLDER --wave 8000 --bands 40 --window 256 --epochs 50 \\
         --code 64 coder:convolutional                             # FOLDER/CLASS/*.wav, at 8 kHz
 
 Spoken letters in 20 languages: Debian's klettres-data, as in cpc.py.
@@ -23,7 +23,7 @@ from ssljax.models.coder import Convolutional, Dense
 
 
 def audio_dae(
-    data: str = "signals", rate: int = 8000, length: int = 128, bands: int = 8, window: int = 32,
+    data: str = "signals", rate: int = 8000, wave: int = 128, bands: int = 8, window: int = 32,
     coder: Dense | Convolutional = Dense((256,)), code: int = 16, noise: Noise = "gaussian", amount: float = 1.0,
     epochs: int = 200, batch_size: int = 32, lr: float = 1e-3,
 ) -> Experiment:
@@ -32,14 +32,14 @@ def audio_dae(
     Args:
         data: signals (embedded), or a folder of class folders of recordings.
         rate: Samples a second to bring recordings to; the embedded signals keep theirs.
-        length: Samples of a wave; longer recordings are cut into several.
+        wave: Samples of a wave; longer recordings are cut into several.
         bands: Of the log-mel spectrogram.
         window: Samples of its windows, which are half of that apart.
         code: Units of the code.
         noise: What is done to the spectrogram, of mean 0 and deviation 1 in each band, that the encoder sees.
         amount: The share of values masked, or the Gaussian's standard deviation.
     """
-    train, test = (audio.recordings(data, split, length, rate) for split in ("train", "test"))
+    train, test = (audio.recordings(data, split, wave, rate) for split in ("train", "test"))
     log_mel = lambda x: audio.log_mel(audio.to_wave(x), rate, window, window // 2, bands)
     some = np.asarray(jax.jit(log_mel)(train.read(subset(train, 500))["image"]))
     mean, deviation = some.mean((0, 1)), some.std((0, 1)) + 1e-3

@@ -1,7 +1,7 @@
 """Contrastive predictive coding (van den Oord et al., 2018, https://arxiv.org/abs/1807.03748) of raw waves.
 
     launch/local.sh experiments/cpc.py                            # two embedded signals, not sound: to see it run
-    launch/local.sh experiments/cpc.py --data FOLDER --length 8000 --waves.strides 5 4 2 2 2 --steps 12 \\
+    launch/local.sh experiments/cpc.py --data FOLDER --wave 8000 --waves.strides 5 4 2 2 2 --steps 12 \\
         --waves.width 128 --batch-size 64 --epochs 100 --bands 40 --window 256     # FOLDER/CLASS/*.wav, at 8 kHz
 
 Spoken letters in 20 languages: Debian's klettres-data, unpacked by `dpkg -x`, whose folder usr/share/klettres is
@@ -24,7 +24,7 @@ from ssljax.optim import adamw, warmup_cosine
 
 
 def cpc(
-    data: str = "signals", rate: int = 8000, length: int = 128,
+    data: str = "signals", rate: int = 8000, wave: int = 128,
     waves: Waves = Waves(strides=(4, 2), width=64), context: RNN = RNN("gru", width=64, layers=1), steps: int = 4,
     epochs: int = 200, batch_size: int = 32, lr: float = 1e-3, bands: int = 8, window: int = 32,
 ) -> Experiment:
@@ -33,7 +33,7 @@ def cpc(
     Args:
         data: signals (embedded), or a folder of class folders of recordings.
         rate: Samples a second to bring recordings to; the embedded signals keep theirs.
-        length: Samples of a wave; longer recordings are cut into several.
+        wave: Samples of a wave; longer recordings are cut into several.
         waves: g_enc of the paper.
         context: g_ar of the paper.
         steps: How many codes ahead are predicted, each by a matrix of its own.
@@ -41,7 +41,7 @@ def cpc(
         bands: Of the log-mel spectrogram, the mean and deviation of which are the floor's features.
         window: Samples of a spectrogram's window.
     """
-    train, test = (audio.recordings(data, split, length, rate) for split in ("train", "test"))
+    train, test = (audio.recordings(data, split, wave, rate) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
     tx = adamw(warmup_cosine(lr, num_steps))
 
