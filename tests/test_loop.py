@@ -151,7 +151,7 @@ def test_nan_stops_the_run_before_the_step(tmp_path, lanes, capsys):
         np.testing.assert_array_equal(flatten(saved)[name], x, err_msg=name)
     with np.load(tmp_path / "failure" / "batch.npz") as batch:
         at = next(bad.data.feed(0, 23, None))
-        np.testing.assert_array_equal(batch["image"], bad.data.source.image[at])
+        np.testing.assert_array_equal(batch["image"], bad.data.arrays["image"][at])
 
 
 def test_replay_without_a_failure(tmp_path):
