@@ -51,12 +51,23 @@ def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: 
     if missing:
         raise InputError(f"The runs have no {', '.join(missing)}; they have {', '.join(ours)}.")
     content = {
-        "method": pathlib.Path(launch["command"][0]).stem, "command": launch["command"], "computes": what[0],
+        "method": pathlib.Path(launch["command"][0]).stem, "command": without_workdir(launch["command"]), "computes": what[0],
         "seeds": seeds, "steps": records[0]["num_steps"], "batch_size": records[0]["batch_size"],
         "seconds": [r["seconds"] / len(r["seeds"]) for r in results], "hardware": launch["hardware"],
         "versions": launch["versions"], "commits": commits, "date": launch["time"][:10], "numbers": list(numbers),
         "floors": list(floors), "ours": ours, "untrained": untrained, "paper": paper, "note": note}
     return content | {"sha256": digest(content)}
+
+
+def without_workdir(command: Sequence[str]) -> list[str]:
+    """A command without --run.workdir: where a run was kept is of no use to others."""
+    kept, words = [], iter(command)
+    for word in words:
+        if word == "--run.workdir":
+            next(words, None)
+        elif not word.startswith("--run.workdir="):
+            kept.append(word)
+    return kept
 
 
 def digest(content: Mapping[str, Any]) -> str:

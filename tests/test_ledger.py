@@ -26,6 +26,12 @@ def test_no_row_was_changed_by_hand():
         assert len(row["seeds"]) == len(row["ours"][row["numbers"][0]]) >= 1
 
 
+def test_commands_do_not_say_where_a_run_was_kept():
+    assert not [word for row in rows() for word in row["command"] if word.startswith(("--run.workdir", "/"))]
+    command = ["x.py", "--a", "1", "--run.workdir", "/here", "--b", "--run.workdir=/there", "c"]
+    assert ledger.without_workdir(command) == ["x.py", "--a", "1", "--b", "c"]
+
+
 def test_rows_are_of_commits_of_this_history():
     if subprocess.run(["git", "-C", ROOT, "rev-parse", "--is-shallow-repository"], capture_output=True,
                       text=True).stdout.strip() != "false":
