@@ -48,9 +48,7 @@ class Log:
         file = self.workdir / "metrics.jsonl"
         again = lambda row: row["step"] > start or finished and row["step"] == start and "seconds" not in row
         rows = [row for row in read_metrics(self.workdir) if not again(row)]
-        part = file.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        part.replace(file)
+        write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
 
     def line(self, text: str) -> None:
         """A line for a person."""
@@ -85,19 +83,20 @@ class Log:
         if self.workdir:
             from PIL import Image
 
-            file = self.workdir / "figures" / f"{name.replace('/', '_')}.png"
-            file.parent.mkdir(exist_ok=True)
-            Image.fromarray(np.asarray(pixels)).save(file)
+            Image.fromarray(np.asarray(pixels)).save(self._figure(name, "png"))
             self._to_board("add_image", name, np.asarray(pixels), step, dataformats="HWC")
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text for a person, shown and written as figures/NAME.txt: the last one of each name is kept."""
         self.line(f"{step:>8}  {name}\n{text}")
         if self.workdir:
-            file = self.workdir / "figures" / f"{name.replace('/', '_')}.txt"
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(text + "\n", encoding="utf-8")
+            self._figure(name, "txt").write_text(text + "\n", encoding="utf-8")
             self._to_board("add_text", name, f"```\n{text}\n```", step)
+
+    def _figure(self, name: str, suffix: str) -> pathlib.Path:
+        file = self.workdir / "figures" / f"{name.replace('/', '_')}.{suffix}"
+        file.parent.mkdir(exist_ok=True)
+        return file
 
     def _to_board(self, add: str, *args: Any, **kwargs: Any) -> None:
         """TensorBoard's events are written by a thread that dies of a full disk, and then blocks who waits for it."""
@@ -193,12 +192,11 @@ def check_files(workdir: pathlib.Path, files: Mapping[str, str]) -> None:
                              "the run, or choose another --run.workdir.")
 
 
-def write_files(workdir: pathlib.Path, files: Mapping[str, str]) -> None:
-    """Writes each text under its name in the folder, whole or not at all."""
-    for name, text in files.items():
-        part = workdir / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(workdir / name)
+def write_whole(file: pathlib.Path, text: str) -> None:
+    """Writes a text whole or, where the disk is full or the run is killed, not at all."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
 
 
 def write_record(workdir: pathlib.Path, old: dict[str, Any] | None, computes: Mapping[str, Any],
@@ -223,9 +221,7 @@ def write_record(workdir: pathlib.Path, old: dict[str, Any] | None, computes: Ma
     if record["launches"][-1]["commit"].endswith("+"):
         (workdir / "source").mkdir(exist_ok=True)
         (workdir / "source" / f"uncommitted{launches}.diff").write_text(git("diff", "HEAD") + "\n")
-    part = workdir / "record.json.part"
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(workdir / "record.json")
+    write_whole(workdir / "record.json", json.dumps(record, indent=1) + "\n")
     return changed
 
 

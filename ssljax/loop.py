@@ -127,7 +127,8 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
         changed = logging.write_record(
             workdir, old, computes, source, start, lanes=program.lanes, num_steps=exp.num_steps,
             batch_size=exp.data.batch_size)
-        logging.write_files(workdir, exp.files)
+        for name, text in exp.files.items():
+            logging.write_whole(workdir / name, text)
         if changed:
             print(f"Note: {os.path.basename(source or '')} is not what it was when {workdir} was last launched. What is there "
                   "was computed by the old code (source/ has both): take another --run.workdir to begin anew.")
