@@ -44,6 +44,19 @@ def dreg(log_w: Callable[[Array], Array], z: Array) -> Array:
     return iwae(log_w(_scale_gradient(z, w[..., None])))  # iwae's own gradient brings the second w.
 
 
+def one_of_k(key: Array, log_w: Callable[[Array], Array], z: Array) -> Array:
+    """`iwae(log_w(z))`, whose gradient is that of one draw of the k, picked in proportion to its weight: (n,).
+
+    Without bias, noisier, and about three times as cheap where k is large: k passes forward and one back (Burda et
+    al., 2015, arXiv:1509.00519, section 3). `log_w` maps draws `z` (k, n, d) to log weights (k, n), and one draw of
+    each example, (n, d), to (n,).
+    """
+    every = jax.lax.stop_gradient(log_w(z))
+    picked = jax.random.categorical(key, every, axis=0)
+    one = log_w(jnp.take_along_axis(z, picked[None, :, None], axis=0)[0])
+    return iwae(every) + one - jax.lax.stop_gradient(one)
+
+
 @jax.custom_vjp
 def _scale_gradient(x: Array, scale: Array) -> Array:
     return x

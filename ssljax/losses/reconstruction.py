@@ -30,7 +30,10 @@ def cross_entropy(x: Array, logits: Array) -> Array:
     Where x is 0 or 1 it is -log p(x) under independent Bernoullis. Logits (k, n, ...), for k draws, give (k, n).
     """
     _same(x, logits[(0,) * (logits.ndim - x.ndim)])
-    return jnp.sum(jax.nn.softplus(logits) - x * logits, axis=tuple(range(1 - x.ndim, 0)))
+    logits = logits.reshape(*logits.shape[:logits.ndim - x.ndim + 1], -1)  # A CPU's loop over one channel is not
+    x = x.reshape(len(x), -1)                                              # vectorised: six times as long.
+    softplus = jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))  # jax.nn's takes 2.5 times as long.
+    return jnp.sum(softplus - x * logits, axis=-1)
 
 
 def masking(key: Array, x: Array, p: float) -> Array:

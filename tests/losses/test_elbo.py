@@ -12,7 +12,7 @@ from scipy import stats
 from ssljax import InputError
 from ssljax.data.sources import Arrays
 from ssljax.evals.likelihood import latents, likelihood
-from ssljax.losses.elbo import dreg, gaussian_log_prob, iwae, kl_normal, log_normal
+from ssljax.losses.elbo import dreg, gaussian_log_prob, iwae, kl_normal, log_normal, one_of_k
 
 f32 = lambda *xs: [jnp.asarray(x, jnp.float32) for x in xs]
 
@@ -86,6 +86,23 @@ def test_dreg_is_unbiased_and_less_noisy(k):
         assert (doubly.var(0)[1:] < own.var(0)[1:]).all()
     exact = grads((1.7, 1.7 / (1 + 1.7**2), -math.log(1 + 1.7**2)), "dreg")
     np.testing.assert_allclose(exact[:, 1:], 0, atol=1e-5)
+
+
+def test_the_gradient_of_one_draw_is_the_bounds_on_average_and_of_that_draw_each_time():
+    x, w, k, n = jnp.array([1.3, -0.4]), 1.7, 4, 4000
+    z = draw(jax.random.key(0), k, x, 0.2, -0.5)
+
+    def value(w, z, key):
+        return one_of_k(key, lambda z: log_weight(w, x, z, 0.2, -0.5), z).sum()
+
+    keys = jax.random.split(jax.random.key(1), n)
+    values, (by_w, by_z) = jax.vmap(jax.value_and_grad(value, (0, 1)), (None, None, 0))(w, z, keys)
+    bound, (exact_w, exact_z) = jax.value_and_grad(
+        lambda w, z: iwae(log_weight(w, x, z, 0.2, -0.5)).sum(), (0, 1))(w, z)
+    np.testing.assert_allclose(values, bound, rtol=1e-5)
+    assert abs(by_w.mean() - exact_w) < 4 * by_w.std() / math.sqrt(n) < 0.1 * abs(exact_w)
+    np.testing.assert_allclose(by_z.mean(0), exact_z, atol=4 * by_z.std(0).max() / math.sqrt(n))
+    assert ((by_z != 0).sum(axis=1) == 1).all()  # One draw of the k for each x.
 
 
 def scalar_images(x):
