@@ -1,0 +1,88 @@
+"""The commands that docstrings and the README give: all can be parsed, and those on images are built and traced.
+
+Data sets are stood in for by zeros of their shape: what is tested is flags and shapes, at the papers' own sizes.
+"""
+
+import functools
+import importlib
+import re
+import shlex
+
+import jax
+import numpy as np
+import pytest
+
+from ssljax import loop
+from ssljax.data import sources
+from ssljax.data.sources import Arrays
+from tests.conftest import ROOT
+
+SHAPES = {"mnist": (60_000, 28, 28, 1), "fashion_mnist": (60_000, 28, 28, 1), "cifar10": (50_000, 32, 32, 3),
+          "FOLDER": (10_000, 224, 224, 3), "imagenet2012": (10_000, 224, 224, 3)}
+OTHER_RUNS = ["--classifier", "--features", "--labels", "--pretrained"]  # Whose folders would have to be there.
+SOUNDS = ["audio_dae", "cpc"]
+
+
+def commands(text):
+    """(experiment, flags) of each command in a text, its comment left out."""
+    for name, flags in re.findall(r"launch/local\.sh experiments/(\w+)\.py((?:\\\n|[^\n`])*)", text):
+        flags = re.sub(r"\\+\n", " ", flags)
+        yield name, tuple(shlex.split(flags, comments=True))
+
+
+def test_a_command_is_read_over_two_lines_and_without_its_comment():
+    text = "    launch/local.sh experiments/a.py --b 1 \\\\\n      --c   # see d\n    launch/local.sh experiments/e.py\n"
+    assert list(commands(text)) == [("a", ("--b", "1", "--c")), ("e", ())]
+
+
+TEXTS = [p.read_text().split('"""')[1] for p in sorted((ROOT / "experiments").glob("*.py"))]
+ALL = list(dict.fromkeys(c for text in [*TEXTS, (ROOT / "README.md").read_text()] for c in commands(text) if "--help" not in c[1]))
+JOINT = ["barlow", "byol", "dino", "lejepa", "moco", "mocov3", "nnclr", "simclr", "simsiam", "supcon", "swav", "vicreg"]
+IMAGENET = ("--data", "imagenet2012", "--image-size", "224", "encoder:res-net", "--encoder.depth", "50",
+            "--encoder.stem", "imagenet", "--encoder.dtype", "bfloat16")
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def zeros(monkeypatch):
+    """Sets of the right shape that take no memory."""
+    def stand_in(name, split, size):
+        n, *shape = SHAPES[name]
+        return Arrays(np.broadcast_to(np.uint8(0), (n, *shape)), np.arange(n, dtype=np.int32) % 10, list("0123456789"))
+
+    monkeypatch.setattr(sources, "_tfds", stand_in)
+
+
+def called(monkeypatch, command, build):
+    """What `loop.main` would train, or only the arguments, by name, of the experiment's function."""
+    name, flags = command
+    found = []
+    function = getattr(importlib.import_module(f"experiments.{name}"), name)
+    make = function if build else functools.wraps(function)(lambda **arguments: arguments)
+    monkeypatch.setattr(loop, "train", lambda made, *_: found.append(made))
+    loop.main(make, flags)
+    return found[0]
+
+
+def name_of(command):
+    return " ".join([command[0], *command[1]])[:100]
+
+
+@pytest.mark.parametrize("command", ALL, ids=name_of)
+def test_flags_are_known(command, monkeypatch):
+    flags = dict(zip(command[1], command[1][1:]))
+    arguments = called(monkeypatch, command, build=False)
+    assert arguments.get("data") == flags.get("--data", arguments.get("data"))
+
+
+@pytest.mark.parametrize("command", [c for c in ALL if c[0] not in SOUNDS and set(c[1]) & set(SHAPES)
+                                     and not set(c[1]) & set(OTHER_RUNS)] + [(name, IMAGENET) for name in JOINT], ids=name_of)
+def test_a_step_can_be_traced_at_its_true_size(command, monkeypatch, zeros, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    exp = called(monkeypatch, command, build=True)
+    batch = {k: jax.ShapeDtypeStruct((exp.data.batch_size, *v.shape[1:]), v.dtype) for k, v in exp.data.arrays.items()}
+    state = jax.eval_shape(exp.init, KEY, batch)
+    after, metrics = jax.eval_shape(exp.step, state, batch, KEY)
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert shapes(after) == shapes(state)
+    assert all(m.shape == () for m in metrics.values())
