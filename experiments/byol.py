@@ -4,6 +4,9 @@
     launch/local.sh experiments/byol.py --data cifar10 --view-size 24 --epochs 15
     launch/local.sh experiments/byol.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 4096 256 \
         --predictor.widths 4096 256 --solarize 0.1 encoder:res-net              # the sizes of solo-learn's CIFAR-10
+
+Deviation: the head's output is normalised too, as in MoCo v3, without which digits end below an untrained net;
+`--head.no-last-norm` is the paper's.
 """
 
 import jax
@@ -25,7 +28,7 @@ from ssljax.optim import adamw, rising_decay, warmup_cosine
 
 def byol(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_bias=False),
+    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(256, 128), norm=True), decay: float = 0.99,
     epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:

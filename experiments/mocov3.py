@@ -26,7 +26,7 @@ from ssljax.optim import adamw, rising_decay, warmup_cosine
 
 def mocov3(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_bias=False),
+    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(256, 128), norm=True), decay: float = 0.99, temperature: float = 0.2,
     epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:

@@ -25,7 +25,7 @@ from ssljax.optim import adamw, warmup_cosine
 
 def nnclr(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_bias=False),
+    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(256, 128), norm=True), queue: int = 1024, temperature: float = 0.1,
     epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:

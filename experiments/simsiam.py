@@ -2,12 +2,13 @@
 
     launch/local.sh experiments/simsiam.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/simsiam.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 --head.widths 2048 2048 2048 \
-        --predictor.widths 512 2048 encoder:res-net                             # the sizes of the paper's appendix D
+    launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 --lr 0.06 \
+        --head.widths 2048 2048 2048 --predictor.widths 512 2048 encoder:res-net        # as in the paper's appendix D
 """
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ssljax import Experiment, TrainState, main, minimize
 from ssljax.data import feed, images
@@ -20,14 +21,14 @@ from ssljax.losses.distillation import negative_cosine
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import warmup_cosine
 
 
 def simsiam(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_bias=False),
+    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(64, 128), norm=True),
-    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    epochs: int = 150, batch_size: int = 128, lr: float = 0.05, weight_decay: float = 5e-4,
 ) -> Experiment:
     """SimSiam: from each of two views a predictor finds the projection of the other, which gets no gradient.
 
@@ -40,7 +41,7 @@ def simsiam(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    tx = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(warmup_cosine(lr, num_steps), 0.9))
     features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
     predict = Chain(predictor=predictor)
 

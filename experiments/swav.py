@@ -27,8 +27,8 @@ from ssljax.optim import adamw, warmup_cosine
 def swav(
     data: str = "digits", image_size: int = 0, crops: MultiCrop = MultiCrop(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
-    prototypes: int = 64, frozen: float = 0.05, temperature: float = 0.1, epsilon: float = 0.05, steps: int = 3,
-    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    prototypes: int = 32, frozen: float = 0.05, temperature: float = 0.1, epsilon: float = 0.05, steps: int = 3,
+    epochs: int = 100, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """SwAV: from each view the cluster of another, where clusters share the batch evenly; two large views give them.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ssljax.data import augment
 from ssljax.errors import InputError
-from ssljax.evals.features import Tree, batches, gathered, put, raw_pixels, round_up, subset
+from ssljax.evals.features import Tree, batches, gathered, put, raw_pixels, subset
 
 Measure = Callable[[Tree, Array, Array, Array], Mapping[str, Array]]  # (state, key, images, labels) -> {name: (n,)}
 
@@ -33,13 +33,12 @@ def average(measure: Measure, data: Any, n: int = 10_000, batch_size: int = 500,
         return found
 
     def evaluate(state: Tree) -> Mapping[str, float]:
-        size, total = round_up(min(batch_size, len(indices))), {}
-        for start, images in batches(data, indices, size):
-            at = indices[start:start + size]
-            labels = data.labels[np.resize(at, size)]
+        total = {}
+        for start, count, images in batches(data, indices, batch_size):
+            labels = data.labels[np.resize(indices[start:start + count], len(images))]
             key = jax.random.fold_in(jax.random.key(seed), start)
             for name, x in run(state, key, put(images, split=True), put(labels, split=True)).items():
-                total[name] = total.get(name, 0.0) + np.asarray(x, np.float64)[:len(at)].sum()
+                total[name] = total.get(name, 0.0) + np.asarray(x, np.float64)[:count].sum()
         return {name: float(x) / len(indices) for name, x in total.items()}
 
     return evaluate

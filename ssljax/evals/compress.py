@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import correlate1d
 
 from ssljax.errors import InputError
-from ssljax.evals.features import Tree, batches, gathered, put, round_up, subset
+from ssljax.evals.features import Tree, batches, gathered, put, subset
 
 
 def compression(
@@ -42,9 +42,9 @@ def compression(
             "jpeg_bits_per_pixel": rate / np.prod(images.shape[1:3])}
 
     def evaluate(state: Tree) -> Mapping[str, float]:
-        images, size = originals(), round_up(min(batch_size, len(indices)))
-        found = np.concatenate([np.asarray(run(state, put(x, split=True))) for _, x in batches(data, indices, size)])
-        found = np.round(255 * np.clip(found[:len(images)], 0, 1)).astype(np.uint8)
+        images, parts = originals(), batches(data, indices, batch_size)
+        found = np.concatenate([np.asarray(run(state, put(x, split=True)))[:count] for _, count, x in parts])
+        found = np.round(255 * np.clip(found, 0, 1)).astype(np.uint8)
         return {**likeness(images, found), "bits_per_pixel": bits / np.prod(images.shape[1:3]), **jpeg()}
 
     return evaluate

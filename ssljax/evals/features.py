@@ -37,11 +37,11 @@ def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarra
         return z.astype(jnp.float32)
 
     def extract(state: Tree, data: Any, indices: np.ndarray) -> np.ndarray:
-        out, size = None, round_up(min(batch_size, len(indices)))
-        for start, images in batches(data, indices, size):
+        out = None
+        for start, n, images in batches(data, indices, batch_size):
             z = np.asarray(run(state, put(images, split=True)))
             out = np.empty((len(indices), z.shape[1]), np.float32) if out is None else out
-            out[start:start + size] = z[:len(out) - start]
+            out[start:start + n] = z[:n]
         if not np.isfinite(out).all():
             bad = len(out) - np.isfinite(out).all(1).sum()
             raise InputError(f"{bad} of {len(out)} images have features that are not finite.")
@@ -54,8 +54,8 @@ def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarra
 def raw_pixels(data: Any, indices: np.ndarray | None = None, chunk: int = 1000) -> np.ndarray:
     """The images themselves as features: (n, H*W*C) float32 in [0, 1]."""
     indices = np.arange(len(data)) if indices is None else indices
-    return np.concatenate([images.reshape(len(images), -1)[:len(indices) - start] / np.float32(255)
-                           for start, images in batches(data, indices, min(chunk, len(indices)))])
+    return np.concatenate([images.reshape(len(images), -1)[:n] / np.float32(255)
+                           for _, n, images in batches(data, indices, chunk)])
 
 
 def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:
@@ -63,19 +63,24 @@ def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(len(data))[:n])
 
 
-def batches(data: Any, indices: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(start, images) with exactly `size` images, the next being read meanwhile; the last repeats its own."""
+def batches(data: Any, indices: np.ndarray, size: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(start, n, images): `size` at a time, the next being read meanwhile. Only the first n images count.
+
+    Behind them they are repeated, so that all batches have one length, which the devices share evenly: what is drawn
+    with a key for an image doesn't depend on how many devices there are.
+    """
     if not len(indices):
         raise InputError("A set of images to evaluate on is empty.")
-    starts = range(0, len(indices), size)
+    size = min(size, len(indices))
+    starts, room = range(0, len(indices), size), round_up(size)
     with ThreadPoolExecutor(1) as pool:
-        read = lambda start: pool.submit(data.read, np.resize(indices[start:start + size], size))
+        read = lambda start: pool.submit(data.read, np.resize(indices[start:start + size], room))
         ahead = read(0)
         for start in starts:
             images = ahead.result()["image"]
             if start + size < len(indices):
                 ahead = read(start + size)
-            yield start, images
+            yield start, min(size, len(indices) - start), images
 
 
 def gathered(f: Callable) -> Callable:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.evals.features import Tree, batches, gathered, put, round_up, subset
+from ssljax.evals.features import Tree, batches, gathered, put, subset
 from ssljax.losses.elbo import kl_normal
 
 LogWeights = Callable[[Tree, Array, Array, int], Array]  # (state, key, (n, H, W, C) uint8, k) -> (k, n)
@@ -37,11 +37,11 @@ def likelihood(log_weights: LogWeights, test: Any, samples: int = 5000, n: int |
         return total - jnp.log(samples), jnp.mean(each, axis=0)
 
     def evaluate(state: Tree) -> Mapping[str, float]:
-        size, found = round_up(min(batch_size, len(indices))), []
-        for start, images in batches(test, indices, size):
+        found = []
+        for start, count, images in batches(test, indices, batch_size):
             key = jax.random.fold_in(jax.random.key(seed), start)
-            found.append(np.stack(bounds(state, key, put(images, split=True))))
-        log_p, elbo = np.concatenate(found, axis=1)[:, :len(indices)].astype(np.float64)
+            found.append(np.stack(bounds(state, key, put(images, split=True)))[:, :count])
+        log_p, elbo = np.concatenate(found, axis=1).astype(np.float64)
         return {"nll": -log_p.mean(), "nll_error": log_p.std(ddof=1) / np.sqrt(len(log_p)), "elbo": elbo.mean()}
 
     return evaluate
@@ -58,8 +58,9 @@ def latents(posterior: Callable[[Tree, Array], tuple[Array, Array]], test: Any, 
     run = gathered(posterior)
 
     def evaluate(state: Tree) -> Mapping[str, Any]:
-        found = [jax.device_get(run(state, put(images))) for _, images in batches(test, indices, min(500, len(indices)))]
-        mean, log_var = (np.concatenate(x)[:len(indices)] for x in zip(*found))
+        found = [[x[:count] for x in jax.device_get(run(state, put(images)))]
+                 for _, count, images in batches(test, indices, 500)]
+        mean, log_var = (np.concatenate(x) for x in zip(*found))
         kl = np.asarray(kl_normal(mean, log_var)).mean(0)
         active = mean.var(axis=0) > threshold
         return {"active": int(active.sum()), "dead": int((~active).sum()), "kl": float(kl.sum()),

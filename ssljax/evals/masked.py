@@ -1,6 +1,6 @@
 """Masked language modelling, told on rows that were not trained on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,12 +31,10 @@ def masked_accuracy(predict: Predict, read: Pieces, batch_size: int = 64,
     guess = np.bincount(read.train[read.train >= SPECIAL]).argmax()
 
     def evaluate(state: Tree) -> Mapping[str, Any]:
-        size, total, shown = round_up(min(batch_size, len(rows))), np.zeros(4), ""
-        for start in range(0, len(rows), size):
-            part = rows[start:start + size]
-            key = jax.random.fold_in(jax.random.key(seed), start)
-            told, nll, masked = jax.device_get(run(state, key, put(np.resize(part, (size, rows.shape[1])), split=True)))
-            weight = masked.weight * (np.arange(size) < len(part))[:, None]
+        total, shown = np.zeros(4), ""
+        for key, part, padded in parts(rows, batch_size, seed):
+            told, nll, masked = jax.device_get(run(state, key, put(padded, split=True)))
+            weight = masked.weight * (np.arange(len(padded)) < len(part))[:, None]
             sums = (told == masked.targets, nll, masked.targets == guess, np.ones_like(nll))
             total += [(weight * x).sum(dtype=np.float64) for x in sums]
             shown = shown or filled(part[0], masked.at[0][weight[0] > 0], told[0][weight[0] > 0], decode)
@@ -44,6 +42,16 @@ def masked_accuracy(predict: Predict, read: Pieces, batch_size: int = 64,
         return {"accuracy": 100 * accuracy, "nll": nll, "most_frequent": 100 * floor, "guesses": shown}
 
     return evaluate
+
+
+def parts(rows: np.ndarray, size: int, seed: int) -> Iterator[tuple[Array, np.ndarray, np.ndarray]]:
+    """(key, part, padded): `size` of the rows at a time, and the same with rows repeated behind, of one length, which the
+    devices share evenly: the masks that a key gives the part are the same on any number of them."""
+    size = min(size, len(rows))
+    for start in range(0, len(rows), size):
+        part = rows[start:start + size]
+        yield (jax.random.fold_in(jax.random.key(seed), start), part,
+               np.resize(part, (round_up(size), rows.shape[1])))
 
 
 def filled(row: np.ndarray, at: np.ndarray, told: np.ndarray, decode: Callable[[Sequence[int]], str]) -> str:
@@ -66,11 +74,9 @@ def replaced_auroc(find: Callable[[Tree, Array, Array], tuple[Array, Array]], ro
     run = gathered(find)
 
     def evaluate(state: Tree) -> Mapping[str, float]:
-        size, scores, truth = round_up(min(batch_size, len(rows))), [], []
-        for start in range(0, len(rows), size):
-            part = rows[start:start + size]
-            key = jax.random.fold_in(jax.random.key(seed), start)
-            found = jax.device_get(run(state, key, put(np.resize(part, (size, rows.shape[1])), split=True)))
+        scores, truth = [], []
+        for key, part, padded in parts(rows, batch_size, seed):
+            found = jax.device_get(run(state, key, put(padded, split=True)))
             scores.append(found[0][:len(part)].ravel())
             truth.append(found[1][:len(part)].ravel())
         score, replaced = np.concatenate(scores), np.concatenate(truth)

@@ -7,7 +7,7 @@ import jax
 from jax import Array
 import numpy as np
 
-from ssljax.evals.features import Tree, batches, gathered, put, round_up, subset
+from ssljax.evals.features import Tree, batches, gathered, put, subset
 
 View = Callable[[Tree, Array, Array], Array]  # (state, key, examples) -> features (n, d) of random views
 
@@ -23,11 +23,11 @@ def alignment_uniformity(view: View, data: Any, n: int = 1000, batch_size: int =
     run = gathered(view)
 
     def evaluate(state: Tree) -> Mapping[str, float]:
-        size, found = round_up(min(batch_size, len(indices))), []
-        for start, examples in batches(data, indices, size):
+        found = []
+        for start, count, examples in batches(data, indices, batch_size):
             keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), start))
-            found.append([np.asarray(run(state, key, put(examples, split=True)), np.float64) for key in keys])
-        a, b = (np.concatenate(z)[:len(indices)] for z in zip(*found))
+            found.append([np.asarray(run(state, key, put(examples, split=True)), np.float64)[:count] for key in keys])
+        a, b = (np.concatenate(z) for z in zip(*found))
         return {"alignment": alignment(a, b), "uniformity": uniformity(a)}
 
     return evaluate

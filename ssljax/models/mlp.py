@@ -1,5 +1,7 @@
 """Multilayer perceptrons and projection heads."""
 
+from functools import partial
+
 import flax.linen as nn
 from jax import Array
 
@@ -18,6 +20,8 @@ class MLP(nn.Module):
     """BatchNorm before each activation."""
     last_bias: bool = True
     """A bias in the last layer: without use where a loss, or the norm of a predictor, takes features' means away."""
+    last_norm: bool = False
+    """BatchNorm of the output too, without a scale or bias of its own."""
     activation: Activation = "relu"
     """Between the layers."""
     dtype: Dtype = "float32"
@@ -25,13 +29,13 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
         x = x.reshape(len(x), -1)
         for width in self.widths[:-1]:
             x = nn.Dense(width, use_bias=not self.norm, dtype=self.dtype)(x)
-            if self.norm:
-                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
-            x = activate(self.activation)(x)
-        return nn.Dense(self.widths[-1], use_bias=self.last_bias, dtype=self.dtype)(x)
+            x = activate(self.activation)(norm()(x) if self.norm else x)
+        x = nn.Dense(self.widths[-1], use_bias=self.last_bias and not self.last_norm, dtype=self.dtype)(x)
+        return norm(use_scale=False, use_bias=False, name="last_norm")(x) if self.last_norm else x
 
 
 class Maxout(nn.Module):
