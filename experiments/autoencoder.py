@@ -65,7 +65,7 @@ def autoencoder(
     def errors(state, key, x, label):
         x, logits = augment.to_float(x), decode(state, encode(state, x))
         return {"squared_error": squared_error(x, jax.nn.sigmoid(logits)),
-                "bits_per_pixel": cross_entropy(x, logits) / (x[0].size * jnp.log(2))}
+                "cross_entropy": cross_entropy(x, logits)}
 
     show = lambda state, key, x: [look(key, x), redraw(state, look(key, x))]
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size),

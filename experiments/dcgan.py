@@ -25,7 +25,7 @@ def dcgan(
     diff_augment: bool = False, features: str = "", epochs: int = 60, batch_size: int = 64, lr: float = 5e-4,
     b1: float = 0.5, decay: float = 0.999,
 ) -> Experiment:
-    """DCGAN: its samples, and what its discriminator has learned of the classes (section 5.1 of the paper).
+    """DCGAN: its samples, and what its discriminator's last layer tells a linear probe (section 5.1: all its layers).
 
     Args:
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
@@ -62,18 +62,18 @@ def dcgan(
     def gen_loss(g, state, batch, key):
         _, fake, stats = seen(g, state, batch, key)
         value = nonsaturating_generator(apply(disc, state.params["disc"], state.extra["disc"], fake)[0])
-        mean = ema(state.extra["ema"], {"params": g, **stats}, ema_decay(decay, state.step))
-        return value, ({"gen": stats, "ema": mean}, {"generator": value})
+        return value, ({"gen": stats}, {"generator": value})
 
-    def draw(state, key, n):
-        return (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
+    follow = lambda state: {"ema": ema(
+        state.extra["ema"], {"params": state.params["gen"], **state.extra["gen"]}, ema_decay(decay, state.step))}
+    draw = lambda state, key, n: (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
+    bare = disc.clone(head=False)
+    encode = lambda state, x: bare.apply({"params": state.params["disc"], **state.extra["disc"]}, pixels(x))
 
-    def encode(state, x):
-        return disc.clone(head=False).apply({"params": state.params["disc"], **state.extra["disc"]}, pixels(x))
-
-    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss), data=feed(train, batch_size),
-                      num_steps=epochs * (len(train) // batch_size), evals={"samples": samples(draw),
-        "test": generated(draw, feature_net(features), train, test), "probe": linear_probe(encode, train, test)})
+    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+                      data=feed(train, batch_size), num_steps=epochs * (len(train) // batch_size), evals={
+        "samples": samples(draw), "test": generated(draw, feature_net(features), train, test),
+        "probe": linear_probe(encode, train, test)})
 
 
 if __name__ == "__main__":

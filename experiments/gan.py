@@ -26,7 +26,7 @@ def gan(
     minimax: bool = False, features: str = "",
     epochs: int = 150, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.5, decay: float = 0.999,
 ) -> Experiment:
-    """A GAN of dense networks: a step of the discriminator, then one of the generator against it (algorithm 1).
+    """A GAN of dense networks: a step of the discriminator, then one of the generator against it, with the same noise.
 
     Args:
         data: digits (embedded), a TFDS image set (mnist, fashion_mnist), a folder of class folders, or an .npz.
@@ -63,14 +63,16 @@ def gan(
 
     def gen_loss(g, state, batch, key):
         value = generator_loss(judge(state.params["disc"], generate(g, latent(key))))
-        mean = ema(state.extra["ema"], g, ema_decay(decay, state.step))
-        return value, ({"ema": mean}, {"generator": value})
+        return value, ({}, {"generator": value})
+
+    def follow(state):
+        return {"ema": ema(state.extra["ema"], state.params["gen"], ema_decay(decay, state.step))}
 
     def draw(state, key, n):
         return generate(state.extra["ema"], jax.random.normal(key, (n, latents)))
 
-    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss), data=feed(train, batch_size),
-                      num_steps=epochs * (len(train) // batch_size), evals={
+    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+                      data=feed(train, batch_size), num_steps=epochs * (len(train) // batch_size), evals={
         "test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
 
 

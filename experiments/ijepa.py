@@ -44,7 +44,7 @@ def ijepa(
     predictor = Predictor(grid, vit.width, predictor_width, predictor_depth, vit.heads, vit.dtype)
 
     def tokens(params, x, seen=None):  # Of the patches alone, (n, patches, width).
-        return vit.apply({"params": params}, x, seen=seen, method="tokens")[:, -grid[0] * grid[1]:]
+        return vit.apply({"params": params}, x, seen=seen, method=vit.tokens)[:, -grid[0] * grid[1]:]
 
     def masks(key, n):  # What is asked for, (n, targets, patches), and what is seen, (n, patches).
         k1, k2 = jax.random.split(key)

@@ -63,7 +63,7 @@ def inpainting(
             fooling = nonsaturating_generator(disc.apply(told, middle(y))) if adversarial else 0.0
             return (1 - adversarial) * error + adversarial * fooling, (error, y)
 
-        net, opt, (metrics["loss"], y) = descend(tx, filling, net, opt)
+        net, opt, (metrics["error"], y) = descend(tx, filling, net, opt)
         if adversarial:
             telling = lambda told: 2 * (gan_critic(*(disc.apply(told, middle(im)) for im in (x, y))),)  # Eq. 2.
             told, opt_told, metrics["discriminator"] = descend(slow, telling, told, opt_told)

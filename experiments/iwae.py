@@ -5,9 +5,11 @@
     launch/local.sh experiments/iwae.py --data mnist --k 50 --gradient one                     # at a third of the cost
 """
 
+import math
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, TrainState, main, minimize
@@ -40,9 +42,9 @@ def iwae(
     """
     train, test = (images(data, split) for split in ("train", "test"))
     steps = epochs * (len(train) // batch_size)
-    stages = {round(steps * (3**i - 1) / (3**8 - 1)): 10 ** (-1 / 7) for i in range(1, 8)}  # Section 5.
-    staged, falling = optax.piecewise_constant_schedule(lr, stages), optax.cosine_decay_schedule(lr, steps)
-    tx = optax.adam(staged if schedule == "stages" else falling, eps=1e-4)
+    stage = lambda step: jnp.floor(jnp.log(1 + (step + 0.5) / steps * (3**8 - 1)) / math.log(3))  # 0 to 7: section 5.
+    falling = optax.cosine_decay_schedule(lr, steps)
+    tx = optax.adam(falling if schedule == "cosine" else lambda step: lr * 10 ** (-stage(step) / 7), eps=1e-4)
     net = VAE(coder, latents, train.shape)
 
     def apply(params, method, *args):
@@ -65,11 +67,12 @@ def iwae(
             value = -(dreg(log_w, z) if gradient == "dreg" else one_of_k(k3, log_w, z)).mean()
         return value, (state.extra, {"loss": value})
 
+    observe = lambda state, key, x: apply(state.params, net.observe, key, x)
     log_weights = lambda state, key, x, k: apply(state.params, net.log_weights, key, x, k)
     prior = lambda state, key, n: apply(state.params, net.decode, jax.random.normal(key, (n, latents)))
     infer = lambda state, x: apply(state.params, net.infer, x)
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=steps, evals={
-        "test": likelihood(log_weights, test, importance), "latents": latent_use(infer, test),
+        "test": likelihood(log_weights, test, importance, observe=observe), "latents": latent_use(infer, test),
         "prior": samples(prior)})
 
 

@@ -55,14 +55,15 @@ def lsgan(
     def gen_loss(g, state, batch, key):
         fake, stats = generate(g, state, key)
         value = least_squares_generator(apply(disc, state.params["disc"], state.extra["disc"], fake)[0])
-        mean = ema(state.extra["ema"], {"params": g, **stats}, ema_decay(decay, state.step))
-        return value, ({"gen": stats, "ema": mean}, {"generator": value})
+        return value, ({"gen": stats}, {"generator": value})
 
-    def draw(state, key, n):
-        return (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
+    follow = lambda state: {"ema": ema(
+        state.extra["ema"], {"params": state.params["gen"], **state.extra["gen"]}, ema_decay(decay, state.step))}
 
-    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss), data=feed(train, batch_size),
-                      num_steps=epochs * (len(train) // batch_size), evals={
+    draw = lambda state, key, n: (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
+
+    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+                      data=feed(train, batch_size), num_steps=epochs * (len(train) // batch_size), evals={
         "test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
 
 

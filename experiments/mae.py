@@ -43,11 +43,11 @@ def mae(
 
     def init(key, batch):
         keep, place = draw_mask(key, 2)
-        y, e = vit.init_with_output(key, augment.to_float(batch["image"][:2]), keep, method="tokens")
+        y, e = vit.init_with_output(key, augment.to_float(batch["image"][:2]), keep, method=vit.tokens)
         return TrainState.create(tx, {"encoder": e, "decoder": decoder.init(jax.random.fold_in(key, 1), y, place)})
 
     def predict(params, x, keep, place):  # Of each patch, what is left of it less its mean, over its deviation.
-        y = vit.apply(params["encoder"], x, keep, method="tokens")[:, -keep.shape[1]:]
+        y = vit.apply(params["encoder"], x, keep, method=vit.tokens)[:, -keep.shape[1]:]
         return decoder.apply(params["decoder"], y, place)
 
     def loss(params, state, batch, key):

@@ -1,5 +1,4 @@
-"""cGAN with a projection discriminator (Miyato and Koyama, 2018, https://arxiv.org/abs/1802.05637): the class of an image
-comes in as an inner product with its features, and to the generator as the scale and shift of its BatchNorms.
+"""cGAN with a projection discriminator (Miyato and Koyama, 2018, https://arxiv.org/abs/1802.05637): told the class.
 
     launch/local.sh experiments/projection.py --data cifar10 --widths 128 256 512 --lr 2e-4 --epochs 200
 """
@@ -24,7 +23,7 @@ def projection(
     features: str = "", epochs: int = 60, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.0, b2: float = 0.9,
     decay: float = 0.999,
 ) -> Experiment:
-    """A GAN told the class of each image, by the hinge loss. (The paper's discriminator moves five times as often.)
+    """A GAN told the class, through an inner product with the image's features and the generator's BatchNorms; hinge loss.
 
     Args:
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
@@ -61,9 +60,10 @@ def projection(
     def gen_loss(g, state, batch, key):
         fake, stats, y = generate(g, state, key)
         value = linear_generator(apply(disc, state.params["disc"], state.extra["disc"], fake, y)[0])
-        mean = ema(state.extra["ema"], {"params": g, **stats}, ema_decay(decay, state.step))
-        return value, ({"gen": stats, "ema": mean}, {"generator": value})
+        return value, ({"gen": stats}, {"generator": value})
 
+    follow = lambda state: {"ema": ema(
+        state.extra["ema"], {"params": state.params["gen"], **state.extra["gen"]}, ema_decay(decay, state.step))}
     paint = lambda state, z, y: (gen.apply(state.extra["ema"], z, label=y) + 1) / 2
     draw = lambda state, key, n: paint(state, jax.random.normal(key, (n, latents)), jnp.arange(n) % classes)
 
@@ -71,8 +71,8 @@ def projection(
         z = jnp.tile(jax.random.normal(key, (n // classes, latents)), (classes, 1))
         return paint(state, z, jnp.repeat(jnp.arange(classes), n // classes))
 
-    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss), data=feed(train, batch_size),
-                      num_steps=epochs * (len(train) // batch_size), evals={
+    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+                      data=feed(train, batch_size), num_steps=epochs * (len(train) // batch_size), evals={
         "test": generated(draw, feature_net(features), train, test), "classes": samples(by_class, classes, 8)})
 
 

@@ -54,13 +54,16 @@ def r1gan(
 
     def gen_loss(g, state, batch, key):
         value = nonsaturating_generator(disc.apply({"params": state.params["disc"]}, generate(g, key)))
-        return value, ({"ema": ema(state.extra["ema"], g, ema_decay(decay, state.step))}, {"generator": value})
+        return value, ({}, {"generator": value})
+
+    def follow(state):
+        return {"ema": ema(state.extra["ema"], state.params["gen"], ema_decay(decay, state.step))}
 
     def draw(state, key, n):
         return (gen.apply({"params": state.extra["ema"]}, jax.random.normal(key, (n, latents))) + 1) / 2
 
-    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss), data=feed(train, batch_size),
-                      num_steps=epochs * (len(train) // batch_size), evals={
+    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+                      data=feed(train, batch_size), num_steps=epochs * (len(train) // batch_size), evals={
         "test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
 
 

@@ -57,7 +57,7 @@ def sdae(
 
     def train_part(i, state, batch, key):  # Layer i alone, or all by the labels.
         x, put = up(state.params, batch["image"], i), lambda items, new: [*items[:i], new, *items[i + 1:]]
-        mend = lambda p: stack[i].apply(p, stack[i].apply(p, masking(key, x, corruption)), method="decode")
+        mend = lambda p: stack[i].apply(p, stack[i].apply(p, masking(key, x, corruption)), method=stack[i].decode)
         mending = lambda p: 2 * (cross_entropy(x, mend(p)).mean(),)  # The value, and what to report.
         naming = lambda p: 2 * (cross_entropy_of_classes(up(p, batch["image"], n + 1), batch["label"]).mean(),)
         part = (fine, naming, state.params) if i == n else (pre, mending, state.params[i])

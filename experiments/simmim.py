@@ -42,7 +42,7 @@ def simmim(
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
-        y, e = vit.init_with_output(k1, augment.to_float(batch["image"][:2]), method="tokens")
+        y, e = vit.init_with_output(k1, augment.to_float(batch["image"][:2]), method=vit.tokens)
         blank = 0.02 * jax.random.normal(k2, (vit.width,))
         return TrainState.create(tx, {"encoder": e, "blank": blank, "head": head.init(k3, y)})
 
@@ -51,7 +51,7 @@ def simmim(
         target = patchify(x, vit.patch)
         keep, place = random_mask(key, *target.shape[:2], mask)
         hidden = place >= keep.shape[1]
-        y = vit.apply(params["encoder"], x, None, hidden, params["blank"], method="tokens")[:, -target.shape[1]:]
+        y = vit.apply(params["encoder"], x, None, hidden, params["blank"], method=vit.tokens)[:, -target.shape[1]:]
         return head.apply(params["head"], y.astype(jnp.float32)), target, hidden
 
     def loss(params, state, batch, key):

@@ -1,5 +1,4 @@
-"""SNGAN (Miyato et al., 2018, https://arxiv.org/abs/1802.05957): each of the discriminator's kernels divided by its
-largest singular value, and the hinge loss.
+"""SNGAN (Miyato et al., 2018, https://arxiv.org/abs/1802.05957): kernels over their singular values, hinge loss.
 
     launch/local.sh experiments/sngan.py
     launch/local.sh experiments/sngan.py --data cifar10 --widths 128 256 512 --lr 2e-4 --epochs 200
@@ -11,6 +10,8 @@ import optax
 
 from ssljax import Experiment, TrainState, descend, ema, main
 from ssljax.data import augment, feed, images
+from ssljax.evals.feature_nets import feature_net
+from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import hinge_critic, linear_generator
 from ssljax.models.dcgan import Discriminator, Generator
@@ -20,7 +21,8 @@ from ssljax.sharding import over_batch
 
 def sngan(
     data: str = "digits", image_size: int = 0, latents: int = 128, widths: tuple[int, ...] = (32, 64, 128),
-    critic_steps: int = 5, epochs: int = 200, batch_size: int = 64, lr: float = 5e-4, decay: float = 0.999,
+    features: str = "", critic_steps: int = 5, epochs: int = 200, batch_size: int = 64, lr: float = 5e-4,
+    decay: float = 0.999,
 ) -> Experiment:
     """SNGAN: a discriminator that can't be steep, without a penalty on its gradient.
 
@@ -29,9 +31,10 @@ def sngan(
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         widths: Channels of the discriminator at each halving of the resolution; the generator's are the reverse.
         critic_steps: For one of the generator, each on a batch of its own; a step of training is all of them.
+        features: What FID is measured by: pixels if empty, the folder of a run of supervised.py, or inception.
         decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
     """
-    train = images(data, "train", image_size)
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
     gen, disc = Generator(train.shape, widths[::-1]), Discriminator(widths, "spectral")
     tx, total = optax.adam(lr, 0.0, 0.9), batch_size * critic_steps
 
@@ -67,12 +70,10 @@ def sngan(
         mean = ema(state.extra["ema"], {"params": g, "batch_stats": g_stats}, ema_decay(decay, state.step))
         return TrainState(state.step, {"gen": g, "disc": d}, {"gen": opt_g, "disc": opt_d},
                           {"gen": g_stats, "disc": d_stats, "ema": mean}), {"discriminator": d_value}
-
-    def draw(state, key, n):
-        return (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
+    draw = lambda state, key, n: (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
 
     return Experiment(init=init, step=step, data=feed(train, total), num_steps=epochs * (len(train) // total),
-                      evals={"samples": samples(draw)})
+                      evals={"test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
 
 
 if __name__ == "__main__":

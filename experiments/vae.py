@@ -52,13 +52,14 @@ def vae(
         kl = kl_normal(mean, log_var).sum(-1).mean()
         return rec + beta * kl, (state.extra, {"loss": rec + beta * kl, "reconstruction": rec, "kl": kl})
 
+    observe = lambda state, key, x: apply(state.params, net.observe, key, x)
     log_weights = lambda state, key, x, k: apply(state.params, net.log_weights, key, x, k)
     infer = lambda state, x: apply(state.params, net.infer, x)
     encode = lambda state, x: apply(state.params, net.posterior, x)[0]
     decode = lambda state, z: apply(state.params, net.decode, z)
     steps = epochs * (len(train) // batch_size)
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=steps, evals={
-        "test": likelihood(log_weights, test, importance), "latents": latent_use(infer, test),
+        "test": likelihood(log_weights, test, importance, observe=observe), "latents": latent_use(infer, test),
         "knn": knn(encode, train, test), "clusters": clusters(encode, test), "codes": feature_map(encode, test),
         "prior": samples(lambda state, key, n: decode(state, jax.random.normal(key, (n, latents)))),
         "reconstruction": compared(lambda state, key, x: [decode(state, encode(state, x))], test),

@@ -1,5 +1,4 @@
-"""WGAN-GP (Gulrajani et al., 2017, https://arxiv.org/abs/1704.00028): a critic whose gradient is held at length 1
-estimates a distance, several of its steps for each of the generator's.
+"""WGAN-GP (Gulrajani et al., 2017, https://arxiv.org/abs/1704.00028): a critic with a gradient of length 1.
 
     launch/local.sh experiments/wgan_gp.py --data cifar10 --widths 128 256 512 --lr 1e-4 --epochs 200
 """
@@ -10,6 +9,8 @@ import optax
 
 from ssljax import Experiment, TrainState, descend, ema, main
 from ssljax.data import augment, feed, images
+from ssljax.evals.feature_nets import feature_net
+from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import gradient_penalty, linear_generator, wasserstein_critic
 from ssljax.models.dcgan import Discriminator, Generator
@@ -20,7 +21,7 @@ from ssljax.sharding import over_batch
 def wgan_gp(
     data: str = "digits", image_size: int = 0, latents: int = 128, widths: tuple[int, ...] = (32, 64, 128),
     critic_steps: int = 5, penalty: float = 10.0, epochs: int = 200, batch_size: int = 64, lr: float = 5e-4,
-    decay: float = 0.999,
+    decay: float = 0.999, features: str = "",
 ) -> Experiment:
     """WGAN-GP: the generator shortens the Wasserstein distance that the critic estimates.
 
@@ -30,9 +31,10 @@ def wgan_gp(
         widths: Channels of the critic at each halving of the resolution; the generator's are the reverse.
         critic_steps: For one of the generator, each on a batch of its own; a step of training is all of them.
         penalty: Of the critic's gradient, λ in the paper.
+        features: What FID is measured by: pixels if empty, the folder of a run of supervised.py, or inception.
         decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
     """
-    train = images(data, "train", image_size)
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
     gen, critic = Generator(train.shape, widths[::-1]), Discriminator(widths, "layer")
     tx, total = optax.adam(lr, 0.0, 0.9), critic_steps * batch_size
 
@@ -68,11 +70,10 @@ def wgan_gp(
         params, opt_state = {"gen": g, "critic": c}, {"gen": opt_g, "critic": opt_c}
         return TrainState(state.step, params, opt_state, stats), {"distance": -value}
 
-    def draw(state, key, n):
-        return (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
+    draw = lambda state, key, n: (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
 
     return Experiment(init=init, step=step, data=feed(train, total), num_steps=epochs * (len(train) // total),
-                      evals={"samples": samples(draw)})
+                      evals={"test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
 
 
 if __name__ == "__main__":

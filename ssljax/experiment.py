@@ -76,11 +76,13 @@ def minimize(tx: optax.GradientTransformation, loss: Callable) -> Callable:
     return step
 
 
-def alternate(tx: optax.GradientTransformation, **losses: Callable) -> Callable:
+def alternate(tx: optax.GradientTransformation, *, after: Callable[[TrainState], Mapping[str, Tree]] | None = None,
+              **losses: Callable) -> Callable:
     """The `step` of a game whose players move in turn, in the order given; its state is `TrainState.game`'s.
 
     Each is named after its parameters, and its `loss(params, state, batch, key) -> (value, (extra, metrics))` is of
-    these alone: `state` holds the others' as the moves before have left them, and `extra` what is to change in its.
+    these alone: `state` holds the others' as the moves before have left them, and `extra` what is to change in its. So does
+    what `after(state)` gives when all have moved, such as a moving average of the new weights.
     """
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
@@ -91,7 +93,7 @@ def alternate(tx: optax.GradientTransformation, **losses: Callable) -> Callable:
             state = state.replace(params={**state.params, player: params}, extra={**state.extra, **extra},
                                   opt_state={**state.opt_state, player: opt_state})
             metrics |= told
-        return state, metrics
+        return state.replace(extra={**state.extra, **(after(state) if after else {})}), metrics
 
     return step
 

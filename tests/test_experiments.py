@@ -37,16 +37,19 @@ class TestFile:
         assert "launch/local.sh" in text.split('"""')[1], "and its command"
 
     def test_layouts_agree(self, file, devices):
-        """On Adam's moments, which are the gradients (without an Adam, on the parameters): one device, eight, and
-        parameters split over four."""
-        moments = {}
+        """On Adam's moments, which are the gradients (without an Adam, on the parameters), and on all that moves without a
+        gradient: one device, eight, and parameters split over four."""
+        moments, extra = {}, {}
         for n, fsdp in ((1, 1), (8, 1), (8, 4)):
             devices(n)
             exp = replace(make(file, 1), evals={}, partition=partial(sharding.fsdp, min_size=1))
             state = jax.device_get(train(exp, Run(fsdp=fsdp)))
             arrays = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
             moments[n, fsdp] = arrays or state.params
+            extra[n, fsdp] = [x for x in jax.tree.leaves(state.extra) if x.dtype.kind == "f"]
         for other in ((8, 1), (8, 4)):
+            for a, b in zip(extra[1, 1], extra[other], strict=True):
+                np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(a).max() + 1e-6)
             for a, b in zip(jax.tree.leaves(moments[1, 1]), jax.tree.leaves(moments[other])):
                 np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max() + 1e-8)
 

@@ -22,6 +22,11 @@ def to_float(images: Array) -> Array:
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
 
 
+def eight_bits(x: Array) -> Array:
+    """Images in [0, 1], cut off there, as uint8: what `to_float` undoes."""
+    return jnp.round(255 * jnp.clip(x, 0, 1)).astype(jnp.uint8)
+
+
 def binarize(key: Array, x: Array) -> Array:
     """Pixels 1 with the probability that `x` gives, else 0: MNIST "dynamically binarised", anew at each draw."""
     return over_batch(jax.random.bernoulli(key, x)).astype(jnp.float32)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ssljax.data import augment
 from ssljax.errors import InputError
 from ssljax.evals.average import average
 from ssljax.evals.feature_nets import FeatureNet
@@ -47,9 +48,10 @@ def recognised(
         return 100.0 * (_with_all_classes(net.logits(params, net.apply(params, x)), test).argmax(1) == labels)
 
     def measure(both: Tree, key: Array, images: Array, labels: Array) -> Mapping[str, Array]:
-        eight_bits = lambda y: jnp.round(255 * jnp.clip(y, 0, 1)).astype(jnp.uint8)
         found = versions(both["state"], images)
-        return {f"accuracy{name}": right(both["net"], eight_bits(y), labels) for name, y in found.items()}
+        named = {name: right(both["net"], augment.eight_bits(y), labels) for name, y in found.items()}
+        return {f"accuracy{name}": jnp.where(jnp.isfinite(found[name]).all((1, 2, 3)), x, jnp.nan)
+                for name, x in named.items()}  # Not a number is no image, whatever it is rounded to.
 
     params = functools.cache(lambda: jax.tree.map(put, net.params))
     run = average(measure, test, n)

@@ -38,12 +38,11 @@ def anomaly(
     return lambda state: {"auroc": auroc(extract(state, test, indices)[:, 0], strange), "pixels_knn": pixels()}
 
 
-def of_class(data: Source, which: int, others: bool = False) -> Source:
-    """The images of one class of a set, or with `others` all but those; InputError where there are none."""
-    at = np.flatnonzero((data.labels == which) != others)
+def of_class(data: Source, which: int) -> Source:
+    """The images of one class of a set; InputError where there are none."""
+    at = np.flatnonzero(data.labels == which)
     if not len(at):
-        raise InputError(f"The set has no images {'but' if others else 'of'} class {which}; its classes are 0 to "
-                         f"{data.num_classes - 1}.")
+        raise InputError(f"The set has no images of class {which}; its classes are 0 to {data.num_classes - 1}.")
     return rows(data, at)
 
 

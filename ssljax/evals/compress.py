@@ -9,7 +9,9 @@ from jax import Array
 import numpy as np
 from scipy.ndimage import correlate1d
 
+from ssljax.data import augment
 from ssljax.errors import InputError
+from ssljax.evals.average import psnr
 from ssljax.evals.features import Tree, batches, gathered, put, subset
 
 
@@ -44,7 +46,9 @@ def compression(
     def evaluate(state: Tree) -> Mapping[str, float]:
         images, parts = originals(), batches(data, indices, batch_size)
         found = np.concatenate([np.asarray(run(state, put(x, split=True)))[:count] for _, count, x in parts])
-        found = np.round(255 * np.clip(found, 0, 1)).astype(np.uint8)
+        if not np.isfinite(found).all():
+            raise InputError("Reconstructed images are not finite.")
+        found = np.asarray(augment.eight_bits(found))
         return {**likeness(images, found), "bits_per_pixel": bits / np.prod(images.shape[1:3]), **jpeg()}
 
     return evaluate
@@ -54,17 +58,6 @@ def likeness(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """Mean `psnr` and, from 11 pixels a side on, `ssim` of pairs of uint8 images (n, H, W, C)."""
     found = {"psnr": float(psnr(a, b).mean())}
     return found | ({"ssim": float(ssim(a, b).mean())} if min(a.shape[1:3]) >= WINDOW else {})
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """10 log10(255^2 / mean squared error) of each pair of uint8 images (n, H, W, C), in dB: (n,).
-
-    Where both are the same, as if one value of one channel were off by one: the mean over images stays a number.
-    InputError if shapes differ.
-    """
-    _check(a, b)
-    square = (a.astype(np.float64) - b)**2
-    return 10 * np.log10(255**2 / np.maximum(square.mean((1, 2, 3)), 1 / square[0].size))
 
 
 WINDOW = 11

@@ -9,6 +9,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax.data import augment
 from ssljax.errors import InputError
 from ssljax.evals.feature_nets import FeatureNet
 from ssljax.evals.features import Tree, extractor, gathered, put, subset
@@ -32,7 +33,12 @@ def generated(
     if min(n, len(real), len(held)) <= k:
         raise InputError(f"{min(n, len(real), len(held))} images are too few to compare: {k + 1} or more are needed.")
     extract, size = extractor(features.apply, features.batch_size), features.batch_size
-    drawn = gathered(lambda state, params, key: features.apply(params, _eight_bits(draw(state, key, size))))
+
+    @gathered
+    def drawn(state, params, key):
+        x = draw(state, key, size)
+        return features.apply(params, augment.eight_bits(x)), jnp.isfinite(x).all((1, 2, 3))
+
     params = functools.cache(lambda: jax.tree.map(put, features.params))
     name = lambda numbers, end="": {f"{what}_{features.name}{end}": x for what, x in numbers.items()}
 
@@ -45,10 +51,10 @@ def generated(
     def evaluate(state: Tree) -> Mapping[str, float]:
         compare, floor = real_side()
         keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(-(-n // size))]
-        z = np.concatenate([np.asarray(drawn(state, params(), key)) for key in keys])[:n]
-        if not np.isfinite(z).all():
-            bad = n - np.isfinite(z).all(1).sum()
-            raise InputError(f"{bad} of {n} drawn images have features that are not finite.")
+        z, fine = (np.concatenate(x)[:n] for x in zip(*(jax.device_get(drawn(state, params(), key)) for key in keys)))
+        bad = n - (fine & np.isfinite(z).all(1)).sum()
+        if bad:
+            raise InputError(f"{bad} of {n} drawn images, or their features, are not finite.")
         return {**name(compare(z)), **name(floor, "_floor")}
 
     return evaluate
@@ -94,19 +100,21 @@ def frechet(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.nda
     return float(np.sum((mean1 - mean2)**2) + np.trace(cov1) + np.trace(cov2) - 2 * cross)
 
 
-def kid(a: np.ndarray, b: np.ndarray, subsets: int = 100, size: int = 0, seed: int = 0) -> tuple[float, float]:
+def kid(a: np.ndarray, b: np.ndarray, size: int = 0, seed: int = 0) -> tuple[float, float]:
     """Squared MMD with the kernel (x.y / d + 1)^3, and its standard error: Bińkowski et al., 2018, arXiv:1801.01401.
 
-    The mean over `subsets` pairs of subsets of `size` rows of `a` (n, d) and `b` (m, d), by default 1000 or half of the
-    fewer rows; each is unbiased, so of equal distributions about half are negative. InputError for fewer than two rows.
+    The mean over blocks of `size` rows of `a` (n, d) and `b` (m, d), by default 1000 or a tenth of the fewer rows; each
+    is unbiased, so of equal distributions about half are negative. No two blocks share a row, unlike the paper's
+    subsets, so that their scatter is the mean's error. InputError for fewer than two rows.
     """
     fewer = min(len(a), len(b))
-    size = min(size or min(1000, max(2, fewer // 2)), fewer)
+    size = min(size or min(1000, max(2, fewer // 10)), fewer)
     if size < 2:
         raise InputError("A kernel distance needs two images or more of each kind.")
-    rng, a, b = np.random.default_rng(seed), np.asarray(a, np.float32), np.asarray(b, np.float32)
-    found = [_mmd2(a[rng.permutation(len(a))[:size]], b[rng.permutation(len(b))[:size]]) for _ in range(subsets)]
-    return float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(subsets)) if subsets > 1 else float("nan")
+    rng, blocks = np.random.default_rng(seed), fewer // size
+    a, b = (np.asarray(z, np.float32)[rng.permutation(len(z))[:blocks * size]].reshape(blocks, size, -1) for z in (a, b))
+    found = [_mmd2(x, y) for x, y in zip(a, b)]
+    return float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(blocks)) if blocks > 1 else float("nan")
 
 
 def _mmd2(x: np.ndarray, y: np.ndarray) -> float:
@@ -163,8 +171,3 @@ def neighbour_radii(z: np.ndarray, k: int = 5, tile: int = 1024) -> np.ndarray:
 def _squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Squared distances (n, m) of rows, in float64."""
     return np.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T, 0)
-
-
-def _eight_bits(images: Array) -> Array:
-    """Images in [0, 1] as uint8: real ones have no more levels."""
-    return jnp.round(255 * jnp.clip(images, 0, 1)).astype(jnp.uint8)

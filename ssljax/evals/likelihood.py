@@ -12,16 +12,19 @@ from ssljax.errors import InputError
 from ssljax.evals.features import Tree, batches, gathered, put, subset
 from ssljax.losses.elbo import kl_normal
 
-LogWeights = Callable[[Tree, Array, Array, int], Array]  # (state, key, (n, H, W, C) uint8, k) -> (k, n)
+LogWeights = Callable[[Tree, Array, Array, int], Array]  # (state, key, what was observed of n images, k) -> (k, n)
+Observe = Callable[[Tree, Array, Array], Array]  # (state, key, (n, H, W, C) uint8) -> what a model has of them
 
 
 def likelihood(log_weights: LogWeights, test: Any, samples: int = 5000, n: int | None = None, batch_size: int = 50,
-               chunk: int = 100, seed: int = 0) -> Callable[[Tree], Mapping[str, float]]:
+               chunk: int = 100, seed: int = 0,
+               observe: Observe = lambda state, key, images: images) -> Callable[[Tree], Mapping[str, float]]:
     """`nll`: -log p(x) in nats, the mean over `n` images of `test` (all by default), each from `samples` draws of q.
 
     Burda et al., 2015, arXiv:1509.00519, section 5: the bound L_5000, taken for the likelihood itself. `nll_error` is the
-    standard error of the mean over images; `elbo` the bound of one draw. `log_weights(state, key, images, k)` gives
-    log p(x, z) - log q(z|x), (k, n). InputError unless `chunk`, the draws at a time, divides `samples`.
+    standard error of the mean over images; `elbo` the bound of one draw. `log_weights(state, key, x, k)` gives
+    log p(x, z) - log q(z|x), (k, n), of x = `observe(state, key, images)`, drawn once. InputError unless `chunk`, the
+    draws at a time, divides `samples`.
     """
     if samples % chunk:
         raise InputError(f"{samples} importance samples can't be drawn {chunk} at a time: the one must divide the other.")
@@ -29,8 +32,10 @@ def likelihood(log_weights: LogWeights, test: Any, samples: int = 5000, n: int |
 
     @gathered
     def bounds(state, key, images):
+        x = observe(state, jax.random.fold_in(key, samples), images)
+
         def more(total, key):  # log of the sum so far, so that no more than `chunk` draws exist at a time.
-            log_w = log_weights(state, key, images, chunk)
+            log_w = log_weights(state, key, x, chunk)
             return jnp.logaddexp(total, jax.nn.logsumexp(log_w, axis=0)), jnp.mean(log_w, axis=0)
 
         total, each = jax.lax.scan(more, jnp.full(len(images), -jnp.inf), jax.random.split(key, samples // chunk))

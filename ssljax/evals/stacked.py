@@ -9,6 +9,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax.data import augment
 from ssljax.errors import InputError
 from ssljax.evals.feature_nets import FeatureNet
 from ssljax.evals.features import Tree, gathered, put
@@ -34,8 +35,7 @@ def stacked_modes(
         x = draw(state, key, size)
         if x.shape[-1] != channels:
             raise InputError(f"Stacks of {channels} images are needed, and {x.shape} were drawn.")
-        eight_bits = jnp.round(255 * jnp.clip(x, 0, 1)).astype(jnp.uint8)
-        named = jnp.stack([name(params, eight_bits[..., i:i + 1]) for i in range(channels)], 1)
+        named = jnp.stack([name(params, augment.eight_bits(x[..., i:i + 1])) for i in range(channels)], 1)
         return named, jnp.isfinite(x).all()
 
     real, params = gathered(name), functools.cache(lambda: jax.tree.map(put, labels.params))

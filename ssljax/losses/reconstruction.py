@@ -88,14 +88,6 @@ def contractive(key: Array, encode: Callable[[Array], Array], x: Array, draws: i
     return sum(map(one, jax.random.split(key, draws))) / draws
 
 
-def contractive_sigmoid(h: Array, w: Array) -> Array:
-    """‖J‖²_F of one layer h = sigmoid(x W + b), exactly: Σ_j (h_j (1 - h_j))² Σ_i W_ij², h (n, d), W (D, d) to (n,).
-
-    Rifai et al., 2011 (ICML), section 5.1.
-    """
-    return (h * (1 - h)) ** 2 @ jnp.sum(w**2, axis=0)
-
-
 def _same(x: Array, y: Array) -> None:
     if x.shape != y.shape:
         raise InputError(f"An image and its reconstruction must have the same shape, not {x.shape} and {y.shape}.")

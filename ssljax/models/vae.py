@@ -27,7 +27,8 @@ class VAE(nn.Module):
     shape: tuple[int, int, int]
     pixels: Pixels = "binary"
     """p(x|z). binary: 0 or 1, drawn anew by brightness; grey: cross-entropy with the brightness itself, which is no
-    likelihood; gaussian: normal around the decoder's mean, with one learned variance."""
+    likelihood; gaussian: normal around the decoder's mean, with one learned variance, of brightness that is drawn evenly
+    within its 256th: a density of continuous values."""
 
     def setup(self):
         self.encoder = self.coder.encoder(2 * self.latents)
@@ -42,6 +43,8 @@ class VAE(nn.Module):
     def observe(self, key: Array, images: Array) -> Array:
         """Images (n, *shape), uint8, as p(x|z) has them."""
         x = augment.to_float(images)
+        if self.pixels == "gaussian":
+            return (255 * x + over_batch(jax.random.uniform(key, x.shape))) / 256
         return augment.binarize(key, x) if self.pixels == "binary" else x
 
     def posterior(self, x: Array, y: Array | None = None) -> tuple[Array, Array]:
@@ -71,9 +74,8 @@ class VAE(nn.Module):
         """The mean image, in [0, 1] or, where Gaussian, about there."""
         return self._out(z, y) if self.pixels == "gaussian" else jax.nn.sigmoid(self._out(z, y))
 
-    def log_weights(self, key: Array, images: Array, k: int, y: Array | None = None) -> Array:
-        """`log_weight` of k draws, (k, n), for `evals.likelihood`: binary images are drawn once, by their place."""
-        x = self.observe(jax.random.key(0), images)
+    def log_weights(self, key: Array, x: Array, k: int, y: Array | None = None) -> Array:
+        """`log_weight` of k draws, (k, n), for `evals.likelihood`."""
         q = self.posterior(x, y)
         return self.log_weight(x, self.draw(key, *q, k), *q, y)
 

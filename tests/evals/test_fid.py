@@ -83,20 +83,21 @@ def naive_kid(a, b):
 def test_kid_is_the_loop():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(12, 5)), rng.normal(size=(12, 5)) + 1
-    found, error = kid(a, b, subsets=3, size=12)
-    assert found == pytest.approx(naive_kid(a, b), rel=1e-5) and error == pytest.approx(0, abs=1e-6)
-    b = np.concatenate([b, b[:1]])  # All of a, and 12 of these 13: the mean of what each leaves out.
-    each = [naive_kid(a, np.delete(b, i, 0)) for i in range(13)]
-    found, error = kid(a, b, subsets=400, size=12)
-    assert found == pytest.approx(np.mean(each), abs=4 * error)
-    assert error == pytest.approx(np.std(each) / 20, rel=0.2)
+    found, error = kid(a, b, size=12)
+    assert found == pytest.approx(naive_kid(a, b), rel=1e-5) and np.isnan(error)  # One block has no scatter.
+
+
+def test_kids_error_is_the_scatter_of_fresh_samples():
+    rng = np.random.default_rng(1)
+    found, told = np.array([kid(rng.normal(size=(200, 8)), rng.normal(size=(200, 8)) + 0.2) for _ in range(60)]).T
+    assert np.sqrt(np.mean(told**2)) == pytest.approx(found.std(ddof=1), rel=0.35)
 
 
 def test_kid_of_equal_distributions_is_zero_on_average():
     rng = np.random.default_rng(0)
-    found = np.array([kid(*rng.normal(size=(2, 30, 4)), subsets=1, size=30)[0] for _ in range(400)])
+    found = np.array([kid(*rng.normal(size=(2, 30, 4)), size=30)[0] for _ in range(400)])
     assert abs(found.mean()) < 3 * found.std() / 20 and 0.3 < np.mean(found < 0) < 0.7
-    other = [kid(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)) + 0.5, subsets=1, size=30)[0] for _ in range(100)]
+    other = [kid(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)) + 0.5, size=30)[0] for _ in range(100)]
     assert np.mean(other) > 5 * found.std()
 
 
@@ -233,5 +234,7 @@ def test_what_is_not_finite_or_too_little_is_refused(digits):
     net = FeatureNet("nan", {}, lambda p, x: jnp.where(x[:, :, 0, 0] > 200, jnp.nan, x[:, :, 0, 0]))
     with pytest.raises(ValueError, match="not finite"):
         generated(lambda s, k, n: jnp.ones((n, 8, 8, 1)), net, train, test)({"a": jnp.ones(())})
+    with pytest.raises(ValueError, match="360 of 360 drawn images"):  # As bytes they would be black.
+        generated(lambda s, k, n: jnp.full((n, 8, 8, 1), jnp.nan), pixels(), train, test)({})
     with pytest.raises(ValueError, match="4 images are too few"):
         generated(resample(test), pixels(), train, test, n=4)

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from ssljax.evals.average import average
 from ssljax.evals.collapse import collapse, feature_std, rankme
 from ssljax.evals.features import extractor, features, raw_pixels, subset
 from ssljax.evals.knn import knn, neighbours, vote
@@ -440,6 +441,20 @@ def check_mesh():
         for one, eight in zip(expected, numbers(train, test), strict=True):
             assert eight == pytest.approx(one, rel=1e-3)
         assert views(lambda key, images: images / 255., test)(state)["views"].std() > 0
+
+
+@pytest.mark.parametrize("n", [1, 6, 8])
+def test_what_is_drawn_for_an_image_does_not_depend_on_the_devices(n):
+    def measure(state, key, images, labels):
+        return {"noise": jax.random.uniform(key, (len(images), 3))[:, 1] * labels}
+
+    rng = lambda start, n: jax.random.uniform(jax.random.fold_in(jax.random.key(0), start), (n, 3))[:, 1]
+    first = Digits(slice(1300, 1450))
+    expected = np.concatenate([rng(0, 100), rng(100, 50)]) * first.labels
+    mesh = jax.make_mesh((n, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:n])
+    with jax.set_mesh(mesh):
+        found = average(measure, first, batch_size=100)({})
+    assert found["noise"] == pytest.approx(expected.mean(), rel=1e-6)
 
 
 def test_a_mesh_changes_nothing():

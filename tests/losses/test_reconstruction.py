@@ -57,31 +57,6 @@ def test_the_sparse_are_not_punished_and_the_dead_give_no_nan():
     np.testing.assert_allclose(grad, -0.05 / 6, rtol=1e-4)  # d/dt of -rho log mean exp(t): it can still be woken.
 
 
-def jacobian_norms(f, x):
-    """Row by row: the Jacobian of f in float64 by central differences, its squares summed."""
-    out = []
-    for row in x:
-        total = 0.0
-        for i in range(len(row)):
-            step = np.zeros(len(row))
-            step[i] = 1e-5
-            total += (((f(row + step) - f(row - step)) / 2e-5) ** 2).sum()
-        out.append(total)
-    return np.array(out)
-
-
-def test_contraction_of_one_layer_is_the_jacobians():
-    rng = np.random.default_rng(0)
-    w, b, x = rng.normal(size=(5, 3)), rng.normal(size=3), rng.normal(size=(4, 5))
-    f = lambda x: 1 / (1 + np.exp(-(x @ w + b)))
-    exact = jacobian_norms(f, x)
-    w32, x32 = jnp.asarray(w, "float32"), jnp.asarray(x, "float32")
-    g = lambda x: jax.nn.sigmoid(x @ w32 + jnp.asarray(b, "float32"))
-    np.testing.assert_allclose(r.contractive_sigmoid(g(x32), w32), exact, rtol=1e-4)
-    explicit = (jax.vmap(jax.jacfwd(lambda row: g(row[None])[0]))(x32) ** 2).sum((1, 2))
-    np.testing.assert_allclose(explicit, exact, rtol=1e-4)
-
-
 def test_contraction_of_a_deep_net_is_the_jacobians_on_average():
     net = MLP((6, 4), activation="tanh")
     x = jax.random.normal(KEY, (3, 5))
