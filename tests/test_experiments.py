@@ -64,6 +64,20 @@ class TestFile:
         assert (tmp_path / "results.json").exists() and list((tmp_path / "figures").glob("*.png"))
 
 
+@pytest.mark.parametrize("name, steps, number, factor", [
+    *((gan, 100, "test/kid_pixels", 0.8) for gan in ("dcgan", "lsgan", "projection", "r1gan", "r3gan", "sngan")),
+    ("gan", 200, "test/kid_pixels", 0.4), ("wgan_gp", 100, "test/kid_pixels", 0.95),
+    ("vae", 150, "test/nll", 0.7), ("iwae", 150, "test/nll", 0.75), ("cvae", 150, "classify/accuracy", 5),
+    ("vqvae", 150, "rate/psnr", 1.5), ("autoencoder", 150, "test/squared_error", 0.2), ("mae", 100, "knn/accuracy", 1.2),
+    ("simmim", 100, "test/error", 0.6), ("rotation", 100, "angle/accuracy", 1.5), ("inpainting", 100, "hole/psnr", 1.25)])
+def test_training_betters_what_is_measured(name, steps, number, factor, one_device):
+    """By far: a loss of the wrong sign, or a player that doesn't move, is seen."""
+    exp, (kind, what) = make(ROOT / "experiments" / f"{name}.py", steps, adversarial=0.001), number.split("/")
+    at = lambda steps: exp.evals[kind](train(replace(exp, evals={}, num_steps=steps)))[what]
+    fresh, trained = at(1), at(steps)
+    assert trained < factor * fresh if factor < 1 else trained > factor * fresh, (fresh, trained)
+
+
 def test_simclr_learns_digits(one_device):
     """A minute's training beats the untrained net by far."""
     exp = make(ROOT / "experiments" / "simclr.py", 150, batch_size=128)
