@@ -40,9 +40,9 @@ def awd_lstm(
         lr: Its peak, after a warm-up over a tenth of training.
         clip: The greatest norm of the gradient of the loss, in nats a token.
     """
-    tokenizer, train, test, characters = text.tokenized(data, tokens, vocabulary)
-    streams, size = text.Streams(train, batch_size, length), tokenizer.get_vocab_size()
-    net, steps = LanguageModel(size, rnn, tied=True, word_dropout=word_dropout), epochs * streams.steps
+    read = text.tokenized(data, tokens, vocabulary)
+    streams = text.Streams(read.train, batch_size, length)
+    net, steps = LanguageModel(read.size, rnn, tied=True, word_dropout=word_dropout), epochs * streams.steps
     tx = optax.chain(optax.clip_by_global_norm(clip), adamw(warmup_cosine(lr, steps), weight_decay))
 
     def init(key, batch):
@@ -55,8 +55,8 @@ def awd_lstm(
         return nll.mean() + penalty, ({"carry": carry}, {"loss": nll.mean(), "penalty": penalty})
 
     return Experiment(init=init, step=minimize(tx, loss), data=streams, num_steps=steps, evals={
-        "test": perplexity(net, test, train, characters), "gradient": gradients(net, test),
-        "text": sample(net, train[0], tokenizer.decode)}, files={"tokenizer.json": tokenizer.to_str()})
+        "test": perplexity(net, read), "gradient": gradients(net, read.test),
+        "text": sample(net, read.train[0], read.tokenizer.decode)}, files={"tokenizer.json": read.tokenizer.to_str()})
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def gpt(
         temperature: Of the samples; so are top_k and top_p, the share of likely tokens to draw from.
         top_k: The likeliest tokens to draw from; 0 for all.
     """
-    tokenizer, x, y, characters = text.tokenized(data, tokens, vocabulary)
-    model = LanguageModel(net, tokenizer.get_vocab_size())
+    read = text.tokenized(data, tokens, vocabulary)
+    model = LanguageModel(net, read.size)
     schedule = warmup_cosine(lr, steps, warmup, lr / 10)
     tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(schedule, weight_decay, b2=0.99))
 
@@ -55,15 +55,15 @@ def gpt(
         return token_nll(model.apply(state.params["model"], windows[:, :-1]), windows[:, 1:])
 
     def draw(state, key):  # Goes on from the first held-out tokens.
-        prompt = y[None, :min(8, length // 2)].repeat(3, axis=0)
+        prompt = read.test[None, :min(8, length // 2)].repeat(3, axis=0)
         new = generate(model, state.params["model"], key, prompt, 400, length, temperature, top_k, top_p)
         return jnp.concatenate([prompt, new], axis=1)
 
-    decode = lambda row: tokenizer.decode(row, skip_special_tokens=False)
-    held_out = lambda stride: perplexity(score, y, length, stride, characters, x)
+    decode = lambda row: read.tokenizer.decode(row, skip_special_tokens=False)
+    held_out = lambda stride: perplexity(score, read, length, stride)
     return Experiment(
-        init=init, step=minimize(tx, loss), data=text.Windows(x, batch_size, length), num_steps=steps,
-        files={"tokenizer.json": tokenizer.to_str()}, evals={
+        init=init, step=minimize(tx, loss), data=text.Windows(read.train, batch_size, length), num_steps=steps,
+        files={"tokenizer.json": read.tokenizer.to_str()}, evals={
             "test": held_out(max(1, length // 2)), "test_windows": held_out(length), "text": samples(draw, decode)})
 
 

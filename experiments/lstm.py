@@ -38,9 +38,9 @@ def lstm(
         flat_epochs: Those with the whole learning rate; `decay` multiplies it for each epoch after them.
         clip: The greatest norm of the gradient of the loss, in nats summed over time, a stream.
     """
-    tokenizer, train, test, characters = text.tokenized(data, tokens, vocabulary)
-    streams, size = text.Streams(train, batch_size, length), tokenizer.get_vocab_size()
-    net = LanguageModel(size, rnn, tied)
+    read = text.tokenized(data, tokens, vocabulary)
+    streams = text.Streams(read.train, batch_size, length)
+    net = LanguageModel(read.size, rnn, tied)
     rate = lambda step: lr * decay ** jnp.maximum(step // streams.steps + 1 - flat_epochs, 0)
     tx = optax.chain(optax.clip_by_global_norm(clip), optax.sgd(rate))
 
@@ -54,8 +54,8 @@ def lstm(
         return value, ({"carry": carry}, {"loss": value / length})
 
     return Experiment(init=init, step=minimize(tx, loss), data=streams, num_steps=epochs * streams.steps, evals={
-        "test": perplexity(net, test, train, characters), "gradient": gradients(net, test),
-        "text": sample(net, train[0], tokenizer.decode)}, files={"tokenizer.json": tokenizer.to_str()})
+        "test": perplexity(net, read), "gradient": gradients(net, read.test),
+        "text": sample(net, read.train[0], read.tokenizer.decode)}, files={"tokenizer.json": read.tokenizer.to_str()})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssljax.data.text import Tokenized
 from ssljax.errors import InputError
 from ssljax.evals.lag import gradient_by_lag
 from ssljax.evals.recurrent import gradients, perplexity, sample
@@ -162,14 +163,17 @@ def test_perplexity_is_counted_by_hand(tied):
     train, test = rng.integers(11, size=200), rng.integers(11, size=47)
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), state.params["params"])
     h, _ = naive("lstm", p["rnn"], p["embedding"][test[None, :-1]], net.rnn.zeros(1), 2)
+    read = Tokenized(None, train, test, 2 * len(test))
     nll = naive_cross_entropy(h[0], p["embedding"].T if tied else p["kernel"], p["bias"], test[1:])
     for length in (10, 46, 500):  # Each token counts once, whatever the pieces that it is read in.
-        found = perplexity(net, test, train, 2 * len(test), length)(state)
+        found = perplexity(net, read, length)(state)
         np.testing.assert_allclose(found["perplexity"], np.exp(nll.mean()), rtol=1e-5)
+    bits = nll.sum() / math.log(2) / (2 * len(test))
+    np.testing.assert_allclose(found["bits_per_character"], bits, rtol=1e-5)
     counts = np.array([np.sum(train == i) + 1 for i in range(11)])
     np.testing.assert_allclose(found["unigram"], np.exp(np.mean([-math.log(counts[t] / 211) for t in test[1:]])))
     with pytest.raises(InputError, match="2 or more"):
-        perplexity(net, test[:1], train, 1)
+        perplexity(net, read._replace(test=test[:1]))
 
 
 def test_a_sample_follows_the_model():

@@ -77,6 +77,6 @@ def labelled_rows(tokenizer: Tokenizer, docs: Documents, length: int) -> Arrays:
     With [CLS] and [SEP] around each, where the tokenizer has them; -1 where there is no token.
     """
     cls, sep = map(tokenizer.token_to_id, ("[CLS]", "[SEP]"))
-    rows, _ = text.rows(*text.encode(tokenizer, docs), length, -1, cls, sep)
+    rows = text.rows(*text.encode(tokenizer, docs), length, -1, cls, sep)
     labels = np.zeros(len(rows), np.int32) if docs.labels is None else docs.labels
     return Arrays(rows, labels, list(docs.class_names))

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import hashlib
+import inspect
 import itertools
 import os
 import pathlib
+import re
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -167,9 +169,10 @@ def words(docs: Documents, min_count: int = 1, size: int | None = None, newline:
     The end of a line is the word `newline`, as is usual for the Penn Treebank; "" for none. Where the texts have a word
     <unk> for rare ones, as that has, it stands for the unknown too.
     """
-    unknown = "<unk>" if any("<unk>" in text for text in docs.text) else "[UNK]"
-    count = Counter(itertools.chain.from_iterable(
-        (text.replace("\n", f" {newline} ") if newline else text).split() for text in docs.text))
+    unknown = "<unk>" if _holds(docs, "<unk>") else "[UNK]"
+    # White space as Rust has it, where the package cuts: to Python \x1c to \x1f are white too.
+    count = Counter(itertools.chain.from_iterable(re.findall(
+        r"[\S\x1c-\x1f]+", text.replace("\n", f" {newline} ") if newline else text) for text in docs.text))
     ranked = sorted((w for w in count if count[w] >= min_count and w != unknown), key=lambda w: (-count[w], w))
     vocabulary = [unknown, *ranked][:size]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unknown))
@@ -179,13 +182,18 @@ def words(docs: Documents, min_count: int = 1, size: int | None = None, newline:
     return tokenizer
 
 
+def _holds(docs: Documents, word: str) -> bool:
+    return any(word in text for text in docs.text)
+
+
 def bpe(docs: Documents, size: int) -> Tokenizer:
-    """Byte-pair encoding of bytes (GPT-2, Radford et al., 2019): any text is told without loss; END is id 0.
+    """Byte-pair encoding of bytes (GPT-2, Radford et al., 2019): any text but one that holds END itself, which is id 0,
+    is told without loss.
 
     InputError for a size below 257, the bytes and END.
     """
     _at_least(size, 257, "the 256 bytes and the end of a document")
-    return _trained(f"bpe {size}", docs, lambda: _bpe(docs, size))
+    return _trained(_bpe, docs, size)
 
 
 def _bpe(docs: Documents, size: int) -> Tokenizer:
@@ -200,7 +208,7 @@ def _bpe(docs: Documents, size: int) -> Tokenizer:
 
 def wordpiece(docs: Documents, size: int) -> Tokenizer:
     """WordPiece as in BERT (Devlin et al., 2018, arXiv:1810.04805): lower case, with the tokens of `BERT` first."""
-    return _trained(f"wordpiece {size}", docs, lambda: _wordpiece(docs, size))
+    return _trained(_wordpiece, docs, size)
 
 
 def _wordpiece(docs: Documents, size: int) -> Tokenizer:
@@ -223,8 +231,9 @@ def _wordpiece(docs: Documents, size: int) -> Tokenizer:
     return tokenizer
 
 
-def _trained(what: str, docs: Documents, make: Callable[[], Tokenizer]) -> Tokenizer:
-    return Tokenizer.from_str(str(_cached(what, docs, lambda: {"json": np.array(make().to_str())})["json"]))
+def _trained(make: Callable[[Documents, int], Tokenizer], docs: Documents, size: int) -> Tokenizer:
+    recipe = f"{inspect.getsource(make)} {size}"  # What an older recipe has made is not taken for this one's.
+    return Tokenizer.from_str(str(_cached(recipe, docs, lambda: {"json": np.array(make(docs, size).to_str())})["json"]))
 
 
 def _cached(what: str, docs: Documents, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
@@ -279,15 +288,39 @@ class Tokenized(NamedTuple):
     tokenizer: Tokenizer
     train: np.ndarray  # (n,) int32, end to end.
     test: np.ndarray
-    characters: int  # Of the test text.
+    characters: int  # Of the test text; 0 where its tokens don't tell it without loss.
+    unknown: float | None = None  # Per cent of `test` that is the unknown token; None where the tokenizer has none.
+
+    @property
+    def size(self) -> int:
+        """Of the vocabulary."""
+        return self.tokenizer.get_vocab_size()
 
 
 def tokenized(data: str, kind: Literal["words", "characters", "bpe"], vocabulary: int) -> Tokenized:
-    """The set `data` in tokens learned on its training split, of words and byte pairs at most `vocabulary`."""
+    """The set `data` in tokens learned on its training split, of words and byte pairs at most `vocabulary`.
+
+    Where it has several documents, each ends with END in byte pairs, and otherwise with a newline, added where there is
+    none. Words that occur once are the unknown, so that it is learned, unless the text has its own <unk> for rare ones.
+    """
     train, test = (documents(data, split) for split in ("train", "test"))
-    tokenizer = {"words": lambda: words(train, size=vocabulary), "characters": lambda: characters(train),
-                 "bpe": lambda: bpe(train, vocabulary)}[kind]()
-    return Tokenized(tokenizer, encode(tokenizer, train)[0], encode(tokenizer, test)[0], sum(map(len, test.text)))
+    several = max(len(train), len(test)) > 1
+    if several and kind != "bpe":
+        train, test = (replace(docs, text=[text.removesuffix("\n") + "\n" for text in docs.text])
+                       for docs in (train, test))
+    tokenizer = {"words": lambda: words(train, 1 if _holds(train, "<unk>") else 2, vocabulary),
+                 "characters": lambda: characters(train), "bpe": lambda: bpe(train, vocabulary)}[kind]()
+    end = tokenizer.token_to_id(END) if several and kind == "bpe" else None
+    x, y = (_joined(*encode(tokenizer, docs), end) for docs in (train, test))
+    unknown = tokenizer.model.unk_token
+    share = None if unknown is None else 100 * float(np.mean(y == tokenizer.token_to_id(unknown)))
+    lost = kind == "words" or share or _holds(test, END) and kind == "bpe"
+    return Tokenized(tokenizer, x, y, 0 if lost else sum(map(len, test.text)), share)
+
+
+def _joined(tokens: np.ndarray, offsets: np.ndarray, separator: int | None) -> np.ndarray:
+    """The documents end to end, each followed by `separator`, if there is one."""
+    return tokens if separator is None else np.insert(tokens, offsets[1:], separator)
 
 
 def pack(tokens: np.ndarray, offsets: np.ndarray, length: int, separator: int | None = None) -> np.ndarray:
@@ -295,8 +328,7 @@ def pack(tokens: np.ndarray, offsets: np.ndarray, length: int, separator: int | 
 
     InputError where they don't fill one row.
     """
-    if separator is not None:
-        tokens = np.insert(tokens, offsets[1:], separator)
+    tokens = _joined(tokens, offsets, separator)
     if len(tokens) < length:
         raise InputError(f"A text of {len(tokens)} tokens does not fill a row of {length}: choose a shorter length, or "
                          "more text.")
@@ -304,8 +336,8 @@ def pack(tokens: np.ndarray, offsets: np.ndarray, length: int, separator: int | 
 
 
 def rows(tokens: np.ndarray, offsets: np.ndarray, length: int, pad: int, first: int | None = None,
-         last: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """One row for each document, cut or padded: (n, length) int32, and how many tokens of each are its own, (n,) int32.
+         last: int | None = None) -> np.ndarray:
+    """One row for each document, cut or padded: (n, length) int32.
 
     `first` and `last` are put around each document ([CLS] and [SEP]), within the length.
     """
@@ -318,7 +350,7 @@ def rows(tokens: np.ndarray, offsets: np.ndarray, length: int, pad: int, first: 
         out[:, 0] = first
     if after:
         out[np.arange(len(out)), before + own] = last
-    return out.astype(np.int32), (own + before + after).astype(np.int32)
+    return out.astype(np.int32)
 
 
 @dataclass(frozen=True, eq=False)

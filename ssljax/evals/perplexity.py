@@ -7,46 +7,57 @@ from typing import Any
 from jax import Array
 import numpy as np
 
+from ssljax.data.text import Tokenized
 from ssljax.errors import InputError
 from ssljax.evals.features import Tree, gathered, put, round_up
 
 Score = Callable[[Tree, Array], Array]  # (state, windows (n, length + 1)) -> -log p of all but the first, (n, length)
 
 
-def perplexity(score: Score, tokens: np.ndarray, length: int, stride: int, characters: int, train: np.ndarray,
+def perplexity(score: Score, text: Tokenized, length: int, stride: int,
                batch_size: int = 64) -> Callable[[Tree], Mapping[str, float]]:
-    """`perplexity`, exp of the mean `nll` in nats, over all of `tokens` (n,) but the first; `bits_per_character` too.
+    """The perplexity of `text.test` by windows of tokens, and what else `told` makes of it.
 
-    The text has that many `characters`. `score(state, windows)` is given windows of `length` + 1 tokens that begin
-    every `stride`, and of each only the last `stride` are counted, which are new: none has fewer than
-    `length` - `stride` tokens in sight but those at the start. `unigram` is the floor: the perplexity under the tokens'
-    frequencies in `train`, one added to each. InputError unless 1 <= stride <= length, and for less than two tokens.
+    `score(state, windows)` is given windows of `length` + 1 tokens that begin every `stride`, and of each only the last
+    `stride` are counted, which are new: none has fewer than `length` - `stride` tokens in sight but those at the start.
+    InputError unless 1 <= stride <= length, and for less than two tokens.
     """
-    if not 1 <= stride <= length or len(tokens) < 2:
-        raise InputError(f"Windows of {length} tokens can't begin every {stride} in {len(tokens)} tokens: the stride "
-                         "must be from 1 to the length, and the text at least 2 tokens.")
-    run = gathered(score)
+    if not 1 <= stride <= length:
+        raise InputError(f"Windows of {length} tokens can't begin every {stride}: the stride must be from 1 to the "
+                         "length.")
+    run, tell = gathered(score), told(text)
 
     def evaluate(state: Tree) -> Mapping[str, float]:
-        total, count = 0.0, 0
-        for rows, counted in windows(tokens, length, stride, round_up(batch_size)):
-            nll = np.asarray(run(state, put(rows, split=True)), np.float64)
-            total, count = total + nll[counted].sum(), count + counted.sum()
-        return {**told(total, count, characters), "unigram": unigram()}
-
-    @functools.cache
-    def unigram() -> float:
-        return float(np.exp(unigram_nll(tokens[1:], train)))
+        total = 0.0
+        for rows, counted in windows(text.test, length, stride, round_up(batch_size)):
+            total += np.asarray(run(state, put(rows, split=True)), np.float64)[counted].sum()
+        return tell(total)
 
     return evaluate
 
 
-def told(total: float, count: int, characters: int) -> dict[str, float]:
-    """The numbers that a sum of -log p over `count` tokens makes; InputError where it is not finite."""
-    if not np.isfinite(total):
-        raise InputError("The text has a -log p that is not finite.")
-    return {"perplexity": float(np.exp(total / count)), "nll": float(total / count),
-            "bits_per_character": float(total / np.log(2) / characters)}
+def told(text: Tokenized) -> Callable[[float], dict[str, float]]:
+    """The numbers that a sum of -log p, in nats, over all of `text.test` but the first makes.
+
+    `perplexity` is exp of the mean, `nll`. `bits_per_character` is left out where the tokens don't tell the text
+    without loss, and `unknown`, the percent of tokens that stand for what the tokenizer doesn't know, where it knows
+    all. `unigram` is the floor: the perplexity under the frequencies in `text.train`, one added to each. InputError for
+    less than two tokens, and for a sum that is not finite.
+    """
+    if len(text.test) < 2:
+        raise InputError(f"The perplexity of {len(text.test)} tokens is not defined: 2 or more are needed.")
+    unigram = functools.cache(lambda: float(np.exp(unigram_nll(text.test[1:], text.train))))
+
+    def tell(total: float) -> dict[str, float]:
+        if not np.isfinite(total):
+            raise InputError("The text has a -log p that is not finite.")
+        nll = float(total / (len(text.test) - 1))
+        out = {"perplexity": float(np.exp(nll)), "nll": nll, "unigram": unigram()}
+        if text.characters:
+            out["bits_per_character"] = float(total / np.log(2) / text.characters)
+        return out if text.unknown is None else {**out, "unknown": text.unknown}
+
+    return tell
 
 
 def windows(tokens: np.ndarray, length: int, stride: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -9,32 +9,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax.data.text import Tokenized
 from ssljax.errors import InputError
 from ssljax.evals.features import Tree, gathered, put
 from ssljax.evals.lag import gradient_by_lag
-from ssljax.evals.perplexity import told, unigram_nll
+from ssljax.evals.perplexity import told
 from ssljax.models.rnn import CELLS, LanguageModel, nats
 
 
-def perplexity(net: LanguageModel, test: np.ndarray, train: np.ndarray, characters: int,
-               length: int = 500) -> Callable[[Tree], Mapping[str, float]]:
-    """`perplexity`, `nll` and `bits_per_character` of the tokens `test` (n,), read once from first to last, `length` at
-    a time, and `unigram`, the floor, as of `evals.perplexity`; InputError if there are fewer than two tokens.
+def perplexity(net: LanguageModel, text: Tokenized, length: int = 500) -> Callable[[Tree], Mapping[str, float]]:
+    """The perplexity of `text.test`, read once from first to last, `length` at a time, and what else
+    `evals.perplexity.told` makes of it; InputError if there are fewer than two tokens.
     """
-    if len(test) < 2:
-        raise InputError(f"The perplexity of {len(test)} tokens is not defined: 2 or more are needed.")
-    n = len(test) - 1
+    tell, n = told(text), len(text.test) - 1
     length = min(length, n)
-    padded = np.pad(test, (0, -n % length))
+    padded = np.pad(text.test, (0, -n % length))
     run = gathered(lambda params, tokens, carry: nats(net, params, tokens, carry)[::2])
-    unigram = float(np.exp(unigram_nll(test[1:], train)))
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         total, carry = 0.0, jax.tree.map(put, jax.device_get(net.rnn.zeros(1)))
         for at in range(0, n, length):
             found, carry = run(state.params, put(padded[None, at:at + length + 1]), carry)
             total += float(np.asarray(found, np.float64)[0, :n - at].sum())
-        return {**told(total, n, characters), "unigram": unigram}
+        return tell(total)
 
     return evaluate
 

@@ -30,7 +30,7 @@ def ours():
     words = np.random.default_rng(0).integers(VOCABULARY, size=BATCH * LENGTH * 50 + 1)
     # The experiment as it is, but with these words for its text.
     spelt = lambda numbers: text.Documents([" ".join(f"w{i}" for i in numbers)])
-    text.documents = lambda data, split: spelt([*range(VOCABULARY), *words])
+    text.documents = lambda data, split: spelt([*range(VOCABULARY), *range(VOCABULARY), *words])
     exp = lstm(vocabulary=VOCABULARY)
     data, key = exp.data, jax.random.key(0)
     resident, feed = jnp.asarray(data.resident()), data.feed(0, 0, None)

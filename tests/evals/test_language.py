@@ -37,24 +37,30 @@ def test_perplexity_is_that_of_a_loop_over_the_text():
     """A bigram model sees one token, so that the stride makes no difference; bits are per character, not per token."""
     rng = np.random.default_rng(0)
     p, tokens, train = rng.dirichlet(np.ones(5), size=5), rng.integers(5, size=101), rng.integers(4, size=50)
+    read = text.Tokenized(None, train, tokens, 250)
     score = lambda state, x: -jnp.log(state["p"])[x[:, :-1], x[:, 1:]]
     want = -sum(math.log(p[a, b]) for a, b in zip(tokens, tokens[1:])) / 100
     for length, stride in ((8, 8), (8, 3), (200, 10)):
-        found = perplexity(score, tokens, length, stride, 250, train, batch_size=4)({"p": jnp.asarray(p)})
+        found = perplexity(score, read, length, stride, batch_size=4)({"p": jnp.asarray(p)})
         np.testing.assert_allclose(found["nll"], want, rtol=1e-5)
         np.testing.assert_allclose(found["perplexity"], math.exp(want), rtol=1e-5)
         np.testing.assert_allclose(found["bits_per_character"], want * 100 / 250 / math.log(2), rtol=1e-5)
         share = (np.bincount(train, minlength=5) + 1) / 55
         np.testing.assert_allclose(found["unigram"], math.exp(-np.log(share[tokens[1:]]).mean()), rtol=1e-5)
+        assert "unknown" not in found
+    found = perplexity(score, read._replace(characters=0, unknown=2.5), 8, 8)({"p": jnp.asarray(p)})
+    assert set(found) == {"perplexity", "nll", "unigram", "unknown"} and found["unknown"] == 2.5
     assert np.isfinite(unigram_nll(np.array([9]), np.array([1])))  # One that was never seen.
     for length, stride in ((8, 0), (8, 9)):
         with pytest.raises(InputError, match="stride must be from 1"):
-            perplexity(score, tokens, length, stride, 250, train)
+            perplexity(score, read, length, stride)
+    with pytest.raises(InputError, match="of 1 tokens is not defined: 2 or more"):
+        perplexity(score, read._replace(test=tokens[:1]), 8, 8)
     with pytest.raises(InputError, match="not finite"):
-        perplexity(score, tokens, 8, 8, 250, train)({"p": jnp.zeros((5, 5))})
+        perplexity(score, read, 8, 8)({"p": jnp.zeros((5, 5))})
 
 
-def read(n=70):
+def pieces(n=70):
     rows = np.random.default_rng(0).integers(5, 9, size=(n, 6)).astype(np.int32)
     rows[:, 0] = 2
     rows[:5, 1:] = 7
@@ -64,7 +70,7 @@ def read(n=70):
 
 def test_masked_accuracy_counts_what_is_asked():
     """A model that says 7 is as good as the floor; one that says what was there is always right."""
-    data = read()
+    data = pieces()
     rows = data.test
 
     def predict(state, key, x):
@@ -90,7 +96,7 @@ def test_guesses_stand_beside_the_truth():
 
 
 def test_replaced_auroc():
-    rows = read().test
+    rows = pieces().test
     find = lambda state, key, x: (state["sign"] * (x == 7).astype(float), x == 7)
     run = replaced_auroc(find, rows, batch_size=16)
     assert run({"sign": jnp.array(1.0)})["auroc"] == 100 and run({"sign": jnp.array(0.0)})["auroc"] == 50
