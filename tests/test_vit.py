@@ -1,4 +1,4 @@
-"""The Vision Transformer: against published sizes, the fused attention, a loop over heads and tokens, and its own mask."""
+"""The Vision Transformer: against published sizes, JAX's attention, a loop over heads and tokens, and its own mask."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from ssljax.models.vit import MAEDecoder, ViT, patchify, positions, unpatchify
 KEY = jax.random.key(0)
 
 
-def test_attention_is_the_fused_one_and_the_equation():
+def test_attention_is_jaxs_and_the_equation():
     q, k, v = (jax.random.normal(key, (2, 5, 3, 4)) for key in jax.random.split(KEY, 3))
     found = einsum_attention(q, k, v)
     np.testing.assert_allclose(found, jax.nn.dot_product_attention(q, k, v), atol=1e-5)

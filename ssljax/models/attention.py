@@ -1,4 +1,5 @@
-"""Attention, one for all nets: fused on an accelerator, two matrix products on a CPU; and rotary positions."""
+"""Attention, one for all nets: JAX's on an accelerator, as XLA compiles it, two matrix products on a CPU; and rotary
+positions."""
 
 import math
 
