@@ -34,7 +34,7 @@ def awd_lstm(
         vocabulary: Words at most, or symbols of byte-pair encoding.
         word_dropout: Share of the vocabulary's words that a step doesn't see.
         activation: Weight of the mean square of the last layer's outputs, as dropped: AR, alpha in the paper.
-        slowness: Weight of the mean square of their change from one time to the next: TAR, beta in the paper.
+        slowness: Weight of the mean square of their change in time, before that dropout: TAR, beta in the paper.
         batch_size: Streams that the text is read in.
         length: Tokens a step of each stream, and how far gradients go back.
         lr: Its peak, after a warm-up over a tenth of training.
@@ -50,8 +50,8 @@ def awd_lstm(
 
     def loss(params, state, batch, key):
         carry = jax.tree.map(lambda c: jnp.where(batch["first"][:, None], 0, c), state.extra["carry"])
-        nll, h, carry = nats(net, params, batch["tokens"], carry, key)
-        penalty = activation * jnp.mean(h**2) + slowness * jnp.mean((h[:, 1:] - h[:, :-1]) ** 2)
+        nll, (h, whole), carry = nats(net, params, batch["tokens"], carry, key)
+        penalty = activation * jnp.mean(h**2) + slowness * jnp.mean((whole[:, 1:] - whole[:, :-1]) ** 2)
         return nll.mean() + penalty, ({"carry": carry}, {"loss": nll.mean(), "penalty": penalty})
 
     return Experiment(init=init, step=minimize(tx, loss), data=streams, num_steps=steps, evals={

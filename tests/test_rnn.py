@@ -1,4 +1,5 @@
-"""Recurrent layers against their equations in float64 NumPy; what is told of a language model, counted by hand."""
+"""Recurrent layers against their equations in float64 NumPy and PyTorch's numbers; what is told of a language model,
+counted by hand; and the steps of the experiments with them."""
 
 from functools import partial
 import math
@@ -6,8 +7,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from experiments.awd_lstm import awd_lstm
+from experiments.lstm import lstm as lstm_experiment
 from ssljax.data.text import Tokenized
 from ssljax.errors import InputError
 from ssljax.evals.lag import gradient_by_lag
@@ -15,6 +19,7 @@ from ssljax.evals.recurrent import gradients, perplexity, sample
 from ssljax.experiment import TrainState
 from ssljax.models.rnn import CELLS, RNN, LanguageModel, lstm, nats, recur
 from tests.losses.test_softmax import naive_cross_entropy
+from tests.test_data import batches, mesh_of
 
 sigmoid = lambda x: 1 / (1 + np.exp(-x))
 
@@ -57,16 +62,16 @@ def make(cell, **kw):
 class TestCell:
     def test_equals_its_equations(self, cell):
         net, params, x, carry = make(cell)
-        y, new = net.apply(params, x, carry)
+        y, new, _ = net.apply(params, x, carry)
         expected, last = naive(cell, params["params"], np.asarray(x, np.float64), carry, 2)
         np.testing.assert_allclose(y, expected, atol=2e-6)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), new, last)
 
     def test_a_carried_state_goes_on(self, cell):
         net, params, x, _ = make(cell)
-        whole, last = net.apply(params, x)
-        first, carry = net.apply(params, x[:, :2])
-        second, carry = net.apply(params, x[:, 2:], carry)
+        whole, last, _ = net.apply(params, x)
+        first, carry, _ = net.apply(params, x[:, :2])
+        second, carry, _ = net.apply(params, x[:, 2:], carry)
         np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), carry, last)
 
@@ -75,7 +80,7 @@ class TestCell:
         v = np.random.default_rng(1).normal(size=(3, 6, 5))
 
         def value(p, c):
-            y, last = net.apply({"params": p}, x, c)
+            y, last, _ = net.apply({"params": p}, x, c)
             return jnp.sum(y * v) + sum(jnp.sum(c**2) for c in jax.tree.leaves(last))
 
         def oracle(p, c):
@@ -94,6 +99,34 @@ class TestCell:
                     for s in (1, -1))
         product = sum(jax.tree.leaves(jax.tree.map(lambda g, w: np.sum(g * w), of_carry, ways)))
         np.testing.assert_allclose(product, (up - down) / 2e-5, rtol=2e-4, atol=2e-4)
+
+
+# The outputs of torch 2.13.0's nn.LSTM(2, 3, num_layers=2) and nn.GRU, in float64, at x[i] = cos(i) in the order of
+# memory (1, 4, 2), where parameter k of `named_parameters` (w_ih, w_hh, b_ih and b_hh of each layer) is sin(0.7 i + k).
+TORCH = {
+    "lstm": [[-0.153568, -0.518293, -0.121102], [-0.39197, -0.473788, 0.023436], [-0.50606, -0.495979, -0.02927],
+             [-0.521519, -0.47813, 0.104358]],
+    "gru": [[-0.432121, -0.393198, 0.113069], [-0.744735, -0.499645, 0.146466], [-0.840312, -0.655529, 0.088968],
+            [-0.83572, -0.887768, -0.018854]]}
+TORCH_C = [[0.93922, 0.391222, 0.048406], [-1.499305, -0.960952, 0.111941]]  # What the LSTM's layers carry at the end.
+
+
+@pytest.mark.parametrize("cell", TORCH)
+def test_outputs_are_torchs(cell):
+    net, gates, params = RNN(cell, width=3, layers=2), {"lstm": 4, "gru": 3}[cell], {}
+    x = jnp.cos(jnp.arange(8.0)).reshape(1, 4, 2)
+    wave = lambda k, *shape: np.sin(0.7 * np.arange(math.prod(shape)) + k).reshape(shape)
+    for l in range(2):
+        w, u, b, c = (wave(4 * l + k, 3 * gates, *d) for k, d in enumerate([(3 if l else 2,), (3,), (), ()]))
+        if cell == "gru":  # Torch's r, z, n: here n's come first among the inputs', and its bias within r is apart.
+            w, b, inner = np.roll(w, 3, axis=0), np.roll(b + np.where(np.arange(9) < 6, c, 0), 3), c[6:]
+            params[f"inner_bias{l}"], c = inner, 0
+        params |= {f"input{l}": w.T, f"recurrent{l}": u.T, f"bias{l}": b + c}
+    assert jax.tree.map(np.shape, params) == jax.tree.map(jnp.shape, net.init(jax.random.key(0), x)["params"])
+    y, last, _ = net.apply({"params": jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)}, x)
+    np.testing.assert_allclose(y[0], TORCH[cell], atol=2e-6)
+    if cell == "lstm":
+        np.testing.assert_allclose([c[0] for c, _ in last], TORCH_C, atol=3e-6)
 
 
 def test_the_gradient_by_a_masked_recurrence_is_the_plain_scans():
@@ -145,6 +178,29 @@ class TestDropout:
         np.testing.assert_allclose(dropped[:, 0], plain[:, 0], atol=1e-6)  # The state before it is zeros.
         assert np.abs(dropped[:, 1:] - plain[:, 1:]).max() > 1e-3
 
+    def test_outputs_are_told_before_their_dropout_too(self):
+        net, params, x, _ = make("lstm")
+        net, key = net.clone(dropout=0.4), jax.random.key(3)
+        h, carry, whole = net.apply(params, x, None, key)
+        np.testing.assert_array_equal(whole[:, -1], carry[-1][-1])
+        assert (np.asarray(whole) != 0).all() and 0.2 < np.mean(np.asarray(h) == 0) < 0.6
+        np.testing.assert_allclose(h, jnp.where(h == 0, 0, whole / 0.6), rtol=1e-6)
+        again, _, same = net.apply(params, x)
+        np.testing.assert_array_equal(again, same)
+
+    def test_a_dropped_word_is_zeros_wherever_it_stands(self):
+        """As if its vector were zeros, and the others' longer: told from which vectors get a gradient."""
+        net = LanguageModel(30, RNN("lstm", 6, 1), word_dropout=0.4)
+        tokens, key = jax.random.randint(jax.random.key(0), (8, 40), 0, 30), jax.random.key(1)
+        params = net.init(jax.random.key(2), tokens)
+        assert len(np.unique(tokens)) == 30
+        slope = jax.grad(lambda p: jnp.sum(net.apply(p, tokens, None, key)[0] ** 2))(params)["params"]["embedding"]
+        stays = np.abs(slope).max(1, keepdims=True) > 0
+        assert 0.4 < stays.mean() < 0.8
+        other = {"params": {**params["params"], "embedding": params["params"]["embedding"] * stays / 0.6}}
+        np.testing.assert_allclose(net.apply(params, tokens, None, key)[0], net.apply(other, tokens)[0], atol=1e-6)
+        np.testing.assert_array_equal(net.apply(params, tokens)[0], net.clone(word_dropout=0.0).apply(params, tokens)[0])
+
     def test_a_weight_once_dropped_gets_no_gradient(self):
         net, params, x, _ = make("lstm", weight_dropout=0.5)
         g = jax.grad(lambda p: jnp.sum(net.apply(p, x, None, jax.random.key(3))[0] ** 2))(params)["params"]
@@ -186,6 +242,83 @@ def test_a_sample_follows_the_model():
     state = TrainState(jnp.zeros(()), {"params": params}, (), {})
     drawn = sample(net, 4, lambda tokens: " ".join(map(str, tokens)), n=15)(state)["sample"]
     assert drawn.split() == [str((5 + i) % 11) for i in range(15)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Eleven words in random order."""
+    words = np.random.default_rng(0).choice(list("abcdefghijk"), 400)
+    (tmp_path / "x.txt").write_text(" ".join(words))
+    return str(tmp_path / "x.txt")
+
+
+def started(exp):
+    """Its state before training, and its first batches."""
+    first = batches(exp.data, 0, 0, 3, mesh_of(1))
+    return exp.init(jax.random.key(0), first[0]), first
+
+
+class TestLSTM:
+    def test_the_state_goes_on_from_step_to_step(self, file):
+        """Two steps tell what one of twice the length tells; where a stream begins anew, it is as from zeros."""
+        exp = lstm_experiment(file, rnn=RNN(width=6, layers=2, scale=0.7), batch_size=3, length=5, lr=0.0)
+        state, (a, b, c) = started(exp)
+        net, step = LanguageModel(12, RNN(width=6, layers=2, scale=0.7)), jax.jit(exp.step)
+        nll = np.asarray(nats(net, state.params, jnp.concatenate([a["tokens"], b["tokens"][:, 1:]], axis=1))[0])
+        one, told = step(state, a, jax.random.key(1))
+        np.testing.assert_allclose(told["loss"], nll[:, :5].mean(), rtol=1e-5)
+        two, told = step(one, b, jax.random.key(2))
+        np.testing.assert_allclose(told["loss"], nll[:, 5:].mean(), rtol=1e-5)
+        alone = np.asarray(nats(net, state.params, c["tokens"])[0])
+        carried = np.asarray(nats(net, state.params, c["tokens"], two.extra["carry"])[0])
+        first = np.array([True, False, True])
+        _, told = step(two, {**c, "first": jnp.asarray(first)}, jax.random.key(3))
+        np.testing.assert_allclose(told["loss"], np.where(first[:, None], alone, carried).mean(), rtol=1e-5)
+        assert abs(alone.mean() - carried.mean()) > 1e-4
+
+    def test_a_step_is_clipped_descent_by_the_sum_over_time(self, file):
+        for clip, epoch in ((5.0, 0), (0.1, 5)):
+            rnn = RNN(width=6, layers=1, scale=0.7)
+            exp = lstm_experiment(file, rnn=rnn, batch_size=3, length=5, lr=0.5, clip=clip)
+            state, (a, *_) = started(exp)
+            at = jnp.asarray(epoch * exp.data.steps, jnp.int32)
+            state = state.replace(opt_state=jax.tree.map(lambda x: at if x.ndim == 0 else x, state.opt_state))
+            nll = lambda p: nats(LanguageModel(12, rnn), p, a["tokens"])[0].sum() / 3
+            grads = jax.grad(nll)(state.params)
+            rate = 0.5 * {0: 1, 5: 1 / 4}[epoch] * min(1, clip / float(optax.tree.norm(grads)))
+            new, _ = jax.jit(exp.step)(state, a, jax.random.key(1))
+            jax.tree.map(lambda p, g, q: np.testing.assert_allclose(q, p - rate * g, atol=1e-6),
+                         state.params, grads, new.params)
+
+
+def test_awds_penalties_are_of_dropped_outputs_and_of_whole_ones_change(file):
+    """Merity et al., section 4.4; beside the words' loss, in the value whose gradient Adam has, and the state is carried."""
+    rnn, alpha, beta = RNN(width=6, layers=2, dropout=0.5, variational=True, weight_dropout=0.3), 3.0, 2.0
+    exp = awd_lstm(file, rnn=rnn, batch_size=3, length=5, activation=alpha, slowness=beta, clip=1e9, word_dropout=0.2)
+    state, (a, b, _) = started(exp)
+    net, key = LanguageModel(12, rnn, tied=True, word_dropout=0.2), jax.random.key(5)
+    step = jax.jit(exp.step)
+    state, _ = step(state, a, jax.random.key(4))
+    nll, (h, whole), carry = (jax.tree.map(np.asarray, x) for x in nats(net, state.params, b["tokens"],
+                                                                         state.extra["carry"], key))
+    assert (h == 0).any() and (whole != 0).all() and any(np.asarray(x).any() for x in jax.tree.leaves(state.extra))
+    ar, tar = (h**2).sum() / h.size, sum(((whole[:, t + 1] - whole[:, t]) ** 2).sum() for t in range(4)) / (3 * 4 * 6)
+    new, told = step(state, b, key)
+    np.testing.assert_allclose(told["penalty"], alpha * ar + beta * tar, rtol=1e-5)
+    np.testing.assert_allclose(told["loss"], nll.mean(), rtol=1e-5)
+    jax.tree.map(lambda c, d: np.testing.assert_allclose(c, d, atol=1e-6), new.extra["carry"], carry)
+
+    anew = step(state, {**b, "first": jnp.ones(3, bool)}, key)[1]["loss"]
+    np.testing.assert_allclose(anew, nats(net, state.params, b["tokens"], None, key)[0].mean(), rtol=1e-5)
+    assert abs(anew - told["loss"]) > 1e-4
+
+    def value(params):
+        nll, (h, whole), _ = nats(net, params, b["tokens"], state.extra["carry"], key)
+        return nll.mean() + alpha * (h**2).mean() + beta * (jnp.diff(whole, axis=1) ** 2).mean()
+
+    before, after = (optax.tree.get(s.opt_state, "mu") for s in (state, new))
+    jax.tree.map(lambda m, n, g: np.testing.assert_allclose(n, 0.9 * m + 0.1 * g, atol=1e-6),
+                 before, after, jax.grad(value)(state.params))
 
 
 class TestLag:

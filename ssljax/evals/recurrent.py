@@ -43,7 +43,7 @@ def sample(net: LanguageModel, first: int, decode: Callable[[list[int]], str], n
     def draw(params):
         def step(carried, key):
             token, carry = carried
-            h, carry = net.apply(params, token[:, None], carry)
+            h, carry, _ = net.apply(params, token[:, None], carry)
             token = jax.random.categorical(key, net.apply(params, h[:, 0], method="logits"))
             return (token, carry), token[0]
 

@@ -19,8 +19,9 @@ Carry = Any  # For each layer, the arrays (batch, width) that its cell carries: 
 
 
 class RNN(nn.Module):
-    """Recurrent layers on top of each other: inputs (batch, time, d) and a carry to outputs (batch, time, width) and
-    the new carry. A carry of None is zeros; dropout is on where there is a key. InputError for sizes that can't be."""
+    """Recurrent layers on top of each other: inputs (batch, time, d) and a carry to outputs (batch, time, width), the
+    new carry, and the outputs before their dropout. A carry of None is zeros; dropout is on where there is a key.
+    InputError for sizes that can't be."""
 
     cell: Cell = "lstm"
     """lstm, gru, or a plain layer with tanh."""
@@ -42,7 +43,7 @@ class RNN(nn.Module):
     """Weights start uniform in [-scale, scale]; 0 for 1 / sqrt(width)."""
 
     @nn.compact
-    def __call__(self, x: Array, carry: Carry = None, key: Array | None = None) -> tuple[Array, Carry]:
+    def __call__(self, x: Array, carry: Carry = None, key: Array | None = None) -> tuple[Array, Carry, Array]:
         if self.layers < 1 or self.width < 1:
             raise InputError(f"A recurrent net needs a layer of a unit at least, not {self.layers} of {self.width}.")
         for name in ("dropout", "recurrent_dropout", "weight_dropout"):
@@ -76,7 +77,7 @@ class RNN(nn.Module):
             last, h = recur(advance, p, u, carry[i], mask)
             new.append(last)
             x = h.swapaxes(0, 1)
-        return self.drop(keys[-1], x), tuple(new)
+        return self.drop(keys[-1], x), tuple(new), x
 
     def drop(self, key: Array | None, x: Array) -> Array:
         """Dropout where there is a key: of each element or, variational, of a unit at all times."""
@@ -162,7 +163,8 @@ _recur.defvjp(_forward, _backward)
 
 
 class LanguageModel(nn.Module):
-    """Tokens (batch, time) and a carry to features (batch, time, d) for the output layer, and the new carry.
+    """Tokens (batch, time) and a carry to features (batch, time, d) for the output layer, the new carry, and the
+    features before their dropout.
 
     `logits` takes features (n, d) further to (n, vocabulary).
     """
@@ -181,7 +183,7 @@ class LanguageModel(nn.Module):
         self.kernel = None if self.tied else self.param("kernel", draw, (self.rnn.width, self.vocabulary))
         self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
 
-    def __call__(self, tokens: Array, carry: Carry = None, key: Array | None = None) -> tuple[Array, Carry]:
+    def __call__(self, tokens: Array, carry: Carry = None, key: Array | None = None) -> tuple[Array, Carry, Array]:
         x = self.embedding[tokens]
         if key is not None and self.word_dropout:
             k, key = jax.random.split(key)
@@ -200,10 +202,11 @@ class LanguageModel(nn.Module):
 
 
 def nats(net: LanguageModel, params: Tree, tokens: Array, carry: Carry = None,
-         key: Array | None = None) -> tuple[Array, Array, Carry]:
-    """-log p of each of `tokens` (batch, time + 1) but the first, given those before it: (batch, time), the features
-    that they were told from, (batch, time, d), and the carry. Dropout is on where there is a key."""
-    h, carry = net.apply(params, tokens[:, :-1], carry, key)
+         key: Array | None = None) -> tuple[Array, tuple[Array, Array], Carry]:
+    """-log p of each of `tokens` (batch, time + 1) but the first, given those before it: (batch, time); the features
+    that they were told from, (batch, time, d), and the same before their dropout; and the carry. Dropout is on where
+    there is a key."""
+    h, carry, whole = net.apply(params, tokens[:, :-1], carry, key)
     w, b = net.apply(params, method="output")
     found = output_cross_entropy(h.reshape(-1, h.shape[-1]), w, b, tokens[:, 1:].reshape(-1))
-    return found.reshape(h.shape[:2]), h, carry
+    return found.reshape(h.shape[:2]), (h, whole), carry
