@@ -34,7 +34,7 @@ def electra(
         data: python (its manual, embedded), a text file (the last tenth is held out), a folder, or a TFDS set of texts.
         vocabulary: WordPiece tokens, learned on the training text.
         part: The generator's width is this part of the discriminator's (the paper: 2 to 4), and so are its heads.
-        share: Of the tokens of a row, those to be masked.
+        share: Of the tokens of a row, those to be masked: all of them, unlike BERT's (section 2).
         weight: Of the discriminator's loss, lambda in the paper.
         length: Tokens in a row, of documents end to end.
         lr: Its peak, after a warm-up over a tenth of training.
@@ -53,7 +53,7 @@ def electra(
     def generate(params, key, tokens, train=False):
         k1, k2 = jax.random.split(key)
         g = {"params": {**params["generator"], "embed": params["model"]["params"]["embed"]}}
-        masked = mask_tokens(k1, tokens, read.size, read.mask, SPECIAL, share)
+        masked = mask_tokens(k1, tokens, read.size, read.mask, SPECIAL, share, masked=1.0)
         return generator.apply(g, masked.tokens, masked.at, train, rngs={"dropout": k2}, method="logits_at"), masked
 
     def discriminate(params, key, tokens, train=False):
@@ -65,7 +65,7 @@ def electra(
 
     def loss(params, state, batch, key):
         z, replaced, logits, masked = discriminate(params, key, batch["tokens"], train=True)
-        g, d = masked_lm(logits, masked.targets, masked.weight), replaced_detection(z, replaced, jnp.ones_like(z))
+        g, d = masked_lm(logits, masked.targets, masked.weight), replaced_detection(z, replaced)
         value = g + weight * d
         return value, (state.extra, {"loss": value, "generator": g, "discriminator": d})
 

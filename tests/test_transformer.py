@@ -1,4 +1,5 @@
-"""The Transformer: attention against a loop and the fused one, what a token may see, the cache, and its samples."""
+"""The Transformer: attention against a loop and JAX's, what a token may see, the cache, its samples, and the steps of
+ELECTRA and SimCSE by hand."""
 
 from functools import partial
 import itertools
@@ -7,11 +8,18 @@ from hypothesis import given, settings, strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from experiments.electra import electra
+from experiments.simcse import simcse
+from ssljax.data.pieces import SPECIAL
 from ssljax.errors import InputError
+from ssljax.losses.language import mask_tokens, replace_tokens
 from ssljax.models.attention import einsum_attention, rotary
+from ssljax.models.mlp import MLP
 from ssljax.models.transformer import LanguageModel, Transformer, empty_cache, generate, kept, sample
+from tests.test_data import batches, mesh_of
 
 KEY = jax.random.key(0)
 KINDS = list(itertools.product(("rms", "layer"), ("rotary", "learned"), ("swiglu", "gelu")))
@@ -31,7 +39,7 @@ def naive(q, k, v, sees):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
-def test_attention_is_the_equation_and_the_fused_one(causal, padded):
+def test_attention_is_the_equation_and_jaxs(causal, padded):
     q, k, v = (jax.random.normal(key, (2, 6, 3, 4)) for key in jax.random.split(KEY, 3))
     lengths = (4, 6) if padded else (6, 6)
     mask = jnp.asarray([[s < n for s in range(6)] for n in lengths])
@@ -39,10 +47,10 @@ def test_attention_is_the_equation_and_the_fused_one(causal, padded):
     kwargs = dict(causal=causal, mask=mask[:, None, None] if padded else None)
     found = einsum_attention(q, k, v, **kwargs)
     np.testing.assert_allclose(found, naive(*map(np.asarray, (q, k, v)), sees), atol=1e-5)
-    fused = partial(jax.nn.dot_product_attention, mask=kwargs["mask"], is_causal=causal)
-    np.testing.assert_allclose(found, fused(q, k, v), atol=1e-5)
+    jaxs = partial(jax.nn.dot_product_attention, mask=kwargs["mask"], is_causal=causal)
+    np.testing.assert_allclose(found, jaxs(q, k, v), atol=1e-5)
     grads = [jax.grad(lambda *a: (f(*a) ** 2).sum(), (0, 1, 2))(q, k, v)
-             for f in (partial(einsum_attention, **kwargs), fused)]
+             for f in (partial(einsum_attention, **kwargs), jaxs)]
     for a, b in zip(*grads):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -176,3 +184,84 @@ def test_bad_sizes_are_sentences():
         Transformer(1, 3, 16).init(KEY, jnp.zeros((1, 2, 16)))
     with pytest.raises(InputError, match="reach 4 tokens, not 6"):
         Transformer(1, 2, 16, positions="learned", reach=4).init(KEY, jnp.zeros((1, 6, 16)))
+
+
+def far(params):
+    """Weights that are not near those at the start, so that no two ways to compute give nearly the same."""
+    return jax.tree.map(lambda x: x + 0.2 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+
+
+def log_softmax(z):
+    z = np.asarray(z, np.float64)
+    return z - z.max(-1, keepdims=True) - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True))
+
+
+def test_electras_loss_is_the_generators_and_the_weighted_discriminators():
+    """Clark et al., 2020, section 2: the embedding, which both have, learns of both, and the generator of its own."""
+    net, size, k = Transformer(1, 2, 16, dropout=0.2), 300, jax.random.key(3)
+    exp = electra(net=net, vocabulary=size, length=24, batch_size=4, weight=3.0)
+    batch = batches(exp.data, 0, 0, 1, mesh_of(1))[0]
+    state = exp.init(KEY, batch)
+    state = state.replace(params=far(state.params))
+    model, small = (LanguageModel(n, size, False, s) for n, s in ((net, 0), (net.clone(width=8, heads=1), 16)))
+    k1, k2, k3 = jax.random.split(k, 3)
+    to_mask, to_drop = jax.random.split(k1)
+    masked = mask_tokens(to_mask, batch["tokens"], size, 4, SPECIAL, 0.15, masked=1.0)
+    told = np.asarray(masked.weight) > 0
+    assert (np.take_along_axis(np.asarray(masked.tokens), np.asarray(masked.at), 1)[told] == 4).all()
+
+    def told_by_generator(params):
+        weights = {"params": {**params["generator"], "embed": params["model"]["params"]["embed"]}}
+        return small.apply(weights, masked.tokens, masked.at, True, rngs={"dropout": to_drop}, method="logits_at")
+
+    tokens, replaced = replace_tokens(k2, told_by_generator(state.params), masked)
+    assert 0 < replaced.sum() <= told.sum()
+
+    def told_by_discriminator(params):
+        h = model.apply(params["model"], tokens, train=True, rngs={"dropout": k3}, method="hidden")
+        return h @ params["head"]["params"]["kernel"][:, 0] + params["head"]["params"]["bias"]
+
+    logp = log_softmax(told_by_generator(state.params))
+    g = -np.take_along_axis(logp, np.asarray(masked.targets)[:, :, None], -1)[:, :, 0][told].mean()
+    z = np.asarray(told_by_discriminator(state.params), np.float64)
+    d = np.log1p(np.exp(np.where(replaced, -z, z))).mean()
+    new, metrics = jax.jit(exp.step)(state, batch, k)
+    for name, value in (("generator", g), ("discriminator", d), ("loss", g + 3 * d)):
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+
+    def of_generator(params):
+        logp = jax.nn.log_softmax(told_by_generator(params))
+        return -jnp.take_along_axis(logp, masked.targets[:, :, None], -1)[:, :, 0][told].mean()
+
+    of_discriminator = lambda params: jnp.logaddexp(0, jnp.where(replaced, -1, 1) * told_by_discriminator(params)).mean()
+    gs, ds = (jax.grad(f)(state.params) for f in (of_generator, of_discriminator))
+    assert not any(x.any() for x in jax.tree.leaves(ds["generator"])) and all(
+        x["model"]["params"]["embed"]["embedding"].any() for x in (gs, ds))
+    total = jax.tree.map(lambda a, b: a + 3 * b, gs, ds)
+    scale = 0.1 * min(1, 1 / float(optax.tree.norm(total)))  # Clipped at 1, a tenth of it in Adam's mean.
+    jax.tree.map(lambda m, t: np.testing.assert_allclose(m, scale * t, atol=1e-6),
+                 optax.tree.get(new.opt_state, "mu"), total)
+
+
+def test_simcses_loss_is_infonce_of_two_dropouts():
+    """Gao et al., 2021, eq. 4: each text's two encodings, against the second ones of the others."""
+    net, tau, k = Transformer(1, 2, 16, dropout=0.2), 0.1, jax.random.key(3)
+    exp = simcse(net=net, vocabulary=300, length=24, batch_size=5, temperature=tau)
+    batch = batches(exp.data, 0, 0, 1, mesh_of(1))[0]
+    state = exp.init(KEY, batch)
+    state = state.replace(params=far(state.params))
+    model, head = LanguageModel(net, 300, False), MLP((16, 16), activation="tanh")
+    twice = jnp.tile(batch["tokens"], (2, 1))
+    z = model.apply(state.params["model"], twice, True, rngs={"dropout": k}, method="pooled")
+    a, b = np.split(np.asarray(head.apply(state.params["head"], z), np.float64), 2)
+    a, b = (x / np.sqrt((x**2).sum(-1, keepdims=True)) for x in (a, b))
+    agree = (a * b).sum(-1)
+    assert (agree < 0.999).all() and agree.mean() > (a @ b.T).mean() + 0.05  # They differ, but less than texts do.
+    want = -np.diagonal(log_softmax(a @ b.T / tau)).mean()
+    np.testing.assert_allclose(jax.jit(exp.step)(state, batch, k)[1]["loss"], want, rtol=1e-4)
+    same = simcse(net=net.clone(dropout=0.0), vocabulary=300, length=24, batch_size=5, temperature=tau)
+    z = model.apply(state.params["model"], batch["tokens"], method="pooled")
+    a = np.asarray(head.apply(state.params["head"], z), np.float64)
+    a /= np.sqrt((a**2).sum(-1, keepdims=True))
+    want = -np.diagonal(log_softmax(a @ a.T / tau)).mean()
+    np.testing.assert_allclose(jax.jit(same.step)(state, batch, k)[1]["loss"], want, rtol=1e-4)

@@ -38,9 +38,9 @@ class Masked(NamedTuple):
 
 
 def mask_tokens(key: Array, tokens: Array, vocabulary: int, mask: int, special: int, share: float = 0.15,
-                starts: Array | None = None) -> Masked:
-    """Chooses `share` of each row's tokens (n, t) to be told: of them 80 % become `mask`, 10 % a random token, and 10 %
-    stay. Devlin et al., 2018, arXiv:1810.04805, section 3.1.
+                starts: Array | None = None, masked: float = 0.8) -> Masked:
+    """Chooses `share` of each row's tokens (n, t) to be told: of them the part `masked` become `mask`, half of the others
+    a random token, and the rest stay. Devlin et al., 2018, arXiv:1810.04805, section 3.1, with 80, 10 and 10 %.
 
     Tokens below `special` ([PAD], [CLS] ...) are neither chosen nor drawn. As many are chosen as round(share · those of
     the row that may be), at least 1. With `starts`, (vocabulary,), which says what tokens begin a word, whole words are
@@ -69,7 +69,7 @@ def mask_tokens(key: Array, tokens: Array, vocabulary: int, mask: int, special: 
     targets = jnp.take_along_axis(tokens, at, axis=1)
     fate = over_batch(jax.random.uniform(k2, (n, k)))
     other = over_batch(jax.random.randint(k3, (n, k), special, vocabulary, tokens.dtype))
-    new = jnp.where(fate < 0.8, mask, jnp.where(fate < 0.9, other, targets))
+    new = jnp.where(fate < masked, mask, jnp.where(fate < (1 + masked) / 2, other, targets))
     return Masked(put_at(tokens, at, jnp.where(weight, new, targets)), at, targets, weight.astype(jnp.float32))
 
 
@@ -89,13 +89,12 @@ def replace_tokens(key: Array, logits: Array, masked: Masked) -> tuple[Array, Ar
     return tokens, tokens != original
 
 
-def replaced_detection(logits: Array, replaced: Array, real: Array) -> Array:
-    """The mean over `real` tokens of -log p(replaced or not): all (n, t).
+def replaced_detection(logits: Array, replaced: Array) -> Array:
+    """The mean of -log p(replaced or not) over all tokens, (n, t) both.
 
     Clark et al., 2020, arXiv:2003.10555, section 2, where L_Disc is the sum over a row.
     """
-    nll = optax.sigmoid_binary_cross_entropy(logits, replaced.astype(logits.dtype))
-    return jnp.sum(real * nll) / jnp.maximum(real.sum(), 1)
+    return optax.sigmoid_binary_cross_entropy(logits, replaced.astype(logits.dtype)).mean()
 
 
 def put_at(tokens: Array, at: Array, new: Array) -> Array:

@@ -35,8 +35,8 @@ def test_equal_the_equations(seed, scale):
     found = masked_lm(jnp.asarray(logits), jnp.asarray(tokens[:, :5]), jnp.asarray(weight))
     np.testing.assert_allclose(found, np.mean(told), rtol=2e-5)
     z, replaced = logits[:, :, 0], rng.integers(2, size=(2, 5))
-    each = [math.log1p(math.exp(-abs(a))) + max(-a, 0) for a in map(float, np.where(replaced, z, -z)[weight > 0])]
-    found = replaced_detection(*map(jnp.asarray, (z, replaced, weight)))
+    each = [math.log1p(math.exp(-abs(a))) + max(-a, 0) for a in map(float, np.where(replaced, z, -z).ravel())]
+    found = replaced_detection(jnp.asarray(z), jnp.asarray(replaced))
     np.testing.assert_allclose(found, np.mean(each), rtol=2e-5, atol=1e-6)
 
 
@@ -108,6 +108,13 @@ def test_the_shares_are_the_papers():
     other = shown[(shown != MASK) & (shown != targets)]
     np.testing.assert_allclose(np.bincount(other, minlength=V)[SPECIAL:] / len(other), 1 / 25, atol=0.012)
     np.testing.assert_allclose(np.bincount(at.ravel(), minlength=100) / 4000, 0.15, atol=0.03)  # Each place alike,
+    for part in (1.0, 0.5):
+        all_masked, places, *_ = (np.asarray(a) for a in mask_tokens(
+            KEY, jnp.asarray(tokens), V, MASK, SPECIAL, masked=part))
+        np.testing.assert_array_equal(places, at)
+        shown = np.take_along_axis(all_masked, places, 1)
+        np.testing.assert_allclose((shown == MASK).mean(), part, atol=0.01)
+        np.testing.assert_allclose((shown == targets).mean(), (1 - part) / 2 * (1 + 1 / 25), atol=0.01)
     again = np.asarray(mask_tokens(jax.random.key(1), jnp.asarray(tokens), V, MASK, SPECIAL)[0])
     assert ((new == MASK) & (again == MASK)).mean() < 0.02  # and others the next time: dynamic masking.
 
