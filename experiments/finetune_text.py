@@ -5,7 +5,6 @@
     launch/local.sh experiments/finetune_text.py --data imdb_reviews --pretrained runs/BERT-ON-IMDB --length 256
 """
 
-import functools
 from typing import Annotated
 
 import flax.linen as nn
@@ -20,7 +19,7 @@ from ssljax.data.feed import Rows
 from ssljax.data.pieces import labelled, labelled_rows
 from ssljax.data.text import EMBEDDED, Documents
 from ssljax.evals.accuracy import accuracy
-from ssljax.evals.text_floor import tfidf_floor
+from ssljax.evals.text_floor import text_floors
 from ssljax.models.transformer import Transformer
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.pretrained import pretrained_or_new
@@ -37,7 +36,8 @@ def finetune_text(
         data: python (half pages of its manual, by topic, embedded), a TFDS set of labelled texts, or a folder of
             class folders.
         pretrained: The folder of a run of bert, electra, gpt or simcse to begin with; the net, but for its dropout, and
-            its tokens are then that one's. Empty to train the same from scratch.
+            its tokens are then that one's, of several seeds the first's. Pretraining on the embedded manual has read the
+            test half pages too, without labels. Empty to train the same from scratch.
         fraction: Of the training texts, drawn once for all: what labels are used.
         vocabulary: WordPiece tokens, learned on all training texts, where nothing is pretrained.
         length: Tokens of a text that are read.
@@ -46,9 +46,9 @@ def finetune_text(
     docs = {split: labelled(data, split) for split in ("train", "test")}
     old = pretrained_or_new(pretrained, net, docs["train"], vocabulary)
     train, test = (labelled_rows(old.tokenizer, d, length) for d in docs.values())
-    if not 0 < fraction <= 1:
-        raise InputError(f"--fraction must be above 0 and at most 1, not {fraction}.")
-    at = np.sort(np.random.default_rng(0).permutation(len(train))[:round(fraction * len(train))])
+    if not 0 < fraction <= 1 or not (n := round(fraction * len(train))):
+        raise InputError(f"--fraction must be above 0 and at most 1, and leave one of {len(train)} texts, not {fraction}.")
+    at = np.sort(np.random.default_rng(0).permutation(len(train))[:n])
     model, head = old.model, nn.Dense(train.num_classes)
     tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(warmup_cosine(lr, steps), weight_decay))
 
@@ -67,12 +67,11 @@ def finetune_text(
         return value, (state.extra, {"loss": value, "accuracy": 100 * jnp.mean(z.argmax(-1) == batch["label"])})
 
     some = Documents([docs["train"].text[i] for i in at], train.labels[at], train.class_names)
-    floor = functools.cache(lambda: tfidf_floor(some, docs["test"]))  # It reads whole texts.
     return Experiment(
         init=init, step=minimize(tx, loss), num_steps=steps, warm_start=old.warm_start,
         data=Rows({"tokens": train.image[at], "label": train.labels[at]}, batch_size),
-        files={"tokenizer.json": old.tokenizer.to_str()}, evals={
-            "test": accuracy(lambda state, rows: logits(state.params, rows), test), "tfidf": lambda state: floor()})
+        files=old.files, evals={"test": accuracy(lambda state, rows: logits(state.params, rows), test),
+                                **text_floors(some, docs["test"])})  # These read whole texts.
 
 
 if __name__ == "__main__":

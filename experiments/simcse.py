@@ -38,7 +38,8 @@ def simcse(
     Args:
         data: python (half pages of its manual, embedded), or a text set with classes, which only the evaluation sees.
         pretrained: The folder of a run of bert or electra to begin with, as in the paper; the net, but for its dropout,
-            and its tokens are then that one's.
+            and its tokens are then that one's, of several seeds the first's. Pretraining on the embedded manual has read
+            the test half pages too, without labels.
         vocabulary: WordPiece tokens, learned on the training text.
         length: Tokens of a text that are read.
         lr: Its peak, after a warm-up over a tenth of training.
@@ -69,7 +70,7 @@ def simcse(
     titles = [f"{test.class_names[c]}: {' '.join(t.split())[:48]}" for t, c in zip(docs["test"].text, test.labels)]
     return Experiment(
         init=init, step=minimize(tx, loss), data=Rows({"tokens": train.image}, batch_size), num_steps=steps,
-        warm_start=old.warm_start, files={"tokenizer.json": old.tokenizer.to_str()}, evals={
+        warm_start=old.warm_start, files=old.files, evals={
             "knn": knn(encode, train, test, floor=False), "probe": linear_probe(encode, train, test, floor=False),
             "spread": alignment_uniformity(again, test), "text": nearest(encode, test, titles)})
 

@@ -11,6 +11,7 @@ from ssljax.checkpoint import load
 from ssljax.data.text import Documents, load_tokenizer, wordpiece
 from ssljax.errors import InputError
 from ssljax.experiment import TrainState
+from ssljax.logging import plain
 from ssljax.models.encoder import rebuild
 from ssljax.models.transformer import LanguageModel, Transformer
 
@@ -45,6 +46,11 @@ class Pretrained(NamedTuple):
         """`state` with these weights, if there are any, as params["model"]."""
         return state if self.params is None else state.replace(params={**state.params, "model": self.params})
 
+    @property
+    def files(self) -> dict[str, str]:
+        """What a run keeps of it, as `Experiment.files`, so that `pretrained` needs that run's folder alone."""
+        return {"tokenizer.json": self.tokenizer.to_str(), "net.json": json.dumps(plain(self.model.net), indent=1) + "\n"}
+
 
 def pretrained_or_new(workdir: str, net: Transformer, train: Documents, vocabulary: int) -> Pretrained:
     """The model of a run, with the dropout of `net`; or, for an empty `workdir`, a new one of `net` that sees both
@@ -56,23 +62,28 @@ def pretrained_or_new(workdir: str, net: Transformer, train: Documents, vocabula
     return Pretrained(LanguageModel(net, tokenizer.get_vocab_size(), causal=False), tokenizer)
 
 
-def pretrained(workdir: str | pathlib.Path, seed: int = 0) -> Pretrained:
-    """The language model of a run, lane `seed` of it; InputError where there is none."""
+def pretrained(workdir: str | pathlib.Path) -> Pretrained:
+    """The language model of a run, of several seeds the first; InputError where there is none."""
     net, tokenizer = _net(workdir), load_tokenizer(workdir)
     causal = tokenizer.token_to_id("[CLS]") is None  # Only what sees both sides has a token for all.
     return Pretrained(LanguageModel(net, tokenizer.get_vocab_size(), causal), tokenizer,
-                      load(workdir, seed)["params"]["model"])
+                      load(workdir)["params"]["model"])
 
 
 def _net(workdir: str | pathlib.Path) -> Transformer:
+    folder = pathlib.Path(workdir).expanduser()
     try:
-        arguments = json.loads((pathlib.Path(workdir).expanduser() / "record.json").read_text())["computes"]
-        form = dict(arguments["net"])
+        if (folder / "net.json").exists():
+            form = json.loads((folder / "net.json").read_text())
+        else:
+            arguments = json.loads((folder / "record.json").read_text())["computes"]
+            if arguments.get("pretrained"):  # Then the net is not the one of the arguments.
+                raise KeyError("net")
+            form = dict(arguments["net"])
         if form.pop("class") != "Transformer":
             raise KeyError("net")
-        net = Transformer(**form)
+        return Transformer(**form)
     except (OSError, KeyError, ValueError, TypeError):
-        raise InputError(f"{workdir} holds no run of a language model: make one with `launch/local.sh "
+        raise InputError(f"{workdir} holds no run of a language model whose net is told (net.json, or the net of "
+                         f"record.json where nothing was pretrained): make one with `launch/local.sh "
                          f"experiments/bert.py --run.workdir {workdir}`.") from None
-    before = arguments.get("pretrained")  # Then the net is that one's, but for its dropout.
-    return _net(before).clone(dropout=net.dropout) if before else net

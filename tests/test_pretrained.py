@@ -1,7 +1,7 @@
 """Labelled texts, and models that begin with the weights of another run."""
 
 from dataclasses import replace
-import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import pytest
 
 from experiments.bert import bert
 from experiments.finetune_text import finetune_text
+from experiments.simcse import simcse
 from ssljax import Run, load, train
 from ssljax.data import text
 from ssljax.data.pieces import SPECIAL, half_pages, labelled, labelled_rows, pieces
@@ -27,6 +28,8 @@ def test_half_pages_of_the_manual_are_told_apart_by_topic():
     assert len(train_set.class_names) == 8 and "Special method names" in train_set.class_names
     for docs in (train_set, test_set):
         assert set(docs.labels) == set(range(8)) and min(map(len, docs.text)) >= 800
+    long = lambda docs: set().union(*map(text.long_paragraphs, docs.text))
+    assert not long(train_set) & long(test_set)
     assert abs(len(test_set) / (len(train_set) + len(test_set)) - 0.25) < 0.01
     found = labelled("python", "train")  # The same each time, though labels are of a dictionary's topics.
     assert found.text == train_set.text and (found.labels == train_set.labels).all()
@@ -83,16 +86,19 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
     jax.tree.map(np.testing.assert_array_equal, found.params, load(folder)["params"]["model"])
     assert pretrained_or_new(str(folder), NET.clone(width=99, dropout=0.5), None, 0).model.net == NET.clone(dropout=0.5)
 
-    record = json.loads((folder / "record.json").read_text())  # A run that began with this one has its net.
-    child = tmp_path / "child"
-    child.mkdir()
-    record["computes"] |= {"pretrained": str(folder), "net": record["computes"]["net"] | {"width": 99, "dropout": 0.3}}
-    (child / "record.json").write_text(json.dumps(record))
-    (child / "tokenizer.json").write_text((folder / "tokenizer.json").read_text())
-    (child / "checkpoints").symlink_to(folder / "checkpoints")
-    assert pretrained(child).model.net == NET.clone(dropout=0.3)
-    for bad in (tmp_path, tmp_path / "nowhere"):
+    child, arguments = tmp_path / "child", dict(net=NET.clone(width=99, dropout=0.3), pretrained=str(folder))
+    exp = finetune_text(**arguments, batch_size=8, length=16, lr=0.0)
+    assert exp.files == simcse(**arguments, batch_size=8, length=16).files
+    train(replace(exp, num_steps=1, evals={}), Run(workdir=str(child)), logging.plain(arguments))
+    shutil.rmtree(folder)  # A run that began with this one does without it.
+    found = pretrained(child)
+    assert found.model.net == NET.clone(dropout=0.3) and not found.model.causal
+    jax.tree.map(np.testing.assert_array_equal, found.params, old.params["model"])
+    (child / "net.json").unlink()
+    for bad in (tmp_path, tmp_path / "nowhere", child):
         with pytest.raises(InputError, match="holds no run of a language model"):
             pretrained(bad)
     with pytest.raises(InputError, match="above 0 and at most 1"):
         finetune_text(fraction=0.0)
+    with pytest.raises(InputError, match="--fraction must be .* and leave one of .* texts, not 1e-05"):
+        finetune_text(fraction=1e-5)

@@ -93,8 +93,7 @@ def _python(split: str) -> list[str]:
     """Topics of the manual that are not parts of others; of those for training, what is in test topics goes."""
     from pydoc_data.topics import topics
 
-    paragraphs = {k: [p for p in v.split("\n\n") if p.strip()] for k, v in topics.items()}
-    long = {k: {" ".join(p.split()) for p in ps if len(p) > 40} for k, ps in paragraphs.items()}
+    long = {k: long_paragraphs(v) for k, v in topics.items()}
     kept, seen = [], set()
     for k in sorted(topics, key=lambda k: (-len(topics[k]), k)):
         if len(long[k] & seen) <= len(long[k]) / 2:
@@ -105,8 +104,17 @@ def _python(split: str) -> list[str]:
     if _known(EMBEDDED, split, ("train", "test")) == "test":
         return [topics[k] for k in kept if k in test]
     tested = set().union(*(long[k] for k in test))
-    return ["\n\n".join(p for p in paragraphs[k] if " ".join(p.split()) not in tested) + "\n"
-            for k in kept if k not in test]
+    return [without(topics[k], tested) + "\n" for k in kept if k not in test]
+
+
+def long_paragraphs(text: str) -> set[str]:
+    """Those of more than 40 characters, with single spaces."""
+    return {" ".join(p.split()) for p in text.split("\n\n") if len(p) > 40}
+
+
+def without(text: str, paragraphs: set[str]) -> str:
+    """The paragraphs of `text` that are neither empty nor, with single spaces, among `paragraphs`."""
+    return "\n\n".join(p for p in text.split("\n\n") if p.strip() and " ".join(p.split()) not in paragraphs)
 
 
 def _splits(path: pathlib.Path) -> dict[str, pathlib.Path]:
