@@ -85,6 +85,13 @@ def test_files_of_words(tmp_path, monkeypatch, capsys):
     questions = tmp_path / "questions"
     questions.write_text(": family\nboy girl son daughter\n\n: gram1-x\nA b C d\n")
     assert read_questions(questions) == [("boy", "girl", "son", "daughter", "family"), ("A", "b", "C", "d", "gram1-x")]
+    questions.write_text(": x\n" + "".join(f"w{i} w{i + 1} w{i + 2} w{i + 3}\n" for i in range(30)))
+    monkeypatch.setattr("ssljax.evals.words.RESTRICT", 22)  # Nineteen of the thirty are of these words alone.
+    pairs.unlink()
+    assert word_tests(lambda s: s, vocabulary, questions=str(questions)) == {}
+    assert "has the words of 19 of its 30 cases" in capsys.readouterr().out
+    monkeypatch.setattr("ssljax.evals.words.RESTRICT", 23)
+    assert "questions" in word_tests(lambda s: s, vocabulary, questions=str(questions))
     questions.write_text("a b c\n")
     with pytest.raises(InputError, match="must have four words on each line"):
         read_questions(questions)
