@@ -50,6 +50,14 @@ class TestRecordings:
                 soundfile.write(tmp_path / split / name / "0.wav", tone(200, 8000, 0.2), 8000)
         test = audio.recordings(str(tmp_path), "test", 1600)
         assert len(test) == 1 and test.class_names == ["x", "y"] and test.labels.tolist() == [1]
+        for name, other in (("test", "validation"), ("validation", "val")):
+            (tmp_path / name).rename(tmp_path / other)
+            found = audio.recordings(str(tmp_path), "test", 1600)
+            np.testing.assert_array_equal(found.image, test.image)
+            assert found.class_names == ["x", "y"] and found.labels.tolist() == [1]
+        (tmp_path / "val").rename(tmp_path / "dev")
+        with pytest.raises(InputError, match="has a folder train but no folder test: add .*test, with a folder a class"):
+            audio.recordings(str(tmp_path), "test", 1600)
 
     def test_bad_input_is_a_sentence(self, tmp_path):
         with pytest.raises(InputError, match="no folder"):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 import numpy as np
 
-from ssljax.data.sources import RESIDENT_BYTES, Arrays, OnDisk, Source
+from ssljax.data.sources import RESIDENT_BYTES, Arrays, OnDisk, Source, class_files
 from ssljax.errors import InputError
 
 EMBEDDED = "signals"
@@ -21,8 +21,8 @@ SUFFIXES = ".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"
 def recordings(data: str, split: str, length: int, rate: int = 8000) -> Source:
     """The "train" or "test" windows of `length` samples, one after the other, of the recordings in `data`.
 
-    `data` is a folder, train/CLASS/*.wav and test/CLASS/*.wav, or CLASS/*.wav alone, of which every tenth recording is
-    then for testing; files may lie in folders of the class's, and be .flac, .ogg and so on. Channels are averaged, and
+    `data` is a folder, train/CLASS/*.wav and test/CLASS/*.wav (or val/, or validation/), or CLASS/*.wav alone, of which
+    every tenth recording is then for testing; files may lie in folders of the class's, and be .flac, .ogg and so on. Channels are averaged, and
     resampled to `rate` a second. What is left at a recording's end, if at least half a window, is filled up with zeros,
     as is a recording shorter than that. Or it is "signals": what Matplotlib ships for its examples, four channels of an
     EEG and the potential of a cell's membrane, at rates of their own; not sound, but measured, and embedded. InputError
@@ -36,17 +36,7 @@ def recordings(data: str, split: str, length: int, rate: int = 8000) -> Source:
     if not root.is_dir():
         raise InputError(f"There is no folder {data}: give one with a folder of recordings for each class, or "
                          f"{EMBEDDED}, which is embedded.")
-    own = (root / "train").is_dir() and (root / "test").is_dir()
-    tops = [root / "train", root / "test"] if own else [root]
-    names = sorted({d.name for top in tops for d in top.glob("*/") if d.is_dir() and not d.name.startswith(".")})
-    top = root / split if own else root
-    files = [(f, i) for i, name in enumerate(names) for f in sorted((top / name).rglob("*"))
-             if f.suffix.lower() in SUFFIXES and not any(p.startswith(".") for p in f.relative_to(top).parts)]
-    if not own:
-        files = [f for i, f in enumerate(files) if (i % 10 == 0) == (split == "test")]
-    if not files:
-        raise InputError(f"{top} holds no recordings: put them in a folder for each class, as in {top}/yes/1.wav "
-                         f"({' '.join(SUFFIXES)}).")
+    _, files, names = class_files(root, split, SUFFIXES, "recordings", "yes/1.wav")
     windows, labels = [], []
     for path, label in files:
         frames, own_rate = _header(path)

@@ -201,7 +201,13 @@ def _npz(path: pathlib.Path, split: str) -> Arrays:
     return Arrays(image, labels.astype(np.int32), [str(i) for i in range(int(labels.max()) + 1)])
 
 
-def _folder(root: pathlib.Path, split: str, size: int) -> Source:
+def class_files(root: pathlib.Path, split: str, suffixes: Sequence[str], what: str,
+                example: str) -> tuple[pathlib.Path, list[tuple[pathlib.Path, int]], list[str]]:
+    """The folder of a split, each of its files with its class, and the names of the classes, of train/CLASS/* and
+    test/CLASS/* (or val/, or validation/); or of CLASS/*, of which every tenth file is then the test split.
+
+    InputError where there is one split but not the other, or no `what` (such as `example`) in the folder.
+    """
     own = {s: next((root / d for d in names if (root / d).is_dir()), None)
            for s, names in {"train": ("train",), "test": ("test", "val", "validation")}.items()}
     tops = [d for d in own.values() if d] or [root]
@@ -212,12 +218,17 @@ def _folder(root: pathlib.Path, split: str, size: int) -> Source:
     # A label means the same class in both splits, even where one of them lacks some.
     names = sorted({d.name for t in tops for d in t.iterdir() if d.is_dir() and not d.name.startswith(".")})
     files = [(f, i) for i, name in enumerate(names) for f in sorted((top / name).rglob("*"))
-             if f.suffix.lower() in SUFFIXES and not any(p.startswith(".") for p in f.relative_to(top).parts)]
-    if top == root:  # No split of its own: every tenth image of the sorted list is for testing.
+             if f.suffix.lower() in suffixes and not any(p.startswith(".") for p in f.relative_to(top).parts)]
+    if top == root:  # No split of its own: every tenth of the sorted list is for testing.
         files = [f for i, f in enumerate(files) if (i % 10 == 0) == (split == "test")]
     if not files:
-        raise InputError(f"{top} holds no images: put them in a folder for each class, as in {top}/cat/1.png "
-                         f"({' '.join(SUFFIXES)}).")
+        raise InputError(f"{top} holds no {what}: put them in a folder for each class, as in {top}/{example} "
+                         f"({' '.join(suffixes)}).")
+    return top, files, names
+
+
+def _folder(root: pathlib.Path, split: str, size: int) -> Source:
+    top, files, names = class_files(root, split, SUFFIXES, "images", "cat/1.png")
     headers = {_header(f) for f, _ in files[:: max(1, len(files) // 100)]}
     channels = 1 if all(gray for *_, gray in headers) else 3
     exact = not size
