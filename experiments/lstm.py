@@ -7,7 +7,8 @@
     launch/local.sh experiments/lstm.py --rnn.cell tanh           # its gradients vanish sooner, ...
     launch/local.sh experiments/lstm.py --rnn.forget-bias 1       # ... and these later: see figures/*lags.png
 
-"small" is to reach a perplexity of 115.9 on the test text of Penn Treebank, "medium" 82.1.
+On the test text of Penn Treebank, TensorFlow's tutorial of the paper has a perplexity of 115.91 for "small" and 82.07
+for "medium"; the paper, in table 1, 114.5 for the non-regularised LSTM, and 82.7 for the medium one.
 """
 
 from typing import Literal
