@@ -321,7 +321,7 @@ def tokenized(data: str, kind: Literal["words", "characters", "bpe"], vocabulary
     end = tokenizer.token_to_id(END) if several and kind == "bpe" else None
     x, y = (_joined(*encode(tokenizer, docs), end) for docs in (train, test))
     unknown = tokenizer.model.unk_token
-    share = None if unknown is None else 100 * float(np.mean(y == tokenizer.token_to_id(unknown)))
+    share = None if unknown is None else 100 * float(np.sum(y == tokenizer.token_to_id(unknown))) / max(len(y), 1)
     lost = kind == "words" or share or _holds(test, END) and kind == "bpe"
     return Tokenized(tokenizer, x, y, 0 if lost else sum(map(len, test.text)), share)
 
