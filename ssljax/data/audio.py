@@ -23,10 +23,10 @@ def recordings(data: str, split: str, length: int, rate: int = 8000) -> Source:
 
     `data` is a folder, train/CLASS/*.wav and test/CLASS/*.wav (or val/, or validation/), or CLASS/*.wav alone, of which
     every tenth recording is then for testing; files may lie in folders of the class's, and be .flac, .ogg and so on.
-    Channels are averaged, and resampled to `rate` a second. What is left at a recording's end, if at least half a window, is filled up with zeros,
-    as is a recording shorter than that. Or it is "signals": what Matplotlib ships for its examples, four channels of an
-    EEG and the potential of a cell's membrane, at rates of their own; not sound, but measured, and embedded. InputError
-    says what is wrong with the folder or a file.
+    Channels are averaged, and resampled to `rate` a second. What is left at a recording's end, if at least half a
+    window, is filled up with zeros, as is a recording shorter than that. Or it is "signals": what Matplotlib ships for
+    its examples, four channels of an EEG and the potential of a cell's membrane, at rates of their own; not sound, but
+    measured, and embedded. InputError says what is wrong with the folder or a file.
     """
     if length < 1 or rate < 1:
         raise InputError(f"A window must have a sample or more, at 1 Hz or more, not {length} at {rate} Hz.")
