@@ -38,7 +38,8 @@ def test_bag_of_words_is_naive_bayes():
             words = " ".join(t for t, l in zip(train.text, train.labels) if l == c).split()
             score.append(sum(np.log((words.count(w) + 1) / (len(words) + 4)) for w in text.split()))
         hits.append(np.argmax(score) == label)
-    found = text_floors(rare, test)["bag_of_words"](None)
+    asked = Documents([text + 9 * " once" for text in test.text], test.labels)
+    found = text_floors(rare, asked)["bag_of_words"](None)
     assert found == {"accuracy": pytest.approx(100 * np.mean(hits)), "majority": 50} and 60 < found["accuracy"] < 100
 
 
