@@ -31,6 +31,7 @@ from ssljax.errors import InputError
 from ssljax.experiment import Experiment, Metrics, TrainState
 
 Tree = Any
+SLOW = 10.0  # Seconds from which on an evaluator is named as it ends, so that no one takes it for a hang.
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,11 @@ class _Session:
             for name, evaluate in self.exp.evals.items():
                 if check:
                     self.stop_if(self.signals.seen(True), self.exp.num_steps)
-                for key, value in evaluate(lane).items():
+                start, found = time.perf_counter(), evaluate(lane)
+                if (took := time.perf_counter() - start) > SLOW:
+                    of = f", seed {i + 1} of {len(self.program.seeds)}" if len(self.program.seeds) > 1 else ""
+                    self.log.line(f"Evaluated {name} at step {step} in {took:.0f} s{of}.")
+                for key, value in found.items():
                     if isinstance(value, str):
                         if i == 0 and pictures:
                             self.log.text(step, f"{name}/{key}", value)

@@ -105,6 +105,15 @@ def test_evaluates_the_trained_and_the_untrained_net(tmp_path, capsys):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_a_slow_evaluator_is_named_as_it_ends(tmp_path, capsys, monkeypatch):
+    train(replace(tiny(), num_steps=2), Run())
+    assert "Evaluated" not in capsys.readouterr().out
+    monkeypatch.setattr("ssljax.loop.SLOW", 0.0)
+    train(replace(tiny(), num_steps=2), Run(seeds=2))
+    said = capsys.readouterr().out
+    assert "Evaluated test at step 2 in 0 s, seed 2 of 2." in said and "Evaluated test at step 0 in 0 s" in said
+
+
 @pytest.mark.parametrize("lanes", ["vmap", "loop"])
 def test_seeds_equal_single_runs(tmp_path, lanes):
     run = Run(workdir=str(tmp_path), seeds=3, seed=4, lanes=lanes, save_every=15)
