@@ -2,8 +2,8 @@
 
     launch/local.sh experiments/dino.py                                    # digits: two minutes on a laptop CPU
     launch/local.sh experiments/dino.py --data cifar10 --part 0.3 --epochs 100 encoder:vit         # a Transformer
-    launch/local.sh experiments/dino.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 256 --small 0 \
-        --prototypes 4096 --decay 0.9995 encoder:res-net                   # the sizes of solo-learn's CIFAR-10
+    launch/local.sh experiments/dino.py --data cifar10 --epochs 1000 --batch-size 256 --small 0 --head.no-norm \
+        --head.widths 2048 2048 256 --prototypes 4096 --frozen 0.001 --decay 0.9995 encoder:res-net  # solo-learn's sizes
 """
 
 import jax

@@ -43,33 +43,34 @@ def ijepa(
     grid = tuple((view.view_size or side) // vit.patch for side in train.shape[:2])
     predictor = Predictor(grid, vit.width, predictor_width, predictor_depth, vit.heads, vit.dtype)
 
-    def tokens(params, x, seen=None):  # Of the patches alone, (n, patches, width).
-        return vit.apply({"params": params}, x, seen=seen, method=vit.tokens)[:, -grid[0] * grid[1]:]
+    tokens = lambda p, x, seen=None: vit.apply({"params": p}, x, seen=seen, method=vit.tokens)[:, -grid[0] * grid[1]:]
 
     def masks(key, n):  # What is asked for, (n, targets, patches), and what is seen, (n, patches).
         k1, k2 = jax.random.split(key)
         asked = block_masks(k1, n, grid, targets)
-        return asked, block_masks(k2, n, grid, 1, area=(0.85, 1.0), aspect=(1.0, 1.0))[:, 0] & ~asked.any(1)
+        seen = block_masks(k2, n, grid, 1, area=(0.85, 1.0), aspect=(1.0, 1.0))[:, 0] & ~asked.any(1)
+        return asked & seen.any(1)[:, None, None], seen  # Where nothing is left to see, nothing is asked.
 
     def init(key, batch):
         e, (asked, seen) = vit.init(key, view(key, batch["image"][:2]))["params"], masks(key, 2)
         p = predictor.init(jax.random.fold_in(key, 1), jnp.zeros((*seen.shape, vit.width)), seen, asked[:, 0])
-        return TrainState.create(tx, {"encoder": e, "predictor": p}, target=e)
+        return TrainState.create(tx, {"encoder": e, "predictor": p}, teacher={"encoder": e})
 
     def loss(params, state, batch, key):
         k1, k2 = jax.random.split(key)
         x, (asked, seen) = view(k1, batch["image"]), masks(k2, batch_size)
-        target = ema(state.extra["target"], params["encoder"], momentum(state.step))
+        target = ema(state.extra["teacher"]["encoder"], params["encoder"], momentum(state.step))
         y, asked = tokens(params["encoder"], x, seen), jnp.concatenate(asked)
         y, seen, goal = (jnp.repeat(a, targets, axis=0) for a in (y, seen, tokens(target, x)))  # Block by block.
         value = embedding_error(predictor.apply(params["predictor"], y, seen, asked), goal, asked)
-        return value, ({"target": target}, {"loss": value})
+        return value, ({"teacher": {"encoder": target}}, {"loss": value})
 
     def show(state, key, x):
-        (asked, seen), y = masks(key, len(x)), patchify(view.whole(x), vit.patch)
-        return [unpatchify(jnp.where(m[:, :, None], y, 0.5), x.shape[1:]) for m in (seen, *asked.swapaxes(0, 1))]
+        (asked, seen), whole = masks(key, len(x)), view.whole(x)
+        hidden = lambda m: unpatchify(jnp.where(m[:, :, None], patchify(whole, vit.patch), 0.5), whole.shape[1:])
+        return [jax.image.resize(hidden(m), x.shape, "nearest") for m in (seen, *asked.swapaxes(0, 1))]
 
-    encode = lambda state, x: vit.apply({"params": state.extra["target"]}, view.whole(x))
+    encode = lambda state, x: vit.apply({"params": state.extra["teacher"]["encoder"]}, view.whole(x))
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
         "features": feature_map(encode, test), "masks": compared(show, test)})

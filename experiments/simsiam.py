@@ -3,7 +3,7 @@
     launch/local.sh experiments/simsiam.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/simsiam.py --data cifar10 --view-size 24 --epochs 15
     launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 --lr 0.06 \
-        --head.widths 2048 2048 2048 --predictor.widths 512 2048 encoder:res-net        # as in the paper's appendix D
+        --head.widths 2048 2048 --predictor.widths 512 2048 encoder:res-net        # the sizes of its appendix D
 """
 
 import jax

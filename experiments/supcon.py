@@ -2,8 +2,8 @@
 
     launch/local.sh experiments/supcon.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/supcon.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/supcon.py --data cifar10 --epochs 1000 --batch-size 1024 --head.widths 512 128 \
-        encoder:res-net                                                # the code of the paper's authors for CIFAR-10
+    launch/local.sh experiments/supcon.py --data cifar10 --epochs 1000 --batch-size 1024 --head.widths 2048 128 \
+        encoder:res-net --encoder.depth 50                             # the sizes of its authors' code for CIFAR-10
 """
 
 import jax

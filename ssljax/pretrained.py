@@ -19,9 +19,10 @@ Tree = Any
 
 
 def encoder_of(workdir: str | pathlib.Path, seed: int = 0) -> tuple[nn.Module, Tree, Tree]:
-    """The net that the run in `workdir` trained as its encoder, its parameters and batch statistics.
+    """The net that the run in `workdir` keeps as its encoder, its parameters and batch statistics.
 
-    Of several seeds, lane `seed`. InputError where there is no such run, or none with an encoder.
+    A teacher's where there is one, as of DINO and I-JEPA. Of several seeds, lane `seed`. InputError where there is no
+    such run, or none with an encoder.
     """
     folder = pathlib.Path(workdir).expanduser()
     try:
@@ -31,8 +32,10 @@ def encoder_of(workdir: str | pathlib.Path, seed: int = 0) -> tuple[nn.Module, T
         raise InputError(f"{workdir} holds no run with an encoder: make one with `launch/local.sh "
                          f"experiments/simclr.py --run.workdir {workdir}`.") from None
     state = load(folder, seed)
-    params = state["params"]["encoder"]
-    return net, params.get("params", params), (state.get("extra") or {}).get("encoder") or {}
+    params, stats = state["params"], state.get("extra") or {}
+    if "teacher" in stats:
+        params, stats = stats["teacher"], stats.get("seen") or {}
+    return net, params["encoder"].get("params", params["encoder"]), stats.get("encoder") or {}
 
 
 class Pretrained(NamedTuple):

@@ -125,7 +125,7 @@ def test_encoders_are_rebuilt_from_a_record(net):
 # Teachers, queues, prototypes.
 
 @pytest.mark.parametrize("make, name", [(byol, "target"), (moco, "target"), (mocov3, "target"), (dino, "teacher"),
-                                        (ijepa, "target")])
+                                        (ijepa, "teacher")])
 def test_the_teacher_is_the_moving_average_of_the_weights(make, name):
     """Of step k: τ old + (1 - τ) θ_k, and the step that makes θ_{k+1} uses it; τ worked out by hand."""
     more = {"predictor": MLP((16, 8), norm=True)} if make in (byol, mocov3) else {}
@@ -136,10 +136,9 @@ def test_the_teacher_is_the_moving_average_of_the_weights(make, name):
     for k in range(3):
         tau = 0.6 if make is moco else 1 - 0.4 * (math.cos(math.pi * k / exp.num_steps) + 1) / 2
         old, new = seen[k].extra[name], seen[k + 1].extra[name]
-        weights = seen[k].params["encoder"] if make is ijepa else {n: seen[k].params[n] for n in old}
+        weights = {n: seen[k].params[n] for n in old}
         close(new, jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, old, weights))
-    start = seen[0].params["encoder"] if make is ijepa else {n: seen[0].params[n] for n in seen[0].extra[name]}
-    close(seen[0].extra[name], start, 0)
+    close(seen[0].extra[name], {n: seen[0].params[n] for n in seen[0].extra[name]}, 0)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), seen[1].extra[name], seen[3].extra[name])
     assert max(jax.tree.leaves(moved)) > 1e-5
 
@@ -243,6 +242,32 @@ def test_fine_tuning_starts_from_the_very_encoder_and_a_new_head(source, tmp_pat
     with pytest.raises(InputError, match="images of other channels than those of photos"):
         other = finetune("photos", pretrained=str(tmp_path), batch_size=32)
         other.warm_start(jax.eval_shape(other.init, KEY, {"image": jnp.zeros((4, 32, 32, 3), jnp.uint8)}))
+
+
+@pytest.mark.parametrize("make", [dino, ijepa], ids=lambda f: f.__name__)
+def test_a_teacher_is_what_is_kept(make, tmp_path, one_device):
+    """Fine-tuning begins with the net that the run's own evaluators have judged, not with the student."""
+    arguments = CROPS if make is dino else {"batch_size": 32, "epochs": 1, "vit": ViT(patch=2, width=24, depth=1, heads=2)}
+    exp = make(**arguments)
+    state = train(replace(exp, num_steps=3, evals={}), Run(workdir=str(tmp_path)), plain(arguments))
+    _, params, stats = encoder_of(tmp_path)
+    close(params, state.extra["teacher"]["encoder"], 0)
+    close(stats, state.extra["seen"]["encoder"] if make is dino else {}, 0)
+    differ = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), params, jax.device_get(state.params["encoder"]))
+    assert any(jax.tree.leaves(differ))
+
+
+def test_ijepa_sees_smaller_views_and_asks_nothing_where_nothing_is_seen():
+    exp = ijepa(batch_size=32, epochs=1, view=Views(crop=0.3, view_size=4, jitter=0.0, gray=0.0),
+                vit=ViT(patch=2, width=24, depth=1, heads=2))
+    state, new = states(exp, 1)
+    assert exp.evals["masks"](new)["compared"].ndim == 3
+    assert jnp.isfinite(jax.jit(exp.step)(new, digits(), KEY)[1]["loss"])
+
+
+def test_without_small_views_the_large_ones_are_whole_views():
+    large, _ = MultiCrop(Views(crop=0.1), small=0).kinds((8, 8, 1))
+    assert (large.crop, large.crop_most) == (0.1, 1.0)
 
 
 def test_a_missing_run_says_which_command_makes_it(tmp_path):

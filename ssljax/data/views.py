@@ -68,12 +68,12 @@ class MultiCrop:
     small_size: int = 0
     """Pixels a side of a small view; 0 for half a large one's."""
     part: float = 0.4
-    """Of the image's area: large views show more, small ones less."""
+    """Of the image's area: large views show more, small ones, where there are any, less."""
 
     def kinds(self, shape: tuple[int, ...]) -> tuple[Views, Views]:
         """The large and the small views of images of `shape`. InputError where one has more pixels than the image."""
         view, side = self.view, min(shape[:2])
-        if not view.crop <= self.part <= view.crop_most:
+        if self.small and not view.crop <= self.part <= view.crop_most:
             raise InputError(f"--part must lie between --crop {view.crop} and --crop-most {view.crop_most}, not at "
                              f"{self.part}.")
         large = view.view_size or side
@@ -81,7 +81,8 @@ class MultiCrop:
         for flag, pixels in (("--view-size", large), ("--small-size", size)):
             if pixels > side:
                 raise InputError(f"A crop can't be larger than the image: choose {flag} {side} or less, not {pixels}.")
-        return replace(view, crop=self.part), replace(view, view_size=size, crop_most=self.part)
+        return (replace(view, crop=self.part if self.small else view.crop),
+                replace(view, view_size=size, crop_most=self.part))
 
     def __call__(self, key: Array, images: Array) -> list[Array]:
         """Images (n, height, width, channels) to large views, (2 n, ...), and small ones, (small n, ...), if any."""

@@ -68,6 +68,7 @@ def lejepa(z: Array, directions: Array, lam: float = 0.05) -> Array:
         raise InputError(f"Two or more views (views, n, d) are needed, not {z.shape}.")
     if not 0 <= lam <= 1:
         raise InputError(f"The share of SIGReg in the loss must be in [0, 1], not {lam}.")
+    z = z.astype(jnp.float32)
     distance = jnp.mean((z - z.mean(0)) ** 2)
     return (1 - lam) * distance + lam * sum(sigreg(view, directions) for view in z) / len(z)
 

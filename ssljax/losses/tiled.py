@@ -7,6 +7,7 @@ from jax import Array
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from ssljax.errors import InputError
 from ssljax.sharding import BATCH
 
 TILE = 2**23  # Numbers of the matrix that are there at once: 32 MB in float32.
@@ -19,10 +20,13 @@ def log_partition(
 ) -> Array:
     """sum_i weights_i log sum_j exp(scale q_i · k_j), exactly, of queries q (n, d) and keys k (m, d), all float32.
 
-    Without the `diagonal`, j = i is left out of a query's sum. At most about `tile` numbers of q kᵀ are there at once, on
+    Without the `diagonal`, j = i is left out of a query's sum; InputError unless there are then as many keys as queries.
+    At most about `tile` numbers of q kᵀ are there at once, on
     each device: its queries stay where they are and the keys go around the devices in blocks (a ring). Where a gradient
     is wanted it is computed with the value, tile by tile, so that on one device no product is computed twice.
     """
+    _check(q, k, diagonal)
+
     def local(q, k, weights, scale):
         return _total(jnp.sum(weights * _ring_lse(q, k, scale, diagonal, tile)))
 
@@ -42,6 +46,8 @@ log_partition.defvjp(_forward, _backward)
 
 
 def _value_and_grads(q, k, weights, scale, diagonal, tile):
+    _check(q, k, diagonal)
+
     def local(q, k, weights, scale):
         if _devices() == 1:
             lse, dq, dk = _block(q, k, scale, diagonal, tile, weights)
@@ -130,3 +136,8 @@ def _on_devices(f, out_specs, q, k, weights, scale):
     if mesh.empty or mesh.size == 1 or any(len(x) % mesh.size for x in (q, k)):
         return f(q, k, weights, scale)
     return jax.shard_map(f, in_specs=(BATCH, BATCH, BATCH, P()), out_specs=out_specs, check_vma=False)(q, k, weights, scale)
+
+
+def _check(q: Array, k: Array, diagonal: bool) -> None:
+    if not diagonal and len(q) != len(k):
+        raise InputError(f"{len(q)} queries and {len(k)} keys have no diagonal to leave out: as many of each are needed.")

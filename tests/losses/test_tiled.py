@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssljax import InputError
 from ssljax.losses.infonce import clip, info_nce, nt_xent, supcon
 from ssljax.losses.tiled import log_partition
 
@@ -42,7 +43,7 @@ def close(a, b):
 @pytest.mark.parametrize("diagonal", [True, False])
 @pytest.mark.parametrize("n, tile", [(48, 10**6), (48, 48 * 7), (48, 1), (20, 48 * 3)])
 def test_tiles_of_any_height(diagonal, n, tile):
-    q, k, w, s = arrays(n)
+    q, k, w, s = arrays(n, 48 if diagonal else n)
     value, grads = both(diagonal, tile)(q, k, w, s)
     exact = whole(*(np.asarray(x, np.float64) for x in (q, k, w, s)), diagonal)
     np.testing.assert_allclose(value, exact, rtol=1e-5)
@@ -92,3 +93,11 @@ def test_memory_is_that_of_a_tile():
     z = jax.ShapeDtypeStruct((65536, 256), jnp.float32)
     compiled = jax.jit(jax.grad(lambda z: nt_xent(*jnp.split(z, 2)))).lower(z).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.4e9
+
+
+def test_no_diagonal_of_a_matrix_that_is_not_square():
+    q, k, w, s = arrays(20, 48)
+    with pytest.raises(InputError, match="20 queries and 48 keys have no diagonal"):
+        log_partition(q, k, w, s, False)
+    with pytest.raises(InputError, match="no diagonal"):
+        both(False, 100)(q, k, w, s)
