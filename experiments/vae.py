@@ -30,7 +30,8 @@ def vae(
         coder: The nets of q(z|x) and p(x|z).
         latents: Dimensions of z.
         pixels: binary: 0 or 1, drawn anew by brightness; grey: cross-entropy with the brightness itself, which is no
-            likelihood; gaussian: normal around the decoder's mean, with one learned variance.
+            likelihood; gaussian: normal around the decoder's mean, with one learned variance. Neighbours, clusters and
+            reconstructions are by the code of the grey image, whichever it is.
         beta: Weight of the KL; 1 for the bound on the likelihood.
         importance: Draws of q for the likelihood of a test image.
     """

@@ -29,7 +29,7 @@ def vqvae(
         halvings: Of the resolution, from image to map.
         size: Numbers in an entry of the codebook.
         entries: In the codebook; an image takes log2(entries) bits for each place of its map.
-        beta: Weight of the commitment.
+        beta: Weight of the commitment, a sum over an entry's numbers, where the error is a mean over the image's.
         decay: Of the moving averages.
     """
     train, test = (images(data, split) for split in ("train", "test"))
