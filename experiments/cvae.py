@@ -53,7 +53,6 @@ def cvae(
     def log_classes(state, x):
         """A bound on log p(x|y) for each class y: (n, classes)."""
         x = apply(state.params, net.observe, jax.random.key(0), x)
-
         def one(y):
             y = jnp.broadcast_to(jax.nn.one_hot(y, classes), (len(x), classes))
             return iwae(apply(state.params, net.log_weights, jax.random.key(1), x, draws, y))
