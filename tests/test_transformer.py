@@ -13,10 +13,12 @@ import pytest
 
 from experiments.electra import electra
 from experiments.simcse import simcse
+from ssljax import sharding
 from ssljax.data.pieces import SPECIAL
 from ssljax.errors import InputError
 from ssljax.losses.language import mask_tokens, replace_tokens
-from ssljax.models.attention import einsum_attention, rotary
+from ssljax.models import attention
+from ssljax.models.attention import cpu_attention, rotary
 from ssljax.models.mlp import MLP
 from ssljax.models.transformer import LanguageModel, Transformer, empty_cache, generate, kept, sample
 from tests.test_data import batches, mesh_of
@@ -39,20 +41,37 @@ def naive(q, k, v, sees):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
-def test_attention_is_the_equation_and_jaxs(causal, padded):
+@pytest.mark.parametrize("cache", [2**18, 80])  # Its gradient at once, or for two of the six heads at a time.
+def test_attention_is_the_equation_and_jaxs(causal, padded, cache, monkeypatch):
+    monkeypatch.setattr(attention, "CACHE", cache)
     q, k, v = (jax.random.normal(key, (2, 6, 3, 4)) for key in jax.random.split(KEY, 3))
     lengths = (4, 6) if padded else (6, 6)
     mask = jnp.asarray([[s < n for s in range(6)] for n in lengths])
     sees = [[[bool(mask[i, s]) and (s <= t or not causal) for s in range(6)] for t in range(6)] for i in range(2)]
     kwargs = dict(causal=causal, mask=mask[:, None, None] if padded else None)
-    found = einsum_attention(q, k, v, **kwargs)
+    found = cpu_attention(q, k, v, **kwargs)
     np.testing.assert_allclose(found, naive(*map(np.asarray, (q, k, v)), sees), atol=1e-5)
     jaxs = partial(jax.nn.dot_product_attention, mask=kwargs["mask"], is_causal=causal)
     np.testing.assert_allclose(found, jaxs(q, k, v), atol=1e-5)
     grads = [jax.grad(lambda *a: (f(*a) ** 2).sum(), (0, 1, 2))(q, k, v)
-             for f in (partial(einsum_attention, **kwargs), jaxs)]
+             for f in (partial(cpu_attention, **kwargs), jaxs)]
     for a, b in zip(*grads):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_gradient_of_attention_stays_on_its_device(monkeypatch):
+    monkeypatch.setattr(attention, "CACHE", 80)
+    q, k, v, dy = (jax.random.normal(key, (16, 6, 3, 4)) for key in jax.random.split(KEY, 4))
+    mask = jax.random.uniform(KEY, (16, 1, 1, 6)) < 0.7
+    grads = jax.jit(lambda q, k, v, mask, dy: jax.vjp(lambda *a: cpu_attention(*a, mask=mask), q, k, v)[1](dy))
+    alone = grads(q, k, v, mask, dy)
+    with jax.set_mesh(mesh_of(8)):
+        split = jax.device_put((q, k, v, mask, dy), jax.NamedSharding(mesh_of(8), sharding.BATCH))
+        compiled = grads.lower(*split).compile()
+        assert " while(" in compiled.as_text() and not any(
+            f" {f}" in compiled.as_text() for f in ("all-gather", "all-to-all", "all-reduce", "collective-permute"))
+        for a, b in zip(compiled(*split), alone):
+            np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_rotary_positions_are_relative():
