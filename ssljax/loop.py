@@ -50,6 +50,9 @@ class Run:
     a CPU, which it slows down."""
     fsdp: int = 1
     """Over how many devices to split each large parameter and its optimizer state at rest; 1 for plain data parallelism."""
+    cpu_devices: int = 0
+    """Split a CPU into this many devices, one for each core: a small net, whose layers don't fill the cores, trains
+    faster so. 0 to leave it whole."""
     steps_per_call: int = 1
     """Steps in one compiled program: more pays where a step takes under a millisecond."""
     log_every: int = 50
@@ -81,6 +84,7 @@ def train(exp: Experiment, run: Run = Run(), computes: Mapping[str, Any] | None 
     InputError for settings that can't be, Stopped after SIGINT or SIGTERM.
     """
     compilation_cache()
+    sharding.split_cpu(run.cpu_devices)
     mesh = sharding.make_mesh(run.fsdp)
     if exp.data.batch_size % mesh.size:
         raise InputError(f"A batch of {exp.data.batch_size} can't be split over {mesh.size} devices: choose a "
@@ -580,6 +584,7 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
     try:
         if run.distributed:
             jax.distributed.initialize()
+        sharding.split_cpu(run.cpu_devices)
         if not run.workdir:
             run = replace(run, workdir=default_workdir(make, arguments, run))
         train(make(**arguments), run, logging.plain(arguments), inspect.getsourcefile(make))

@@ -13,6 +13,19 @@ Tree = Any
 BATCH = P(("data", "fsdp"))  # Examples lie over all devices, whichever axis those are on.
 
 
+def split_cpu(n: int) -> None:
+    """Makes `n` devices of a CPU, or leaves it if n is 0. InputError for less, and once JAX has started with others."""
+    if n < 0:
+        raise InputError(f"--run.cpu-devices must be at least 0, not {n}.")
+    try:
+        if n:
+            jax.config.update("jax_num_cpu_devices", n)
+    except RuntimeError:
+        if (found := jax.device_count("cpu")) != n:
+            raise InputError(f"JAX has already started, with {found} CPU device{'s' * (found > 1)}, not {n}: choose "
+                             "cpu_devices before anything is computed.") from None
+
+
 def make_mesh(fsdp: int = 1) -> Mesh:
     """All devices as (data, fsdp); `fsdp=1` is plain data parallelism. InputError if it doesn't divide the devices."""
     n = jax.device_count()

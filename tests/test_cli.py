@@ -70,6 +70,8 @@ def test_a_wrong_type_is_said(cli, simclr):
     (["--crop", "0"], ["scale must be"]),
     (["encoder:res-net", "--encoder.depth", "18", "--temperature", "0"], ["temperature must be positive"]),
     (["--run.fsdp", "3"], ["--run.fsdp 3 does not divide"]),
+    (["--run.cpu-devices", "3"], ["JAX has already started, with 8 CPU devices, not 3"]),
+    (["--run.cpu-devices", "-1"], ["--run.cpu-devices must be at least 0"]),
     (["--run.replay"], ["no failed step"])])
 def test_bad_input_is_one_sentence(cli, simclr, flags, words, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))

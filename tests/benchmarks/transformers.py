@@ -1,12 +1,12 @@
 """Training speed of the Transformers: GPT beside nanoGPT's model in PyTorch, BERT beside Hugging Face's.
 
-    python tests/benchmarks/transformers.py --peer-python ENV/bin/python [--rounds 5] [--steps 100] [--data input.txt]
+    python tests/benchmarks/transformers.py --peer-python ENV/bin/python [--rounds 5] [--steps 100] [--devices 1]
 
 ENV needs torch and transformers, and no JAX. Both sides train the same sizes with AdamW and no dropout, on the cores
-that this process may use: GPT in nanoGPT's setting for a CPU (4 layers, 4 heads, width 128, 12 rows of 64
-characters), BERT of 4 layers of width 256, with 32 rows of 128 tokens and a vocabulary of 8192, or as many as `--data`
-has. They take turns, each in a process of its own; the ratio is that of the medians. Ours is timed as `train` itself
-records it, with all that it writes.
+that this process may use, of which ours makes `--devices`, by default one each: GPT in nanoGPT's setting for a CPU (4
+layers, 4 heads, width 128, 12 rows of 64 characters), BERT of 4 layers of width 256, with 32 rows of 128 tokens and a
+vocabulary of 8192, or as many as `--data` has. They take turns, each in a process of its own; the ratio is that of the
+medians. Ours is timed as `train` itself records it, with all that it writes.
 """
 
 import argparse
@@ -23,15 +23,17 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 TOKENS = {"gpt": 12 * 64, "bert": 32 * 128}  # In a step.
 
 
-def ours(which: str, steps: int, data: str) -> tuple[float, int]:
+def ours(which: str, steps: int, data: str, devices: int) -> tuple[float, int]:
     """Tokens per second of `train`, after its first step, and the size of the vocabulary."""
     sys.path.insert(0, str(ROOT))
     from dataclasses import replace
 
     from experiments.bert import bert
     from experiments.gpt import gpt
-    from ssljax import Run, logging, train
+    from ssljax import Run, logging, sharding, train
     from ssljax.models.transformer import Transformer
+
+    sharding.split_cpu(devices)
 
     classic = dict(norm="layer", positions="learned", unit="gelu", dropout=0.0)  # What the peers compute.
     if which == "gpt":
@@ -129,6 +131,7 @@ if __name__ == "__main__":
     parser.add_argument("--peer-python", help="the Python with torch and transformers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--devices", type=int, default=len(os.sched_getaffinity(0)), help="of the CPU, for ours")
     parser.add_argument("--models", nargs="+", choices=list(TOKENS), default=list(TOKENS))
     parser.add_argument("--data", default="python", help="what ours learns; the peers have as many random tokens")
     parser.add_argument("--vocabulary", type=int, help=argparse.SUPPRESS)
@@ -136,7 +139,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     if args.side:
         one, n = args.models[0], args.steps
-        print(json.dumps(ours(one, n, args.data) if args.side == "ours" else theirs(one, n, args.vocabulary)))
+        ran = ours(one, n, args.data, args.devices) if args.side == "ours" else theirs(one, n, args.vocabulary)
+        print(json.dumps(ran))
         sys.exit()
     if not args.peer_python:
         parser.error("--peer-python is needed: the Python with torch and transformers to compare with")
@@ -147,7 +151,8 @@ if __name__ == "__main__":
             for side, python in (("ours", sys.executable), ("theirs", args.peer_python)):
                 said = subprocess.run([
                     python, __file__, "--side", side, "--models", model, "--steps", str(args.steps), "--data",
-                    args.data, "--vocabulary", str(vocabulary)], check=True, stdout=subprocess.PIPE, text=True).stdout
+                    args.data, "--vocabulary", str(vocabulary), "--devices", str(args.devices)],
+                    check=True, stdout=subprocess.PIPE, text=True).stdout
                 rate, vocabulary = json.loads(said.splitlines()[-1])
                 found[side].append(rate)
         a, b = (sorted(v)[len(v) // 2] for v in found.values())
