@@ -22,7 +22,7 @@ START, END = "<!-- ledger: written by python -m ssljax.ledger -->", "<!-- end of
 
 
 def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: str,
-        floors: Sequence[str] = ()) -> dict[str, Any]:
+        floors: Sequence[str] = (), comparison: str = "") -> dict[str, Any]:
     """A row from finished runs that differ in nothing but their seeds; InputError where they do, or aren't finished."""
     records, results = [], []
     for run in runs:
@@ -56,6 +56,10 @@ def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: 
         "seconds": [r["seconds"] / len(r["seeds"]) for r in results], "hardware": launch["hardware"],
         "versions": launch["versions"], "commits": commits, "date": launch["time"][:10], "numbers": list(numbers),
         "floors": list(floors), "ours": ours, "untrained": untrained, "paper": paper, "note": note}
+    if comparison:
+        if "epochs" not in what[0]:
+            raise InputError("Only runs of some --epochs can be compared: the table says what an epoch takes.")
+        content |= {"comparison": comparison}
     return content | {"sha256": digest(content)}
 
 
@@ -93,6 +97,24 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def protocol(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of one protocol, a line each, with the numbers of the first as columns and the floors below."""
+    numbers = rows[0]["numbers"]
+    line = lambda name, values, *more: f"| {' | '.join((name, *(_mean(v) if v else '' for v in values), *more))} |"
+    heads = ["method", *numbers, "an epoch takes", "settings", "command, commit"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for r in sorted(rows, key=lambda r: -np.mean(r["ours"][numbers[0]])):
+        epoch = f"{np.mean(r['seconds']) / r['computes']['epochs']:.0f} s"
+        lines.append(line(r["method"], [r["ours"][n] for n in numbers], epoch, r["note"],
+                          f"`{' '.join(r['command'])}`<br>{r['date']}, {', '.join(r['commits'])}"))
+    untrained = [[v for r in rows for v in r["untrained"][n]] for n in numbers]
+    lines.append(line("*all these nets, untrained*", untrained, "", "", ""))
+    raw = [rows[0]["ours"].get(n.rsplit("/", 1)[0] + "/raw_pixels", [])[:1] for n in numbers]
+    lines.append(line("*raw pixels*", raw, "", "", ""))
+    seeds, hardware = (", ".join(sorted({str(r[k]) for r in rows})) for k in ("seeds", "hardware"))
+    return "\n".join([f"Means with 95 % intervals over seeds {seeds}; {hardware}.", "", *lines])
+
+
 def _mean(values: Sequence[float]) -> str:
     spread = f" ± {interval(values):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):.2f}{spread}"
@@ -104,13 +126,19 @@ def _raw(r: Mapping[str, Any], name: str) -> str:
 
 
 def render(readme: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The page with its table written anew."""
+    """The page with its tables written anew: one for each comparison, and one of all other rows."""
     before, rest = readme.split(START)
-    return f"{before}{START}\n{table(rows)}\n{END}{rest.split(END)[1]}"
+    named: dict[str, list[Mapping[str, Any]]] = {}
+    for r in rows:
+        named.setdefault(r.get("comparison", ""), []).append(r)
+    tables = [f"### {name}\n\n{protocol(rs)}\n" for name, rs in named.items() if name]
+    tables += [f"{'### All other results' if tables else ''}\n\n{table(named.get('', []))}".lstrip("\n")]
+    return f"{before}{START}\n{chr(10).join(tables)}\n{END}{rest.split(END)[1]}"
 
 
 def write(runs: tuple[pathlib.Path, ...] = (), numbers: tuple[str, ...] = ("knn/accuracy", "probe/accuracy"),
-          paper: str = "", note: str = "", floors: tuple[str, ...] = (), here: pathlib.Path = HERE) -> None:
+          paper: str = "", note: str = "", floors: tuple[str, ...] = (), comparison: str = "",
+          here: pathlib.Path = HERE) -> None:
     """Adds a row to the ledger, in place of one with the same command, and writes the table.
 
     Args:
@@ -119,12 +147,13 @@ def write(runs: tuple[pathlib.Path, ...] = (), numbers: tuple[str, ...] = ("knn/
         paper: the paper's number and setting.
         note: every deviation from the paper, and the reason of a result below it.
         floors: further numbers of the runs, to stand beside those of the untrained net, as test/fid_floor.
+        comparison: the title of the table of one protocol that the row belongs to, if any, as "Fashion-MNIST".
         here: the folder of ledger.json and README.md.
     """
     file = here / "ledger.json"
     rows = json.loads(file.read_text()) if file.exists() else []
     if runs:
-        new = row(runs, numbers, paper, note, floors)
+        new = row(runs, numbers, paper, note, floors, comparison)
         same = lambda r: (r["method"], r["computes"]) == (new["method"], new["computes"])
         rows = [r for r in rows if not same(r)] + [new]
     page = here / "README.md"

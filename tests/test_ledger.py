@@ -76,6 +76,25 @@ def test_a_row_is_written_from_runs(runs, page):
     assert f"<br>test/error {mean:.2f} ± {half:.2f} |" in more and "<br>test/error" not in text  # Among the floors.
 
 
+def test_a_comparison_is_a_table_of_its_own(runs, page, tmp_path):
+    with pytest.raises(InputError, match="--epochs"):
+        add(page, runs / "0", comparison="Digits")
+    made = {name: shutil.copytree(runs / "0", tmp_path / name) for name in ("worse", "better")}
+    for add_to, (name, run) in zip((5.0, 1.0), made.items()):
+        edit(run / "record.json", lambda r: (r["computes"].update(epochs=4, lr=add_to),
+                                             r["launches"][-1].update(command=[f"{name}.py"])))
+        edit(run / "results.json", lambda r: (r.update(seconds=8.0), r["results"].update({"test/error": [-add_to]}),
+                                              r["untrained"].update({"test/error": [add_to]})))
+        add(page, run, comparison="Digits")
+    text = add(page, runs / "1")
+    lines = text.splitlines()
+    first, second = (next(i for i, x in enumerate(lines) if x.startswith(f"| {name} ")) for name in ("better", "worse"))
+    assert "### Digits" in lines[:first] and first < second < lines.index("### All other results")
+    assert lines[first].startswith("| better | -1.00 | 2 s | a note | `better.py`")  # 8 s of 4 epochs.
+    assert lines[second + 1] == "| *all these nets, untrained* | 3.00 ± 25.41 |  |  |  |"  # t(0.975, 1) times 2.
+    assert text.count("better.py") == 1 and ledger.render(text, json.loads((page / "ledger.json").read_text())) == text
+
+
 def test_a_changed_number_is_noticed(runs, page):
     add(page, runs / "0")
     row = json.loads((page / "ledger.json").read_text())[0]
