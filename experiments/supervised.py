@@ -1,8 +1,6 @@
-"""A classifier trained with labels: the ceiling of what the other files learn without them, and, once trained, the net
-that generated images are compared by (ssljax/evals/feature_nets.py).
-
-An encoder of the other files and a linear layer, cross-entropy, AdamW (Loshchilov and Hutter, 2017,
-https://arxiv.org/abs/1711.05101), images shifted and, if asked for, mirrored (He et al., 2015, arXiv:1512.03385).
+"""A classifier trained with labels: the ceiling of what the other files learn without them, and the net that generated
+images are compared by (ssljax/evals/feature_nets.py). An encoder of the other files and a linear layer, AdamW (Loshchilov
+and Hutter, 2017, https://arxiv.org/abs/1711.05101), images shifted and, if asked for, mirrored (He et al., 2015).
 
     launch/local.sh experiments/supervised.py                              # digits: half a minute on a laptop CPU
     launch/local.sh experiments/supervised.py --data mnist --epochs 3 --run.workdir runs/mnist_classifier
@@ -17,7 +15,10 @@ import optax
 from ssljax import Experiment, TrainState, main, minimize
 from ssljax.data import augment, feed, images
 from ssljax.evals.accuracy import accuracy
+from ssljax.evals.collapse import collapse
+from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
+from ssljax.evals.probe import linear_probe
 from ssljax.models.convnet import ConvNet
 from ssljax.models.resnet import ResNet
 from ssljax.optim import adamw, warmup_cosine
@@ -70,7 +71,8 @@ def supervised(
     features = lambda state, x: encode(state.params, state.extra["encoder"], augment.to_float(x), False)[0]
     logits = lambda state, x: head.apply({"params": state.params["head"]}, features(state, x))
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "test": accuracy(logits, test), "features": feature_map(features, test), "views": views(view, train)})
+        "test": accuracy(logits, test), "knn": knn(features, train, test), "probe": linear_probe(features, train, test),
+        "collapse": collapse(features, test), "features": feature_map(features, test), "views": views(view, train)})
 
 
 if __name__ == "__main__":
