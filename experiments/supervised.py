@@ -1,6 +1,6 @@
 """A classifier trained with labels: the ceiling of what the other files learn without them, and the net that generated
-images are compared by (ssljax/evals/feature_nets.py). An encoder of the other files, a linear layer, images shifted and,
-if asked for, mirrored (He et al., 2015), AdamW (Loshchilov and Hutter, 2017, https://arxiv.org/abs/1711.05101).
+images are compared by (ssljax/evals/feature_nets.py). An encoder of the other files, a linear layer, images shifted
+and, if asked for, mirrored (He et al., 2015), AdamW (Loshchilov and Hutter, 2017, https://arxiv.org/abs/1711.05101).
 
     launch/local.sh experiments/supervised.py                              # digits: half a minute on a laptop CPU
     launch/local.sh experiments/supervised.py --data mnist --epochs 3 --run.workdir runs/mnist_classifier
