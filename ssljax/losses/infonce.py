@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax.errors import InputError
-from ssljax.losses.tiled import TILE, log_partition
+from ssljax.losses.tiled import TILE, log_partition, product
 
 
 def normalize(z: Array, eps: float = 1e-12) -> Array:
@@ -29,7 +29,7 @@ def nt_xent(za: Array, zb: Array, tau: float = 0.5, tiled: bool | None = None) -
         agree = jnp.sum(pairs[0] * pairs[1]) / (tau * n)
         return log_partition(z, z, jnp.full(2 * n, 1 / (2 * n)), 1 / tau, diagonal=False) - agree
     # A view is no negative of itself: exp(-1e9) is 0, and unlike -inf doesn't set off JAX's search for infinities.
-    logits = jnp.where(jnp.eye(2 * n, dtype=bool), -1e9, z @ z.T / tau)
+    logits = jnp.where(jnp.eye(2 * n, dtype=bool), -1e9, product(z, z.T) / tau)
     positive = (jnp.arange(2 * n) + n) % (2 * n)
     return optax.softmax_cross_entropy_with_integer_labels(logits, positive).mean()
 
@@ -46,9 +46,9 @@ def info_nce(q: Array, k: Array, negatives: Array | None = None, tau: float = 0.
     if negatives is None and (_large(q, k) if tiled is None else tiled):
         return log_partition(q, k, jnp.full(len(q), 1 / len(q)), 1 / tau) - jnp.sum(q * k) / (tau * len(q))
     if negatives is None:
-        logits, positive = q @ k.T, jnp.arange(len(q))
+        logits, positive = product(q, k.T), jnp.arange(len(q))
     else:
-        logits = jnp.concatenate([jnp.sum(q * k, -1, keepdims=True), q @ normalize(negatives).T], axis=-1)
+        logits = jnp.concatenate([jnp.sum(q * k, -1, keepdims=True), product(q, normalize(negatives).T)], axis=-1)
         positive = jnp.zeros(len(q), jnp.int32)
     return optax.softmax_cross_entropy_with_integer_labels(logits / tau, positive).mean()
 
@@ -82,7 +82,7 @@ def supcon(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = None)
         counts = (others > 0) / n
         return log_partition(z, z, counts, 1 / tau, diagonal=False) - jnp.sum(counts * agree)
     itself = jnp.eye(len(z), dtype=bool)
-    log_p = jax.nn.log_softmax(jnp.where(itself, -1e9, z @ z.T / tau))
+    log_p = jax.nn.log_softmax(jnp.where(itself, -1e9, product(z, z.T) / tau))
     positive = (labels[:, None] == labels) & ~itself
     return -jnp.mean(jnp.sum(log_p, -1, where=positive) / jnp.maximum(positive.sum(-1), 1))
 
@@ -92,7 +92,7 @@ def nearest(z: Array, support: Array) -> Array:
 
     Dwibedi et al., 2021, arXiv:2104.14548, eq. 2: NNCLR's queries.
     """
-    cosines = normalize(jax.lax.stop_gradient(z)) @ normalize(support).T
+    cosines = product(normalize(jax.lax.stop_gradient(z)), normalize(support).T)
     return jax.lax.stop_gradient(support[jnp.argmax(cosines, axis=-1)])
 
 

@@ -14,6 +14,11 @@ TILE = 2**23  # Numbers of the matrix that are there at once: 32 MB in float32.
 NONE = -1e9  # exp(-1e9) is 0, and unlike -inf doesn't set off JAX's search for infinities.
 
 
+def product(a: Array, b: Array) -> Array:
+    """The matrix product in full float32. By default GPUs and TPUs keep fewer bits; a low temperature magnifies that."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def log_partition(
     q: Array, k: Array, weights: Array, scale: Array | float, diagonal: bool = True, tile: int = TILE,
@@ -21,9 +26,9 @@ def log_partition(
     """sum_i weights_i log sum_j exp(scale q_i · k_j), exactly, of queries q (n, d) and keys k (m, d), all float32.
 
     Without the `diagonal`, j = i is left out of a query's sum; InputError unless there are then as many keys as queries.
-    At most about `tile` numbers of q kᵀ are there at once, on
-    each device: its queries stay where they are and the keys go around the devices in blocks (a ring). Where a gradient
-    is wanted it is computed with the value, tile by tile, so that on one device no product is computed twice.
+    At most about `tile` numbers of q kᵀ are there at once, on each device: its queries stay where they are and the keys
+    go around the devices in blocks (a ring). Where a gradient is wanted it is computed with the value, tile by tile, so
+    that on one device no product is computed twice.
     """
     _check(q, k, diagonal)
 
@@ -95,14 +100,14 @@ def _block(q, k, scale, diagonal, tile, weights=None, lse=None):
 
     def one(dk, part):
         i, q, *rest = part
-        logits = scale * (q @ k.T)
+        logits = scale * product(q, k.T)
         own = jnp.arange(len(k)) == (i * rows + jnp.arange(rows))[:, None]
         logits = jnp.where(own & jnp.logical_not(diagonal), NONE, logits)
         sums = jax.nn.logsumexp(logits, axis=1) if lse is None else rest[1]
         if weights is None:
             return dk, (sums,)
         p = jnp.exp(logits - sums[:, None]) * rest[0][:, None]
-        return dk + p.T @ q, (sums, p @ k)
+        return dk + product(p.T, q), (sums, product(p, k))
 
     arrays = [pad(x) for x in (q, weights, lse) if x is not None]
     start = jnp.zeros(()) if weights is None else jnp.zeros_like(k)

@@ -101,3 +101,12 @@ def test_no_diagonal_of_a_matrix_that_is_not_square():
         log_partition(q, k, w, s, False)
     with pytest.raises(InputError, match="no diagonal"):
         both(False, 100)(q, k, w, s)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("loss", [nt_xent, info_nce, clip, lambda a, b, tiled: supcon(a, jnp.arange(48) % 3, tiled=tiled)])
+def test_products_keep_all_bits_on_accelerators(loss, tiled):
+    q, k, *_ = arrays()
+    program = jax.jit(jax.value_and_grad(lambda q, k: loss(q, k, tiled=tiled), (0, 1))).lower(q, k).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert len(products) >= 2 and all("precision = [HIGHEST, HIGHEST]" in line for line in products)
