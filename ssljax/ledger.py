@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from ssljax.data.sources import HELD_OUT
 from ssljax.errors import InputError
 from ssljax.loop import interval
 
@@ -34,6 +35,9 @@ def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: 
     what = [{k: v for k, v in r["computes"].items() if k != "run"} for r in records]
     if any(w != what[0] for w in what):
         raise InputError("The runs differ in more than their seeds: give each its own row.")
+    if any(str(v).endswith(f":{HELD_OUT}") for v in what[0].values()):
+        raise InputError(f"The runs were judged on training images that were held out (:{HELD_OUT}), to choose settings "
+                         f"by, and the ledger's numbers are of the test split: run the command without :{HELD_OUT}.")
     seeds = [s for r in results for s in r["seeds"]]
     if len(set(seeds)) != len(seeds):
         raise InputError(f"The runs share seeds: {seeds}.")

@@ -97,6 +97,9 @@ def test_splits_that_are_not_there():
         variations.images("rect", "valid")
     with pytest.raises(InputError, match="digits has no validation split: only rect, bg-rand, rect-1000 have one"):
         variations.images("digits", "validation")
+    with pytest.raises(InputError, match="rect-1000 has .* of its own: give --data rect-1000 --judge validation"):
+        variations.images("rect-1000:validation", "train")
+    assert len(variations.images("digits:validation", "test")) == 142
 
 
 # Stacked autoencoders.

@@ -433,6 +433,91 @@ def test_npz_that_cannot_be_read(tmp_path, write, words):
     assert str(path) in str(e.value) and "\n" not in str(e.value)
 
 
+# Held out of the training split.
+
+OF_CLASS = 100, 70, 55, 5
+
+
+def numbered(path: pathlib.Path, **more) -> np.ndarray:
+    """Writes training images that tell their own number, of unequal classes, and no test split; gives their labels."""
+    labels = np.random.default_rng(1).permutation(np.repeat(range(4), OF_CLASS))
+    image = np.broadcast_to(np.arange(len(labels), dtype=np.uint8)[:, None, None], (len(labels), 3, 3))
+    np.savez(path, train_images=image, train_labels=labels, **more)
+    return labels
+
+
+def numbers(source) -> np.ndarray:
+    return source.read(np.arange(len(source)))["image"][:, 0, 0, 0]
+
+
+def test_what_is_held_out_is_a_tenth_of_each_class_and_the_test_split_is_never_read(tmp_path):
+    labels = numbered(tmp_path / "set.npz")
+    with pytest.raises(InputError, match="it needs test_images"):  # Nor could it be.
+        images(str(tmp_path / "set.npz"), "test")
+    train, test = (images(f"{tmp_path}/set.npz:validation", split) for split in ("train", "test"))
+    assert not set(numbers(train)) & set(numbers(test))
+    assert sorted([*numbers(train), *numbers(test)]) == list(range(len(labels)))
+    for part in train, test:
+        np.testing.assert_array_equal(part.labels, labels[numbers(part)])
+        assert part.num_classes == 4 and (np.diff(numbers(part).astype(int)) > 0).all()
+    assert np.bincount(test.labels).tolist() == [10, 7, 5, 1]
+    tests = dict(test_images=np.full((9, 3, 3), 255, np.uint8), test_labels=np.arange(9))
+    numbered(tmp_path / "other.npz", **tests)
+    again = images(f"{tmp_path}/other.npz:validation", "test")
+    np.testing.assert_array_equal(numbers(again), numbers(test))
+
+
+def test_the_same_is_held_out_each_time_whatever_the_size_and_the_process():
+    whole = images("digits", "train")
+    held = images("digits:validation", "test")
+    np.random.seed(3)
+    at = [int(np.flatnonzero((whole.image == x).all((1, 2, 3)))[0]) for x in held.image]
+    assert len(at) == 142 and at[:6] == [3, 17, 41, 51, 58, 60]  # Others would make numbers from before and after incomparable.
+    np.testing.assert_array_equal(images("digits:validation", "test").image, held.image)
+    small = images("digits:validation", "test", 4)
+    np.testing.assert_array_equal(small.image, images("digits", "train", 4).image[at])
+    np.testing.assert_array_equal(images("digits:validation", "train").image, np.delete(whole.image, at, 0))
+
+
+def test_of_a_tfds_set_the_training_split_alone_is_read(monkeypatch):
+    asked, whole = [], random_set(200)
+    monkeypatch.setattr(sources, "_tfds", lambda *what: asked.append(what) or whole)
+    train, test = (images("mnist:3.0.1:validation", split, 8) for split in ("train", "test"))
+    assert set(asked) == {("mnist:3.0.1", "train", 8)}
+    assert np.bincount(train.labels).min() > 0 and np.bincount(test.labels).min() > 0
+    with pytest.raises(KeyError):
+        images("mnist:validation", "validation")
+
+
+def test_a_large_folder_is_parted_as_a_small_one_is(tmp_path, monkeypatch):
+    digit_folder(tmp_path / "a:b" / "train", range(100))  # A colon in a folder's name stays one.
+    name = f"{tmp_path}/a:b"
+    assert len(images(name, "train")) == 100
+    resident = [images(f"{name}:validation", split) for split in ("train", "test")]
+    monkeypatch.setattr(sources, "RESIDENT_BYTES", 0)
+    for a, split in zip(resident, ("train", "test")):
+        b = images(f"{name}:validation", split)
+        assert isinstance(b, OnDisk) and len(a) == len(b)
+        assert_same(a.read(np.arange(len(a))), b.read(np.arange(len(a))))
+        assert set(a.labels) == set(range(10))
+    assert [len(s) for s in resident] == [90, 10]
+
+
+@pytest.mark.parametrize("name", ["digits:valid", "mnist:test", "digits:", "nowhere/set.npz:val", "cifar10:validation:x"])
+def test_nothing_else_stands_behind_a_colon(name):
+    with pytest.raises(InputError, match=f"{name} is no set: after a colon only validation .*"
+                                         f"{name.rpartition(':')[0]}:validation") as e:
+        images(name, "train")
+    assert "\n" not in str(e.value)
+
+
+def test_of_too_few_images_none_are_held_out(tmp_path):
+    np.savez(tmp_path / "set.npz", x_train=IMAGE, y_train=LABEL)
+    for split in "train", "test":
+        with pytest.raises(InputError, match="set.npz has no class of 5 training images or more"):
+            images(f"{tmp_path}/set.npz:validation", split)
+
+
 # Folders.
 
 DIGITS, CLASSES = np.round(load_digits().images * (255 / 16)).astype(np.uint8), load_digits().target

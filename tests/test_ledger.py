@@ -111,6 +111,8 @@ def test_a_changed_number_is_noticed(runs, page):
     (lambda a, b: edit(a / "results.json", lambda r: r.update(untrained={})), "have no test/error"),
     (lambda a, b: edit(b / "results.json", lambda r: r.update(seeds=[0])), "share seeds"),
     (lambda a, b: edit(b / "results.json", lambda r: r.update(step=3)), "not reached its last step"),
+    (lambda a, b: [edit(x / "record.json", lambda r: r["computes"].update(data="digits:validation")) for x in (a, b)],
+     "were judged on training images that were held out .* run the command without :validation"),
     (lambda a, b: edit(b / "record.json", lambda r: r["launches"][0].update(commit="abc+")), "isn't committed")])
 def test_runs_that_make_no_row(runs, page, tmp_path, change, message):
     a, b = (shutil.copytree(runs / s, tmp_path / s) for s in "01")

@@ -19,6 +19,7 @@ from ssljax.errors import InputError
 
 RESIDENT_BYTES = 2 * 2**30  # Sets of more decoded bytes than this are streamed.
 EMBEDDED = "digits"
+HELD_OUT = "validation"  # What a colon and this after a name ask for.
 SUFFIXES = ".png", ".jpg", ".jpeg", ".bmp", ".webp"
 
 
@@ -92,10 +93,18 @@ def images(name: str, split: str, size: int = 0) -> Source:
     (train/CLASS/*.png and test/CLASS/*.png; or CLASS/*.png alone, of which every tenth image is then the test split),
     or an .npz ({split}_images and {split}_labels, or x_{split} and y_{split}). `size` resizes to that many pixels,
     cutting the longer side; it must be given where images differ in size.
+
+    To choose settings by, NAME:validation never reads the test split: its "test" is a tenth of each class of the
+    training images, the same always, and its "train" the rest.
     """
     if size < 0:
         raise InputError(f"--image-size must be a number of pixels, or 0 for the set's own size, not {size}.")
-    path = pathlib.Path(name).expanduser()
+    path, (base, colon, part) = pathlib.Path(name).expanduser(), name.rpartition(":")
+    if colon and part == HELD_OUT:
+        return _held_out(base, images(base, "train", size), split)
+    if colon and not (part[:1].isdigit() or part.startswith("*") or path.exists()):  # Versions of TFDS are 3.0.1, 3.*.*.
+        raise InputError(f"{name} is no set: after a colon only {HELD_OUT} can stand, as in {base}:{HELD_OUT}, for a "
+                         "tenth of the training images instead of the test split; or the version of a TFDS set.")
     if name == EMBEDDED:
         source = _digits(split)
     elif name == "photos":
@@ -125,11 +134,25 @@ def share(source: Source, fraction: float, seed: int = 0) -> Source:
     """
     if not 0 < fraction <= 1:
         raise InputError(f"The fraction of the images to keep must be in (0, 1], not {fraction}.")
+    return source if fraction == 1 else rows(source, _of_each_class(source.labels, fraction, seed))
+
+
+def _of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """The indices, in order, of that fraction of each class, and of one example of each at least."""
     rng, at = np.random.default_rng(seed), []
-    for c in np.unique(source.labels):
-        every = rng.permutation(np.flatnonzero(source.labels == c))
+    for c in np.unique(labels):
+        every = rng.permutation(np.flatnonzero(labels == c))
         at.append(every[:max(1, round(fraction * len(every)))])
-    return source if fraction == 1 else rows(source, np.sort(np.concatenate(at)))
+    return np.sort(np.concatenate(at))
+
+
+def _held_out(name: str, whole: Source, split: str) -> Source:
+    """Nine tenths of each class of a training split as "train", what is left as "test"; InputError where nothing is."""
+    kept = _of_each_class(whole.labels, 0.9, seed=10)  # By labels alone, so that no setting changes what is held out.
+    at = {"train": kept, "test": np.setdiff1d(np.arange(len(whole)), kept)}
+    if len(kept) == len(whole):
+        raise InputError(f"{name} has no class of 5 training images or more, of which some could be held out.")
+    return rows(whole, at[split])
 
 
 def _resized(source: Arrays, size: int) -> Arrays:

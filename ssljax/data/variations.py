@@ -20,9 +20,13 @@ def images(name: str, split: str, image_size: int = 0) -> Source:
     """
     made = {"rect": lambda: rectangles(split), "bg-rand": lambda: random_background(split),
             "rect-1000": lambda: rectangles(split, {"train": 1000, "validation": 200}.get(split))}
+    if name.removesuffix(f":{sources.HELD_OUT}") in made.keys() - {name}:
+        raise InputError(f"{name.split(':')[0]} has a validation split of its own: give --data {name.split(':')[0]} "
+                         "--judge validation.")
     if name not in made:
         if split not in ("train", "test"):
-            raise InputError(f"{name} has no {split} split: only {', '.join(made)} have one for validation.")
+            raise InputError(f"{name} has no {split} split: only {', '.join(made)} have one for validation; of others "
+                             f"give --data {name}:{sources.HELD_OUT}.")
         return sources.images(name, split, image_size)
     if split not in SPLITS:
         raise InputError(f"{name} has no {split} split; it has {', '.join(SPLITS)}.")

@@ -87,4 +87,5 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
         return net.apply(params["encoder"], augment.resize(augment.to_float(x), size))
 
     logits = lambda params, z: z @ params["head"]["kernel"] + params["head"]["bias"]
-    return FeatureNet(f"{pathlib.Path(arguments['data']).stem}_classifier_{accuracy:.1f}", params, apply, logits=logits)
+    data = "_".join(pathlib.Path(part).stem for part in arguments["data"].split(":"))  # No colon in names of numbers.
+    return FeatureNet(f"{data}_classifier_{accuracy:.1f}", params, apply, logits=logits)

@@ -118,6 +118,9 @@ def test_a_resnet_is_rebuilt(tmp_path, test):
     expected = net.apply(variables, test.image[:5] / np.float32(255))
     np.testing.assert_allclose(found.apply(found.params, test.image[:5]), expected, atol=1e-5)
     assert found.name == "folder_classifier_12.3"
+    arguments["data"] = "a/folder.npz:validation"
+    (tmp_path / "record.json").write_text(json.dumps({"computes": arguments}))
+    assert classifier(tmp_path).name == "folder_validation_classifier_12.3"
 
 
 def test_accuracy_numbers(test):
