@@ -1,8 +1,8 @@
 """Fine-tuning (Chen et al., 2020, https://arxiv.org/abs/2002.05709, section 4.2): a trained encoder, by few labels.
 
-    launch/local.sh experiments/finetune.py --fraction 0.1                 # digits: from scratch, the floor
     launch/local.sh experiments/simclr.py --run.workdir runs/simclr
     launch/local.sh experiments/finetune.py --fraction 0.1 --pretrained runs/simclr
+    launch/local.sh experiments/finetune.py --fraction 0.1 --pretrained runs/simclr --scratch      # the floor beside it
     launch/local.sh experiments/finetune.py --data cifar10 --fraction 0.01 --flip 0.5 --pretrained runs/simclr_cifar10
 
 Any run serves whose --help lists an encoder (simclr, byol, rotation, supervised, ...), and those of mae and ijepa.
@@ -26,8 +26,8 @@ from ssljax.pretrained import encoder_of
 
 
 def finetune(
-    data: str = "digits", image_size: int = 0, pretrained: str = "", lane: int = 0, fraction: float = 1.0,
-    encoder: Encoder = ConvNet(), view: Views = Views(crop=0.6, flip=0.0, jitter=0.0, gray=0.0),
+    data: str = "digits", image_size: int = 0, pretrained: str = "", lane: int = 0, scratch: bool = False,
+    fraction: float = 1.0, encoder: Encoder = ConvNet(), view: Views = Views(crop=0.6, flip=0.0, jitter=0.0, gray=0.0),
     epochs: int = 50, batch_size: int = 128, lr: float = 1e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """An encoder and a new linear layer, trained together by all labels or by a share of them.
@@ -35,10 +35,11 @@ def finetune(
     Args:
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        pretrained: Folder of the run whose encoder to start from; empty to start from scratch.
+        pretrained: Folder of the run whose encoder to start from; empty to train the one given from scratch.
         lane: Which seed of that run, counted from 0.
+        scratch: Take the form of that run's encoder, but new weights: what fine-tuning must beat.
         fraction: Of each class's images and labels, what is trained on, drawn once: 1, 0.1 or 0.01.
-        encoder: The net from scratch; a pretrained one is of the form that its run has recorded.
+        encoder: The net where none is pretrained; a pretrained one is of the form that its run has recorded.
         epochs: As many steps as these take over the whole set, whatever the fraction.
         lr: Its peak, after a warm-up over a tenth of training.
     """
@@ -71,7 +72,7 @@ def finetune(
     logits = lambda state, x: head.apply({"params": state.params["head"]}, encode(state, x))
     return Experiment(
         init=init, step=minimize(tx, loss), data=feed(train, min(batch_size, len(train))), num_steps=num_steps,
-        warm_start=warm_start if pretrained else None, evals={
+        warm_start=warm_start if pretrained and not scratch else None, evals={
             "test": accuracy(logits, test), "features": feature_map(encode, test), "views": views(view, train)})
 
 

@@ -1,7 +1,7 @@
 """Fine-tuning on classes (Devlin et al., 2018, https://arxiv.org/abs/1810.04805, section 4), or from scratch.
 
     launch/local.sh experiments/finetune_text.py                            # from scratch, on Python's manual, embedded
-    launch/local.sh experiments/finetune_text.py --pretrained runs/bert --fraction 0.1
+    launch/local.sh experiments/finetune_text.py --pretrained runs/bert --fraction 0.1        # --scratch: the floor
     launch/local.sh experiments/finetune_text.py --data imdb_reviews --pretrained runs/BERT-ON-IMDB --length 256
 """
 
@@ -26,7 +26,7 @@ from ssljax.pretrained import pretrained_or_new
 
 
 def finetune_text(
-    data: str = EMBEDDED, pretrained: str = "", fraction: float = 1.0, vocabulary: int = 2048,
+    data: str = EMBEDDED, pretrained: str = "", scratch: bool = False, fraction: float = 1.0, vocabulary: int = 2048,
     net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(layers=4, heads=4, width=128, dropout=0.1),
     length: int = 64, batch_size: int = 32, steps: int = 200, lr: float = 3e-4, weight_decay: float = 0.01,
 ) -> Experiment:
@@ -37,7 +37,8 @@ def finetune_text(
             class folders.
         pretrained: The folder of a run of bert, electra, gpt or simcse to begin with; the net, but for its dropout, and
             its tokens are then that one's, of several seeds the first's. Pretraining on the embedded manual has read the
-            test half pages too, without labels. Empty to train the same from scratch.
+            test half pages too, without labels. Empty to train the net given from scratch.
+        scratch: Take that run's net and tokens, but new weights: what fine-tuning must beat.
         fraction: Of the training texts, drawn once for all: what labels are used.
         vocabulary: WordPiece tokens, learned on all training texts, where nothing is pretrained.
         length: Tokens of a text that are read.
@@ -45,6 +46,7 @@ def finetune_text(
     """
     docs = {split: labelled(data, split) for split in ("train", "test")}
     old = pretrained_or_new(pretrained, net, docs["train"], vocabulary)
+    old = old._replace(params=None) if scratch else old
     train, test = (labelled_rows(old.tokenizer, d, length) for d in docs.values())
     if not 0 < fraction <= 1 or not (n := round(fraction * len(train))):
         raise InputError(f"--fraction must be above 0 and at most 1, and leave one of {len(train)} texts, not {fraction}.")

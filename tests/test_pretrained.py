@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from experiments.bert import bert
+from experiments.finetune import finetune
 from experiments.finetune_text import finetune_text
+from experiments.rotation import rotation
 from experiments.simcse import simcse
 from ssljax import Run, load, train
 from ssljax.data import text
 from ssljax.data.pieces import SPECIAL, half_pages, labelled, labelled_rows, pieces
 from ssljax.errors import InputError
 from ssljax.loop import logging
+from ssljax.models.convnet import ConvNet
 from ssljax.pretrained import pretrained, pretrained_or_new
 from ssljax.models.transformer import LanguageModel, Transformer
 
@@ -86,6 +89,11 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
     jax.tree.map(np.testing.assert_array_equal, found.params, load(folder)["params"]["model"])
     assert pretrained_or_new(str(folder), NET.clone(width=99, dropout=0.5), None, 0).model.net == NET.clone(dropout=0.5)
 
+    floor = finetune_text(pretrained=str(folder), scratch=True, batch_size=8, length=16, lr=0.0)
+    state = train(replace(floor, num_steps=1, evals={}))  # Of the same net and tokens, without what was learned.
+    jax.tree.map(np.testing.assert_array_equal, state.params, fresh.params)
+    assert floor.files["tokenizer.json"] == exp.files["tokenizer.json"]
+
     child, arguments = tmp_path / "child", dict(net=NET.clone(width=99, dropout=0.3), pretrained=str(folder))
     exp = finetune_text(**arguments, batch_size=8, length=16, lr=0.0)
     assert exp.files == simcse(**arguments, batch_size=8, length=16).files
@@ -102,3 +110,18 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
         finetune_text(fraction=0.0)
     with pytest.raises(InputError, match="--fraction must be .* and leave one of .* texts, not 1e-05"):
         finetune_text(fraction=1e-5)
+
+
+def test_from_scratch_is_the_form_of_the_pretrained_encoder_with_new_weights(tmp_path, one_device):
+    """Which is not that of the default encoder: a floor of another net would be none."""
+    arguments = dict(encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
+    exp = replace(rotation(**arguments), num_steps=3, evals={})
+    old = train(exp, Run(workdir=str(tmp_path)), logging.plain(arguments))
+    start = lambda scratch: train(replace(finetune(pretrained=str(tmp_path), scratch=scratch, batch_size=32, lr=0.0),
+                                          num_steps=1, evals={}))  # At a rate of 0 it stays where it begins.
+    warm, fresh = start(False), start(True)
+    jax.tree.map(np.testing.assert_array_equal, warm.params["encoder"], old.params["encoder"])
+    assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, warm)
+    kernels = [s.params["encoder"]["conv1"]["kernel"] for s in (fresh, warm)]
+    assert not np.array_equal(*kernels)
+    jax.tree.map(np.testing.assert_array_equal, fresh.params["head"], warm.params["head"])
