@@ -102,7 +102,7 @@ def images(name: str, split: str, size: int = 0) -> Source:
     path, (base, colon, part) = pathlib.Path(name).expanduser(), name.rpartition(":")
     if colon and part == HELD_OUT:
         return _held_out(base, images(base, "train", size), split)
-    if colon and not (part[:1].isdigit() or part.startswith("*") or path.exists()):  # Versions of TFDS are 3.0.1, 3.*.*.
+    if colon and not (part[:1].isdigit() or part.startswith("*") or path.exists()):  # Versions: 3.0.1, *.*.*
         raise InputError(f"{name} is no set: after a colon only {HELD_OUT} can stand, as in {base}:{HELD_OUT}, for a "
                          "tenth of the training images instead of the test split; or the version of a TFDS set.")
     if name == EMBEDDED:

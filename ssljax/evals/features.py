@@ -54,8 +54,8 @@ def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarra
 def raw_pixels(data: Any, indices: np.ndarray | None = None, chunk: int = 1000) -> np.ndarray:
     """The images themselves as features: (n, H*W*C) float32 in [0, 1]."""
     indices = np.arange(len(data)) if indices is None else indices
-    return np.concatenate([images.reshape(len(images), -1)[:n] / np.float32(255)
-                           for _, n, images in batches(data, indices, chunk)])
+    return np.concatenate([images.reshape(len(images), -1) / np.float32(255)
+                           for _, _, images in batches(data, indices, chunk, pad=False)])
 
 
 def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:
@@ -63,24 +63,33 @@ def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(len(data))[:n])
 
 
-def batches(data: Any, indices: np.ndarray, size: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(start, n, images): `size` at a time, the next being read meanwhile. Only the first n images count.
+def batches(data: Any, indices: np.ndarray, size: int, pad: bool = True) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(start, n, images), by `in_parts`: `size` at a time, of which only the first n count."""
+    return in_parts(lambda at: data.read(at)["image"], indices, size, pad)
 
-    Behind them they are repeated, so that all batches have one length, which the devices share evenly: what is drawn
-    with a key for an image doesn't depend on how many devices there are.
+
+def in_parts(read: Callable[[np.ndarray], np.ndarray], indices: np.ndarray, size: int,
+             pad: bool = True) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(start, n, rows): `read(indices)`, `size` at a time, the next being read meanwhile. Only the first n rows count.
+
+    Behind them, where they are to `pad`, they are repeated, so that all parts have one length, which the devices share
+    evenly: what is drawn with a key for a row doesn't depend on how many devices there are. InputError without indices.
     """
     if not len(indices):
-        raise InputError("A set of images to evaluate on is empty.")
+        raise InputError("A set to evaluate on is empty.")
     size = min(size, len(indices))
-    starts, room = range(0, len(indices), size), round_up(size)
+    room = round_up(size)
     with ThreadPoolExecutor(1) as pool:
-        read = lambda start: pool.submit(data.read, np.resize(indices[start:start + size], room))
-        ahead = read(0)
-        for start in starts:
-            images = ahead.result()["image"]
+        def begin(start):
+            at = indices[start:start + size]
+            return pool.submit(read, np.resize(at, room) if pad else at)
+
+        ahead = begin(0)
+        for start in range(0, len(indices), size):
+            rows = ahead.result()
             if start + size < len(indices):
-                ahead = read(start + size)
-            yield start, min(size, len(indices) - start), images
+                ahead = begin(start + size)
+            yield start, min(size, len(indices) - start), rows
 
 
 def gathered(f: Callable) -> Callable:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.data.pieces import SPECIAL, Pieces
-from ssljax.evals.features import Tree, gathered, put, round_up
+from ssljax.evals.features import Tree, gathered, in_parts, put
 from ssljax.losses.language import Masked, token_nll
 
 Predict = Callable[[Tree, Array, Array], tuple[Array, Masked]]  # (state, key, rows) -> logits (n, k, v), of what
@@ -32,9 +32,9 @@ def masked_accuracy(predict: Predict, read: Pieces, batch_size: int = 64,
 
     def evaluate(state: Tree) -> Mapping[str, Any]:
         total, shown = np.zeros(4), ""
-        for key, part, padded in parts(rows, batch_size, seed):
-            told, nll, masked = jax.device_get(run(state, key, put(padded, split=True)))
-            weight = masked.weight * (np.arange(len(padded)) < len(part))[:, None]
+        for key, n, part in keyed(rows, batch_size, seed):
+            told, nll, masked = jax.device_get(run(state, key, put(part, split=True)))
+            weight = masked.weight * (np.arange(len(part)) < n)[:, None]
             sums = (told == masked.targets, nll, masked.targets == guess, np.ones_like(nll))
             total += [(weight * x).sum(dtype=np.float64) for x in sums]
             shown = shown or filled(part[0], masked.at[0][weight[0] > 0], told[0][weight[0] > 0], decode)
@@ -44,14 +44,10 @@ def masked_accuracy(predict: Predict, read: Pieces, batch_size: int = 64,
     return evaluate
 
 
-def parts(rows: np.ndarray, size: int, seed: int) -> Iterator[tuple[Array, np.ndarray, np.ndarray]]:
-    """(key, part, padded): `size` of the rows at a time, and the same with rows repeated behind, of one length, which the
-    devices share evenly: the masks that a key gives the part are the same on any number of them."""
-    size = min(size, len(rows))
-    for start in range(0, len(rows), size):
-        part = rows[start:start + size]
-        yield (jax.random.fold_in(jax.random.key(seed), start), part,
-               np.resize(part, (round_up(size), rows.shape[1])))
+def keyed(rows: np.ndarray, size: int, seed: int) -> Iterator[tuple[Array, int, np.ndarray]]:
+    """(key, n, part), by `in_parts`: `size` of the rows at a time, of which the first n count, and a key for masks."""
+    for start, n, part in in_parts(rows.__getitem__, np.arange(len(rows)), size):
+        yield jax.random.fold_in(jax.random.key(seed), start), n, part
 
 
 def filled(row: np.ndarray, at: np.ndarray, told: np.ndarray, decode: Callable[[Sequence[int]], str]) -> str:
@@ -75,10 +71,10 @@ def replaced_auroc(find: Callable[[Tree, Array, Array], tuple[Array, Array]], ro
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         scores, truth = [], []
-        for key, part, padded in parts(rows, batch_size, seed):
-            found = jax.device_get(run(state, key, put(padded, split=True)))
-            scores.append(found[0][:len(part)].ravel())
-            truth.append(found[1][:len(part)].ravel())
+        for key, n, part in keyed(rows, batch_size, seed):
+            found = jax.device_get(run(state, key, put(part, split=True)))
+            scores.append(found[0][:n].ravel())
+            truth.append(found[1][:n].ravel())
         score, replaced = np.concatenate(scores), np.concatenate(truth)
         return {"auroc": auroc(score, replaced), "replaced": 100 * float(replaced.mean())}
 

@@ -17,8 +17,9 @@ from sklearn.preprocessing import StandardScaler
 
 from ssljax.evals.average import average
 from ssljax.evals.collapse import collapse, feature_std, rankme
-from ssljax.evals.features import extractor, features, raw_pixels, subset
+from ssljax.evals.features import extractor, features, in_parts, raw_pixels, subset
 from ssljax.evals.knn import knn, neighbours, vote
+from ssljax.evals.masked import keyed
 from ssljax.evals.pictures import compared, feature_map, grid, interpolations, samples, views
 from ssljax.evals import probe
 from ssljax.evals.probe import linear_probe
@@ -124,6 +125,25 @@ def test_raw_pixels(test):
     expected = test.images.reshape(497, 64) / 255
     np.testing.assert_allclose(raw_pixels(test, chunk=100), expected, atol=1e-6)
     np.testing.assert_allclose(raw_pixels(test, np.array([7, 2, 9]), chunk=2), expected[[7, 2, 9]], atol=1e-6)
+    assert [len(at) for at in test.reads] == [100, 100, 100, 100, 97, 2, 1]  # None is read twice.
+
+
+@pytest.mark.parametrize("n, size, want", [
+    (7, 3, [[0, 1, 2], [3, 4, 5], [6, 6, 6]]), (5, 9, [[0, 1, 2, 3, 4]]), (4, 2, [[0, 1], [2, 3]])])
+def test_parts_are_of_one_length_and_shared_evenly(n, size, want):
+    """With their first rows repeated behind, on one device and eight; those that are masked have a key each besides."""
+    rows, data = 10 * np.arange(n)[:, None] + np.arange(3), jax.random.key_data
+    for room, count in (len(want[0]), 1), (8, 8):
+        mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+        with jax.set_mesh(mesh):
+            found, masked = list(in_parts(rows.__getitem__, np.arange(n), size)), list(keyed(rows, size, seed=3))
+        for (start, k, part), (key, m, again), at in zip(found, masked, want, strict=True):
+            assert (start, k) == (at[0], len(set(at))) and k == m
+            for x in part, again:
+                np.testing.assert_array_equal(x, rows[np.resize(at[:k], room)])
+            np.testing.assert_array_equal(data(key), data(jax.random.fold_in(jax.random.key(3), start)))
+    with pytest.raises(ValueError, match="A set to evaluate on is empty"):
+        next(in_parts(rows.__getitem__, np.arange(0), size))
 
 
 # kNN
