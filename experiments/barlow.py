@@ -7,7 +7,6 @@
 """
 
 import jax
-import jax.numpy as jnp
 
 from ssljax import Experiment, TrainState, main, minimize
 from ssljax.data import feed, images
@@ -49,8 +48,9 @@ def barlow(
         return TrainState.create(tx, params, **stats)
 
     def loss(params, state, batch, key):
-        z, stats = net(params, state.extra, view.several(key, batch["image"], 2), train=True)
-        value = barlow_twins(*jnp.split(z, 2), redundancy)
+        x = [view(k, batch["image"]) for k in jax.random.split(key)]
+        z, stats = net.each(params, state.extra, x)  # Each view by its own batch statistics, as in the authors' code.
+        value = barlow_twins(*z, redundancy)
         return value, (stats, {"loss": value})
 
     def encode(state, x):

@@ -10,7 +10,6 @@ Deviation: the head's output is normalised too, as in MoCo v3, without which dig
 """
 
 import jax
-import jax.numpy as jnp
 
 from ssljax import Experiment, TrainState, ema, main, minimize
 from ssljax.data import feed, images
@@ -54,11 +53,10 @@ def byol(
         return TrainState.create(tx, params, **stats, target={k: params[k] for k in ("encoder", "head")})
 
     def loss(params, state, batch, key):
-        x, target = view.several(key, batch["image"], 2), state.extra["target"]
+        x, target = [view(k, batch["image"]) for k in jax.random.split(key)], state.extra["target"]
         target = ema(target, {k: params[k] for k in target}, tau(state.step))  # ξ for the θ of this step.
-        q, stats = net(params, state.extra, x, train=True)
-        z, _ = projection(target, state.extra, x, train=True)  # By the batch's statistics, as the online net.
-        (q1, q2), (z1, z2) = jnp.split(q, 2), jnp.split(z, 2)
+        (q1, q2), stats = net.each(params, state.extra, x)  # Each view by its own batch statistics: in both nets.
+        (z1, z2), _ = projection.each(target, state.extra, x)
         value = normalized_error(q1, z2) + normalized_error(q2, z1)
         return value, ({**stats, "target": target}, {"loss": value})
 

@@ -22,7 +22,7 @@ from ssljax.losses.infonce import normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, rising_decay, warmup_cosine
+from ssljax.optim import adamw, moving_average, rising_decay, warmup_cosine
 
 
 def dino(
@@ -49,7 +49,7 @@ def dino(
         raise InputError(f"The teacher's temperature must be positive: choose --sharp above 0, not {sharp}.")
     tau, (large, small) = optax.linear_schedule(0.04, sharp, num_steps // 3), crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
-    scores = lambda z, c: (normalize(jnp.concatenate(z)) @ normalize(c).T).reshape(-1, batch_size, prototypes)
+    scores = lambda z, c: (normalize(z) @ normalize(c).T).reshape(-1, batch_size, prototypes)
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
@@ -60,12 +60,12 @@ def dino(
     def loss(params, state, batch, key):
         x, c, extra = crops(key, batch["image"]), params["prototypes"], state.extra
         teacher = ema(extra["teacher"], params, momentum(state.step))
-        t, seen = net.each(teacher, extra["seen"], x[:1])  # Batch statistics of its own.
-        s, stats = net.each(params, extra, x)
+        t, seen = net.crops(teacher, extra["seen"], x[:1])  # Batch statistics of its own.
+        s, stats = net.crops(params, extra, x)
         c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
         t = scores(t, teacher["prototypes"])
         value = loss_of(t, scores(s, c), extra["centre"], tau(state.step), temperature)
-        centre = ema(extra["centre"], t.mean((0, 1)), centre_decay)
+        centre = ema(extra["centre"], t.mean((0, 1)), moving_average(centre_decay))
         return value, (stats | {"teacher": teacher, "seen": seen, "centre": centre}, {"loss": value})
 
     def encode(state, x):

@@ -4,6 +4,9 @@
     launch/local.sh experiments/moco.py --data cifar10 --view-size 24 --epochs 15
     launch/local.sh experiments/moco.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 256 \
         --queue 32768 --temperature 0.2 encoder:res-net                         # the sizes of solo-learn's CIFAR-10
+
+Deviations: BatchNorm is not shuffled between devices: a query's and its key's statistics are both of the whole batch, so
+that what shuffling keeps apart may leak. And the head has BatchNorm, where the paper's has none (`--head.no-norm`).
 """
 
 import jax
@@ -19,7 +22,7 @@ from ssljax.losses.infonce import enqueue, info_nce, normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import adamw, moving_average, warmup_cosine
 
 
 def moco(
@@ -41,6 +44,7 @@ def moco(
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
     tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    m = moving_average(decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):
@@ -51,7 +55,7 @@ def moco(
 
     def loss(params, state, batch, key):
         k1, k2 = jax.random.split(key)
-        target, keys = ema(state.extra["target"], params, decay), state.extra["queue"]
+        target, keys = ema(state.extra["target"], params, m), state.extra["queue"]
         q, stats = net(params, state.extra, view(k1, batch["image"]), train=True)
         k, _ = net(target, state.extra, view(k2, batch["image"]), train=True)  # By the batch's statistics.
         value = info_nce(q, k, keys, temperature)

@@ -8,7 +8,6 @@
 """
 
 import jax
-import jax.numpy as jnp
 
 from ssljax import Experiment, TrainState, ema, main, minimize
 from ssljax.data import feed, images
@@ -52,11 +51,10 @@ def mocov3(
         return TrainState.create(tx, params, **stats, target={k: params[k] for k in ("encoder", "head")})
 
     def loss(params, state, batch, key):
-        x, target = view.several(key, batch["image"], 2), state.extra["target"]
+        x, target = [view(k, batch["image"]) for k in jax.random.split(key)], state.extra["target"]
         target = ema(target, {k: params[k] for k in target}, m(state.step))
-        q, stats = net(params, state.extra, x, train=True)
-        k, _ = projection(target, state.extra, x, train=True)  # By the batch's statistics, as the net itself.
-        (q1, q2), (k1, k2) = jnp.split(q, 2), jnp.split(k, 2)
+        (q1, q2), stats = net.each(params, state.extra, x)  # Each view by its own batch statistics: in both nets.
+        (k1, k2), _ = projection.each(target, state.extra, x)
         value = 2 * temperature * (info_nce(q1, k2, tau=temperature) + info_nce(q2, k1, tau=temperature))
         return value, ({**stats, "target": target}, {"loss": value})
 

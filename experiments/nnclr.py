@@ -53,9 +53,9 @@ def nnclr(
         return TrainState.create(tx, params | more, **stats, **rest, queue=support)
 
     def loss(params, state, batch, key):
-        z, stats = projection(params, state.extra, view.several(key, batch["image"], 2), train=True)
-        p, rest = predict(params, state.extra, z, train=True)
-        (z1, z2), (p1, p2), support = jnp.split(z, 2), jnp.split(p, 2), state.extra["queue"]
+        x, support = [view(k, batch["image"]) for k in jax.random.split(key)], state.extra["queue"]
+        (z1, z2), stats = projection.each(params, state.extra, x)  # Each view by its own batch statistics.
+        (p1, p2), rest = predict.each(params, state.extra, (z1, z2))
         one, two = (info_nce(nearest(a, support), b, tau=temperature) for a, b in ((z1, p2), (z2, p1)))
         value = (one + two) / 2
         return value, (stats | rest | {"queue": enqueue(support, normalize(z1))}, {"loss": value})

@@ -52,9 +52,9 @@ def simsiam(
         return TrainState.create(tx, params | more, **stats, **rest)
 
     def loss(params, state, batch, key):
-        z, stats = projection(params, state.extra, view.several(key, batch["image"], 2), train=True)
-        p, rest = predict(params, state.extra, z, train=True)
-        (p1, p2), (z1, z2) = jnp.split(p, 2), jnp.split(z, 2)
+        x = [view(k, batch["image"]) for k in jax.random.split(key)]
+        (z1, z2), stats = projection.each(params, state.extra, x)  # Each view by its own batch statistics.
+        (p1, p2), rest = predict.each(params, state.extra, (z1, z2))
         value = negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2
         return value, (stats | rest, {"loss": value})
 

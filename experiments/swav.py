@@ -54,10 +54,10 @@ def swav(
         return TrainState.create(tx, params | {"prototypes": drawn}, **stats)
 
     def loss(params, state, batch, key):
-        z, stats = net.each(params, state.extra, crops(key, batch["image"]))
+        z, stats = net.crops(params, state.extra, crops(key, batch["image"]))
         c = params["prototypes"]
         c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
-        scores = (normalize(jnp.concatenate(z)) @ c.T).reshape(-1, batch_size, prototypes)
+        scores = (normalize(z) @ c.T).reshape(-1, batch_size, prototypes)
         value = loss_of(scores, 2, temperature, epsilon, steps)
         return value, (stats, {"loss": value})
 

@@ -7,7 +7,6 @@
 """
 
 import jax
-import jax.numpy as jnp
 
 from ssljax import Experiment, TrainState, main, minimize
 from ssljax.data import feed, images
@@ -51,8 +50,9 @@ def vicreg(
         return TrainState.create(tx, params, **stats)
 
     def loss(params, state, batch, key):
-        z, stats = net(params, state.extra, view.several(key, batch["image"], 2), train=True)
-        value = loss_of(*jnp.split(z, 2), invariance, variance, covariance)
+        x = [view(k, batch["image"]) for k in jax.random.split(key)]
+        z, stats = net.each(params, state.extra, x)  # Each view by its own batch statistics, as in the authors' code.
+        value = loss_of(*z, invariance, variance, covariance)
         return value, (stats, {"loss": value})
 
     def encode(state, x):

@@ -27,14 +27,19 @@ def ema_decay(decay: float, step: Array) -> Array:
     return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
+def moving_average(decay: float) -> float:
+    """The decay itself of a moving average. InputError unless it is in [0, 1]."""
+    if not 0 <= decay <= 1:
+        raise InputError(f"The decay of a moving average must be in [0, 1], not {decay}.")
+    return decay
+
+
 def rising_decay(start: float, num_steps: int) -> optax.Schedule:
     """A teacher's decay τ, by a cosine from `start` at step 0 to 1 at the end: 1 - (1 - start) (cos(π k/K) + 1)/2.
 
     Grill et al., 2020, arXiv:2006.07733, section 3.2. InputError if `start` is not in [0, 1].
     """
-    if not 0 <= start <= 1:
-        raise InputError(f"The decay of a moving average must be in [0, 1], not {start}.")
-    rest = optax.cosine_decay_schedule(1 - start, num_steps)
+    rest = optax.cosine_decay_schedule(1 - moving_average(start), num_steps)
     return lambda step: 1 - rest(step)
 
 

@@ -109,6 +109,12 @@ def test_a_chain_is_its_nets_one_after_another_and_each_batch_moves_the_statisti
     np.testing.assert_array_equal(one, z)
     alone, _ = Chain(f=f, g=g)(params, stats, y, train=True)  # By y's own statistics, whatever came before.
     np.testing.assert_array_equal(two, alone)
+    joined, (h1, _), (h2, _) = jnp.concatenate, *(Chain(f=f)(params, stats, v, train=True) for v in (x, y))
+    both, of = Chain(f=f, g=g).crops(params, stats, [x, y])  # The first by sizes, the second on all at once.
+    want, of_g = Chain(g=g)(params, stats, joined([h1, h2]), train=True)
+    np.testing.assert_array_equal(both, want)
+    close(of, {"f": after["f"], "g": of_g["g"]}, 0)
+    assert jnp.abs(both - joined([one, two])).max() > 1e-3
     mean = [np.mean(f.apply({"params": params["f"], "batch_stats": stats["f"]}, v, True, capture_intermediates=True,
                             mutable=["intermediates", "batch_stats"])[1]["intermediates"]["conv1"]["__call__"][0], (0, 1, 2))
             for v in (x, y)]
@@ -214,6 +220,10 @@ def test_bad_settings_are_a_sentence():
         dino(**TINY, sharp=0.0)
     with pytest.raises(InputError, match="decay of a moving average"):
         byol(**ONE, decay=1.1)
+    with pytest.raises(InputError, match="decay of a moving average must be in .0, 1., not -0.1"):
+        moco(**ONE, decay=-0.1)
+    with pytest.raises(InputError, match="decay of a moving average"):
+        traced(dino(**CROPS, centre_decay=1.1))
 
 
 # Fine-tuning.

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import flax.linen as nn
 from jax import Array
+import jax.numpy as jnp
 import tyro
 
 from ssljax.models.convnet import ConvNet
@@ -54,3 +55,13 @@ class Chain:
             y, stats = self(params, stats, x, train=True)
             out.append(y)
         return out, stats
+
+    def crops(self, params: Tree, stats: Tree, parts: Sequence[Array]) -> tuple[Array, dict[str, Tree]]:
+        """What comes of several batches of views in training, one after another, (n, d); and the batch statistics.
+
+        The first net has each batch, of one size, by itself; the others have all at once, as in SwAV's and DINO's code.
+        """
+        (name, net), *others = self.nets.items()
+        y, first = Chain(**{name: net}).each(params, stats, parts)
+        y, rest = Chain(**dict(others))(params, stats, jnp.concatenate(y), train=True)
+        return y, first | rest
