@@ -2,8 +2,12 @@
 
     launch/local.sh experiments/barlow.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/barlow.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/barlow.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 2048 2048 \
-        --solarize 0.1 encoder:res-net                                          # the sizes of solo-learn's CIFAR-10
+    launch/local.sh experiments/barlow.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
+        --weight-decay 5e-4 --head.widths 2048 2048 encoder:res-net  # lightly's sizes and optimizer
+    launch/local.sh experiments/barlow.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 2048 \
+        --optimizer lars --lr 1.6 --weight-decay 1e-6 --redundancy 5.1e-3 --crop 0.08 --blur 0.5 \
+        --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 \
+        --encoder.stem imagenet  # the authors'; biases' rate is lower there
 """
 
 import jax
@@ -19,14 +23,15 @@ from ssljax.losses.redundancy import barlow_twins
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def barlow(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(512, 512), norm=True, last_bias=False),
     redundancy: float = 5e-3,
-    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    epochs: int = 50, batch_size: int = 128,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """Barlow Twins: the features of two views are correlated each with itself, and with no other.
 
@@ -39,7 +44,7 @@ def barlow(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

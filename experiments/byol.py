@@ -2,8 +2,13 @@
 
     launch/local.sh experiments/byol.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/byol.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/byol.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 4096 256 \
-        --predictor.widths 4096 256 --solarize 0.1 encoder:res-net              # the sizes of solo-learn's CIFAR-10
+    launch/local.sh experiments/byol.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
+        --weight-decay 5e-4 --head.widths 1024 256 --head.no-last-norm --predictor.widths 1024 256 \
+        encoder:res-net  # lightly's sizes and optimizer
+    launch/local.sh experiments/byol.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
+        --optimizer lars --lr 3.2 --weight-decay 1.5e-6 --decay 0.996 --crop 0.08 --blur 0.5 --head.widths 4096 256 \
+        --head.no-last-norm --predictor.widths 4096 256 encoder:res-net --encoder.depth 50 \
+        --encoder.stem imagenet  # the paper's
 
 Deviation: the head's output is normalised too, as in MoCo v3, without which digits end below an untrained net;
 `--head.no-last-norm` is the paper's.
@@ -22,14 +27,15 @@ from ssljax.losses.distillation import normalized_error
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, rising_decay, warmup_cosine
+from ssljax.optim import Optimizer, optimizer_of, rising_decay, warmup_cosine
 
 
 def byol(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(256, 128), norm=True), decay: float = 0.99,
-    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    epochs: int = 50, batch_size: int = 128,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """BYOL: from one view the online net predicts the target net's projection of the other; no negatives.
 
@@ -43,7 +49,7 @@ def byol(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
     tau = rising_decay(decay, num_steps)
     features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
     net = Chain(encoder=encoder, head=head, predictor=predictor)

@@ -1,35 +1,39 @@
 """DINO (Caron et al., 2021, https://arxiv.org/abs/2104.14294): a net learns the sharpened outputs of its own slow copy.
 
     launch/local.sh experiments/dino.py                                    # digits: two minutes on a laptop CPU
-    launch/local.sh experiments/dino.py --data cifar10 --part 0.3 --epochs 100 encoder:vit         # a Transformer
-    launch/local.sh experiments/dino.py --data cifar10 --epochs 1000 --batch-size 256 --small 0 --head.no-norm \
-        --head.widths 2048 2048 256 --prototypes 4096 --frozen 0.001 --decay 0.9995 encoder:res-net  # solo-learn's sizes
+    launch/local.sh experiments/dino.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
+        --weight-decay 5e-4 --small 0 --head.widths 2048 256 --prototypes 2048 encoder:res-net  # as lightly, but GELU
+    launch/local.sh experiments/dino.py --data imagenet2012 --image-size 224 --epochs 800 --batch-size 1024 \
+        --weight-decay 0.04 --final-decay 0.4 --decay 0.996 --crop 0.05 --part 0.25 --small 10 --small-size 96 \
+        --blur 0.5 --head.widths 2048 2048 256 --head.no-norm --head.activation gelu --prototypes 65536 \
+        --frozen 0.00125 encoder:vit --encoder.patch 16 --encoder.width 384 --encoder.depth 12 --encoder.heads 6 \
+        --encoder.pool token  # the authors' ViT-S
 """
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from ssljax import Experiment, InputError, TrainState, ema, main, minimize
+from ssljax import Experiment, TrainState, ema, main, minimize
 from ssljax.data import feed, images
 from ssljax.data.views import MultiCrop
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.distillation import dino as loss_of
+from ssljax.losses.distillation import dino as loss_of, sharpening
 from ssljax.losses.infonce import normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, moving_average, rising_decay, warmup_cosine
+from ssljax.optim import Optimizer, cosine, moving_average, optimizer_of, rising_decay, warmup_cosine
 
 
 def dino(
     data: str = "digits", image_size: int = 0, crops: MultiCrop = MultiCrop(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True), prototypes: int = 256,
     frozen: float = 0.02, decay: float = 0.99, centre_decay: float = 0.9, temperature: float = 0.1, sharp: float = 0.07,
-    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    epochs: int = 50, batch_size: int = 128,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4, final_decay: float | None = None,
 ) -> Experiment:
     """DINO: all views learn what the teacher, a moving average of the student, makes of two large ones.
 
@@ -41,13 +45,12 @@ def dino(
         decay: λ, of the teacher's moving average at the start; it rises to 1.
         sharp: The teacher's temperature, reached over the first third of training, from 0.04.
         lr: Its peak, after a warm-up over a tenth of training.
+        final_decay: What weight decay ends at, by a cosine; without it, it stays.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx, momentum = adamw(warmup_cosine(lr, num_steps), weight_decay), rising_decay(decay, num_steps)
-    if sharp <= 0:
-        raise InputError(f"The teacher's temperature must be positive: choose --sharp above 0, not {sharp}.")
-    tau, (large, small) = optax.linear_schedule(0.04, sharp, num_steps // 3), crops.kinds(train.shape)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), cosine(weight_decay, final_decay, num_steps))
+    rate, tau, (large, small) = rising_decay(decay, num_steps), sharpening(sharp, num_steps), crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
     scores = lambda z, c: (normalize(z) @ normalize(c).T).reshape(-1, batch_size, prototypes)
 
@@ -59,18 +62,15 @@ def dino(
 
     def loss(params, state, batch, key):
         x, c, extra = crops(key, batch["image"]), params["prototypes"], state.extra
-        teacher = ema(extra["teacher"], params, momentum(state.step))
-        t, seen = net.crops(teacher, extra["seen"], x[:1])  # Batch statistics of its own.
-        s, stats = net.crops(params, extra, x)
+        teacher = ema(extra["teacher"], params, rate(state.step))
+        (t, seen), (s, stats) = net.crops(teacher, extra["seen"], x[:1]), net.crops(params, extra, x)  # Own statistics.
         c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
         t = scores(t, teacher["prototypes"])
         value = loss_of(t, scores(s, c), extra["centre"], tau(state.step), temperature)
         centre = ema(extra["centre"], t.mean((0, 1)), moving_average(centre_decay))
         return value, (stats | {"teacher": teacher, "seen": seen, "centre": centre}, {"loss": value})
 
-    def encode(state, x):
-        return features(state.extra["teacher"], state.extra["seen"], crops.view.whole(x), train=False)[0]
-
+    encode = lambda state, x: features(state.extra["teacher"], state.extra["seen"], crops.view.whole(x), train=False)[0]
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
         "features": feature_map(encode, test), "views": views(large, train), "small_views": views(small, train)})

@@ -2,7 +2,9 @@
 
     launch/local.sh experiments/ijepa.py                                   # digits: two minutes on a laptop CPU
     launch/local.sh experiments/ijepa.py --data cifar10 --vit.patch 4 --flip 0.5 --epochs 100   # 64 patches of 32x32
-    launch/local.sh experiments/ijepa.py --data FOLDER --image-size 224 --vit.patch 16 --vit.width 768 --vit.heads 12
+    launch/local.sh experiments/ijepa.py --data imagenet2012 --image-size 224 --epochs 600 --batch-size 2048 \
+        --weight-decay 0.04 --final-decay 0.4 --decay 0.996 --predictor-width 384 --predictor-depth 6 --vit.patch 16 \
+        --vit.width 768 --vit.depth 12 --vit.heads 12  # the paper's ViT-B
 """
 
 import jax
@@ -18,31 +20,29 @@ from ssljax.evals.probe import linear_probe
 from ssljax.losses.distillation import embedding_error
 from ssljax.losses.masked import block_masks
 from ssljax.models.vit import Predictor, ViT, patchify, unpatchify
-from ssljax.optim import adamw, rising_decay, warmup_cosine
+from ssljax.optim import Optimizer, cosine, optimizer_of, rising_decay, warmup_cosine
 
 
 def ijepa(
     data: str = "digits", image_size: int = 0, view: Views = Views(crop=0.3, flip=0.0, jitter=0.0, gray=0.0),
     vit: ViT = ViT(patch=2, width=96, depth=4, heads=3), predictor_width: int = 48, predictor_depth: int = 2,
-    targets: int = 4, decay: float = 0.99,
-    epochs: int = 50, batch_size: int = 128, lr: float = 1e-3, weight_decay: float = 0.05,
+    targets: int = 4, decay: float = 0.99, epochs: int = 50, batch_size: int = 128,
+    optimizer: Optimizer = "adamw", lr: float = 1e-3, weight_decay: float = 0.05, final_decay: float | None = None,
 ) -> Experiment:
     """I-JEPA: from what it sees of an image a net predicts a slow copy's features of blocks that it does not see.
 
     Args:
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        vit: The encoder; its moving average, the target encoder, is kept.
         targets: M, the blocks to predict of each image, each by itself.
-        decay: Of the target encoder's moving average at the start; it rises to 1.
-        lr: Its peak, after a warm-up over a tenth of training.
+        decay: Of the encoder's moving average, the target encoder, which is kept: at the start; it rises to 1.
+        final_decay: What weight decay ends at, by a cosine; else it stays. (lr warms up over a tenth of training.)
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx, momentum = adamw(warmup_cosine(lr, num_steps), weight_decay), rising_decay(decay, num_steps)
-    grid = tuple((view.view_size or side) // vit.patch for side in train.shape[:2])
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), cosine(weight_decay, final_decay, num_steps))
+    rate, grid = rising_decay(decay, num_steps), tuple((view.view_size or s) // vit.patch for s in train.shape[:2])
     predictor = Predictor(grid, vit.width, predictor_width, predictor_depth, vit.heads, vit.dtype)
-
     tokens = lambda p, x, seen=None: vit.apply({"params": p}, x, seen=seen, method=vit.tokens)[:, -grid[0] * grid[1]:]
 
     def masks(key, n):  # What is asked for, (n, targets, patches), and what is seen, (n, patches).
@@ -59,7 +59,7 @@ def ijepa(
     def loss(params, state, batch, key):
         k1, k2 = jax.random.split(key)
         x, (asked, seen) = view(k1, batch["image"]), masks(k2, batch_size)
-        target = ema(state.extra["teacher"]["encoder"], params["encoder"], momentum(state.step))
+        target = ema(state.extra["teacher"]["encoder"], params["encoder"], rate(state.step))
         y, asked = tokens(params["encoder"], x, seen), jnp.concatenate(asked)
         y, seen, goal = (jnp.repeat(a, targets, axis=0) for a in (y, seen, tokens(target, x)))  # Block by block.
         value = embedding_error(predictor.apply(params["predictor"], y, seen, asked), goal, asked)

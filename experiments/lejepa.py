@@ -2,8 +2,9 @@
 
     launch/local.sh experiments/lejepa.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/lejepa.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/lejepa.py --data cifar10 --epochs 800 --batch-size 256 --head.widths 2048 2048 16 \
-        --num-views 4 --sketch 0.02 encoder:res-net        # views, λ and widths of the authors' minimal example
+    launch/local.sh experiments/lejepa.py --data cifar10 --epochs 800 --batch-size 256 --lr 2e-3 --weight-decay 0.05 \
+        --head.widths 2048 2048 16 --num-views 4 --sketch 0.02 \
+        encoder:res-net  # λ, widths, rate of the authors' example
 """
 
 import jax
@@ -19,14 +20,15 @@ from ssljax.losses.redundancy import lejepa as loss_of
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def lejepa(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
     num_views: int = 2, sketch: float = 0.05, slices: int = 256,
-    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    epochs: int = 50, batch_size: int = 128,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """LeJEPA: views are near their mean, in features that random projections find to be normal (SIGReg).
 
@@ -41,7 +43,7 @@ def lejepa(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

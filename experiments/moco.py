@@ -2,11 +2,15 @@
 
     launch/local.sh experiments/moco.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/moco.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/moco.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 256 \
-        --queue 32768 --temperature 0.2 encoder:res-net                         # the sizes of solo-learn's CIFAR-10
+    launch/local.sh experiments/moco.py --data cifar10 --epochs 1000 --batch-size 256 --optimizer sgd --lr 0.3 \
+        --weight-decay 1e-4 --head.widths 2048 256 --queue 32768 --temperature 0.2 \
+        encoder:res-net  # solo-learn's sizes and optimizer
+    launch/local.sh experiments/moco.py --data imagenet2012 --image-size 224 --epochs 800 --batch-size 256 \
+        --optimizer sgd --lr 0.03 --weight-decay 1e-4 --decay 0.999 --queue 65536 --temperature 0.2 --blur 0.5 \
+        --head.no-norm --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
 
-Deviations: BatchNorm is not shuffled between devices: a query's and its key's statistics are both of the whole batch, so
-that what shuffling keeps apart may leak. And the head has BatchNorm, where the paper's has none (`--head.no-norm`).
+Deviations: BatchNorm is not shuffled between devices: a query's statistics and its key's are both of the whole batch,
+so that what shuffling hides may leak. And the head has BatchNorm, where the paper's has none (`--head.no-norm`).
 """
 
 import jax
@@ -22,14 +26,15 @@ from ssljax.losses.infonce import enqueue, info_nce, normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, moving_average, warmup_cosine
+from ssljax.optim import Optimizer, moving_average, optimizer_of, warmup_cosine
 
 
 def moco(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
     queue: int = 1024, decay: float = 0.99, temperature: float = 0.1,
-    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    epochs: int = 50, batch_size: int = 128,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """MoCo: a view finds its other view, seen by a moving average of the net, among a queue of earlier ones.
 
@@ -43,7 +48,7 @@ def moco(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
     m = moving_average(decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 

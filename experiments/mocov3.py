@@ -2,9 +2,14 @@
 
     launch/local.sh experiments/mocov3.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/mocov3.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/mocov3.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 4096 256 \
-        --predictor.widths 4096 256 --temperature 0.2 encoder:res-net           # the sizes of solo-learn's CIFAR-10
     launch/local.sh experiments/mocov3.py --data cifar10 encoder:vit            # a Transformer, as in the paper
+    launch/local.sh experiments/mocov3.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
+        --optimizer lars --lr 4.8 --weight-decay 1.5e-6 --decay 0.996 --temperature 1 --blur 0.5 \
+        --head.widths 4096 256 --predictor.widths 4096 256 encoder:res-net --encoder.depth 50 \
+        --encoder.stem imagenet  # the authors' ResNet-50
+    launch/local.sh experiments/mocov3.py --data imagenet2012 --image-size 224 --epochs 300 --batch-size 4096 \
+        --lr 2.4e-3 --weight-decay 0.1 --crop 0.08 --blur 0.5 --head.widths 4096 4096 256 --predictor.widths 4096 256 \
+        encoder:vit --encoder.patch 16 --encoder.width 384 --encoder.depth 12 --encoder.heads 6  # and ViT-S
 """
 
 import jax
@@ -20,14 +25,15 @@ from ssljax.losses.infonce import info_nce
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, rising_decay, warmup_cosine
+from ssljax.optim import Optimizer, optimizer_of, rising_decay, warmup_cosine
 
 
 def mocov3(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(256, 128), norm=True), decay: float = 0.99, temperature: float = 0.2,
-    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    epochs: int = 50, batch_size: int = 128,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """MoCo v3: from one view the net finds a slow copy's projection of the other among those of all images.
 
@@ -41,7 +47,7 @@ def mocov3(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
     m = rising_decay(decay, num_steps)
     features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
     net = Chain(encoder=encoder, head=head, predictor=predictor)

@@ -2,8 +2,13 @@
 
     launch/local.sh experiments/nnclr.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/nnclr.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/nnclr.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 2048 256 \
-        --predictor.widths 4096 256 --queue 65536 --temperature 0.2 encoder:res-net # solo-learn's sizes
+    launch/local.sh experiments/nnclr.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
+        --weight-decay 5e-4 --head.widths 2048 256 --predictor.widths 4096 256 --queue 8192 --temperature 0.5 \
+        encoder:res-net  # lightly's sizes and optimizer
+    launch/local.sh experiments/nnclr.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
+        --optimizer lars --lr 4.8 --weight-decay 1e-6 --crop 0.08 --blur 0.5 --head.widths 2048 2048 256 \
+        --predictor.widths 4096 256 --queue 98304 encoder:res-net --encoder.depth 50 \
+        --encoder.stem imagenet  # the paper's
 """
 
 import jax
@@ -20,14 +25,15 @@ from ssljax.losses.infonce import enqueue, info_nce, nearest, normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def nnclr(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(256, 128), norm=True), queue: int = 1024, temperature: float = 0.1,
-    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    epochs: int = 50, batch_size: int = 128,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """NNCLR: of a view the nearest of earlier ones is found from the other view, among the batch.
 
@@ -41,7 +47,7 @@ def nnclr(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
     features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
     predict = Chain(predictor=predictor)
 

@@ -2,7 +2,11 @@
 
     launch/local.sh experiments/simclr.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/simclr.py --data cifar10 --view-size 24 --epochs 15        # the ledger: with a wider net
-    launch/local.sh experiments/simclr.py --data cifar10 --epochs 500 --batch-size 512 --temperature 0.5 encoder:res-net
+    launch/local.sh experiments/simclr.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
+        --weight-decay 5e-4 --temperature 0.5 --head.widths 512 128 encoder:res-net  # lightly's sizes and optimizer
+    launch/local.sh experiments/simclr.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
+        --optimizer lars --lr 4.8 --weight-decay 1e-6 --crop 0.08 --jitter 0.8 --blur 0.5 --head.widths 2048 128 \
+        encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
 """
 
 import jax
@@ -18,14 +22,15 @@ from ssljax.losses.infonce import nt_xent
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def simclr(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
     temperature: float = 0.1,
-    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    epochs: int = 50, batch_size: int = 128,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """SimCLR: two random views of an image agree, against all other images of the batch.
 
@@ -37,7 +42,7 @@ def simclr(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

@@ -3,12 +3,14 @@
     launch/local.sh experiments/simsiam.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/simsiam.py --data cifar10 --view-size 24 --epochs 15
     launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 --lr 0.06 \
-        --head.widths 2048 2048 --predictor.widths 512 2048 encoder:res-net        # the sizes of its appendix D
+        --head.widths 2048 2048 --predictor.widths 512 2048 encoder:res-net  # its appendix D
+    launch/local.sh experiments/simsiam.py --data imagenet2012 --image-size 224 --epochs 100 --batch-size 256 \
+        --lr 0.05 --weight-decay 1e-4 --blur 0.5 --head.widths 2048 2048 2048 --predictor.widths 512 2048 \
+        encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
 """
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ssljax import Experiment, TrainState, main, minimize
 from ssljax.data import feed, images
@@ -21,14 +23,15 @@ from ssljax.losses.distillation import negative_cosine
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import warmup_cosine
+from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def simsiam(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(64, 128), norm=True),
-    epochs: int = 150, batch_size: int = 128, lr: float = 0.05, weight_decay: float = 5e-4,
+    epochs: int = 150, batch_size: int = 128,
+    optimizer: Optimizer = "sgd", lr: float = 0.05, weight_decay: float = 5e-4,
 ) -> Experiment:
     """SimSiam: from each of two views a predictor finds the projection of the other, which gets no gradient.
 
@@ -41,7 +44,7 @@ def simsiam(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(warmup_cosine(lr, num_steps), 0.9))
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
     features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
     predict = Chain(predictor=predictor)
 

@@ -2,8 +2,9 @@
 
     launch/local.sh experiments/supcon.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/supcon.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/supcon.py --data cifar10 --epochs 1000 --batch-size 1024 --head.widths 2048 128 \
-        encoder:res-net --encoder.depth 50                             # the sizes of its authors' code for CIFAR-10
+    launch/local.sh experiments/supcon.py --data cifar10 --epochs 1000 --batch-size 1024 --optimizer sgd --lr 0.5 \
+        --weight-decay 1e-4 --head.widths 2048 128 --head.no-norm encoder:res-net \
+        --encoder.depth 50  # the authors' for CIFAR-10
 """
 
 import jax
@@ -20,14 +21,15 @@ from ssljax.losses.infonce import supcon as loss_of
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def supcon(
     data: str = "digits", image_size: int = 0, view: Views = Views(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
     temperature: float = 0.1,
-    epochs: int = 50, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    epochs: int = 50, batch_size: int = 128,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """SupCon: views of all images of a class agree, against those of other classes: it uses the labels.
 
@@ -39,7 +41,7 @@ def supcon(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

@@ -2,8 +2,12 @@
 
     launch/local.sh experiments/swav.py                                    # digits: two minutes on a laptop CPU
     launch/local.sh experiments/swav.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/swav.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 128 --small 0 \
-        --prototypes 3000 --frozen 0.002 encoder:res-net        # the sizes of solo-learn's CIFAR-10, but for its queue
+    launch/local.sh experiments/swav.py --data cifar10 --epochs 800 --batch-size 512 --lr 4e-3 --weight-decay 1e-6 \
+        --small 0 --crop 0.14 --head.widths 512 128 --prototypes 512 encoder:res-net  # lightly's sizes and rate
+    launch/local.sh experiments/swav.py --data imagenet2012 --image-size 224 --epochs 800 --batch-size 4096 \
+        --optimizer lars --lr 4.8 --weight-decay 1e-6 --crop 0.05 --part 0.14 --small 6 --small-size 96 --jitter 0.8 \
+        --blur 0.5 --prototypes 3000 --frozen 0.00125 --head.widths 2048 128 encoder:res-net --encoder.depth 50 \
+        --encoder.stem imagenet  # the paper's
 """
 
 import jax
@@ -21,14 +25,15 @@ from ssljax.losses.infonce import normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def swav(
     data: str = "digits", image_size: int = 0, crops: MultiCrop = MultiCrop(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
     prototypes: int = 32, frozen: float = 0.05, temperature: float = 0.1, epsilon: float = 0.05, steps: int = 3,
-    epochs: int = 100, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 1e-4,
+    epochs: int = 100, batch_size: int = 128,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
 ) -> Experiment:
     """SwAV: from each view the cluster of another, where clusters share the batch evenly; two large views give them.
 
@@ -43,7 +48,7 @@ def swav(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
     large, small = crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
@@ -65,9 +70,7 @@ def swav(
         state, metrics = minimize(tx, loss)(state, batch, key)
         return state.replace(params=state.params | {"prototypes": normalize(state.params["prototypes"])}), metrics
 
-    def encode(state, x):
-        return features(state.params, state.extra, crops.view.whole(x), train=False)[0]
-
+    encode = lambda state, x: features(state.params, state.extra, crops.view.whole(x), train=False)[0]
     return Experiment(init=init, step=step, data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
         "features": feature_map(encode, test), "views": views(large, train), "small_views": views(small, train)})

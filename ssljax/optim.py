@@ -1,6 +1,6 @@
 """What Optax lacks for this field: schedules by fraction of training, LARS that leaves biases be, descent by rows."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax import Array
@@ -10,6 +10,7 @@ import optax
 from ssljax.errors import InputError
 
 Tree = Any
+Optimizer = Literal["adamw", "sgd", "lars"]
 
 
 def warmup_cosine(peak: float, num_steps: int, warmup: float = 0.1, end: float = 0.0) -> optax.Schedule:
@@ -20,6 +21,16 @@ def warmup_cosine(peak: float, num_steps: int, warmup: float = 0.1, end: float =
     return optax.join_schedules(
         [optax.linear_schedule(0.0, peak, max(steps, 1)),
          optax.cosine_decay_schedule(peak, max(num_steps - steps, 1), end / peak if peak else 0.0)], [steps])
+
+
+def cosine(start: float, end: float | None, num_steps: int) -> optax.ScalarOrSchedule:
+    """From `start` at step 0 to `end` at the last by half a cosine; `start` all along where `end` is None.
+
+    The weight decay of DINO (Caron et al., 2021, arXiv:2104.14294, section 3.2) and I-JEPA.
+    """
+    if end is None:
+        return start
+    return lambda step: end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.minimum(step / num_steps, 1))) / 2
 
 
 def ema_decay(decay: float, step: Array) -> Array:
@@ -48,7 +59,16 @@ def no_bias_or_norm(params: Tree) -> Tree:
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-def lars(learning_rate: optax.ScalarOrSchedule, weight_decay: float = 1e-6, momentum: float = 0.9,
+def optimizer_of(kind: Optimizer, learning_rate: optax.ScalarOrSchedule,
+                 weight_decay: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """`adamw` or `lars` as below, or SGD with momentum 0.9 whose weight decay, of all weights, is PyTorch's: a part of
+    the gradient."""
+    if kind == "sgd":
+        return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, 0.9))
+    return {"adamw": adamw, "lars": lars}[kind](learning_rate, weight_decay)
+
+
+def lars(learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule = 1e-6, momentum: float = 0.9,
          trust: float = 0.001) -> optax.GradientTransformation:
     """LARS (You et al., 2017, arXiv:1708.03888, algorithm 1), as SimCLR uses it (Chen et al., 2020, appendix A).
 
@@ -58,7 +78,8 @@ def lars(learning_rate: optax.ScalarOrSchedule, weight_decay: float = 1e-6, mome
                       trust_ratio_mask=no_bias_or_norm, momentum=momentum)
 
 
-def adamw(learning_rate: optax.ScalarOrSchedule, weight_decay: float = 1e-4, **kwargs: Any) -> optax.GradientTransformation:
+def adamw(learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule = 1e-4,
+          **kwargs: Any) -> optax.GradientTransformation:
     """AdamW that does not decay biases and the parameters of norms."""
     return optax.adamw(learning_rate, weight_decay=weight_decay, mask=no_bias_or_norm, **kwargs)
 

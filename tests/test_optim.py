@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from ssljax.optim import adamw, ema_decay, lars, no_bias_or_norm, warmup_cosine
+from ssljax.optim import adamw, cosine, ema_decay, lars, no_bias_or_norm, optimizer_of, warmup_cosine
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 1000])
@@ -43,6 +43,44 @@ def test_lars_is_its_algorithm():
     np.testing.assert_allclose(first["scale"], -0.1 * 0.5, rtol=1e-6)
     second, _ = tx.update(GRADS, state, PARAMS)
     np.testing.assert_allclose(second["bias"], -0.1 * 0.5 * 1.9, rtol=1e-6)  # Momentum.
+
+
+def test_sgd_is_pytorchs_with_momentum_and_decay_of_all_weights():
+    """g = grad + wd w; v = 0.9 v + g; w = w - lr v."""
+    tx, params = optimizer_of("sgd", 0.1, 0.5), PARAMS
+    state = tx.init(params)
+    want = {k: (np.asarray(w, np.float64), 0.0) for k, w in PARAMS.items()}
+    for _ in range(3):
+        updates, state = tx.update(GRADS, state, params)
+        params = optax.apply_updates(params, updates)
+        for k, (w, v) in want.items():
+            v = 0.9 * v + GRADS[k] + 0.5 * w
+            want[k] = w - 0.1 * v, v
+    for k, (w, _) in want.items():
+        np.testing.assert_allclose(params[k], w, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind, of", [("adamw", adamw), ("lars", lars)])
+def test_an_optimizer_is_the_one_of_its_name(kind, of):
+    moved = [tx.update(GRADS, tx.init(PARAMS), PARAMS)[0] for tx in (optimizer_of(kind, 0.1, 0.2), of(0.1, 0.2))]
+    for k in PARAMS:
+        np.testing.assert_array_equal(moved[0][k], moved[1][k])
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "lars"])
+def test_weight_decay_follows_its_cosine(kind):
+    """DINO's schedule, by hand; each step's update is that of the same optimizer at the number of the step."""
+    decay = cosine(0.04, 0.4, 4)
+    np.testing.assert_allclose([decay(k) for k in (0, 1, 2, 4, 5)],
+                               [0.04, 0.4 - 0.18 * (1 + 2**-0.5), 0.22, 0.4, 0.4], rtol=1e-5)
+    assert cosine(0.1, None, 4) == 0.1
+    tx = optimizer_of(kind, 0.1, decay)
+    _, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+    moved = tx.update(GRADS, state, PARAMS)[0]
+    fixed = optimizer_of(kind, 0.1, float(decay(1)))
+    _, state = optimizer_of(kind, 0.1, 0.04).update(GRADS, fixed.init(PARAMS), PARAMS)
+    for k, x in fixed.update(GRADS, state, PARAMS)[0].items():
+        np.testing.assert_allclose(moved[k], x, rtol=1e-5)
 
 
 def test_weight_decay_leaves_biases_and_norms_alone():

@@ -3,6 +3,7 @@
 import jax
 from jax import Array
 import jax.numpy as jnp
+import optax
 
 from ssljax.errors import InputError
 from ssljax.losses.infonce import normalize
@@ -51,6 +52,13 @@ def dino(teacher: Array, student: Array, centre: Array, tau_teacher: float | Arr
             raise InputError(f"The temperature must be positive, not {tau}.")
     target = jax.nn.softmax((teacher.astype(jnp.float32) - centre) / tau_teacher)
     return across_views(target, student / tau_student)
+
+
+def sharpening(tau: float, num_steps: int) -> optax.Schedule:
+    """The teacher's temperature: from 0.04 to `tau` over the first third of training, as in DINO's section 3.2."""
+    if tau <= 0:
+        raise InputError(f"The teacher's temperature must be positive: choose --sharp above 0, not {tau}.")
+    return optax.linear_schedule(0.04, tau, num_steps // 3)
 
 
 def embedding_error(y: Array, target: Array, weight: Array) -> Array:
