@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.barlow import barlow
 from experiments.byol import byol
 from experiments.dino import dino
 from experiments.finetune import finetune
@@ -17,7 +18,12 @@ from experiments.lejepa import lejepa
 from experiments.mae import mae
 from experiments.moco import moco
 from experiments.mocov3 import mocov3
+from experiments.nnclr import nnclr
+from experiments.simclr import simclr
+from experiments.simsiam import simsiam
+from experiments.supcon import supcon
 from experiments.swav import swav
+from experiments.vicreg import vicreg
 from ssljax import InputError, Run, load, train
 from ssljax.data import augment, images
 from ssljax.data.sources import share
@@ -191,6 +197,168 @@ def test_dinos_centre_is_the_moving_average_of_the_teachers_outputs():
     np.testing.assert_allclose(slow[2].extra["centre"], 0.75 * 0.25 * one.extra["centre"] + 0.25 * two.extra["centre"],
                                atol=1e-6)
 
+
+# Wiring: the loss and the gradient of a step, once nets and queues have moved, by the papers' equations in plain arrays.
+
+class Noisy(Views):
+    """An image and noise: a view that compiles at once."""
+
+    def __call__(self, key, images):
+        return augment.to_float(images) + 0.5 * jax.random.normal(key, images.shape)
+
+
+NORMED = MLP((9, 6), norm=True, last_norm=True)
+WIRED = {"encoder": MLP((12, 10), norm=True), "head": MLP((9, 6), norm=True), "view": Noisy(), "optimizer": "sgd",
+         "batch_size": 32, "epochs": 1, "lr": 0.5, "weight_decay": 0.0}
+
+
+def mlp(p, x):
+    """An MLP by the statistics of this very batch: a layer without a bias is one that is normalised."""
+    x = x.reshape(len(x), -1)
+    for i in range(sum("Dense" in name for name in p)):
+        layer, norm = p[f"Dense_{i}"], p.get(f"BatchNorm_{i}")
+        x = x @ layer["kernel"] + layer.get("bias", 0)
+        x = x if "bias" in layer else (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-5)
+        x = x if norm is None else jnp.maximum(x * norm["scale"] + norm["bias"], 0)
+    return x
+
+
+def through(p, x, *names):
+    for name in names or ("encoder", "head"):
+        x = mlp(p[name], x)
+    return x
+
+
+def unit(z):
+    return z / jnp.linalg.norm(z, axis=1, keepdims=True)
+
+
+def cross_entropy(logits):  # For the diagonal.
+    return jnp.mean(jnp.log(jnp.exp(logits).sum(1)) - jnp.diagonal(logits))
+
+
+def of_simclr(p, state, target, x1, x2):
+    z = unit(through(p, jnp.concatenate([x1, x2])))
+    others = jnp.exp(z @ z.T / 0.1).sum(1) - jnp.exp(jnp.sum(z * z, 1) / 0.1)
+    return jnp.mean(jnp.log(others) - jnp.sum(z * jnp.roll(z, 32, 0), 1) / 0.1)
+
+
+def of_supcon(p, state, target, x1, x2):
+    z, labels = unit(through(p, jnp.concatenate([x1, x2]))), np.tile(images("digits", "train").labels[:32], 2)
+    others = jnp.exp(z @ z.T / 0.1).sum(1) - jnp.exp(jnp.sum(z * z, 1) / 0.1)
+    alike = (labels[:, None] == labels) & ~np.eye(64, dtype=bool)
+    return jnp.mean(jnp.sum(alike * (jnp.log(others)[:, None] - z @ z.T / 0.1), 1) / alike.sum(1))
+
+
+def of_moco(p, state, target, x1, x2):
+    q, k = unit(through(p, x1)), unit(through(target, x2))
+    positive, negative = jnp.sum(q * k, 1) / 0.1, q @ state.extra["queue"].T / 0.1
+    return jnp.mean(jnp.log(jnp.exp(positive) + jnp.exp(negative).sum(1)) - positive)
+
+
+def of_mocov3(p, state, target, x1, x2):
+    q1, q2 = (unit(through(p, x, "encoder", "head", "predictor")) for x in (x1, x2))
+    k1, k2 = (unit(through(target, x)) for x in (x1, x2))
+    return 0.4 * (cross_entropy(q1 @ k2.T / 0.2) + cross_entropy(q2 @ k1.T / 0.2))
+
+
+def of_byol(p, state, target, x1, x2):
+    q1, q2 = (unit(through(p, x, "encoder", "head", "predictor")) for x in (x1, x2))
+    z1, z2 = (unit(through(target, x)) for x in (x1, x2))
+    return jnp.mean(jnp.sum((q1 - z2) ** 2 + (q2 - z1) ** 2, 1))
+
+
+def of_simsiam(p, state, target, x1, x2):
+    p1, p2 = (unit(through(p, x, "encoder", "head", "predictor")) for x in (x1, x2))
+    z1, z2 = (unit(through(state.params, x)) for x in (x1, x2))  # As numbers: it is p that the gradient is of.
+    return -jnp.mean(jnp.sum(p1 * z2, 1)) / 2 - jnp.mean(jnp.sum(p2 * z1, 1)) / 2
+
+
+def of_nnclr(p, state, target, x1, x2):
+    p1, p2 = (unit(through(p, x, "encoder", "head", "predictor")) for x in (x1, x2))
+    queue = state.extra["queue"]
+    n1, n2 = (queue[jnp.argmax(unit(through(state.params, x)) @ queue.T, 1)] for x in (x1, x2))
+    return (cross_entropy(n1 @ p2.T / 0.1) + cross_entropy(n2 @ p1.T / 0.1)) / 2
+
+
+def of_barlow(p, state, target, x1, x2):
+    z1, z2 = ((z - z.mean(0)) / z.std(0) for z in (through(p, x1), through(p, x2)))
+    c = z1.T @ z2 / 32
+    same = jnp.eye(6, dtype=bool)
+    return jnp.sum(jnp.where(same, (1 - c) ** 2, 5e-3 * c**2))
+
+
+def of_vicreg(p, state, target, x1, x2):
+    z = [through(p, x) for x in (x1, x2)]
+    value = 25 * jnp.mean((z[0] - z[1]) ** 2)
+    for covariance in (jnp.cov(a.T) for a in z):
+        value += 25 * jnp.mean(jnp.maximum(0, 1 - jnp.sqrt(jnp.diagonal(covariance) + 1e-4)))
+        value += jnp.sum(jnp.where(jnp.eye(6, dtype=bool), 0, covariance) ** 2) / 6
+    return value
+
+
+def across(q, logits):
+    """-Σ q log p over pairs of different views, the mean of pairs and images."""
+    pairs = [(s, v) for s in range(len(q)) for v in range(len(logits)) if s != v]
+    return -sum(jnp.sum(q[s] * jax.nn.log_softmax(logits[v]), 1).mean() for s, v in pairs) / len(pairs)
+
+
+def cropped(p, prototypes, *parts):
+    """The cosines (views, 32, prototypes): the encoder by size, the head on all."""
+    z = mlp(p["head"], jnp.concatenate([mlp(p["encoder"], x) for x in parts]))
+    return (unit(z) @ unit(prototypes).T).reshape(-1, 32, 8)
+
+
+def of_swav(p, state, target, large, small):
+    codes = []
+    for s in cropped(state.params, state.params["prototypes"], large, small)[:2]:
+        q = jnp.exp(s / 0.05)
+        for _ in range(3):
+            q = q / q.sum(0) / 8
+            q = q / q.sum(1, keepdims=True) / 32
+        codes.append(q * 32)
+    z = mlp(p["head"], jnp.concatenate([mlp(p["encoder"], x) for x in (large, small)]))
+    return across(codes, (unit(z) @ p["prototypes"].T).reshape(-1, 32, 8) / 0.1)
+
+
+def of_dino(p, state, target, large, small):
+    tau = 0.04 + 0.03 * 3 / (44 // 3)  # At the fourth step, of 44.
+    q = jax.nn.softmax((cropped(target, target["prototypes"], large) - state.extra["centre"]) / tau)
+    return across(q, cropped(p, p["prototypes"], large, small) / 0.1)
+
+
+NORM, PREDICT = {"head": NORMED}, {"predictor": MLP((7, 6), norm=True)}
+MULTI = {"crops": MultiCrop(Noisy()), "prototypes": 8, "frozen": 0.0}
+
+
+@pytest.mark.parametrize("make, of, changes", [
+    (simclr, of_simclr, {}), (supcon, of_supcon, {}), (moco, of_moco, {"queue": 64, "decay": 0.8}),
+    (mocov3, of_mocov3, NORM | PREDICT | {"decay": 0.8}), (byol, of_byol, NORM | PREDICT | {"decay": 0.8}),
+    (simsiam, of_simsiam, NORM | PREDICT), (nnclr, of_nnclr, NORM | PREDICT | {"queue": 64}), (barlow, of_barlow, {}),
+    (vicreg, of_vicreg, {}), (swav, of_swav, MULTI), (dino, of_dino, MULTI | {"decay": 0.8}),
+], ids=lambda x: getattr(x, "__name__", ""))
+def test_a_step_is_the_papers_equation(make, of, changes):
+    """Its loss and the whole gradient after three steps, of which two have moved the net: warm-up begins at 0."""
+    settings = {k: v for k, v in (WIRED | changes).items() if k != "view" or "crops" not in changes}
+    exp = make(**settings)
+    step, new, key = jax.jit(exp.step), jax.jit(exp.init)(KEY, digits()), jax.random.key(9)
+    for k in range(4):
+        state = new.replace(step=jnp.int32(k))
+        new, metrics = step(state, digits(), key)
+    trace = lambda state: optax.tree.get(state.opt_state, "trace")
+    found = jax.tree.map(lambda a, b: a - 0.9 * b, trace(new), trace(state))  # Momentum's sum gives the gradient.
+    views = (changes["crops"](key, digits()["image"]) if "crops" in changes
+             else [Noisy()(k, digits()["image"]) for k in jax.random.split(key)])
+    old = state.extra.get("target", state.extra.get("teacher"))
+    tau = 0.8 if make is moco else 1 - 0.2 * (math.cos(math.pi * 3 / 44) + 1) / 2
+    target = old and jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, old, {k: state.params[k] for k in old})
+    want, gradient = jax.jit(jax.value_and_grad(of))(state.params, state, target, *views)
+    np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
+    largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient))
+    close(found, gradient, 1e-4 * largest)
+
+
+# What I-JEPA sees, and bad settings.
 
 def test_a_patch_that_is_not_seen_changes_nothing():
     net = ViT(patch=2, width=12, depth=2, heads=3)
