@@ -7,7 +7,7 @@
         --weight-decay 0.04 --final-decay 0.4 --decay 0.996 --crop 0.05 --part 0.25 --small 10 --small-size 96 \
         --blur 0.5 --head.widths 2048 2048 256 --head.no-norm --head.activation gelu --prototypes 65536 \
         --frozen 0.00125 encoder:vit --encoder.patch 16 --encoder.width 384 --encoder.depth 12 --encoder.heads 6 \
-        --encoder.pool token  # the authors' ViT-S
+        --encoder.pool token --encoder.positions learned  # the authors' ViT-S
 """
 
 import jax

@@ -96,6 +96,8 @@ def test_multi_crop_parts_large_views_from_small_ones():
                          (MultiCrop(part=0.1), "--part must lie between --crop 0.2 and --crop-most 1.0, not at 0.1")):
         with pytest.raises(InputError, match=words):
             crops(KEY, x)
+    with pytest.raises(InputError, match="choose --view-size 32 or less, not 33"):
+        Views(view_size=33)(KEY, x)
 
 
 # Chains.
@@ -441,6 +443,16 @@ def test_ijepa_sees_smaller_views_and_asks_nothing_where_nothing_is_seen():
     state, new = states(exp, 1)
     assert exp.evals["masks"](new)["compared"].ndim == 3
     assert jnp.isfinite(jax.jit(exp.step)(new, digits(), KEY)[1]["loss"])
+
+
+def test_ijepa_takes_a_class_token_and_learned_positions():
+    """The token is seen by the rest, is no patch to predict, and is what is judged."""
+    vit = ViT(patch=2, width=24, depth=1, heads=2, pool="token", positions="learned")
+    exp = ijepa(batch_size=32, epochs=1, vit=vit)
+    state, new = states(exp, 1)
+    assert jnp.isfinite(jax.jit(exp.step)(new, digits(), KEY)[1]["loss"])
+    moved = optax.tree.get(new.opt_state, "mu")["encoder"]
+    assert min(float(jnp.abs(x).max()) for x in (moved["token"], moved["places"]["table"])) > 0
 
 
 def test_without_small_views_the_large_ones_are_whole_views():

@@ -34,6 +34,34 @@ def test_vit_b16_has_its_published_size():
     assert sum(x.size for x in jax.tree.leaves(params)) == 86_567_656 - 769_000 - 197 * 768
 
 
+def test_learned_positions_are_added_to_patches_in_their_place():
+    net, fixed = (ViT(2, 16, 2, 2, positions=kind) for kind in ("learned", "sincos"))
+    x = jax.random.uniform(KEY, (3, 4, 6, 1))
+    params = net.init(KEY, x)["params"]
+    table = params["places"]["table"]
+    assert table.shape == (2, 3, 16) and 0.01 < table.std() < 0.03
+    same = params | {"places": {"table": positions(2, 3, 16).reshape(2, 3, 16)}}
+    others = {k: v for k, v in params.items() if k != "places"}
+    assert set(fixed.init(KEY, x)["params"]) == set(others)
+    apply = lambda net, params, x: net.apply({"params": params}, x, method="tokens")
+    np.testing.assert_allclose(apply(net, same, x), apply(fixed, others, x), atol=1e-6)
+    gradient = jax.grad(lambda p: apply(net, p, x)[:, 0, 0].sum())(params)["places"]["table"]
+    assert jnp.abs(gradient).max(-1).min() > 0
+    level = params | {"places": {"table": jnp.broadcast_to(table[:1, :1], (2, 3, 16))}}  # All alike, so at any size too.
+    large = jax.random.uniform(KEY, (3, 8, 8, 1))
+    alone = params | {"places": {"table": jnp.broadcast_to(table[:1, :1], (4, 4, 16))}}
+    np.testing.assert_allclose(apply(net, level, large), apply(net, alone, large), atol=1e-5)
+    ramp = jnp.broadcast_to(jnp.arange(8.0)[:, None, None], (8, 8, 16))  # Half as many: between two of the old.
+    found = ViT(2, 16, 1, 2, positions="learned").bind({"params": {"places": {"table": ramp}}}).places(4, 4, 16)
+    np.testing.assert_allclose(found.reshape(4, 4, 16)[1:3, 0, 0], [2.5, 4.5], atol=1e-5)
+
+
+def test_learned_vit_b16_has_its_published_size():
+    net = ViT(16, 768, 12, 12, "token", "learned")
+    params = jax.eval_shape(lambda: net.init(KEY, jnp.zeros((1, 224, 224, 3))))
+    assert sum(x.size for x in jax.tree.leaves(params)) == 86_567_656 - 769_000 - 768  # The token needs no position.
+
+
 def test_patches_are_cut_and_put_back():
     x = np.arange(2 * 6 * 4 * 3).reshape(2, 6, 4, 3)
     y = patchify(x, 2)

@@ -33,7 +33,8 @@ class Views:
     """How often its bright pixels are inverted: 0.2 in one of BYOL's two views."""
 
     def __call__(self, key: Array, images: Array) -> Array:
-        """Images (n, height, width, channels), uint8, to floats in [0, 1]."""
+        """Images (n, height, width, channels), uint8, to floats in [0, 1]. InputError for a view larger than these."""
+        _fits("--view-size", self.view_size, min(images.shape[1:3]))
         k1, k2, k3, k4 = jax.random.split(key, 4)
         j, x = self.jitter, augment.to_float(images)
         x = augment.random_resized_crop(k1, x, self.view_size, scale=(self.crop, self.crop_most))
@@ -79,8 +80,7 @@ class MultiCrop:
         large = view.view_size or side
         size = self.small_size or max(1, large // 2)
         for flag, pixels in (("--view-size", large), ("--small-size", size)):
-            if pixels > side:
-                raise InputError(f"A crop can't be larger than the image: choose {flag} {side} or less, not {pixels}.")
+            _fits(flag, pixels, side)
         return (replace(view, crop=self.part if self.small else view.crop),
                 replace(view, view_size=size, crop_most=self.part))
 
@@ -90,3 +90,8 @@ class MultiCrop:
         large, small = self.kinds(images.shape[1:])
         crops = [large.several(k1, images, 2)]
         return [*crops, small.several(k2, images, self.small)] if self.small else crops
+
+
+def _fits(flag: str, pixels: int, side: int) -> None:
+    if pixels > side:
+        raise InputError(f"A crop can't be larger than the image: choose {flag} {side} or less, not {pixels}.")

@@ -15,7 +15,7 @@ from ssljax.models.attention import attend
 
 
 class ViT(nn.Module):
-    """Images (n, height, width, channels) to features (n, width): pre-norm blocks on patches, fixed positions."""
+    """Images (n, height, width, channels) to features (n, width): pre-norm blocks on patches and their positions."""
 
     patch: int = 4
     """Pixels a side of a patch; it must divide the image's sides."""
@@ -27,6 +27,8 @@ class ViT(nn.Module):
     """They divide the width."""
     pool: Literal["mean", "token"] = "mean"
     """The mean of the patches' tokens, or a learned token of its own."""
+    positions: Literal["sincos", "learned"] = "sincos"
+    """Fixed sines and cosines, or a parameter of each place, resampled for images of another size than the first."""
     dtype: Dtype = "float32"
     """To compute in; parameters stay float32."""
 
@@ -34,6 +36,8 @@ class ViT(nn.Module):
         self.embed = nn.Dense(self.width, dtype=self.dtype)
         if self.pool == "token":
             self.token = self.param("token", nn.initializers.normal(0.02), (self.width,))
+        if self.positions == "learned":
+            self.places = Places()
         self.blocks = Blocks(self.depth, self.heads, self.dtype)
 
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -51,13 +55,26 @@ class ViT(nn.Module):
         h, w = (s // self.patch for s in x.shape[1:3])
         y = self.embed(patchify(x, self.patch).astype(self.dtype))
         y = y if hidden is None else jnp.where(hidden[:, :, None], blank.astype(y.dtype), y)
-        y = y + positions(h, w, self.width).astype(y.dtype)
+        place = self.places(h, w, self.width) if self.positions == "learned" else positions(h, w, self.width)
+        y = y + place.astype(y.dtype)
         if keep is not None:
             y = jnp.take_along_axis(y, keep[:, :, None], axis=1)
         if self.pool == "token":
             y = jnp.concatenate([jnp.broadcast_to(self.token.astype(y.dtype), (len(y), 1, self.width)), y], axis=1)
             seen = None if seen is None else jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
         return self.blocks(y, seen)
+
+
+class Places(nn.Module):
+    """Learned positions of h x w patches, (h w, width): of as many as at first, else resampled, by cubics."""
+
+    @nn.compact
+    def __call__(self, h: int, w: int, width: int) -> Array:
+        if not self.has_variable("params", "table"):
+            return self.param("table", nn.initializers.normal(0.02), (h, w, width)).reshape(-1, width)
+        table = self.get_variable("params", "table")
+        table = table if table.shape[:2] == (h, w) else jax.image.resize(table, (h, w, width), "cubic", antialias=False)
+        return table.reshape(-1, width)
 
 
 class MAEDecoder(nn.Module):
