@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from ssljax import loop
+from ssljax import loop, sharding
 from ssljax.data import sources
 from ssljax.data.sources import Arrays
 from tests.conftest import ROOT
@@ -60,6 +60,7 @@ def called(monkeypatch, command, build):
     function = getattr(importlib.import_module(f"experiments.{name}"), name)
     make = function if build else functools.wraps(function)(lambda **arguments: arguments)
     monkeypatch.setattr(loop, "train", lambda made, *_: found.append(made))
+    monkeypatch.setattr(sharding, "split_cpu", lambda n: None)  # The tests' eight devices are there already.
     loop.main(make, flags)
     return found[0]
 
