@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 from functools import partial
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from ssljax import InputError, Run, sharding, train
+from tests.conftest import ROOT
 from tests.tiny import tiny
 
 
@@ -83,3 +87,10 @@ def test_resumes_on_another_layout(devices, tmp_path):
 def test_a_batch_that_does_not_divide():
     with pytest.raises(InputError, match="batch of 20 can't be split over 8 devices"):
         train(tiny(batch_size=20))
+
+
+def test_a_cpu_can_be_split_before_anything_is_computed():
+    said = "from ssljax import sharding; sharding.split_cpu(3); import jax; print(jax.device_count()); sharding.split_cpu(3)"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, cwd=ROOT,
+                          env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"})
+    assert done.returncode == 0 and done.stdout.strip() == "3", done.stderr
