@@ -17,7 +17,7 @@ def attend(q: Array, k: Array, v: Array, causal: bool = False, mask: Array | Non
     """Attention of queries (n, t, heads, d) to keys and values (n, s, heads, d): (n, t, heads, d).
 
     With `causal` each token sees itself and those before it; where `mask`, (n or 1, 1, t or 1, s), is false, none sees
-    that key.
+    that key. On a CPU it has gradients (of any order) but no forward mode (`jax.jvp`).
     """
     if jax.default_backend() == "cpu":
         return cpu_attention(q, k, v, causal, mask)
@@ -45,7 +45,7 @@ def _attention(q: Array, k: Array, v: Array, mask: Array | None, causal: bool) -
 
 
 def _forward(q, k, v, mask, causal):
-    scores = _scores(q, k, mask, causal)
+    scores = _scores(q, k, _seen(q, k, mask, causal))
     top = scores.max(-1, keepdims=True)
     e = jnp.exp(scores - top)
     total = e.sum(-1, keepdims=True)
@@ -55,10 +55,11 @@ def _forward(q, k, v, mask, causal):
 
 def _backward(causal, kept, dy):
     def some(q, k, v, mask, y, top, total, dy):
-        p = jnp.exp(_scores(q, k, mask, causal) - top) / total
+        seen = _seen(q, k, mask, causal)
+        p = jnp.exp(_scores(q, k, seen) - top) / total
         mean = jnp.sum(dy.astype(jnp.float32) * y, -1, keepdims=True)  # Of what the scores' gradients are centred on.
         ds = p * (_product(dy, v, 2, 2) - mean)
-        ds = (ds if mask is None else jnp.where(mask, ds, 0)).astype(q.dtype)
+        ds = (ds if seen is None else jnp.where(seen, ds, 0)).astype(q.dtype)  # Of a token that sees nothing, too.
         turned = [jax.lax.optimization_barrier(x.swapaxes(1, 2)) for x in (ds, p.astype(q.dtype))]
         return tuple(_product(a, b, 2, 1).astype(q.dtype) for a, b in ((ds, k), (turned[0], q), (turned[1], dy)))
 
@@ -68,11 +69,15 @@ def _backward(causal, kept, dy):
 _attention.defvjp(_forward, _backward)
 
 
-def _scores(q, k, mask, causal):
+def _seen(q, k, mask, causal):
+    """What `mask` and `causal` leave to be seen, (m or 1, t or 1, s), or None for all."""
+    below = np.tri(q.shape[1], k.shape[1], dtype=bool)[None] if causal else None
+    return mask if below is None else below if mask is None else mask & below
+
+
+def _scores(q, k, seen):
     scores = _product(q, k, 2, 2)  # exp(-1e9) is 0, and unlike -inf doesn't set off JAX's search for infinities.
-    if causal:
-        scores = jnp.where(np.tri(*scores.shape[1:], dtype=bool), scores, -1e9)
-    return scores if mask is None else jnp.where(mask, scores, -1e9)
+    return scores if seen is None else jnp.where(seen, scores, -1e9)
 
 
 def _product(a: Array, b: Array, i: int, j: int) -> Array:
