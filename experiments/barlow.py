@@ -5,8 +5,8 @@
     launch/local.sh experiments/barlow.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
         --weight-decay 5e-4 --head.widths 2048 2048 encoder:res-net  # lightly's sizes and optimizer
     launch/local.sh experiments/barlow.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 2048 \
-        --optimizer lars --lr 1.6 --weight-decay 1e-6 --redundancy 5.1e-3 --crop 0.08 --blur 0.5 \
-        --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 \
+        --optimizer lars --lr 1.6 --warmup 0.01 --weight-decay 1e-6 --redundancy 5.1e-3 --crop 0.08 --blur 0.5 \
+        --solarize 0.1 --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 \
         --encoder.stem imagenet  # the authors'; biases' rate is lower there
 """
 
@@ -31,7 +31,7 @@ def barlow(
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(512, 512), norm=True, last_bias=False),
     redundancy: float = 5e-3,
     epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
     """Barlow Twins: the features of two views are correlated each with itself, and with no other.
 
@@ -40,11 +40,11 @@ def barlow(
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         encoder: f in the paper, which is kept; the head, the projector, is not, and gains from width.
         redundancy: λ, the weight of the correlations between different features.
-        lr: Its peak, after a warm-up over a tenth of training.
+        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

@@ -6,8 +6,8 @@
         --weight-decay 5e-4 --head.widths 1024 256 --head.no-last-norm --predictor.widths 1024 256 \
         encoder:res-net  # lightly's sizes and optimizer
     launch/local.sh experiments/byol.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
-        --optimizer lars --lr 3.2 --weight-decay 1.5e-6 --decay 0.996 --crop 0.08 --blur 0.5 --head.widths 4096 256 \
-        --head.no-last-norm --predictor.widths 4096 256 encoder:res-net --encoder.depth 50 \
+        --optimizer lars --lr 3.2 --warmup 0.01 --weight-decay 1.5e-6 --decay 0.996 --crop 0.08 --blur 0.5 --solarize 0.1 \
+        --head.widths 4096 256 --head.no-last-norm --predictor.widths 4096 256 encoder:res-net --encoder.depth 50 \
         --encoder.stem imagenet  # the paper's
 
 Deviation: the head's output is normalised too, as in MoCo v3, without which digits end below an untrained net;
@@ -35,7 +35,7 @@ def byol(
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(256, 128), norm=True), decay: float = 0.99,
     epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
     """BYOL: from one view the online net predicts the target net's projection of the other; no negatives.
 
@@ -45,11 +45,11 @@ def byol(
         encoder: f in the paper, which is kept; the head, g, is not.
         predictor: q, of the online net alone; it ends with the width that the head ends with.
         decay: τ, of the target's moving average at the start; it rises to 1.
-        lr: Its peak, after a warm-up over a tenth of training.
+        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     tau = rising_decay(decay, num_steps)
     features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
     net = Chain(encoder=encoder, head=head, predictor=predictor)

@@ -4,10 +4,10 @@
     launch/local.sh experiments/dino.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
         --weight-decay 5e-4 --small 0 --head.widths 2048 256 --prototypes 2048 encoder:res-net  # as lightly, but GELU
     launch/local.sh experiments/dino.py --data imagenet2012 --image-size 224 --epochs 800 --batch-size 1024 \
-        --weight-decay 0.04 --final-decay 0.4 --decay 0.996 --crop 0.05 --part 0.25 --small 10 --small-size 96 \
-        --blur 0.5 --head.widths 2048 2048 256 --head.no-norm --head.activation gelu --prototypes 65536 \
-        --frozen 0.00125 encoder:vit --encoder.patch 16 --encoder.width 384 --encoder.depth 12 --encoder.heads 6 \
-        --encoder.pool token --encoder.positions learned  # the authors' ViT-S
+        --weight-decay 0.04 --final-decay 0.4 --warmup 0.0125 --sharpen 0.0375 --decay 0.996 --crop 0.05 --part 0.25 \
+        --small 10 --small-size 96 --blur 0.5 --solarize 0.1 --head.widths 2048 2048 256 --head.no-norm \
+        --head.activation gelu --prototypes 65536 --frozen 0.00125 encoder:vit --encoder.patch 16 --encoder.width 384 \
+        --encoder.depth 12 --encoder.heads 6 --encoder.pool token --encoder.positions learned  # ViT-S, but for drop path
 """
 
 import jax
@@ -21,7 +21,7 @@ from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.distillation import dino as loss_of, sharpening
-from ssljax.losses.infonce import normalize
+from ssljax.losses.infonce import normalize, product
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -32,8 +32,8 @@ def dino(
     data: str = "digits", image_size: int = 0, crops: MultiCrop = MultiCrop(),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True), prototypes: int = 256,
     frozen: float = 0.02, decay: float = 0.99, centre_decay: float = 0.9, temperature: float = 0.1, sharp: float = 0.07,
-    epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4, final_decay: float | None = None,
+    sharpen: float = 1 / 3, epochs: int = 50, batch_size: int = 128, optimizer: Optimizer = "adamw",
+    lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4, final_decay: float | None = None,
 ) -> Experiment:
     """DINO: all views learn what the teacher, a moving average of the student, makes of two large ones.
 
@@ -43,16 +43,16 @@ def dino(
         encoder: f in the paper; the teacher's is kept. The head, and the prototypes at length 1, are not.
         frozen: The part of training for which the student's prototypes stay as drawn.
         decay: λ, of the teacher's moving average at the start; it rises to 1.
-        sharp: The teacher's temperature, reached over the first third of training, from 0.04.
-        lr: Its peak, after a warm-up over a tenth of training.
+        sharp: The teacher's temperature, reached over the part `sharpen` of training, from 0.04.
+        warmup: Of training, the part over which lr rises to its peak.
         final_decay: What weight decay ends at, by a cosine; without it, it stays.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), cosine(weight_decay, final_decay, num_steps))
-    rate, tau, (large, small) = rising_decay(decay, num_steps), sharpening(sharp, num_steps), crops.kinds(train.shape)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), cosine(weight_decay, final_decay, num_steps))
+    rate, tau, (large, small) = rising_decay(decay, num_steps), sharpening(sharp, sharpen * num_steps), crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
-    scores = lambda z, c: (normalize(z) @ normalize(c).T).reshape(-1, batch_size, prototypes)
+    scores = lambda z, c: product(normalize(z), normalize(c).T).reshape(-1, batch_size, prototypes)
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)

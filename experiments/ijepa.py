@@ -3,8 +3,8 @@
     launch/local.sh experiments/ijepa.py                                   # digits: two minutes on a laptop CPU
     launch/local.sh experiments/ijepa.py --data cifar10 --vit.patch 4 --flip 0.5 --epochs 100   # 64 patches of 32x32
     launch/local.sh experiments/ijepa.py --data imagenet2012 --image-size 224 --epochs 600 --batch-size 2048 \
-        --weight-decay 0.04 --final-decay 0.4 --decay 0.996 --predictor-width 384 --predictor-depth 6 --vit.patch 16 \
-        --vit.width 768 --vit.depth 12 --vit.heads 12  # the paper's ViT-B
+        --weight-decay 0.04 --final-decay 0.4 --warmup 0.025 --decay 0.996 --predictor-width 384 --predictor-depth 6 \
+        --vit.patch 16 --vit.width 768 --vit.depth 12 --vit.heads 12  # the paper's ViT-B
 """
 
 import jax
@@ -26,8 +26,8 @@ from ssljax.optim import Optimizer, cosine, optimizer_of, rising_decay, warmup_c
 def ijepa(
     data: str = "digits", image_size: int = 0, view: Views = Views(crop=0.3, flip=0.0, jitter=0.0, gray=0.0),
     vit: ViT = ViT(patch=2, width=96, depth=4, heads=3), predictor_width: int = 48, predictor_depth: int = 2,
-    targets: int = 4, decay: float = 0.99, epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 1e-3, weight_decay: float = 0.05, final_decay: float | None = None,
+    targets: int = 4, decay: float = 0.99, epochs: int = 50, batch_size: int = 128, optimizer: Optimizer = "adamw",
+    lr: float = 1e-3, warmup: float = 0.1, weight_decay: float = 0.05, final_decay: float | None = None,
 ) -> Experiment:
     """I-JEPA: from what it sees of an image a net predicts a slow copy's features of blocks that it does not see.
 
@@ -36,11 +36,11 @@ def ijepa(
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         targets: M, the blocks to predict of each image, each by itself.
         decay: Of the encoder's moving average, the target encoder, which is kept: at the start; it rises to 1.
-        final_decay: What weight decay ends at, by a cosine; else it stays. (lr warms up over a tenth of training.)
+        final_decay: What weight decay ends at, by a cosine; else it stays. (`warmup`: the part over which lr rises.)
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), cosine(weight_decay, final_decay, num_steps))
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), cosine(weight_decay, final_decay, num_steps))
     rate, grid = rising_decay(decay, num_steps), tuple((view.view_size or s) // vit.patch for s in train.shape[:2])
     predictor = Predictor(grid, vit.width, predictor_width, predictor_depth, vit.heads, vit.dtype)
     tokens = lambda p, x, seen=None: vit.apply({"params": p}, x, seen=seen, method=vit.tokens)[:, -grid[0] * grid[1]:]

@@ -28,7 +28,7 @@ def lejepa(
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
     num_views: int = 2, sketch: float = 0.05, slices: int = 256,
     epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
     """LeJEPA: views are near their mean, in features that random projections find to be normal (SIGReg).
 
@@ -39,11 +39,11 @@ def lejepa(
         num_views: Of each image, all large ones.
         sketch: λ, the share of SIGReg in the loss; 1 - λ is that of the distance between views.
         slices: Directions along which normality is tested, drawn anew in each step.
-        lr: Its peak, after a warm-up over a tenth of training.
+        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

@@ -6,8 +6,8 @@
         --weight-decay 1e-4 --head.widths 2048 256 --queue 32768 --temperature 0.2 \
         encoder:res-net  # solo-learn's sizes and optimizer
     launch/local.sh experiments/moco.py --data imagenet2012 --image-size 224 --epochs 800 --batch-size 256 \
-        --optimizer sgd --lr 0.03 --weight-decay 1e-4 --decay 0.999 --queue 65536 --temperature 0.2 --blur 0.5 \
-        --head.no-norm --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
+        --optimizer sgd --lr 0.03 --warmup 0 --weight-decay 1e-4 --decay 0.999 --queue 65536 --temperature 0.2 \
+        --blur 0.5 --head.no-norm --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
 
 Deviations: BatchNorm is not shuffled between devices: a query's statistics and its key's are both of the whole batch,
 so that what shuffling hides may leak. And the head has BatchNorm, where the paper's has none (`--head.no-norm`).
@@ -34,7 +34,7 @@ def moco(
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
     queue: int = 1024, decay: float = 0.99, temperature: float = 0.1,
     epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
     """MoCo: a view finds its other view, seen by a moving average of the net, among a queue of earlier ones.
 
@@ -44,11 +44,11 @@ def moco(
         encoder: f_q in the paper, which is kept; the head is not.
         queue: Keys of earlier batches that are kept as negatives: a multiple of the batch size.
         decay: m, of the key encoder's moving average.
-        lr: Its peak, after a warm-up over a tenth of training.
+        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     m = moving_average(decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 

@@ -4,12 +4,13 @@
     launch/local.sh experiments/mocov3.py --data cifar10 --view-size 24 --epochs 15
     launch/local.sh experiments/mocov3.py --data cifar10 encoder:vit            # a Transformer, as in the paper
     launch/local.sh experiments/mocov3.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
-        --optimizer lars --lr 4.8 --weight-decay 1.5e-6 --decay 0.996 --temperature 1 --blur 0.5 \
+        --optimizer lars --lr 4.8 --warmup 0.01 --weight-decay 1.5e-6 --decay 0.996 --temperature 1 --blur 0.5 --solarize 0.1 \
         --head.widths 4096 256 --predictor.widths 4096 256 encoder:res-net --encoder.depth 50 \
         --encoder.stem imagenet  # the authors' ResNet-50
     launch/local.sh experiments/mocov3.py --data imagenet2012 --image-size 224 --epochs 300 --batch-size 4096 \
-        --lr 2.4e-3 --weight-decay 0.1 --crop 0.08 --blur 0.5 --head.widths 4096 4096 256 --predictor.widths 4096 256 \
-        encoder:vit --encoder.patch 16 --encoder.width 384 --encoder.depth 12 --encoder.heads 6  # and ViT-S
+        --lr 2.4e-3 --warmup 0.133 --weight-decay 0.1 --crop 0.08 --blur 0.5 --solarize 0.1 \
+        --head.widths 4096 4096 256 --predictor.widths 4096 256 encoder:vit --encoder.patch 16 --encoder.width 384 \
+        --encoder.depth 12 --encoder.heads 12 --encoder.pool token  # and ViT-S, whose first layer they freeze
 """
 
 import jax
@@ -33,7 +34,7 @@ def mocov3(
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(256, 128), norm=True), decay: float = 0.99, temperature: float = 0.2,
     epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
     """MoCo v3: from one view the net finds a slow copy's projection of the other among those of all images.
 
@@ -43,11 +44,11 @@ def mocov3(
         encoder: What is kept; on it lie the head and the predictor.
         predictor: Of the net that is trained alone; it ends with the width that the head ends with.
         decay: m, of the momentum encoder's moving average at the start; it rises to 1.
-        lr: Its peak, after a warm-up over a tenth of training.
+        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     m = rising_decay(decay, num_steps)
     features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
     net = Chain(encoder=encoder, head=head, predictor=predictor)

@@ -6,7 +6,7 @@
         --weight-decay 5e-4 --head.widths 2048 256 --predictor.widths 4096 256 --queue 8192 --temperature 0.5 \
         encoder:res-net  # lightly's sizes and optimizer
     launch/local.sh experiments/nnclr.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
-        --optimizer lars --lr 4.8 --weight-decay 1e-6 --crop 0.08 --blur 0.5 --head.widths 2048 2048 256 \
+        --optimizer lars --lr 4.8 --warmup 0.01 --weight-decay 1e-6 --crop 0.08 --blur 0.5 --head.widths 2048 2048 256 \
         --predictor.widths 4096 256 --queue 98304 encoder:res-net --encoder.depth 50 \
         --encoder.stem imagenet  # the paper's
 """
@@ -33,7 +33,7 @@ def nnclr(
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(256, 128), norm=True), queue: int = 1024, temperature: float = 0.1,
     epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
     """NNCLR: of a view the nearest of earlier ones is found from the other view, among the batch.
 
@@ -43,11 +43,11 @@ def nnclr(
         encoder: f in the paper, which is kept; the head, g, is not.
         predictor: g of the paper's figure 2, on one side; it ends with the width that the head ends with.
         queue: Projections of earlier batches, the support set: a multiple of the batch size.
-        lr: Its peak, after a warm-up over a tenth of training.
+        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
     predict = Chain(predictor=predictor)
 

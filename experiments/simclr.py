@@ -5,7 +5,7 @@
     launch/local.sh experiments/simclr.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
         --weight-decay 5e-4 --temperature 0.5 --head.widths 512 128 encoder:res-net  # lightly's sizes and optimizer
     launch/local.sh experiments/simclr.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
-        --optimizer lars --lr 4.8 --weight-decay 1e-6 --crop 0.08 --jitter 0.8 --blur 0.5 --head.widths 2048 128 \
+        --optimizer lars --lr 4.8 --warmup 0.01 --weight-decay 1e-6 --crop 0.08 --jitter 0.8 --blur 0.5 --head.widths 2048 128 \
         encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
 """
 
@@ -30,7 +30,7 @@ def simclr(
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
     temperature: float = 0.1,
     epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
     """SimCLR: two random views of an image agree, against all other images of the batch.
 
@@ -38,11 +38,11 @@ def simclr(
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         encoder: f in the paper, which is kept; the head, g, is not.
-        lr: Its peak, after a warm-up over a tenth of training.
+        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

@@ -5,8 +5,8 @@
     launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 --lr 0.06 \
         --head.widths 2048 2048 --predictor.widths 512 2048 encoder:res-net  # its appendix D
     launch/local.sh experiments/simsiam.py --data imagenet2012 --image-size 224 --epochs 100 --batch-size 256 \
-        --lr 0.05 --weight-decay 1e-4 --blur 0.5 --head.widths 2048 2048 2048 --predictor.widths 512 2048 \
-        encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
+        --lr 0.05 --warmup 0 --weight-decay 1e-4 --blur 0.5 --head.widths 2048 2048 2048 \
+        --predictor.widths 512 2048 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
 """
 
 import jax
@@ -31,7 +31,7 @@ def simsiam(
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(64, 128), norm=True),
     epochs: int = 150, batch_size: int = 128,
-    optimizer: Optimizer = "sgd", lr: float = 0.05, weight_decay: float = 5e-4,
+    optimizer: Optimizer = "sgd", lr: float = 0.05, warmup: float = 0.1, weight_decay: float = 5e-4,
 ) -> Experiment:
     """SimSiam: from each of two views a predictor finds the projection of the other, which gets no gradient.
 
@@ -40,11 +40,11 @@ def simsiam(
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         encoder: What is kept; on it lie the head, with it f in the paper, and the predictor.
         predictor: h, narrower inside; it ends with the width that the head ends with.
-        lr: Its peak, after a warm-up over a tenth of training.
+        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
     predict = Chain(predictor=predictor)
 

@@ -29,7 +29,7 @@ def supcon(
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
     temperature: float = 0.1,
     epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
     """SupCon: views of all images of a class agree, against those of other classes: it uses the labels.
 
@@ -37,11 +37,11 @@ def supcon(
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         encoder: Enc in the paper, which is kept; the head, Proj, is not.
-        lr: Its peak, after a warm-up over a tenth of training.
+        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

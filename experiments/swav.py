@@ -5,8 +5,8 @@
     launch/local.sh experiments/swav.py --data cifar10 --epochs 800 --batch-size 512 --lr 4e-3 --weight-decay 1e-6 \
         --small 0 --crop 0.14 --head.widths 512 128 --prototypes 512 encoder:res-net  # lightly's sizes and rate
     launch/local.sh experiments/swav.py --data imagenet2012 --image-size 224 --epochs 800 --batch-size 4096 \
-        --optimizer lars --lr 4.8 --weight-decay 1e-6 --crop 0.05 --part 0.14 --small 6 --small-size 96 --jitter 0.8 \
-        --blur 0.5 --prototypes 3000 --frozen 0.00125 --head.widths 2048 128 encoder:res-net --encoder.depth 50 \
+        --optimizer lars --lr 4.8 --warmup 0.0125 --weight-decay 1e-6 --crop 0.05 --part 0.14 --small 6 --small-size 96 \
+        --jitter 0.8 --blur 0.5 --prototypes 3000 --frozen 0.00125 --head.widths 2048 128 encoder:res-net --encoder.depth 50 \
         --encoder.stem imagenet  # the paper's
 """
 
@@ -21,7 +21,7 @@ from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.clustering import swav as loss_of
-from ssljax.losses.infonce import normalize
+from ssljax.losses.infonce import normalize, product
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -33,7 +33,7 @@ def swav(
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
     prototypes: int = 32, frozen: float = 0.05, temperature: float = 0.1, epsilon: float = 0.05, steps: int = 3,
     epochs: int = 100, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
     """SwAV: from each view the cluster of another, where clusters share the batch evenly; two large views give them.
 
@@ -44,11 +44,11 @@ def swav(
         prototypes: K, the clusters: some times the number of classes.
         frozen: The part of training for which prototypes stay as drawn.
         epsilon: ε of Sinkhorn's algorithm, which takes some `steps`: the lower, the surer the codes.
-        lr: Its peak, after a warm-up over a tenth of training.
+        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     large, small = crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
@@ -62,7 +62,7 @@ def swav(
         z, stats = net.crops(params, state.extra, crops(key, batch["image"]))
         c = params["prototypes"]
         c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
-        scores = (normalize(z) @ c.T).reshape(-1, batch_size, prototypes)
+        scores = product(normalize(z), c.T).reshape(-1, batch_size, prototypes)
         value = loss_of(scores, 2, temperature, epsilon, steps)
         return value, (stats, {"loss": value})
 

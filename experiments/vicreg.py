@@ -5,8 +5,8 @@
     launch/local.sh experiments/vicreg.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 2048 2048 \
         --solarize 0.1 encoder:res-net  # the sizes of solo-learn's CIFAR-10, whose LARS is another
     launch/local.sh experiments/vicreg.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 2048 \
-        --optimizer lars --lr 1.6 --weight-decay 1e-6 --crop 0.08 --blur 0.5 --head.widths 8192 8192 8192 \
-        encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
+        --optimizer lars --lr 1.6 --warmup 0.01 --weight-decay 1e-6 --crop 0.08 --blur 0.5 --solarize 0.1 \
+        --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
 """
 
 import jax
@@ -30,7 +30,7 @@ def vicreg(
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(512, 512), norm=True, last_bias=False),
     invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0,
     epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, weight_decay: float = 1e-4,
+    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
     """VICReg: two views agree, while each feature varies over the batch and covaries with no other.
 
@@ -41,11 +41,11 @@ def vicreg(
         invariance: λ, the weight of the squared error between the views.
         variance: μ, of what each feature's standard deviation lacks of 1.
         covariance: ν, of the squared covariances between different features.
-        lr: Its peak, after a warm-up over a tenth of training.
+        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

@@ -102,7 +102,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def protocol(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of one protocol, a line each, with the numbers of the first as columns and the floors below."""
+    """Rows of one protocol, a line each, with their numbers as columns, the best first, and the floors below."""
     numbers = rows[0]["numbers"]
     line = lambda name, values, *more: f"| {' | '.join((name, *(_mean(v) if v else '' for v in values), *more))} |"
     heads = ["method", *numbers, "an epoch takes", "settings", "command, commit"]
@@ -111,8 +111,8 @@ def protocol(rows: Sequence[Mapping[str, Any]]) -> str:
         epoch = f"{np.mean(r['seconds']) / r['computes']['epochs']:.0f} s"
         lines.append(line(r["method"], [r["ours"][n] for n in numbers], epoch, r["note"],
                           f"`{' '.join(r['command'])}`<br>{r['date']}, {', '.join(r['commits'])}"))
-    untrained = [[v for r in rows for v in r["untrained"][n]] for n in numbers]
-    lines.append(line("*all these nets, untrained*", untrained, "", "", ""))
+    untrained = [list(np.mean([r["untrained"][n] for r in rows], axis=0)) for n in numbers]  # Of each seed.
+    lines.append(line("*the mean of these nets, untrained*", untrained, "", "", ""))
     raw = [rows[0]["ours"].get(n.rsplit("/", 1)[0] + "/raw_pixels", [])[:1] for n in numbers]
     lines.append(line("*raw pixels*", raw, "", "", ""))
     seeds, hardware = (", ".join(sorted({str(r[k]) for r in rows})) for k in ("seeds", "hardware"))
@@ -151,13 +151,19 @@ def write(runs: tuple[pathlib.Path, ...] = (), numbers: tuple[str, ...] = ("knn/
         paper: the paper's number and setting.
         note: every deviation from the paper, and the reason of a result below it.
         floors: further numbers of the runs, to stand beside those of the untrained net, as test/fid_floor.
-        comparison: the title of the table of one protocol that the row belongs to, if any, as "Fashion-MNIST".
+        comparison: the title of the table of one protocol that the row belongs to, if any, as "Fashion-MNIST". Its rows
+            share data, seeds and numbers, of which the first is the better the higher; paper and floors aren't shown.
         here: the folder of ledger.json and README.md.
     """
     file = here / "ledger.json"
     rows = json.loads(file.read_text()) if file.exists() else []
     if runs:
         new = row(runs, numbers, paper, note, floors, comparison)
+        shared = lambda r: (r["numbers"], r["seeds"], r["computes"].get("data"))
+        for r in rows:
+            if comparison and r.get("comparison") == comparison and shared(r) != shared(new):
+                raise InputError(f"The rows of {comparison} are of other --numbers, seeds or data: "
+                                 f"{', '.join(r['numbers'])}, {r['seeds']}, {r['computes'].get('data')}.")
         same = lambda r: (r["method"], r["computes"]) == (new["method"], new["computes"])
         rows = [r for r in rows if not same(r)] + [new]
     page = here / "README.md"

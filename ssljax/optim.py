@@ -50,8 +50,7 @@ def rising_decay(start: float, num_steps: int) -> optax.Schedule:
 
     Grill et al., 2020, arXiv:2006.07733, section 3.2. InputError if `start` is not in [0, 1].
     """
-    rest = optax.cosine_decay_schedule(1 - moving_average(start), num_steps)
-    return lambda step: 1 - rest(step)
+    return cosine(moving_average(start), 1.0, num_steps)
 
 
 def no_bias_or_norm(params: Tree) -> Tree:

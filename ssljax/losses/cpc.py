@@ -26,7 +26,7 @@ def cpc(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
 
     def ahead(total, step):  # A loop, since as many copies of it take long to compile.
         k, w = step
-        logits = jnp.einsum("itd,jtd->tij", c @ w, jnp.roll(z, -k, axis=1))
+        logits = jnp.einsum("itd,jtd->tij", c @ w, jnp.roll(z, -k, axis=1), precision="highest")
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, own)
         there = jnp.arange(time)[:, None] < time - k  # The others' codes have come round from the beginning.
         found = jnp.stack([jnp.sum(there * nll), jnp.sum(there * (jnp.argmax(logits, axis=-1) == own))])

@@ -54,11 +54,11 @@ def dino(teacher: Array, student: Array, centre: Array, tau_teacher: float | Arr
     return across_views(target, student / tau_student)
 
 
-def sharpening(tau: float, num_steps: int) -> optax.Schedule:
-    """The teacher's temperature: from 0.04 to `tau` over the first third of training, as in DINO's section 3.2."""
+def sharpening(tau: float, steps: float) -> optax.Schedule:
+    """The teacher's temperature: from 0.04 to `tau` over the first `steps`, as in DINO's section 3.2 over 30 epochs."""
     if tau <= 0:
         raise InputError(f"The teacher's temperature must be positive: choose --sharp above 0, not {tau}.")
-    return optax.linear_schedule(0.04, tau, num_steps // 3)
+    return optax.linear_schedule(0.04, tau, int(steps))
 
 
 def embedding_error(y: Array, target: Array, weight: Array) -> Array:

@@ -20,6 +20,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
+ROWS = {"gpt": 12, "bert": 32}
 TOKENS = {"gpt": 12 * 64, "bert": 32 * 128}  # In a step.
 
 
@@ -131,7 +132,7 @@ if __name__ == "__main__":
     parser.add_argument("--peer-python", help="the Python with torch and transformers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--devices", type=int, default=len(os.sched_getaffinity(0)), help="of the CPU, for ours")
+    parser.add_argument("--devices", type=int, help="of the CPU, for ours; else as many as cores, if the batch divides")
     parser.add_argument("--models", nargs="+", choices=list(TOKENS), default=list(TOKENS))
     parser.add_argument("--data", default="python", help="what ours learns; the peers have as many random tokens")
     parser.add_argument("--vocabulary", type=int, help=argparse.SUPPRESS)
@@ -145,13 +146,14 @@ if __name__ == "__main__":
     if not args.peer_python:
         parser.error("--peer-python is needed: the Python with torch and transformers to compare with")
     for model in args.models:
+        devices = args.devices or math.gcd(ROWS[model], len(os.sched_getaffinity(0)))
         found: dict[str, list[float]] = {"ours": [], "theirs": []}
         vocabulary = 0
         for _ in range(args.rounds):
             for side, python in (("ours", sys.executable), ("theirs", args.peer_python)):
                 said = subprocess.run([
                     python, __file__, "--side", side, "--models", model, "--steps", str(args.steps), "--data",
-                    args.data, "--vocabulary", str(vocabulary), "--devices", str(args.devices)],
+                    args.data, "--vocabulary", str(vocabulary), "--devices", str(devices)],
                     check=True, stdout=subprocess.PIPE, text=True).stdout
                 rate, vocabulary = json.loads(said.splitlines()[-1])
                 found[side].append(rate)
