@@ -78,6 +78,27 @@ def test_folders(tmp_path):
     assert train.labels.tolist() == [0, 1] and test.labels.tolist() == [1] and test.class_names == ["neg", "pos"]
 
 
+def test_settings_are_chosen_by_training_texts_alone(tmp_path):
+    files = {f"{split}/{c}/{i}.txt": f"{split} {c} {i}" for split in ("train", "test") for c in "ab" for i in range(30)}
+    data = write(tmp_path / "classes", files)
+    (tmp_path / "classes" / "test").rename(tmp_path / "gone")  # Were it read, nothing could be.
+    train, test = (documents(f"{data}:validation", split) for split in ("train", "test"))
+    assert sorted(train.text + test.text) == sorted(v for v in files.values() if v.startswith("train"))
+    assert np.bincount(test.labels).tolist() == [3, 3] and train.class_names == ["a", "b"]
+    for docs in (train, test):
+        assert [text.split()[1] for text in docs.text] == [docs.class_names[c] for c in docs.labels]
+    assert documents(f"{data}:validation", "test").text == test.text
+    one = write(tmp_path / "one", {"x.txt": "".join(chr(97 + i % 26) for i in range(1000))}) + "/x.txt"
+    halves = [documents(f"{one}:validation", split).text[0] for split in ("train", "test")]
+    assert "".join(halves) == documents(one, "train").text[0] and len(halves[1]) == 90
+    three = write(tmp_path / "three", {"p.train.txt": "0123456789", "p.valid.txt": "v", "p.test.txt": "t"})
+    assert documents(f"{three}:validation", "test").text == ["9"]
+    manual = [documents("python:validation", split).text for split in ("train", "test")]
+    assert len(manual[0]) + len(manual[1]) == len(documents("python", "train").text) and not set(manual[0]) & set(manual[1])
+    with pytest.raises(InputError, match="has no valid split"):
+        documents(f"{three}:validation", "valid")
+
+
 @pytest.mark.parametrize("files, data, message", [
     ({}, "none.txt", "There is no file or folder .*none.txt: check the path"),
     ({}, "a/b", "There is no file or folder .*a/b: check"),

@@ -134,10 +134,10 @@ def share(source: Source, fraction: float, seed: int = 0) -> Source:
     """
     if not 0 < fraction <= 1:
         raise InputError(f"The fraction of the images to keep must be in (0, 1], not {fraction}.")
-    return source if fraction == 1 else rows(source, _of_each_class(source.labels, fraction, seed))
+    return source if fraction == 1 else rows(source, of_each_class(source.labels, fraction, seed))
 
 
-def _of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """The indices, in order, of that fraction of each class, and of one example of each at least."""
     rng, at = np.random.default_rng(seed), []
     for c in np.unique(labels):
@@ -148,7 +148,7 @@ def _of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray
 
 def _held_out(name: str, whole: Source, split: str) -> Source:
     """Nine tenths of each class of a training split as "train", what is left as "test"; InputError where nothing is."""
-    kept = _of_each_class(whole.labels, 0.9, seed=10)  # By labels alone, so that no setting changes what is held out.
+    kept = of_each_class(whole.labels, 0.9, seed=10)  # By labels alone, so that no setting changes what is held out.
     at = {"train": kept, "test": np.setdiff1d(np.arange(len(whole)), kept)}
     if len(kept) == len(whole):
         raise InputError(f"{name} has no class of 5 training images or more, of which some could be held out.")

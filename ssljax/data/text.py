@@ -49,7 +49,13 @@ def documents(data: str, split: str) -> Documents:
     folders of classes or without; or every tenth file for testing), the common beginning of X.train.txt, X.valid.txt
     and X.test.txt (".../X", or their folder; this has the split "valid" too), or a TFDS set with texts that has been
     prepared (whose splits are its own). Several, with commas between them, are put together.
+
+    To choose settings by, DATA:validation never reads the test split: its "test" is a tenth of each class of the training
+    texts, of all where there are no classes, or the last tenth of a single text; and its "train" the rest.
     """
+    base, colon, part = data.rpartition(":")
+    if colon and part == sources.HELD_OUT:
+        return _held_out(documents(base, "train"), base, split)
     path = pathlib.Path(data).expanduser()
     if data == EMBEDDED:
         return Documents(_python(split))
@@ -68,6 +74,18 @@ def documents(data: str, split: str) -> Documents:
     if path.suffix or (os.sep in data and not sources.has_config(data)):
         raise InputError(f"There is no file or folder {data}: check the path given as --data.")
     return _tfds(data, split)
+
+
+def _held_out(whole: Documents, data: str, split: str) -> Documents:
+    """Nine tenths of the texts as "train", what is left as "test"."""
+    _known(f"{data}:{sources.HELD_OUT}", split, ("train", "test"))
+    if len(whole) == 1:
+        cut = int(len(whole.text[0]) * 0.9)
+        return replace(whole, text=[whole.text[0][:cut] if split == "train" else whole.text[0][cut:]])
+    labels = np.zeros(len(whole), np.int32) if whole.labels is None else whole.labels
+    at = sources.of_each_class(labels, 0.9, seed=10)
+    at = at if split == "train" else np.setdiff1d(np.arange(len(whole)), at)
+    return replace(whole, text=[whole.text[i] for i in at], labels=None if whole.labels is None else whole.labels[at])
 
 
 def _known(data: str, split: str, splits) -> str:
