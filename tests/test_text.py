@@ -93,8 +93,8 @@ def test_settings_are_chosen_by_training_texts_alone(tmp_path):
     assert "".join(halves) == documents(one, "train").text[0] and len(halves[1]) == 90
     three = write(tmp_path / "three", {"p.train.txt": "0123456789", "p.valid.txt": "v", "p.test.txt": "t"})
     assert documents(f"{three}:validation", "test").text == ["9"]
-    manual = [documents("python:validation", split).text for split in ("train", "test")]
-    assert len(manual[0]) + len(manual[1]) == len(documents("python", "train").text) and not set(manual[0]) & set(manual[1])
+    a, b = (documents("python:validation", split).text for split in ("train", "test"))
+    assert len(a) + len(b) == len(documents("python", "train").text) and not set(a) & set(b)
     with pytest.raises(InputError, match="has no valid split"):
         documents(f"{three}:validation", "valid")
 

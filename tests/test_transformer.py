@@ -63,7 +63,8 @@ def test_attention_is_the_equation_and_jaxs(causal, padded, cache, monkeypatch):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("first", [0, 1])  # Of the keys to be seen: with 1 the first token sees none.
 def test_attention_of_few_tokens_to_many(dtype, tolerance, causal, first):
-    q, k, v, dy = (jax.random.normal(key, (2, n, 3, 4)).astype(dtype) for key, n in zip(jax.random.split(KEY, 4), (5, 6, 6, 5)))
+    q, k, v, dy = (jax.random.normal(key, (2, n, 3, 4)).astype(dtype)
+                   for key, n in zip(jax.random.split(KEY, 4), (5, 6, 6, 5)))
     mask = (jnp.arange(6) >= first)[None, None, None] & jnp.ones((1, 1, 5, 1), bool)
 
     def plain(q, k, v):
@@ -72,7 +73,8 @@ def test_attention_of_few_tokens_to_many(dtype, tolerance, causal, first):
         scores = jnp.where(mask & (np.tri(5, 6, dtype=bool) | (not causal)), scores, -1e9)
         return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores), v).astype(dtype)
 
-    (found, back), (want, plainly) = (jax.vjp(f, q, k, v) for f in (partial(cpu_attention, causal=causal, mask=mask), plain))
+    ours = partial(cpu_attention, causal=causal, mask=mask)
+    (found, back), (want, plainly) = (jax.vjp(f, q, k, v) for f in (ours, plain))
     for a, b in zip((found, *back(dy)), (want, *plainly(dy))):
         np.testing.assert_allclose(a.astype(float), b.astype(float), atol=tolerance)
 

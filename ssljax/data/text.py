@@ -50,8 +50,8 @@ def documents(data: str, split: str) -> Documents:
     and X.test.txt (".../X", or their folder; this has the split "valid" too), or a TFDS set with texts that has been
     prepared (whose splits are its own). Several, with commas between them, are put together.
 
-    To choose settings by, DATA:validation never reads the test split: its "test" is a tenth of each class of the training
-    texts, of all where there are no classes, or the last tenth of a single text; and its "train" the rest.
+    To choose settings by, DATA:validation never reads the test split: its "test" is a tenth of each class of the
+    training texts, of all where there are no classes, or the last tenth of a single text; its "train" is the rest.
     """
     base, colon, part = data.rpartition(":")
     if colon and part == sources.HELD_OUT:
