@@ -58,7 +58,7 @@ def finetune(
 
     def warm_start(state):
         if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, [state.params["encoder"], state.extra["encoder"]]):
-            raise InputError(f"The encoder in {pretrained} takes images of other channels, or of another size, than {data}'s.")
+            raise InputError(f"The encoder in {pretrained} takes images of another size, or of other channels, than {data} has.")
         params, stats = found
         return state.replace(params=state.params | {"encoder": params}, extra=state.extra | {"encoder": stats})
 

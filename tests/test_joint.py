@@ -419,7 +419,7 @@ def test_fine_tuning_starts_from_the_very_encoder_and_a_new_head(source, tmp_pat
     assert any(jax.tree.leaves(differ))
     new, _ = jax.jit(tuned.step)(warm, digits(), KEY)
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, fresh)
-    with pytest.raises(InputError, match="images of other channels than those of photos"):
+    with pytest.raises(InputError, match="images of another size, or of other channels, than photos has"):
         other = finetune("photos", pretrained=str(tmp_path), batch_size=32)
         other.warm_start(jax.eval_shape(other.init, KEY, {"image": jnp.zeros((4, 32, 32, 3), jnp.uint8)}))
 
