@@ -134,10 +134,10 @@ def share(source: Source, fraction: float, seed: int = 0) -> Source:
     """
     if not 0 < fraction <= 1:
         raise InputError(f"The fraction of the images to keep must be in (0, 1], not {fraction}.")
-    return source if fraction == 1 else rows(source, of_each_class(source.labels, fraction, seed))
+    return source if fraction == 1 else rows(source, _of_each_class(source.labels, fraction, seed))
 
 
-def of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def _of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """The indices, in order, of that fraction of each class, and of one example of each at least."""
     rng, at = np.random.default_rng(seed), []
     for c in np.unique(labels):
@@ -146,11 +146,16 @@ def of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(at))
 
 
+def held_out(labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The indices of a training split that NAME:validation has for "train", nine tenths of each class, and for "test"."""
+    kept = _of_each_class(labels, 0.9, seed=10)  # By labels alone, so that no setting changes what is held out.
+    return {"train": kept, "test": np.setdiff1d(np.arange(len(labels)), kept)}
+
+
 def _held_out(name: str, whole: Source, split: str) -> Source:
-    """Nine tenths of each class of a training split as "train", what is left as "test"; InputError where nothing is."""
-    kept = of_each_class(whole.labels, 0.9, seed=10)  # By labels alone, so that no setting changes what is held out.
-    at = {"train": kept, "test": np.setdiff1d(np.arange(len(whole)), kept)}
-    if len(kept) == len(whole):
+    """That part of a training split; InputError where nothing of it can be held out."""
+    at = held_out(whole.labels)
+    if not len(at["test"]):
         raise InputError(f"{name} has no class of 5 training images or more, of which some could be held out.")
     return rows(whole, at[split])
 

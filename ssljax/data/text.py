@@ -83,8 +83,7 @@ def _held_out(whole: Documents, data: str, split: str) -> Documents:
         cut = int(len(whole.text[0]) * 0.9)
         return replace(whole, text=[whole.text[0][:cut] if split == "train" else whole.text[0][cut:]])
     labels = np.zeros(len(whole), np.int32) if whole.labels is None else whole.labels
-    at = sources.of_each_class(labels, 0.9, seed=10)
-    at = at if split == "train" else np.setdiff1d(np.arange(len(whole)), at)
+    at = sources.held_out(labels)[split]
     return replace(whole, text=[whole.text[i] for i in at], labels=None if whole.labels is None else whole.labels[at])
 
 

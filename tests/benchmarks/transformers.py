@@ -21,7 +21,7 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 ROWS = {"gpt": 12, "bert": 32}
-TOKENS = {"gpt": 12 * 64, "bert": 32 * 128}  # In a step.
+TOKENS = {"gpt": ROWS["gpt"] * 64, "bert": ROWS["bert"] * 128}  # In a step.
 
 
 def ours(which: str, steps: int, data: str, devices: int) -> tuple[float, int]:
