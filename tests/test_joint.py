@@ -30,10 +30,11 @@ from ssljax.data.sources import share
 from ssljax.data.views import MultiCrop, Views
 from ssljax.logging import plain
 from ssljax.losses.infonce import normalize
+from ssljax.losses.masked import block_masks
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, rebuild
 from ssljax.models.mlp import MLP
-from ssljax.models.vit import Predictor, ViT
+from ssljax.models.vit import Blocks, Predictor, ViT, positions
 from ssljax.pretrained import encoder_of
 
 KEY = jax.random.key(0)
@@ -329,6 +330,27 @@ def of_dino(p, state, target, large, small):
     return across(q, cropped(p, p["prototypes"], large, small) / 0.1)
 
 
+def fourth_step(exp):
+    """The state before it, what it tells, its gradient, and its key: two steps have moved the net, as warm-up begins at 0."""
+    batch = digits(exp.data.batch_size)
+    step, new, key = jax.jit(exp.step), jax.jit(exp.init)(KEY, batch), jax.random.key(9)
+    for k in range(4):
+        state = new.replace(step=jnp.int32(k))
+        new, metrics = step(state, batch, key)
+    trace = lambda state: optax.tree.get(state.opt_state, "trace")
+    found = jax.tree.map(lambda a, b: a - 0.9 * b, trace(new), trace(state))  # Momentum's sum gives the gradient.
+    return state, metrics, found, key
+
+
+def rising(decay, steps=44):
+    return 1 - (1 - decay) * (math.cos(math.pi * 3 / steps) + 1) / 2
+
+
+def agree(loss, found, want, gradient):
+    np.testing.assert_allclose(loss, want, rtol=1e-5)
+    close(found, gradient, 1e-4 * max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient)))
+
+
 NORM, PREDICT = {"head": NORMED}, {"predictor": MLP((7, 6), norm=True)}
 MULTI = {"crops": MultiCrop(Noisy()), "prototypes": 8, "frozen": 0.0}
 
@@ -342,22 +364,43 @@ MULTI = {"crops": MultiCrop(Noisy()), "prototypes": 8, "frozen": 0.0}
 def test_a_step_is_the_papers_equation(make, of, changes):
     """Its loss and the whole gradient after three steps, of which two have moved the net: warm-up begins at 0."""
     settings = {k: v for k, v in (WIRED | changes).items() if k != "view" or "crops" not in changes}
-    exp = make(**settings)
-    step, new, key = jax.jit(exp.step), jax.jit(exp.init)(KEY, digits()), jax.random.key(9)
-    for k in range(4):
-        state = new.replace(step=jnp.int32(k))
-        new, metrics = step(state, digits(), key)
-    trace = lambda state: optax.tree.get(state.opt_state, "trace")
-    found = jax.tree.map(lambda a, b: a - 0.9 * b, trace(new), trace(state))  # Momentum's sum gives the gradient.
+    state, metrics, found, key = fourth_step(make(**settings))
     views = (changes["crops"](key, digits()["image"]) if "crops" in changes
              else [Noisy()(k, digits()["image"]) for k in jax.random.split(key)])
     old = state.extra.get("target", state.extra.get("teacher"))
-    tau = 0.8 if make is moco else 1 - 0.2 * (math.cos(math.pi * 3 / 44) + 1) / 2
+    tau = 0.8 if make is moco else rising(0.8)
     target = old and jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, old, {k: state.params[k] for k in old})
-    want, gradient = jax.jit(jax.value_and_grad(of))(state.params, state, target, *views)
-    np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
-    largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient))
-    close(found, gradient, 1e-4 * largest)
+    agree(metrics["loss"], found, *jax.jit(jax.value_and_grad(of))(state.params, state, target, *views))
+
+
+def test_a_step_of_ijepa_is_the_papers_equation():
+    """With patches left out and loops over images and blocks, where the experiment masks all of them at once."""
+    vit = ViT(patch=2, width=12, depth=1, heads=2)
+    state, metrics, found, key = fourth_step(ijepa(
+        vit=vit, predictor_width=8, predictor_depth=1, decay=0.8, view=Noisy(), optimizer="sgd", batch_size=3, epochs=1,
+        lr=0.5, weight_decay=0.0, final_decay=0.0))
+    (k1, k2), place, tau = jax.random.split(key), positions(4, 4, 8), rising(0.8, 1437 // 3)
+    x = Noisy()(k1, digits(3)["image"])
+    asked, seen = (block_masks(k, 3, (4, 4), *a) for k, a in zip(jax.random.split(k2), [(4,), (1, (0.85, 1.0), (1.0, 1.0))]))
+    target = jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, state.extra["teacher"]["encoder"], state.params["encoder"])
+    goal = vit.apply({"params": target}, x, method="tokens")
+    goal = (goal - goal.mean(-1, keepdims=True)) / jnp.sqrt(goal.var(-1, keepdims=True) + 1e-6)
+
+    def equation(params):
+        p, errors = params["predictor"]["params"], []
+        for i in range(3):
+            context = np.flatnonzero(seen[i, 0] & ~asked[i].any(0))
+            assert len(context)
+            h = vit.apply({"params": params["encoder"]}, x[i:i + 1], keep=context[None], method="tokens")[0]
+            for block in asked[i]:
+                hidden = np.flatnonzero(block)
+                y = jnp.concatenate([h @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"] + place[context],
+                                     p["blank"] + place[hidden]])
+                y = Blocks(1, 2).apply({"params": p["Blocks_0"]}, y[None])[0, len(context):]
+                errors.append((y @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"] - goal[i, hidden]) ** 2)
+        return jnp.concatenate(errors).mean()
+
+    agree(metrics["loss"], found, *jax.value_and_grad(equation)(state.params))
 
 
 # What I-JEPA sees, and bad settings.
