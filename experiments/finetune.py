@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, InputError, TrainState, main, minimize
+from ssljax import Experiment, TrainState, main, minimize
 from ssljax.data import feed, images
 from ssljax.data.sources import share
 from ssljax.data.views import Views
@@ -46,8 +46,8 @@ def finetune(
     whole, test = (images(data, split, image_size) for split in ("train", "test"))
     train, num_steps = share(whole, fraction), epochs * (len(whole) // batch_size)
     tx, head = adamw(warmup_cosine(lr, num_steps), weight_decay), nn.Dense(whole.num_classes)
-    encoder, *found = encoder_of(pretrained, lane) if pretrained else (encoder,)
-    features = Chain(encoder=encoder)
+    old = encoder_of(pretrained, lane) if pretrained else None
+    features = Chain(encoder=old.net if old else encoder)
 
     def init(key, batch):
         k1, k2 = jax.random.split(key)
@@ -55,12 +55,6 @@ def finetune(
         params, stats = features.init((k1,), x)
         h, _ = features(params, stats, x, train=False)
         return TrainState.create(tx, params | {"head": head.init(k2, h)["params"]}, **stats)
-
-    def warm_start(state):
-        if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, [state.params["encoder"], state.extra["encoder"]]):
-            raise InputError(f"The encoder in {pretrained} takes images of another size, or of other channels, than {data} has.")
-        params, stats = found
-        return state.replace(params=state.params | {"encoder": params}, extra=state.extra | {"encoder": stats})
 
     def loss(params, state, batch, key):
         h, stats = features(params, state.extra, view(key, batch["image"]), train=True)
@@ -72,7 +66,7 @@ def finetune(
     logits = lambda state, x: head.apply({"params": state.params["head"]}, encode(state, x))
     return Experiment(
         init=init, step=minimize(tx, loss), data=feed(train, min(batch_size, len(train))), num_steps=num_steps,
-        warm_start=warm_start if pretrained and not scratch else None, evals={
+        warm_start=old.warm_start if old and not scratch else None, evals={
             "test": accuracy(logits, test), "features": feature_map(encode, test), "views": views(view, train)})
 
 

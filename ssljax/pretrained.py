@@ -5,6 +5,8 @@ import pathlib
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from tokenizers import Tokenizer
 
 from ssljax.checkpoint import load
@@ -14,12 +16,32 @@ from ssljax.experiment import TrainState
 from ssljax.logging import plain
 from ssljax.models.encoder import rebuild
 from ssljax.models.transformer import LanguageModel, Transformer
+from ssljax.models.vit import at_places_of
 
 Tree = Any
 
 
-def encoder_of(workdir: str | pathlib.Path, seed: int = 0) -> tuple[nn.Module, Tree, Tree]:
-    """The net that the run in `workdir` keeps as its encoder, its parameters and batch statistics.
+class PretrainedEncoder(NamedTuple):
+    """The net that the run in `workdir` keeps as its encoder, its parameters and batch statistics, as host arrays."""
+
+    net: nn.Module
+    params: Tree
+    stats: Tree
+    workdir: str | pathlib.Path
+
+    def warm_start(self, state: TrainState) -> TrainState:
+        """`state` with these as its encoder's; learned positions are resampled to as many as there. InputError where
+        other shapes differ."""
+        old = state.params["encoder"], state.extra["encoder"]
+        new = params, stats = at_places_of(self.params, old[0]), self.stats
+        if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, old):
+            raise InputError(f"The encoder in {self.workdir} takes images of another size, or of other channels, than "
+                             "these: give the --data and the --image-size of that run, or what is resized to it.")
+        return state.replace(params=state.params | {"encoder": params}, extra=state.extra | {"encoder": stats})
+
+
+def encoder_of(workdir: str | pathlib.Path, seed: int = 0) -> PretrainedEncoder:
+    """What the run in `workdir` keeps as its encoder.
 
     A teacher's where there is one, as of DINO and I-JEPA. Of several seeds, lane `seed`. InputError where there is no
     such run, or none with an encoder.
@@ -35,7 +57,7 @@ def encoder_of(workdir: str | pathlib.Path, seed: int = 0) -> tuple[nn.Module, T
     params, stats = state["params"], state.get("extra") or {}
     if "teacher" in stats:
         params, stats = stats["teacher"], stats.get("seen") or {}
-    return net, params["encoder"].get("params", params["encoder"]), stats.get("encoder") or {}
+    return PretrainedEncoder(net, params["encoder"].get("params", params["encoder"]), stats.get("encoder") or {}, workdir)
 
 
 class Pretrained(NamedTuple):

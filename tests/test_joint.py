@@ -462,9 +462,22 @@ def test_fine_tuning_starts_from_the_very_encoder_and_a_new_head(source, tmp_pat
     assert any(jax.tree.leaves(differ))
     new, _ = jax.jit(tuned.step)(warm, digits(), KEY)
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, fresh)
-    with pytest.raises(InputError, match="images of another size, or of other channels, than photos has"):
+    with pytest.raises(InputError, match="images of another size, or of other channels, than these"):
         other = finetune("photos", pretrained=str(tmp_path), batch_size=32)
         other.warm_start(jax.eval_shape(other.init, KEY, {"image": jnp.zeros((4, 32, 32, 3), jnp.uint8)}))
+
+
+def test_fine_tuning_on_images_of_another_size_resamples_learned_positions(tmp_path, one_device):
+    arguments = {"batch_size": 32, "epochs": 1, "view": replace(PLAIN, view_size=4),
+                 "encoder": ViT(patch=2, width=24, depth=1, heads=2, positions="learned")}
+    train(replace(simclr(**arguments), num_steps=2, evals={}), Run(workdir=str(tmp_path)), plain(arguments))
+    tuned, kept = finetune(pretrained=str(tmp_path), batch_size=32), load(tmp_path)["params"]["encoder"]
+    state, x = tuned.warm_start(jax.jit(tuned.init)(KEY, digits())), augment.to_float(digits()["image"])
+    places = state.params["encoder"]["places"]["table"]
+    assert kept["places"]["table"].shape == (2, 2, 24) and places.shape == (4, 4, 24)
+    net = arguments["encoder"]  # What is kept gives the same, as a net resamples its own positions.
+    np.testing.assert_allclose(net.apply({"params": kept}, x), net.apply({"params": state.params["encoder"]}, x), atol=1e-5)
+    jax.jit(tuned.step)(state, digits(), KEY)
 
 
 @pytest.mark.parametrize("make", [dino, ijepa], ids=lambda f: f.__name__)
@@ -473,7 +486,7 @@ def test_a_teacher_is_what_is_kept(make, tmp_path, one_device):
     arguments = CROPS if make is dino else {"batch_size": 32, "epochs": 1, "vit": ViT(patch=2, width=24, depth=1, heads=2)}
     exp = make(**arguments)
     state = train(replace(exp, num_steps=3, evals={}), Run(workdir=str(tmp_path)), plain(arguments))
-    _, params, stats = encoder_of(tmp_path)
+    _, params, stats, _ = encoder_of(tmp_path)
     close(params, state.extra["teacher"]["encoder"], 0)
     close(stats, state.extra["seen"]["encoder"] if make is dino else {}, 0)
     differ = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), params, jax.device_get(state.params["encoder"]))

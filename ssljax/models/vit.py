@@ -1,7 +1,7 @@
 """Vision Transformer (Dosovitskiy et al., 2020, https://arxiv.org/abs/2010.11929): an image as a row of patches."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,8 @@ import numpy as np
 from ssljax.errors import InputError
 from ssljax.models import Dtype
 from ssljax.models.attention import attend
+
+Tree = Any
 
 
 class ViT(nn.Module):
@@ -72,9 +74,20 @@ class Places(nn.Module):
     def __call__(self, h: int, w: int, width: int) -> Array:
         if not self.has_variable("params", "table"):
             return self.param("table", nn.initializers.normal(0.02), (h, w, width)).reshape(-1, width)
-        table = self.get_variable("params", "table")
-        table = table if table.shape[:2] == (h, w) else jax.image.resize(table, (h, w, width), "cubic", antialias=False)
-        return table.reshape(-1, width)
+        return resampled(self.get_variable("params", "table"), h, w).reshape(-1, width)
+
+
+def resampled(table: Array, h: int, w: int) -> Array:
+    """A table of places, (height, width, d), as (h, w, d)."""
+    return table if table.shape[:2] == (h, w) else jax.image.resize(table, (h, w, table.shape[2]), "cubic", antialias=False)
+
+
+def at_places_of(params: Tree, like: Tree) -> Tree:
+    """The parameters of a net with its learned positions, where it has any, resampled to the places that `like` has."""
+    def fit(path, old, new):
+        return resampled(old, *new.shape[:2]) if jax.tree_util.keystr(path).endswith("['places']['table']") else old
+
+    return jax.tree_util.tree_map_with_path(fit, params, like)
 
 
 class MAEDecoder(nn.Module):
