@@ -94,7 +94,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                              [f"{n} {_mean(r['ours'][n])}" for n in r.get("floors", ())])
         seeds = f"{len(r['seeds'])} seed{'s' * (len(r['seeds']) > 1)}"
         data = r["computes"].get("data", "")
-        took = f"{np.mean(r['seconds']) / 60:.1f} min, {r['hardware']}; {r['steps']} steps of {r['batch_size']}"
+        took = f"{_time(np.mean(r['seconds']))}, {r['hardware']}; {r['steps']} steps of {r['batch_size']}"
         command = " ".join(r["command"])
         lines.append(f"| {r['method']} | {data} | {r['paper']} | {ours}<br>{seeds}. {r['note']} | {floors} | {took} | "
                      f"`{command}`<br>{r['date']}, {', '.join(r['commits'])} |")
@@ -108,7 +108,7 @@ def protocol(rows: Sequence[Mapping[str, Any]]) -> str:
     heads = ["method", *numbers, "an epoch takes", "settings", "command, commit"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for r in sorted(rows, key=lambda r: -np.mean(r["ours"][numbers[0]])):
-        epoch = f"{np.mean(r['seconds']) / r['computes']['epochs']:.0f} s"
+        epoch = _time(np.mean(r['seconds']) / r['computes']['epochs'])
         lines.append(line(r["method"], [r["ours"][n] for n in numbers], epoch, r["note"],
                           f"`{' '.join(r['command'])}`<br>{r['date']}, {', '.join(r['commits'])}"))
     untrained = [list(np.mean([r["untrained"][n] for r in rows], axis=0)) for n in numbers]  # Of each seed.
@@ -117,6 +117,10 @@ def protocol(rows: Sequence[Mapping[str, Any]]) -> str:
     lines.append(line("*raw pixels*", raw, "", "", ""))
     seeds, hardware = (", ".join(sorted({str(r[k]) for r in rows})) for k in ("seeds", "hardware"))
     return "\n".join([f"Means with 95 % intervals over seeds {seeds}; {hardware}.", "", *lines])
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.2g} s"
 
 
 def _mean(values: Sequence[float]) -> str:
