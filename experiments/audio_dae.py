@@ -1,8 +1,8 @@
 """A denoising autoencoder (Vincent et al., 2010, JMLR 11; https://arxiv.org/abs/1206.5538 tells of it) of spectrograms.
 
     launch/local.sh experiments/audio_dae.py                      # two embedded signals, not sound: to see it run
-    launch/local.sh experiments/audio_dae.py --data FOLDER --wave 8000 --bands 40 --window 256 --epochs 50 \\
-        --code 64 coder:convolutional                             # FOLDER/CLASS/*.wav, at 8 kHz
+    launch/local.sh experiments/audio_dae.py --data FOLDER --wave 8000 --bands 40 --window 256 --epochs 20 \\
+        --code 64 coder:convolutional                             # FOLDER/CLASS/*.wav, at 8 kHz: the ledger's
 
 Spoken letters in 20 languages: Debian's klettres-data, as in cpc.py.
 """

@@ -2,10 +2,11 @@
 
     launch/local.sh experiments/cpc.py                            # two embedded signals, not sound: to see it run
     launch/local.sh experiments/cpc.py --data FOLDER --wave 8000 --waves.strides 5 4 2 2 2 --steps 12 \\
-        --waves.width 128 --batch-size 64 --epochs 100 --bands 40 --window 256     # FOLDER/CLASS/*.wav, at 8 kHz
+        --waves.width 128 --batch-size 64 --epochs 25 --bands 40 --window 256      # FOLDER/CLASS/*.wav, at 8 kHz
 
 Spoken letters in 20 languages: Debian's klettres-data, unpacked by `dpkg -x`, whose folder usr/share/klettres is
-FOLDER. A language is a speaker and a microphone there, so that log-mel means are a high floor.
+FOLDER: the ledger's 93.5 %, in a quarter of an hour. A language is a speaker and a microphone there, so that log-mel
+means are a high floor.
 """
 
 import flax.linen as nn
