@@ -2,8 +2,7 @@
 
     launch/local.sh experiments/finetune_text.py                            # from scratch, on Python's manual, embedded
     launch/local.sh experiments/finetune_text.py --pretrained runs/bert --fraction 0.1        # --scratch: the floor
-    launch/local.sh experiments/finetune_text.py --data imdb_reviews --pretrained runs/BERT-ON-IMDB --length 512 \\
-        --steps 1562 --lr 5e-4          # the ledger's 89.7 in an hour and a half of a core, from its row of bert
+    launch/local.sh experiments/finetune_text.py --data imdb_reviews --pretrained runs/BERT-ON-IMDB --length 512
 """
 
 from typing import Annotated
