@@ -5,7 +5,8 @@
 `input.txt` is tiny-shakespeare, or any text; its last tenth is held out. ENV needs torch, and no JAX. nanoGPT's model is
 trained with its settings for a CPU (4 layers, 4 heads, width 128, 12 rows of 64 characters, AdamW, a cosine from 1e-3
 to 1e-4 after 100 steps, no dropout); then experiments/gpt.py as it is by default, briefly for its speed and then for as
-many steps as take nine tenths of the same time or more, but no longer, on `--devices` of the CPU, by default one a core.
+many steps as take nine tenths of the same time or more, but no longer, where four tries find that, on `--devices` of
+the CPU, by default one a core, if the batch divides.
 The time is that of the steps after the first on both sides. The loss is of each held-out character once, in windows of
 64 end to end.
 """
