@@ -373,6 +373,27 @@ def test_a_step_is_the_papers_equation(make, of, changes):
     agree(metrics["loss"], found, *jax.jit(jax.value_and_grad(of))(state.params, state, target, *views))
 
 
+def test_a_step_of_lejepa_is_the_papers_equation():
+    """Of three views, by complex exponentials and a loop over directions; the net's statistics are those of all views."""
+    state, metrics, found, key = fourth_step(lejepa(**WIRED, num_views=3, slices=5, sketch=0.3))
+    k1, k2 = jax.random.split(key)
+    x = jnp.concatenate([Noisy()(k, digits()["image"]) for k in jax.random.split(k1, 3)])
+    knots = np.linspace(-5, 5, 17)
+
+    def equation(params):
+        z = through(params, x).reshape(3, 32, 6)
+        agreement = jnp.mean((z - (z[0] + z[1] + z[2]) / 3) ** 2)
+        statistics = []
+        for direction in unit(jax.random.normal(k2, (5, 6))):
+            for view in z:
+                found = jnp.exp(1j * jnp.outer(knots, view @ direction)).mean(1)  # The characteristic function.
+                height = abs(found - np.exp(-knots**2 / 2)) ** 2 * np.exp(-knots**2 / 2)
+                statistics.append(32 * jnp.sum((height[1:] + height[:-1]) / 2 * np.diff(knots)))
+        return 0.7 * agreement + 0.3 * sum(statistics) / 15
+
+    agree(metrics["loss"], found, *jax.jit(jax.value_and_grad(equation))(state.params))
+
+
 def test_a_step_of_ijepa_is_the_papers_equation():
     """With patches left out and loops over images and blocks, where the experiment masks all of them at once."""
     vit = ViT(patch=2, width=12, depth=1, heads=2)
