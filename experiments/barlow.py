@@ -5,8 +5,8 @@
     launch/local.sh experiments/barlow.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
         --weight-decay 5e-4 --head.widths 2048 2048 encoder:res-net  # lightly's sizes and optimizer
     launch/local.sh experiments/barlow.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 2048 \
-        --optimizer lars --lr 1.6 --warmup 0.01 --weight-decay 1e-6 --redundancy 5.1e-3 --crop 0.08 --blur 0.5 \
-        --solarize 0.1 --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 \
+        --optimizer lars --lr 1.6 --warmup 0.01 --weight-decay 1e-6 --redundancy 5.1e-3 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 \
+        --blur 1 0.1 --solarize 0 0.2 --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 \
         --encoder.stem imagenet  # the authors'; biases' rate is lower there
 """
 
@@ -53,7 +53,7 @@ def barlow(
         return TrainState.create(tx, params, **stats)
 
     def loss(params, state, batch, key):
-        x = [view(k, batch["image"]) for k in jax.random.split(key)]
+        x = view.each(key, batch["image"])
         z, stats = net.each(params, state.extra, x)  # Each view by its own batch statistics, as in the authors' code.
         value = barlow_twins(*z, redundancy)
         return value, (stats, {"loss": value})
@@ -63,7 +63,7 @@ def barlow(
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view, train)})
+        "features": feature_map(encode, test), "views": views(view.either, train)})
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@
         --weight-decay 5e-4 --head.widths 1024 256 --head.no-last-norm --predictor.widths 1024 256 \
         encoder:res-net  # lightly's sizes and optimizer
     launch/local.sh experiments/byol.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
-        --optimizer lars --lr 3.2 --warmup 0.01 --weight-decay 1.5e-6 --decay 0.996 --crop 0.08 --blur 0.5 --solarize 0.1 \
-        --head.widths 4096 256 --head.no-last-norm --predictor.widths 4096 256 encoder:res-net --encoder.depth 50 \
-        --encoder.stem imagenet  # the paper's
+        --optimizer lars --lr 3.2 --warmup 0.01 --weight-decay 1.5e-6 --decay 0.996 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 \
+        --blur 1 0.1 --solarize 0 0.2 --head.widths 4096 256 --head.no-last-norm --predictor.widths 4096 256 encoder:res-net \
+        --encoder.depth 50 --encoder.stem imagenet  # the paper's
 
 Deviation: the head's output is normalised too, as in MoCo v3, without which digits end below an untrained net;
 `--head.no-last-norm` is the paper's.
@@ -59,7 +59,7 @@ def byol(
         return TrainState.create(tx, params, **stats, target={k: params[k] for k in ("encoder", "head")})
 
     def loss(params, state, batch, key):
-        x, target = [view(k, batch["image"]) for k in jax.random.split(key)], state.extra["target"]
+        x, target = view.each(key, batch["image"]), state.extra["target"]
         target = ema(target, {k: params[k] for k in target}, tau(state.step))  # ξ for the θ of this step.
         (q1, q2), stats = net.each(params, state.extra, x)  # Each view by its own batch statistics: in both nets.
         (z1, z2), _ = projection.each(target, state.extra, x)
@@ -71,7 +71,7 @@ def byol(
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view, train)})
+        "features": feature_map(encode, test), "views": views(view.either, train)})
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
     launch/local.sh experiments/moco.py --data cifar10 --epochs 1000 --batch-size 256 --optimizer sgd --lr 0.3 \
         --weight-decay 1e-4 --head.widths 2048 256 --queue 32768 --temperature 0.2 \
         encoder:res-net  # solo-learn's sizes and optimizer
-    launch/local.sh experiments/moco.py --data imagenet2012 --image-size 224 --epochs 800 --batch-size 256 \
-        --optimizer sgd --lr 0.03 --warmup 0 --weight-decay 1e-4 --decay 0.999 --queue 65536 --temperature 0.2 \
-        --blur 0.5 --head.no-norm --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
+    launch/local.sh experiments/moco.py --data imagenet2012 --image-size 224 --epochs 800 --batch-size 256 --optimizer sgd \
+        --lr 0.03 --warmup 0 --weight-decay 1e-4 --decay 0.999 --queue 65536 --temperature 0.2 --blur 0.5 --head.no-norm \
+        --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
 
 Deviations: BatchNorm is not shuffled between devices: a query's statistics and its key's are both of the whole batch,
 so that what shuffling hides may leak. And the head has BatchNorm, where the paper's has none (`--head.no-norm`).
@@ -59,10 +59,10 @@ def moco(
         return TrainState.create(tx, params, **stats, target=params, queue=keys)
 
     def loss(params, state, batch, key):
-        k1, k2 = jax.random.split(key)
+        x, k = view.each(key, batch["image"])
         target, keys = ema(state.extra["target"], params, m), state.extra["queue"]
-        q, stats = net(params, state.extra, view(k1, batch["image"]), train=True)
-        k, _ = net(target, state.extra, view(k2, batch["image"]), train=True)  # By the batch's statistics.
+        q, stats = net(params, state.extra, x, train=True)
+        k, _ = net(target, state.extra, k, train=True)  # By the batch's statistics.
         value = info_nce(q, k, keys, temperature)
         return value, ({**stats, "target": target, "queue": enqueue(keys, normalize(k))}, {"loss": value})
 
@@ -71,7 +71,7 @@ def moco(
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view, train)})
+        "features": feature_map(encode, test), "views": views(view.either, train)})
 
 
 if __name__ == "__main__":

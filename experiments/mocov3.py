@@ -4,11 +4,11 @@
     launch/local.sh experiments/mocov3.py --data cifar10 --view-size 24 --epochs 15
     launch/local.sh experiments/mocov3.py --data cifar10 encoder:vit            # a Transformer, as in the paper
     launch/local.sh experiments/mocov3.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
-        --optimizer lars --lr 4.8 --warmup 0.01 --weight-decay 1.5e-6 --decay 0.996 --temperature 1 --blur 0.5 --solarize 0.1 \
-        --head.widths 4096 256 --predictor.widths 4096 256 encoder:res-net --encoder.depth 50 \
+        --optimizer lars --lr 4.8 --warmup 0.01 --weight-decay 1.5e-6 --decay 0.996 --temperature 1 --jitter 0.4 0.4 0.2 0.1 \
+        --blur 1 0.1 --solarize 0 0.2 --head.widths 4096 256 --predictor.widths 4096 256 encoder:res-net --encoder.depth 50 \
         --encoder.stem imagenet  # the authors' ResNet-50
-    launch/local.sh experiments/mocov3.py --data imagenet2012 --image-size 224 --epochs 300 --batch-size 4096 \
-        --lr 2.4e-3 --warmup 0.133 --weight-decay 0.1 --crop 0.08 --blur 0.5 --solarize 0.1 \
+    launch/local.sh experiments/mocov3.py --data imagenet2012 --image-size 224 --epochs 300 --batch-size 4096 --lr 2.4e-3 \
+        --warmup 0.133 --weight-decay 0.1 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 --solarize 0 0.2 \
         --head.widths 4096 4096 256 --predictor.widths 4096 256 encoder:vit --encoder.patch 16 --encoder.width 384 \
         --encoder.depth 12 --encoder.heads 12 --encoder.pool token  # and ViT-S, whose first layer they freeze
 """
@@ -58,7 +58,7 @@ def mocov3(
         return TrainState.create(tx, params, **stats, target={k: params[k] for k in ("encoder", "head")})
 
     def loss(params, state, batch, key):
-        x, target = [view(k, batch["image"]) for k in jax.random.split(key)], state.extra["target"]
+        x, target = view.each(key, batch["image"]), state.extra["target"]
         target = ema(target, {k: params[k] for k in target}, m(state.step))
         (q1, q2), stats = net.each(params, state.extra, x)  # Each view by its own batch statistics: in both nets.
         (k1, k2), _ = projection.each(target, state.extra, x)
@@ -70,7 +70,7 @@ def mocov3(
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view, train)})
+        "features": feature_map(encode, test), "views": views(view.either, train)})
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def nnclr(
         return TrainState.create(tx, params | more, **stats, **rest, queue=support)
 
     def loss(params, state, batch, key):
-        x, support = [view(k, batch["image"]) for k in jax.random.split(key)], state.extra["queue"]
+        x, support = view.each(key, batch["image"]), state.extra["queue"]
         (z1, z2), stats = projection.each(params, state.extra, x)  # Each view by its own batch statistics.
         (p1, p2), rest = predict.each(params, state.extra, (z1, z2))
         one, two = (info_nce(nearest(a, support), b, tau=temperature) for a, b in ((z1, p2), (z2, p1)))
@@ -71,7 +71,7 @@ def nnclr(
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view, train)})
+        "features": feature_map(encode, test), "views": views(view.either, train)})
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def simsiam(
         return TrainState.create(tx, params | more, **stats, **rest)
 
     def loss(params, state, batch, key):
-        x = [view(k, batch["image"]) for k in jax.random.split(key)]
+        x = view.each(key, batch["image"])
         (z1, z2), stats = projection.each(params, state.extra, x)  # Each view by its own batch statistics.
         (p1, p2), rest = predict.each(params, state.extra, (z1, z2))
         value = negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2
@@ -66,7 +66,7 @@ def simsiam(
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view, train)})
+        "features": feature_map(encode, test), "views": views(view.either, train)})
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def swav(
     encode = lambda state, x: features(state.params, state.extra, crops.view.whole(x), train=False)[0]
     return Experiment(init=init, step=step, data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(large, train), "small_views": views(small, train)})
+        "features": feature_map(encode, test), "views": views(large.either, train), "small_views": views(small, train)})
 
 
 if __name__ == "__main__":

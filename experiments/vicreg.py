@@ -3,10 +3,10 @@
     launch/local.sh experiments/vicreg.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/vicreg.py --data cifar10 --view-size 24 --epochs 15
     launch/local.sh experiments/vicreg.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 2048 2048 \
-        --solarize 0.1 encoder:res-net  # the sizes of solo-learn's CIFAR-10, whose LARS is another
+        --jitter 0.4 0.4 0.2 0.1 --solarize 0.1 encoder:res-net  # the sizes of solo-learn's CIFAR-10, whose LARS is another
     launch/local.sh experiments/vicreg.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 2048 \
-        --optimizer lars --lr 1.6 --warmup 0.01 --weight-decay 1e-6 --crop 0.08 --blur 0.5 --solarize 0.1 \
-        --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
+        --optimizer lars --lr 1.6 --warmup 0.01 --weight-decay 1e-6 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 --blur 0.5 \
+        --solarize 0.1 --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
 """
 
 import jax
@@ -54,7 +54,7 @@ def vicreg(
         return TrainState.create(tx, params, **stats)
 
     def loss(params, state, batch, key):
-        x = [view(k, batch["image"]) for k in jax.random.split(key)]
+        x = view.each(key, batch["image"])
         z, stats = net.each(params, state.extra, x)  # Each view by its own batch statistics, as in the authors' code.
         value = loss_of(*z, invariance, variance, covariance)
         return value, (stats, {"loss": value})
@@ -64,7 +64,7 @@ def vicreg(
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view, train)})
+        "features": feature_map(encode, test), "views": views(view.either, train)})
 
 
 if __name__ == "__main__":

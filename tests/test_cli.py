@@ -67,6 +67,8 @@ def test_a_wrong_type_is_said(cli, simclr):
     (["--run.eval-every", "-1"], ["--run.eval-every must be at least 0"]),
     (["--run.wandb", "project"], ["pip install wandb"]),
     (["--jitter", "2.5"], ["hue"]),
+    (["--solarize", "0", "2"], ["--solarize takes how often, from 0 to 1, not 0.0 2.0"]),
+    (["--blur"], ["--blur takes how often, from 0 to 1, not nothing"]),
     (["--crop", "0"], ["scale must be"]),
     (["encoder:res-net", "--encoder.depth", "18", "--temperature", "0"], ["temperature must be positive"]),
     (["--run.fsdp", "3"], ["--run.fsdp 3 does not divide"]),

@@ -81,6 +81,29 @@ def test_a_view_is_its_augmentations_one_after_another():
     rare = Views(crop=1.0, flip=0.0, jitter=0.0, gray=0.0, solarize=1.0)(KEY, x)
     np.testing.assert_allclose(rare, np.where(x >= 127.5, 255 - x, x) / 255, atol=1e-5)
     assert jnp.abs(Views(crop=1.0, blur=1.0)(KEY, x) - Views(crop=1.0)(KEY, x)).max() > 0.01
+    four = Views(crop=1.0, flip=0.0, gray=0.0, jitter=(0.4, 0.3, 0.2, 0.1))(KEY, x)
+    np.testing.assert_allclose(four, augment.colour_jitter(k2, augment.to_float(x), 0.4, 0.3, 0.2, 0.1, p=0.8), atol=1e-5)
+
+
+def test_an_images_views_may_differ_in_how_often_they_are_blurred_and_solarised():
+    """BYOL's, and DINO's, whose small views come third: each is the view of that chance alone."""
+    x = images("photos", "train").read(np.arange(4))["image"]
+    plain = Views(crop=1.0, flip=0.0, jitter=0.0, gray=0.0)
+    of = lambda key, blur, solarize: replace(plain, blur=blur, solarize=solarize)(key, x)
+    k1, k2, k3 = jax.random.split(KEY, 3)
+    unequal = replace(plain, blur=(1.0, 0.0), solarize=(0.0, 1.0))
+    views = unequal.each(KEY, x, 3)
+    for found, want in zip(views, (of(k1, 1.0, 0.0), of(k2, 0.0, 1.0), of(k3, 0.0, 1.0))):
+        np.testing.assert_array_equal(found, want)
+    np.testing.assert_array_equal(unequal.several(KEY, x, 3), np.concatenate(views))
+    drawn = [unequal.either(k, x) for k in jax.random.split(KEY, 8)]
+    first = [bool((d == of(k, 1.0, 0.0)).all()) for d, k in zip(drawn, jax.random.split(KEY, 8))]
+    second = [bool((d == of(k, 0.0, 1.0)).all()) for d, k in zip(drawn, jax.random.split(KEY, 8))]
+    assert any(first) and any(second) and all(a != b for a, b in zip(first, second))
+    np.testing.assert_array_equal(plain.either(KEY, x), plain(KEY, x))
+    for blur, small in ((1.0, 1.0), ((1.0, 0.1), (0.1,)), ((1.0, 0.1, 0.5), (0.5,)), ((1.0, 0.1, 0.5, 0.2), (0.5, 0.2))):
+        kinds = MultiCrop(replace(plain, crop=0.2, blur=blur)).kinds(x.shape[1:])
+        assert [v.blur for v in kinds] == [blur, small]
 
 
 def test_multi_crop_parts_large_views_from_small_ones():
@@ -204,10 +227,10 @@ def test_dinos_centre_is_the_moving_average_of_the_teachers_outputs():
 # Wiring: the loss and the gradient of a step, once nets and queues have moved, by the papers' equations in plain arrays.
 
 class Noisy(Views):
-    """An image and noise: a view that compiles at once."""
+    """An image and noise, the more, the later the view: one that compiles at once."""
 
-    def __call__(self, key, images):
-        return augment.to_float(images) + 0.5 * jax.random.normal(key, images.shape)
+    def __call__(self, key, images, number=0):
+        return augment.to_float(images) + (0.5 + 0.2 * number) * jax.random.normal(key, images.shape)
 
 
 NORMED = MLP((9, 6), norm=True, last_norm=True)
@@ -366,7 +389,7 @@ def test_a_step_is_the_papers_equation(make, of, changes):
     settings = {k: v for k, v in (WIRED | changes).items() if k != "view" or "crops" not in changes}
     state, metrics, found, key = fourth_step(make(**settings))
     views = (changes["crops"](key, digits()["image"]) if "crops" in changes
-             else [Noisy()(k, digits()["image"]) for k in jax.random.split(key)])
+             else [Noisy()(k, digits()["image"], i) for i, k in enumerate(jax.random.split(key))])
     old = state.extra.get("target", state.extra.get("teacher"))
     tau = 0.8 if make is moco else rising(0.8)
     target = old and jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, old, {k: state.params[k] for k in old})
@@ -377,7 +400,7 @@ def test_a_step_of_lejepa_is_the_papers_equation():
     """Of three views, by complex exponentials and a loop over directions; the net's statistics are those of all views."""
     state, metrics, found, key = fourth_step(lejepa(**WIRED, num_views=3, slices=5, sketch=0.3))
     k1, k2 = jax.random.split(key)
-    x = jnp.concatenate([Noisy()(k, digits()["image"]) for k in jax.random.split(k1, 3)])
+    x = jnp.concatenate([Noisy()(k, digits()["image"], i) for i, k in enumerate(jax.random.split(k1, 3))])
     knots = np.linspace(-5, 5, 17)
 
     def equation(params):
