@@ -20,7 +20,7 @@ from ssljax.evals.probe import linear_probe
 from ssljax.losses.distillation import embedding_error
 from ssljax.losses.masked import block_masks
 from ssljax.models.vit import Predictor, ViT, patchify, unpatchify
-from ssljax.optim import Optimizer, cosine, optimizer_of, rising_decay, warmup_cosine
+from ssljax.optim import Optimizer, cosine, linear_rise, optimizer_of, warmup_cosine
 
 
 def ijepa(
@@ -35,13 +35,13 @@ def ijepa(
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         targets: M, the blocks to predict of each image, each by itself.
-        decay: Of the encoder's moving average, the target encoder, which is kept: at the start; it rises to 1.
+        decay: Of the encoder's moving average, the target encoder, which is kept: at first; it rises linearly to 1.
         final_decay: What weight decay ends at, by a cosine; else it stays. (`warmup`: the part over which lr rises.)
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), cosine(weight_decay, final_decay, num_steps))
-    rate, grid = rising_decay(decay, num_steps), tuple((view.view_size or s) // vit.patch for s in train.shape[:2])
+    rate, grid = linear_rise(decay, num_steps), tuple((view.view_size or s) // vit.patch for s in train.shape[:2])
     predictor = Predictor(grid, vit.width, predictor_width, predictor_depth, vit.heads, vit.dtype)
     tokens = lambda p, x, seen=None: vit.apply({"params": p}, x, seen=seen, method=vit.tokens)[:, -grid[0] * grid[1]:]
 

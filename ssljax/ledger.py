@@ -107,12 +107,16 @@ def protocol(rows: Sequence[Mapping[str, Any]]) -> str:
     line = lambda name, values, *more: f"| {' | '.join((name, *(_mean(v) if v else '' for v in values), *more))} |"
     heads = ["method", *numbers, "an epoch takes", "settings", "command, commit"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for r in sorted(rows, key=lambda r: -np.mean(r["ours"][numbers[0]])):
+    ordered = sorted(rows, key=lambda r: -np.mean(r["ours"][numbers[0]]))
+    for r in ordered:
         epoch = _time(np.mean(r['seconds']) / r['computes']['epochs'])
         lines.append(line(r["method"], [r["ours"][n] for n in numbers], epoch, r["note"],
                           f"`{' '.join(r['command'])}`<br>{r['date']}, {', '.join(r['commits'])}"))
-    untrained = [list(np.mean([r["untrained"][n] for r in rows], axis=0)) for n in numbers]  # Of each seed.
-    lines.append(line("*the mean of these nets, untrained*", untrained, "", "", ""))
+    nets: dict[tuple[str, ...], list[str]] = {}  # Who begins with the same net, and reads the same, has the same floor.
+    for r in ordered:
+        nets.setdefault(tuple(_mean(r["untrained"][n]) for n in numbers), []).append(r["method"])
+    for floor, methods in nets.items():
+        lines.append(f"| {' | '.join(('*untrained: ' + ', '.join(methods) + '*', *floor, '', '', ''))} |")
     raw = [rows[0]["ours"].get(n.rsplit("/", 1)[0] + "/raw_pixels", [])[:1] for n in numbers]
     lines.append(line("*raw pixels*", raw, "", "", ""))
     seeds, hardware = (", ".join(sorted({str(r[k]) for r in rows})) for k in ("seeds", "hardware"))
@@ -156,18 +160,20 @@ def write(runs: tuple[pathlib.Path, ...] = (), numbers: tuple[str, ...] = ("knn/
         note: every deviation from the paper, and the reason of a result below it.
         floors: further numbers of the runs, to stand beside those of the untrained net, as test/fid_floor.
         comparison: the title of the table of one protocol that the row belongs to, if any, as "Fashion-MNIST". Its rows
-            share data, seeds and numbers, of which the first is the better the higher; paper and floors aren't shown.
+            share data, epochs, batches, seeds and numbers, of which the first is the better the higher; paper and floors
+            aren't shown.
         here: the folder of ledger.json and README.md.
     """
     file = here / "ledger.json"
     rows = json.loads(file.read_text()) if file.exists() else []
     if runs:
         new = row(runs, numbers, paper, note, floors, comparison)
-        shared = lambda r: (r["numbers"], r["seeds"], r["computes"].get("data"))
+        shared = lambda r: {"--numbers": r["numbers"], "seeds": r["seeds"]} | {
+            f"--{k.replace('_', '-')}": r["computes"].get(k) for k in ("data", "epochs", "batch_size")}
         for r in rows:
             if comparison and r.get("comparison") == comparison and shared(r) != shared(new):
-                raise InputError(f"The rows of {comparison} are of other --numbers, seeds or data: "
-                                 f"{', '.join(r['numbers'])}, {r['seeds']}, {r['computes'].get('data')}.")
+                other = "; ".join(f"{k} {v}" for k, v in shared(r).items() if v != shared(new)[k])
+                raise InputError(f"The rows of {comparison} have {other}: give this one the same, or another table.")
         same = lambda r: (r["method"], r["computes"]) == (new["method"], new["computes"])
         rows = [r for r in rows if not same(r)] + [new]
     page = here / "README.md"

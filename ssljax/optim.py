@@ -53,6 +53,14 @@ def rising_decay(start: float, num_steps: int) -> optax.Schedule:
     return cosine(moving_average(start), 1.0, num_steps)
 
 
+def linear_rise(start: float, num_steps: int) -> optax.Schedule:
+    """A teacher's decay τ, by a line from `start` at step 0 to 1 at the end: I-JEPA's (Assran et al., 2023, appendix A).
+
+    InputError if `start` is not in [0, 1].
+    """
+    return optax.linear_schedule(moving_average(start), 1.0, num_steps)
+
+
 def no_bias_or_norm(params: Tree) -> Tree:
     """True for each array of two or more dimensions: biases and the scales of norms have one."""
     return jax.tree.map(lambda x: x.ndim > 1, params)

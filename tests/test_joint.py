@@ -172,7 +172,8 @@ def test_the_teacher_is_the_moving_average_of_the_weights(make, name):
     exp = make(**some, **more, decay=0.6)
     seen = states(exp, 3)
     for k in range(3):
-        tau = 0.6 if make is moco else 1 - 0.4 * (math.cos(math.pi * k / exp.num_steps) + 1) / 2
+        left = 1 - k / exp.num_steps if make is ijepa else (math.cos(math.pi * k / exp.num_steps) + 1) / 2
+        tau = 0.6 if make is moco else 1 - 0.4 * left
         old, new = seen[k].extra[name], seen[k + 1].extra[name]
         weights = {n: seen[k].params[n] for n in old}
         close(new, jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, old, weights))
@@ -423,7 +424,7 @@ def test_a_step_of_ijepa_is_the_papers_equation():
     state, metrics, found, key = fourth_step(ijepa(
         vit=vit, predictor_width=8, predictor_depth=1, decay=0.8, view=Noisy(), optimizer="sgd", batch_size=3, epochs=1,
         lr=0.5, weight_decay=0.0, final_decay=0.0))
-    (k1, k2), place, tau = jax.random.split(key), positions(4, 4, 8), rising(0.8, 1437 // 3)
+    (k1, k2), place, tau = jax.random.split(key), positions(4, 4, 8), 0.8 + 0.2 * 3 / (1437 // 3)
     x = Noisy()(k1, digits(3)["image"])
     asked, seen = (block_masks(k, 3, (4, 4), *a) for k, a in zip(jax.random.split(k2), [(4,), (1, (0.85, 1.0), (1.0, 1.0))]))
     target = jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, state.extra["teacher"]["encoder"], state.params["encoder"])

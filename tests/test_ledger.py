@@ -86,15 +86,18 @@ def test_a_comparison_is_a_table_of_its_own(runs, page, tmp_path):
         edit(run / "results.json", lambda r: (r.update(seconds=8.0), r["results"].update({"test/error": [-add_to]}),
                                               r["untrained"].update({"test/error": [add_to]})))
         add(page, run, comparison="Digits")
-    with pytest.raises(InputError, match="other --numbers, seeds or data"):
-        edit(made["worse"] / "results.json", lambda r: r.update(seeds=[7]))
-        add(page, made["worse"], comparison="Digits")
+    for change, name in ((lambda r: r.update(seeds=[7]), "seeds"), (lambda r: r["computes"].update(epochs=5), "--epochs"),
+                         (lambda r: r["computes"].update(batch_size=7), "--batch-size")):
+        other = shutil.copytree(made["worse"], tmp_path / name)
+        edit(other / ("results.json" if name == "seeds" else "record.json"), change)
+        with pytest.raises(InputError, match=f"The rows of Digits have {name} [^;]*: give this one the same"):
+            add(page, other, comparison="Digits")
     text = add(page, runs / "1")
     lines = text.splitlines()
     first, second = (next(i for i, x in enumerate(lines) if x.startswith(f"| {name} ")) for name in ("better", "worse"))
     assert "### Digits" in lines[:first] and first < second < lines.index("### All other results")
     assert lines[first].startswith("| better | -1.00 | 2 s | a note | `better.py`")  # 8 s of 4 epochs.
-    assert lines[second + 1] == "| *the mean of these nets, untrained* | 3.00 |  |  |  |"
+    assert lines[second + 1:second + 3] == ["| *untrained: better* | 1.00 |  |  |  |", "| *untrained: worse* | 5.00 |  |  |  |"]
     assert text.count("better.py") == 1 and ledger.render(text, json.loads((page / "ledger.json").read_text())) == text
 
 
