@@ -59,6 +59,24 @@ class TestRecordings:
         with pytest.raises(InputError, match="has a folder train but no folder test: add .*test, with a folder a class"):
             audio.recordings(str(tmp_path), "test", 1600)
 
+    def test_settings_are_chosen_by_training_recordings_alone(self, tmp_path):
+        for split in "train", "test":
+            for name, hertz in (("x", 200), ("y", 300)):
+                (tmp_path / split / name).mkdir(parents=True)
+                for i in range(10):
+                    soundfile.write(tmp_path / split / name / f"{i}.wav", tone(hertz + i, 8000, 0.4), 8000)
+        whole = audio.recordings(str(tmp_path), "train", 1600)
+        (tmp_path / "test").rename(tmp_path / "gone")  # Were it read, nothing could be.
+        with pytest.raises(InputError, match="no folder test"):
+            audio.recordings(str(tmp_path), "test", 1600)
+        (tmp_path / "test" / "x").mkdir(parents=True)
+        train, test = (audio.recordings(f"{tmp_path}:validation", split, 1600) for split in ("train", "test"))
+        assert train.labels.tolist() == [0] * 18 + [1] * 18 and test.labels.tolist() == [0, 0, 1, 1]  # Whole recordings.
+        waves = lambda source: sorted(wave.tobytes() for wave in source.image)
+        assert sorted(waves(train) + waves(test)) == waves(whole)
+        a, b = (audio.recordings("signals:validation", split, 100) for split in ("train", "test"))
+        assert np.bincount(a.labels)[0] == 11 and np.bincount(b.labels)[0] == 4  # 355 and 178 of EEG's first 533 samples.
+
     def test_bad_input_is_a_sentence(self, tmp_path):
         with pytest.raises(InputError, match="no folder"):
             audio.recordings(str(tmp_path / "none"), "train", 100)

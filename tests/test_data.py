@@ -514,7 +514,7 @@ def test_nothing_else_stands_behind_a_colon(name):
 def test_of_too_few_images_none_are_held_out(tmp_path):
     np.savez(tmp_path / "set.npz", x_train=IMAGE, y_train=LABEL)
     for split in "train", "test":
-        with pytest.raises(InputError, match="set.npz has no class of 5 training images or more"):
+        with pytest.raises(InputError, match="set.npz has no class of 5 training examples or more"):
             images(f"{tmp_path}/set.npz:validation", split)
 
 

@@ -76,6 +76,10 @@ def test_folders(tmp_path):
     classes = write(tmp_path / "classes", {"train/neg/1.txt": "bad", "train/pos/1.txt": "good", "test/pos/2.txt": "ok"})
     train, test = documents(classes, "train"), documents(classes, "test")
     assert train.labels.tolist() == [0, 1] and test.labels.tolist() == [1] and test.class_names == ["neg", "pos"]
+    plain = write(tmp_path / "parts", {f"{c}/{i}.txt": f"{c} {i}" for c in "ab" for i in range(10)})
+    train, test = documents(plain, "train"), documents(plain, "test")
+    assert test.text == ["a 0", "b 0"] and test.labels.tolist() == [0, 1] and test.class_names == ["a", "b"]
+    assert [text[0] for text in train.text] == ["ab"[c] for c in train.labels] and len(train) == 18
 
 
 def test_settings_are_chosen_by_training_texts_alone(tmp_path):
@@ -93,6 +97,10 @@ def test_settings_are_chosen_by_training_texts_alone(tmp_path):
     assert "".join(halves) == documents(one, "train").text[0] and len(halves[1]) == 90
     three = write(tmp_path / "three", {"p.train.txt": "0123456789", "p.valid.txt": "v", "p.test.txt": "t"})
     assert documents(f"{three}:validation", "test").text == ["9"]
+    assert documents(f"{three},{one}:validation", "test").text == ["9", halves[1]]  # Each text's own last tenth.
+    few = write(tmp_path / "few", {f"{split}/{c}/{i}.txt": c for split in ("train", "test") for c in "ab" for i in range(4)})
+    with pytest.raises(InputError, match="few has no class of 5 training examples or more"):
+        documents(f"{few}:validation", "train")
     a, b = (documents("python:validation", split).text for split in ("train", "test"))
     assert len(a) + len(b) == len(documents("python", "train").text) and not set(a) & set(b)
     with pytest.raises(InputError, match="has no valid split"):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 import numpy as np
 
-from ssljax.data.sources import RESIDENT_BYTES, Arrays, OnDisk, Source, class_files
+from ssljax.data.sources import RESIDENT_BYTES, Arrays, OnDisk, Source, class_files, held_out, held_out_of
 from ssljax.errors import InputError
 
 EMBEDDED = "signals"
@@ -26,17 +26,22 @@ def recordings(data: str, split: str, length: int, rate: int = 8000) -> Source:
     Channels are averaged, and resampled to `rate` a second. What is left at a recording's end, if at least half a
     window, is filled up with zeros, as is a recording shorter than that. Or it is "signals": what Matplotlib ships for
     its examples, four channels of an EEG and the potential of a cell's membrane, at rates of their own; not sound, but
-    measured, and embedded. InputError says what is wrong with the folder or a file.
+    measured, and embedded. To choose settings by, NAME:validation never reads the test recordings: its "test" is a tenth
+    of each class of those for training (of the signals, the last third of that part), its "train" the rest. InputError
+    says what is wrong with the folder or a file.
     """
     if length < 1 or rate < 1:
         raise InputError(f"A window must have a sample or more, at 1 Hz or more, not {length} at {rate} Hz.")
-    if data == EMBEDDED:
-        return _signals(split, length)
-    root = pathlib.Path(data).expanduser()
+    whole = held_out_of(data)
+    if (whole or data) == EMBEDDED:
+        return _signals(split, length, bool(whole))
+    root = pathlib.Path(whole or data).expanduser()
     if not root.is_dir():
-        raise InputError(f"There is no folder {data}: give one with a folder of recordings for each class, or "
+        raise InputError(f"There is no folder {root}: give one with a folder of recordings for each class, or "
                          f"{EMBEDDED}, which is embedded.")
-    _, files, names = class_files(root, split, SUFFIXES, "recordings", "yes/1.wav")
+    _, files, names = class_files(root, "train" if whole else split, SUFFIXES, "recordings", "yes/1.wav")
+    if whole:
+        files = [files[i] for i in held_out(whole, np.array([label for _, label in files]))[split]]
     windows, labels = [], []
     for path, label in files:
         frames, own_rate = _header(path)
@@ -96,8 +101,9 @@ def to_int16(wave: np.ndarray) -> np.ndarray:
     return np.round(32767 * np.clip(wave, -1, 1)).astype(np.int16)
 
 
-def _signals(split: str, length: int) -> Arrays:
-    """Windows, a quarter of their length apart, of the first two thirds of each signal, and of the last."""
+def _signals(split: str, length: int, first: bool = False) -> Arrays:
+    """Windows, a quarter of their length apart, of the first two thirds of each signal, and of the last; or of each
+    signal's `first` two thirds alone."""
     from matplotlib import cbook
     from scipy.signal import decimate
 
@@ -106,6 +112,7 @@ def _signals(split: str, length: int) -> Arrays:
     waves = {**{f"eeg{i + 1}": eeg[:, i] for i in range(4)}, "membrane": decimate(cell.astype(float), 5)}
     windows, labels = [], []
     for label, wave in enumerate(waves.values()):
+        wave = wave[:len(wave) * 2 // 3] if first else wave
         cut = len(wave) * 2 // 3
         part = wave[:cut] if split == "train" else wave[cut:]
         if len(part) < length:

@@ -6,7 +6,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ssljax.data import text
-from ssljax.data.sources import Arrays
+from ssljax.data.sources import Arrays, held_out_of
 from ssljax.data.text import Documents
 from ssljax.errors import InputError
 
@@ -45,13 +45,15 @@ def labelled(data: str, split: str) -> Documents:
 
     "python" is then half pages of the embedded manual, and the class is which of its eight longest topics one is from;
     every fourth is for testing, and long paragraphs of those are not in the others. Training on the manual without
-    labels sees them all.
+    labels sees them all. DATA:validation is as `documents` has it.
     """
+    if whole := held_out_of(data):
+        return text.held_out(labelled(whole, "train"), whole, split)
     if data != text.EMBEDDED:
         docs = text.documents(data, split)
         if docs.labels is None or not docs.class_names:
-            raise InputError(f"{data} has no classes: give a TFDS set of labelled texts (imdb_reviews), a folder with "
-                             f"train/CLASS/*.txt and test/CLASS/*.txt, or {text.EMBEDDED}, which is embedded.")
+            raise InputError(f"{data} has no classes: give a TFDS set of labelled texts (imdb_reviews), a folder of "
+                             f"class folders, or {text.EMBEDDED}, which is embedded.")
         return docs
     topics = sorted(text.documents(data, "train").text + text.documents(data, "test").text, key=lambda t: (-len(t), t))
     bodies = [topic.partition("\n\n")[2] for topic in topics[:8]]

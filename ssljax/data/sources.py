@@ -99,9 +99,10 @@ def images(name: str, split: str, size: int = 0) -> Source:
     """
     if size < 0:
         raise InputError(f"--image-size must be a number of pixels, or 0 for the set's own size, not {size}.")
+    if whole := held_out_of(name):
+        source = images(whole, "train", size)
+        return rows(source, held_out(whole, source.labels)[split])
     path, (base, colon, part) = pathlib.Path(name).expanduser(), name.rpartition(":")
-    if colon and part == HELD_OUT:
-        return _held_out(base, images(base, "train", size), split)
     if colon and not (part[:1].isdigit() or part.startswith("*") or path.exists()):  # Versions: 3.0.1, *.*.*
         raise InputError(f"{name} is no set: after a colon only {HELD_OUT} can stand, as in {base}:{HELD_OUT}, for a "
                          "tenth of the training images instead of the test split; or the version of a TFDS set.")
@@ -146,18 +147,21 @@ def _of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray
     return np.sort(np.concatenate(at))
 
 
-def held_out(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """The indices of a training split that NAME:validation has for "train", nine tenths of each class, and for "test"."""
+def held_out_of(name: str) -> str | None:
+    """NAME of NAME:validation; None of any other name."""
+    base, colon, part = name.rpartition(":")
+    return base if colon and part == HELD_OUT else None
+
+
+def held_out(name: str, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The indices of a training split that NAME:validation has for "train", nine tenths of each class, and for "test".
+
+    InputError where nothing can be held out.
+    """
     kept = _of_each_class(labels, 0.9, seed=10)  # By labels alone, so that no setting changes what is held out.
+    if len(kept) == len(labels):
+        raise InputError(f"{name} has no class of 5 training examples or more, of which some could be held out.")
     return {"train": kept, "test": np.setdiff1d(np.arange(len(labels)), kept)}
-
-
-def _held_out(name: str, whole: Source, split: str) -> Source:
-    """That part of a training split; InputError where nothing of it can be held out."""
-    at = held_out(whole.labels)
-    if not len(at["test"]):
-        raise InputError(f"{name} has no class of 5 training images or more, of which some could be held out.")
-    return rows(whole, at[split])
 
 
 def _resized(source: Arrays, size: int) -> Arrays:

@@ -45,17 +45,17 @@ def documents(data: str, split: str) -> Documents:
     """The "train" or "test" split of a text set; InputError says what is wrong with the name, the set or a file.
 
     `data` is "python" (embedded: the reference manual of the Python that runs this, a tenth of its topics for testing),
-    a text file in UTF-8 (its first 90 % of characters, and the rest), a folder of .txt files (train/ and test/, with
-    folders of classes or without; or every tenth file for testing), the common beginning of X.train.txt, X.valid.txt
+    a text file in UTF-8 (its first 90 % of characters, and the rest), a folder of .txt files (train/ and test/; or every
+    tenth file for testing; in folders of classes or without), the common beginning of X.train.txt, X.valid.txt
     and X.test.txt (".../X", or their folder; this has the split "valid" too), or a TFDS set with texts that has been
     prepared (whose splits are its own). Several, with commas between them, are put together.
 
     To choose settings by, DATA:validation never reads the test split: its "test" is a tenth of each class of the
-    training texts, of all where there are no classes, or the last tenth of a single text; its "train" is the rest.
+    training texts, of all where there are no classes, or the last tenth of each where they are fewer than five; its
+    "train" is the rest.
     """
-    base, colon, part = data.rpartition(":")
-    if colon and part == sources.HELD_OUT:
-        return _held_out(documents(base, "train"), base, split)
+    if whole := sources.held_out_of(data):
+        return held_out(documents(whole, "train"), whole, split)
     path = pathlib.Path(data).expanduser()
     if data == EMBEDDED:
         return Documents(_python(split))
@@ -76,14 +76,14 @@ def documents(data: str, split: str) -> Documents:
     return _tfds(data, split)
 
 
-def _held_out(whole: Documents, data: str, split: str) -> Documents:
-    """Nine tenths of the texts as "train", what is left as "test"."""
+def held_out(whole: Documents, data: str, split: str) -> Documents:
+    """Nine tenths of the training texts of `data` as "train", what is left as "test"; InputError where nothing is."""
     _known(f"{data}:{sources.HELD_OUT}", split, ("train", "test"))
-    if len(whole) == 1:
-        cut = int(len(whole.text[0]) * 0.9)
-        return replace(whole, text=[whole.text[0][:cut] if split == "train" else whole.text[0][cut:]])
+    if whole.labels is None and len(whole) < 5:
+        cuts = [int(len(text) * 0.9) for text in whole.text]
+        return Documents([text[:cut] if split == "train" else text[cut:] for text, cut in zip(whole.text, cuts)])
     labels = np.zeros(len(whole), np.int32) if whole.labels is None else whole.labels
-    at = sources.held_out(labels)[split]
+    at = sources.held_out(data, labels)[split]
     return replace(whole, text=[whole.text[i] for i in at], labels=None if whole.labels is None else whole.labels[at])
 
 
@@ -154,10 +154,11 @@ def _folder(root: pathlib.Path, split: str) -> Documents:
         raise InputError(f"{root} holds one .txt file, which makes no two splits: give the file itself as --data.")
     if not files:
         raise InputError(f"{top} holds no .txt files: put the texts there, or give another folder as --data.")
-    names = sorted({d.name for s in ("train", "test") for d in (root / s).glob("*/") if not d.name.startswith(".")})
+    tops = [root / s for s in ("train", "test")] if own else [root]
+    names = sorted({d.name for t in tops for d in t.glob("*/") if not d.name.startswith(".")})
     classes = [f.relative_to(top).parts[0] for f in files]
     text = [_read(f) for f in files]
-    if own and len(names) > 1 and set(classes) <= set(names):
+    if len(names) > 1 and set(classes) <= set(names):
         return Documents(text, np.array([names.index(c) for c in classes], np.int32), names)
     return Documents(text)
 
