@@ -1,5 +1,5 @@
 """The Transformer: attention against a loop and JAX's, what a token may see, the cache, its samples, and the steps of
-ELECTRA and SimCSE by hand."""
+GPT, BERT, ELECTRA, SimCSE and fine-tuning by hand."""
 
 from functools import partial
 import itertools
@@ -11,10 +11,14 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.bert import bert
 from experiments.electra import electra
+from experiments.finetune_text import finetune_text
+from experiments.gpt import gpt
 from experiments.simcse import simcse
 from ssljax import sharding
-from ssljax.data.pieces import SPECIAL
+from ssljax.data.pieces import SPECIAL, labelled, labelled_rows
+from ssljax.data.text import wordpiece
 from ssljax.errors import InputError
 from ssljax.losses.language import mask_tokens, replace_tokens
 from ssljax.models import attention
@@ -235,13 +239,59 @@ def log_softmax(z):
     return z - z.max(-1, keepdims=True) - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True))
 
 
+def begun(exp):
+    """A batch, and the state far from its start."""
+    batch = batches(exp.data, 0, 0, 1, mesh_of(1))[0]
+    state = exp.init(KEY, batch)
+    return batch, state.replace(params=far(state.params))
+
+
+def test_gpts_loss_is_of_each_token_after_those_before_it():
+    """Each beginning of a row by itself, so that nothing can be seen of what follows."""
+    net = Transformer(1, 2, 16)
+    exp = gpt(tokens="bpe", vocabulary=300, net=net, length=6, batch_size=3)
+    batch, state = begun(exp)
+    seen, model = np.asarray(batch["tokens"]), LanguageModel(net, 300)
+    assert seen.shape == (3, 7) and len(np.unique(seen)) > 5
+    nll = [-log_softmax(model.apply(state.params["model"], seen[:, :i])[:, -1])[np.arange(3), seen[:, i]] for i in range(1, 7)]
+    found = jax.jit(exp.step)(state, batch, KEY)[1]["loss"]
+    np.testing.assert_allclose(found, np.mean(nll), rtol=1e-5)
+
+
+def test_berts_loss_is_of_what_is_hidden_from_either_side():
+    net, size, k = Transformer(1, 2, 16, dropout=0.2), 300, jax.random.key(3)
+    exp = bert(vocabulary=size, net=net, length=24, batch_size=4)
+    batch, state = begun(exp)
+    to_mask, to_drop = jax.random.split(k)
+    masked = jax.tree.map(np.asarray, mask_tokens(to_mask, batch["tokens"], size, 4, SPECIAL, 0.15))
+    assert (masked.tokens != batch["tokens"]).any()
+    logits = LanguageModel(net, size, causal=False).apply(
+        state.params["model"], masked.tokens, train=True, rngs={"dropout": to_drop})
+    logp, told = log_softmax(logits), np.argwhere(masked.weight > 0)
+    nll = [-logp[i, masked.at[i, j], batch["tokens"][i, masked.at[i, j]]] for i, j in told]
+    np.testing.assert_allclose(jax.jit(exp.step)(state, batch, k)[1]["loss"], np.mean(nll), rtol=1e-4)
+
+
+def test_fine_tunings_loss_is_of_each_texts_own_class_by_the_mean_of_its_tokens():
+    net, k, docs = Transformer(1, 2, 16), jax.random.key(3), labelled("python", "train")
+    exp = finetune_text(vocabulary=300, net=net, length=40, batch_size=5, fraction=0.5)
+    batch, state = begun(exp)
+    rows = labelled_rows(wordpiece(docs, 300), docs, 40)
+    own = {row.tobytes(): label for row, label in zip(rows.image, rows.labels)}
+    assert len(own) > 0.9 * len(docs) and len(set(own.values())) == 8
+    model, head = LanguageModel(net, 300, causal=False), state.params["head"]["params"]
+    nll = []
+    for row in np.asarray(batch["tokens"]):
+        h = model.apply(state.params["model"], row[row >= 0][None], method="hidden")[0].mean(0)
+        nll.append(-log_softmax(h @ head["kernel"] + head["bias"])[own[row.tobytes()]])
+    np.testing.assert_allclose(jax.jit(exp.step)(state, batch, k)[1]["loss"], np.mean(nll), rtol=1e-4)
+
+
 def test_electras_loss_is_the_generators_and_the_weighted_discriminators():
     """Clark et al., 2020, section 2: the embedding, which both have, learns of both, and the generator of its own."""
     net, size, k = Transformer(1, 2, 16, dropout=0.2), 300, jax.random.key(3)
     exp = electra(net=net, vocabulary=size, length=24, batch_size=4, weight=3.0)
-    batch = batches(exp.data, 0, 0, 1, mesh_of(1))[0]
-    state = exp.init(KEY, batch)
-    state = state.replace(params=far(state.params))
+    batch, state = begun(exp)
     model, small = (LanguageModel(n, size, False, s) for n, s in ((net, 0), (net.clone(width=8, heads=1), 16)))
     k1, k2, k3 = jax.random.split(k, 3)
     to_mask, to_drop = jax.random.split(k1)
@@ -286,9 +336,7 @@ def test_simcses_loss_is_infonce_of_two_dropouts():
     """Gao et al., 2021, eq. 4: each text's two encodings, against the second ones of the others."""
     net, tau, k = Transformer(1, 2, 16, dropout=0.2), 0.1, jax.random.key(3)
     exp = simcse(net=net, vocabulary=300, length=24, batch_size=5, temperature=tau)
-    batch = batches(exp.data, 0, 0, 1, mesh_of(1))[0]
-    state = exp.init(KEY, batch)
-    state = state.replace(params=far(state.params))
+    batch, state = begun(exp)
     model, head = LanguageModel(net, 300, False), MLP((16, 16), activation="tanh")
     twice = jnp.tile(batch["tokens"], (2, 1))
     z = model.apply(state.params["model"], twice, True, rngs={"dropout": k}, method="pooled")

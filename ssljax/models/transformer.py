@@ -33,7 +33,7 @@ class Transformer(nn.Module):
     positions: Literal["rotary", "learned"] = "rotary"
     """Where tokens are: turned into queries and keys, or added to the tokens."""
     unit: Literal["swiglu", "gelu"] = "swiglu"
-    """Of the feed-forward layers, which have the same number of weights with both."""
+    """Of the feed-forward layers, which have about the same number of weights with both."""
     reach: int = 512
     """The most tokens that learned positions tell apart."""
     dropout: float = 0.0

@@ -86,6 +86,11 @@ def test_masked_accuracy_counts_what_is_asked():
     sure = masked_accuracy(predict, data, batch_size=16)({"sure": jnp.array(True)})
     np.testing.assert_allclose(sure["accuracy"], 100)
     np.testing.assert_allclose(sure["nll"], math.log(1 + 19 * math.exp(-4)), rtol=1e-5)
+    half = masked_accuracy(lambda state, key, x: (  # Right at the one of its two places where [MASK] stands.
+        4.0 * jax.nn.one_hot(jnp.stack([x[:, 1], 0 * x[:, 3]], 1), 20),
+        Masked(x.at[:, 1].set(4), jnp.tile(jnp.array([1, 3]), (len(x), 1)), x[:, jnp.array([1, 3])], jnp.ones((len(x), 2)))),
+        data, batch_size=16)(())
+    assert half["accuracy"] == 50 and half["accuracy_at_mask"] == 100
     name = [data.tokenizer.id_to_token(i) for i in range(20)]
     assert f"[{name[7]}|{name[7]}]".replace("##", "") in sure["guesses"].replace("##", "")
 
