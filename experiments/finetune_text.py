@@ -45,7 +45,7 @@ def finetune_text(
         lr: Its peak, after a warm-up over a tenth of training.
     """
     docs = {split: labelled(data, split) for split in ("train", "test")}
-    old = pretrained_or_new(pretrained, net, docs["train"], vocabulary)
+    old = pretrained_or_new(pretrained, net, docs["train"], vocabulary, length)
     old = old._replace(params=None) if scratch else old
     train, test = (labelled_rows(old.tokenizer, d, length) for d in docs.values())
     if not 0 < fraction <= 1 or not (n := round(fraction * len(train))):

@@ -19,6 +19,7 @@ from ssljax.data.text import EMBEDDED
 from ssljax.evals.knn import knn
 from ssljax.evals.probe import linear_probe
 from ssljax.evals.spread import alignment_uniformity
+from ssljax.evals.text_floor import text_floors
 from ssljax.evals.texts import nearest
 from ssljax.losses.infonce import info_nce
 from ssljax.models.mlp import MLP
@@ -38,14 +39,14 @@ def simcse(
     Args:
         data: python (half pages of its manual, embedded), or a text set with classes, which only the evaluation sees.
         pretrained: The folder of a run of bert or electra to begin with, as in the paper; the net, but for its dropout,
-            and its tokens are then that one's, of several seeds the first's. Pretraining on the embedded manual has read
-            the test half pages too, without labels.
+            and its tokens are then that one's, of several seeds the first's; --lr 0 --steps 1 only probes it. BERT on the
+            embedded manual has read the test half pages too, without labels.
         vocabulary: WordPiece tokens, learned on the training text.
         length: Tokens of a text that are read.
         lr: Its peak, after a warm-up over a tenth of training.
     """
     docs = {split: labelled(data, split) for split in ("train", "test")}
-    old = pretrained_or_new(pretrained, net, docs["train"], vocabulary)
+    old = pretrained_or_new(pretrained, net, docs["train"], vocabulary, length)
     train, test = (labelled_rows(old.tokenizer, d, length) for d in docs.values())
     model, head = old.model, MLP((old.model.net.width, old.model.net.width), activation="tanh")
     tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(warmup_cosine(lr, steps), weight_decay))
@@ -63,16 +64,15 @@ def simcse(
         value = info_nce(*jnp.split(head.apply(params["head"], z), 2), tau=temperature)
         return value, (state.extra, {"loss": value})
 
-    def encode(state, rows):  # The head is of training alone (section 3.1).
-        return embed(state.params, rows)
-
-    again = lambda state, key, rows: embed(state.params, rows, train=True, key=key)
+    encode = lambda state, rows: embed(state.params, rows)  # The head is of training alone (section 3.1).
+    again = lambda state, key, rows: embed(state.params, rows, True, key)
     titles = [f"{test.class_names[c]}: {' '.join(t.split())[:48]}" for t, c in zip(docs["test"].text, test.labels)]
     return Experiment(
         init=init, step=minimize(tx, loss), data=Rows({"tokens": train.image}, batch_size), num_steps=steps,
         warm_start=old.warm_start, files=old.files, evals={
             "knn": knn(encode, train, test, floor=False), "probe": linear_probe(encode, train, test, floor=False),
-            "spread": alignment_uniformity(again, test), "text": nearest(encode, test, titles)})
+            "spread": alignment_uniformity(again, test), "text": nearest(encode, test, titles),
+            **text_floors(docs["train"], docs["test"])})
 
 
 if __name__ == "__main__":

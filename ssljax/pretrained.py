@@ -77,11 +77,18 @@ class Pretrained(NamedTuple):
         return {"tokenizer.json": self.tokenizer.to_str(), "net.json": json.dumps(plain(self.model.net), indent=1) + "\n"}
 
 
-def pretrained_or_new(workdir: str, net: Transformer, train: Documents, vocabulary: int) -> Pretrained:
+def pretrained_or_new(workdir: str, net: Transformer, train: Documents, vocabulary: int, length: int) -> Pretrained:
     """The model of a run, with the dropout of `net`; or, for an empty `workdir`, a new one of `net` that sees both
-    sides and reads WordPiece tokens, `vocabulary` of them, learned on `train`."""
+    sides and reads WordPiece tokens, `vocabulary` of them, learned on `train`.
+
+    InputError where it is to read rows of `length` tokens, and learned positions for fewer.
+    """
     if workdir:
         old = pretrained(workdir)
+        record = json.loads((pathlib.Path(workdir).expanduser() / "record.json").read_text())["computes"]
+        if old.model.net.positions == "learned" and length > record.get("length", length):
+            raise InputError(f"The run in {workdir} has learned the positions of {record['length']} tokens: give --length "
+                             f"{record['length']} or less, or pretrain on longer rows, or with --positions rotary.")
         return old._replace(model=old.model.clone(net=old.model.net.clone(dropout=net.dropout)))
     tokenizer = wordpiece(train, vocabulary)
     return Pretrained(LanguageModel(net, tokenizer.get_vocab_size(), causal=False), tokenizer)

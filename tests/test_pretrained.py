@@ -25,6 +25,15 @@ from ssljax.models.transformer import LanguageModel, Transformer
 NET = Transformer(1, 2, 8, dropout=0.1)
 
 
+def test_positions_that_were_not_learned_are_not_read(tmp_path, one_device):
+    net = NET.clone(positions="learned")
+    train(replace(bert(net=net, vocabulary=400, length=16, batch_size=8), num_steps=1, evals={}),
+          Run(workdir=str(tmp_path / "bert")), logging.plain(dict(net=net, length=16)))
+    assert finetune_text(pretrained=str(tmp_path / "bert"), length=16)
+    with pytest.raises(InputError, match="has learned the positions of 16 tokens: give --length 16 or less, or pretrain"):
+        finetune_text(pretrained=str(tmp_path / "bert"), length=17)
+
+
 def test_half_pages_of_the_manual_are_told_apart_by_topic():
     train_set, test_set = labelled("python", "train"), labelled("python", "test")
     assert not set(train_set.text) & set(test_set.text)
@@ -87,7 +96,7 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
     found = pretrained(folder)
     assert not found.model.causal and found.model.net == NET and found.tokenizer.token_to_id("[CLS]") < SPECIAL
     jax.tree.map(np.testing.assert_array_equal, found.params, load(folder)["params"]["model"])
-    assert pretrained_or_new(str(folder), NET.clone(width=99, dropout=0.5), None, 0).model.net == NET.clone(dropout=0.5)
+    assert pretrained_or_new(str(folder), NET.clone(width=99, dropout=0.5), None, 0, 64).model.net == NET.clone(dropout=0.5)
 
     floor = finetune_text(pretrained=str(folder), scratch=True, batch_size=8, length=16, lr=0.0)
     state = train(replace(floor, num_steps=1, evals={}))  # Of the same net and tokens, without what was learned.

@@ -95,8 +95,9 @@ class Blocks:
             if epoch != now:
                 now, text = epoch, self.epoch(seed, epoch)
                 blocks = order(seed, epoch, self.steps * self.batch_size).astype(np.int64) * self.length
+                blocks += np.random.default_rng((seed % 2**64, epoch, 2)).integers(len(text))  # What is left over differs.
             begin = blocks[at * self.batch_size:(at + 1) * self.batch_size, None]
-            # Where chance kept fewer words than are expected, the text begins again.
+            # Behind its end the text begins again.
             yield text[(begin + inside) % len(text)].astype(np.int32)
 
     def batch(self, resident: tuple, fed: jax.Array) -> dict[str, jax.Array]:

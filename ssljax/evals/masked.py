@@ -20,8 +20,9 @@ def masked_accuracy(predict: Predict, read: Pieces, batch_size: int = 64,
     """Percent of the chosen tokens of the test rows that are told rightly, and their mean `nll`.
 
     `accuracy_at_mask` is of those alone that [MASK] stands for: BERT leaves a tenth of the chosen to be seen, and puts
-    others in place of a tenth. The choice is the same each time. `most_frequent` is the floor: the percent of the token that is the most frequent
-    in the training rows, special ones aside. `guesses`: the first row, with [what was told|what was there].
+    others in place of a tenth. The choice is the same each time. `most_frequent` is the floor: the percent of the token
+    that is the most frequent in the training rows, special ones aside. `guesses`: the first row, with [what was told|what
+    was there].
     """
     @gathered
     def run(state, key, rows):
