@@ -1,5 +1,6 @@
 """Text: what documents() reads or refuses, tokenizers, rows of tokens, and their feeds."""
 
+from dataclasses import replace
 import os
 import pathlib
 import subprocess
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from ssljax.data import text as text_module
 from ssljax.data.feed import Rows
 from ssljax.data.order import indices
 from ssljax.data.text import (BERT, END, Documents, Streams, Windows, bpe, characters, documents, encode,
@@ -192,6 +194,20 @@ def test_bpe_learns_what_is_frequent(manual):
         assert tokenizer.decode(tokens[offsets[i]:offsets[i + 1]].tolist()) == manual.text[i]
     with pytest.raises(InputError, match="A vocabulary of 256 can't hold the 256 bytes and the end of a document"):
         bpe(manual, 256)
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_long_text_has_the_same_tokens_in_parts(kind, manual, monkeypatch):
+    """Line ends between words and others, runs of them, and one long line, which has no place to be cut at."""
+    docs = replace(manual, text=[*manual.text, "ab cd\nef\n\n  gh\n\tij\nkl " * 30, "one long line " * 50, "a"])
+    tokenizer = MADE[kind](docs)
+    whole = [tokenizer.encode(text, add_special_tokens=False).ids for text in docs.text]
+    monkeypatch.setattr(text_module, "LARGE", 200)
+    parts = [len(list(text_module._cut(tokenizer, text))) for text in docs.text]
+    assert sum(parts[:8]) > 20 and parts[8] > 1 and parts[9:] == [4 if kind == "characters" else 1, 1]
+    found = text_module._encode(tokenizer, docs)
+    np.testing.assert_array_equal(found["tokens"], np.concatenate(whole))
+    np.testing.assert_array_equal(found["offsets"], np.cumsum([0, *map(len, whole)]))
 
 
 @given(st.lists(st.text(ANY, max_size=9) | st.text("abä \n\t~", max_size=9), min_size=1, max_size=4))

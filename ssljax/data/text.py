@@ -301,11 +301,29 @@ def encode(tokenizer: Tokenizer, docs: Documents) -> tuple[np.ndarray, np.ndarra
 
 
 def _encode(tokenizer: Tokenizer, docs: Documents) -> Mapping[str, np.ndarray]:
-    parts: list[np.ndarray] = []
-    for at in range(0, len(docs), 256):  # What the package makes of a token takes many times the room of its number.
-        encoded = tokenizer.encode_batch_fast(docs.text[at:at + 256], add_special_tokens=False)
-        parts += [np.array(e.ids, np.int32) for e in encoded]
-    return {"tokens": np.concatenate(parts), "offsets": np.cumsum([0, *map(len, parts)])}
+    parts, sizes = [np.zeros(0, np.int32)], np.zeros(len(docs) + 1, np.int64)
+    cut = [(i, part) for i, text in enumerate(docs.text, 1) for part in _cut(tokenizer, text)]
+    ends = itertools.accumulate(len(part) for _, part in cut)
+    # Some at a time: what the package makes of a token takes many times the room of its number.
+    for _, some in itertools.groupby(zip(ends, cut), lambda x: x[0] // LARGE):
+        whose, texts = zip(*(x[1] for x in some))
+        for i, e in zip(whose, tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)):
+            parts.append(np.array(e.ids, np.int32))
+            sizes[i] += len(e.ids)
+    return {"tokens": np.concatenate(parts), "offsets": np.cumsum(sizes)}
+
+
+def _cut(tokenizer: Tokenizer, text: str) -> Iterator[str]:
+    """A long text in parts that have the tokens of the whole: anywhere between characters that are tokens, and else
+    behind an end of a line that words stand around."""
+    start, anywhere = 0, isinstance(tokenizer.pre_tokenizer, pre_tokenizers.Split)
+    while len(text) - start > LARGE:
+        found = re.compile("" if anywhere else r"(?<=\w)\n(?=[A-Za-z])").search(text, start + LARGE)
+        if not found:
+            break
+        yield text[start:found.end()]
+        start = found.end()
+    yield text[start:]
 
 
 class Tokenized(NamedTuple):

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/word2vec.py brown.txt,gutenberg.txt --peer-python PYTHON_WITH_GENSIM --runs 3
 
-Both sides train in turn, each in a process of its own bound to one core (gensim with one worker), on the same sequence of
-words; compiling, reading and evaluating are left out of the times. A word counts each time an epoch
-passes it, subsampled away or not.
+Both sides train in turn, each in a process of its own bound to as many cores as there are --threads (gensim has as many
+workers), on the same sequence of words; compiling, reading and evaluating are left out of the times. A word counts each
+time an epoch passes it, subsampled away or not.
 """
 
 import argparse
@@ -21,11 +21,11 @@ PEER = """
 import sys, time
 import numpy as np
 from gensim.models import Word2Vec
-words, width, window, negatives, sample, epochs, lr, sg, vectors = sys.argv[1:]
+words, width, window, negatives, sample, epochs, lr, sg, threads, vectors = sys.argv[1:]
 text = open(words).read().split(" ")
 text = [text[i:i + 10000] for i in range(0, len(text), 10000)]
 model = Word2Vec(vector_size=int(width), window=int(window), negative=int(negatives), sample=float(sample), sg=int(sg),
-                 alpha=float(lr), min_count=1, workers=1, seed=0)
+                 alpha=float(lr), min_count=1, workers=int(threads), seed=0)
 model.build_vocab(text)
 start, cpu = time.perf_counter(), time.process_time()
 model.train(text, total_examples=model.corpus_count, epochs=int(epochs))
@@ -34,7 +34,7 @@ np.savez(vectors, names=np.array(model.wv.index_to_key), vectors=model.wv.vector
 """
 
 
-def ours(data: str, arguments: dict, out: str) -> None:
+def ours(data: str, arguments: dict, devices: int, out: str) -> None:
     """Trains as the loop does, without its log, and keeps the vectors."""
     sys.path.insert(0, str(ROOT))
     import jax
@@ -44,6 +44,7 @@ def ours(data: str, arguments: dict, out: str) -> None:
     from ssljax import sharding
     from ssljax.loop import Program, Run
 
+    sharding.split_cpu(devices)
     tokens = np.load(data)
     import experiments.word2vec as file
 
@@ -76,6 +77,8 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable, help="a Python with gensim")
     parser.add_argument("--runs", type=int, default=1, help="of each side, in turn")
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="and cores")
+    parser.add_argument("--devices", type=int, default=1, help="of ours, which share each batch")
     parser.add_argument("--model", choices=("skip-gram", "cbow"), default="skip-gram")
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--peer-lr", type=float, default=0.025, help="gensim's own")
@@ -87,17 +90,19 @@ def main() -> None:
     from ssljax.evals.words import word_tests
 
     _, tokens, _, names = vocabulary(given.data, 5)
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # Which the sides inherit.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:given.threads])  # Which the sides inherit.
     with tempfile.TemporaryDirectory() as folder:
         at = lambda name: os.path.join(folder, name)
         np.savez(at("tokens.npz"), tokens=tokens, names=np.array(names))
         pathlib.Path(at("words.txt")).write_text(" ".join(np.array(names)[tokens]), encoding="utf-8")
         settings = {"model": given.model, "epochs": given.epochs, "lr": given.lr}
         sides = {
-            "ssljax": [sys.executable, __file__, "--ours", at("tokens.npz"), json.dumps(settings), at("ssljax.npz")],
+            "ssljax": [sys.executable, __file__, "--ours", at("tokens.npz"), json.dumps(settings), str(given.devices),
+                       at("ssljax.npz")],
             "gensim": [given.peer_python, "-c", PEER, at("words.txt"), "100", "5", "5", "1e-3", str(given.epochs),
-                       str(given.peer_lr), str(int(given.model == "skip-gram")), at("gensim.npz")]}
-        print(f"{len(tokens)} words, {len(names)} different, {settings}, gensim at {given.peer_lr}")
+                       str(given.peer_lr), str(int(given.model == "skip-gram")), str(given.threads),
+                       at("gensim.npz")]}
+        print(f"{len(tokens)} words, {len(names)} different, {settings}, gensim at {given.peer_lr}, {given.threads} threads")
         for _ in range(given.runs):
             for side, command in sides.items():
                 done = subprocess.run(command, capture_output=True, text=True)
@@ -114,6 +119,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--ours"]:
-        ours(sys.argv[2], json.loads(sys.argv[3]), sys.argv[4])
+        ours(sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
     else:
         main()
