@@ -44,13 +44,12 @@ def dino(
         frozen: The part of training for which the student's prototypes stay as drawn.
         decay: λ, of the teacher's moving average at the start; it rises to 1.
         sharp: The teacher's temperature, reached over the part `sharpen` of training, from 0.04.
-        warmup: Of training, the part over which lr rises to its peak.
-        final_decay: What weight decay ends at, by a cosine; without it, it stays.
+        final_decay: What weight decay ends at, by a cosine; else it stays. (`warmup`: the part over which lr rises.)
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), cosine(weight_decay, final_decay, num_steps))
-    rate, tau, (large, small) = rising_decay(decay, num_steps), sharpening(sharp, sharpen * num_steps), crops.kinds(train.shape)
+    rate, tau, (large, *small) = rising_decay(decay, num_steps), sharpening(sharp, sharpen * num_steps), crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
     scores = lambda z, c: product(normalize(z), normalize(c).T).reshape(-1, batch_size, prototypes)
 
@@ -73,7 +72,8 @@ def dino(
     encode = lambda state, x: features(state.extra["teacher"], state.extra["seen"], crops.view.whole(x), train=False)[0]
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(large.either, train), "small_views": views(small, train)})
+        "features": feature_map(encode, test), "views": views(large.either, train),
+        **{"small_views": views(kind, train) for kind in small}})
 
 
 if __name__ == "__main__":

@@ -42,14 +42,13 @@ def swav(
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         encoder: f in the paper, which is kept; the head is not.
         prototypes: K, the clusters: some times the number of classes.
-        frozen: The part of training for which prototypes stay as drawn.
+        frozen: The part of training for which prototypes stay as drawn; `warmup`: that over which lr rises to its peak.
         epsilon: ε of Sinkhorn's algorithm, which takes some `steps`: the lower, the surer the codes.
-        warmup: Of training, the part over which lr rises to its peak.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
-    large, small = crops.kinds(train.shape)
+    large, *small = crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):
@@ -73,7 +72,8 @@ def swav(
     encode = lambda state, x: features(state.params, state.extra, crops.view.whole(x), train=False)[0]
     return Experiment(init=init, step=step, data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(large.either, train), "small_views": views(small, train)})
+        "features": feature_map(encode, test), "views": views(large.either, train),
+        **{"small_views": views(kind, train) for kind in small}})
 
 
 if __name__ == "__main__":

@@ -557,8 +557,11 @@ def test_ijepa_takes_a_class_token_and_learned_positions():
 
 
 def test_without_small_views_the_large_ones_are_whole_views():
-    large, _ = MultiCrop(Views(crop=0.1), small=0).kinds((8, 8, 1))
-    assert (large.crop, large.crop_most) == (0.1, 1.0)
+    large, = MultiCrop(Views(crop=0.5), small=0).kinds((8, 8, 1))
+    assert (large.crop, large.crop_most) == (0.5, 1.0)
+    for make in (swav, dino):
+        evals = make(**TINY, crops=MultiCrop(Views(crop=0.5), small=0)).evals
+        assert "small_views" not in evals and evals["views"](()) and "small_views" in make(**CROPS).evals
 
 
 def test_a_missing_run_says_which_command_makes_it(tmp_path):

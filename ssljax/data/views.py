@@ -89,25 +89,25 @@ class MultiCrop:
     part: float = 0.4
     """Of the image's area: large views show more, small ones, where there are any, less."""
 
-    def kinds(self, shape: tuple[int, ...]) -> tuple[Views, Views]:
-        """The large and the small views of images of `shape`. InputError where one has more pixels than the image."""
+    def kinds(self, shape: tuple[int, ...]) -> tuple[Views, ...]:
+        """The large and, if any, the small views of images of `shape`. InputError where one has more pixels than they."""
         view, side = self.view, min(shape[:2])
         if self.small and not view.crop <= self.part <= view.crop_most:
             raise InputError(f"--part must lie between --crop {view.crop} and --crop-most {view.crop_most}, not at "
                              f"{self.part}.")
         large = view.view_size or side
         size = self.small_size or max(1, large // 2)
-        for flag, pixels in (("--view-size", large), ("--small-size", size)):
-            _fits(flag, pixels, side)
-        return (replace(view, crop=self.part if self.small else view.crop),
-                replace(view.later(2), view_size=size, crop_most=self.part))
+        _fits("--view-size", large, side)
+        if not self.small:
+            return view,
+        _fits("--small-size", size, side)
+        return replace(view, crop=self.part), replace(view.later(2), view_size=size, crop_most=self.part)
 
     def __call__(self, key: Array, images: Array) -> list[Array]:
         """Images (n, height, width, channels) to large views, (2 n, ...), and small ones, (small n, ...), if any."""
         k1, k2 = jax.random.split(key)
-        large, small = self.kinds(images.shape[1:])
-        crops = [large.several(k1, images, 2)]
-        return [*crops, small.several(k2, images, self.small)] if self.small else crops
+        return [kind.several(k, images, count)
+                for kind, k, count in zip(self.kinds(images.shape[1:]), (k1, k2), (2, self.small))]
 
 
 def _chance(flag: str, p: float | tuple[float, ...], number: int = 0) -> float:
