@@ -5,13 +5,14 @@
     launch/local.sh experiments/byol.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
         --weight-decay 5e-4 --head.widths 1024 256 --head.no-last-norm --predictor.widths 1024 256 \
         encoder:res-net  # lightly's sizes and optimizer
-    launch/local.sh experiments/byol.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
-        --optimizer lars --lr 3.2 --warmup 0.01 --weight-decay 1.5e-6 --decay 0.996 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 \
-        --blur 1 0.1 --solarize 0 0.2 --head.widths 4096 256 --head.no-last-norm --predictor.widths 4096 256 encoder:res-net \
-        --encoder.depth 50 --encoder.stem imagenet  # the paper's
+    launch/local.sh experiments/byol.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 1000 \
+        --batch-size 4096 --optimizer lars --lr 3.2 --warmup 0.01 --weight-decay 1.5e-6 --decay 0.996 --crop 0.08 \
+        --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 --solarize 0 0.2 --head.widths 4096 256 --head.no-last-norm \
+        --head.no-last-bias --predictor.widths 4096 256 --predictor.no-last-bias encoder:res-net --encoder.depth 50 \
+        --encoder.stem imagenet  # the paper's
 
-Deviation: the head's output is normalised too, as in MoCo v3, without which digits end below an untrained net;
-`--head.no-last-norm` is the paper's.
+Deviation: the head's output is normalised too, as in MoCo v3: as in the paper, by the last command's flags, neighbours of
+digits end below an untrained net's (90.6 against 93.1 % of three seeds; the probe is level).
 """
 
 import jax

@@ -44,7 +44,7 @@ def finetune(
         lr: Its peak, after a warm-up over a tenth of training.
     """
     whole, test = (images(data, split, image_size) for split in ("train", "test"))
-    train, num_steps = share(whole, fraction), epochs * (len(whole) // batch_size)
+    train, num_steps = share(whole, fraction), epochs * (len(whole) // min(batch_size, len(whole)))
     tx, head = adamw(warmup_cosine(lr, num_steps), weight_decay), nn.Dense(whole.num_classes)
     old = encoder_of(pretrained, lane) if pretrained else None
     features = Chain(encoder=old.net if old else encoder)

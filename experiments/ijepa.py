@@ -2,7 +2,7 @@
 
     launch/local.sh experiments/ijepa.py                                   # digits: two minutes on a laptop CPU
     launch/local.sh experiments/ijepa.py --data cifar10 --vit.patch 4 --flip 0.5 --epochs 100   # 64 patches of 32x32
-    launch/local.sh experiments/ijepa.py --data imagenet2012 --image-size 224 --epochs 600 --batch-size 2048 \
+    launch/local.sh experiments/ijepa.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 600 --batch-size 2048 \
         --weight-decay 0.04 --final-decay 0.4 --warmup 0.025 --decay 0.996 --predictor-width 384 --predictor-depth 6 \
         --vit.patch 16 --vit.width 768 --vit.depth 12 --vit.heads 12  # the paper's ViT-B
 """

@@ -5,9 +5,9 @@
     launch/local.sh experiments/moco.py --data cifar10 --epochs 1000 --batch-size 256 --optimizer sgd --lr 0.3 \
         --weight-decay 1e-4 --head.widths 2048 256 --queue 32768 --temperature 0.2 \
         encoder:res-net  # solo-learn's sizes and optimizer
-    launch/local.sh experiments/moco.py --data imagenet2012 --image-size 224 --epochs 800 --batch-size 256 --optimizer sgd \
-        --lr 0.03 --warmup 0 --weight-decay 1e-4 --decay 0.999 --queue 65536 --temperature 0.2 --blur 0.5 --head.no-norm \
-        --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
+    launch/local.sh experiments/moco.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 800 --batch-size 256 \
+        --optimizer sgd --lr 0.03 --warmup 0 --weight-decay 1e-4 --decay 0.999 --queue 65536 --temperature 0.2 --blur 0.5 \
+        --head.no-norm --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
 
 Deviations: BatchNorm is not shuffled between devices: a query's statistics and its key's are both of the whole batch,
 so that what shuffling hides may leak. And the head has BatchNorm, where the paper's has none (`--head.no-norm`).

@@ -4,9 +4,9 @@
     launch/local.sh experiments/simclr.py --data cifar10 --view-size 24 --epochs 15        # the ledger: with a wider net
     launch/local.sh experiments/simclr.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
         --weight-decay 5e-4 --temperature 0.5 --head.widths 512 128 encoder:res-net  # lightly's sizes and optimizer
-    launch/local.sh experiments/simclr.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 4096 \
-        --optimizer lars --lr 4.8 --warmup 0.01 --weight-decay 1e-6 --crop 0.08 --jitter 0.8 --blur 0.5 --head.widths 2048 128 \
-        encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
+    launch/local.sh experiments/simclr.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 1000 \
+        --batch-size 4096 --optimizer lars --lr 4.8 --warmup 0.01 --weight-decay 1e-6 --crop 0.08 --jitter 0.8 --blur 0.5 \
+        --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
 """
 
 import jax

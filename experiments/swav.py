@@ -4,7 +4,7 @@
     launch/local.sh experiments/swav.py --data cifar10 --view-size 24 --epochs 15
     launch/local.sh experiments/swav.py --data cifar10 --epochs 800 --batch-size 512 --lr 4e-3 --weight-decay 1e-6 \
         --small 0 --crop 0.14 --head.widths 512 128 --prototypes 512 encoder:res-net  # lightly's sizes and rate
-    launch/local.sh experiments/swav.py --data imagenet2012 --image-size 224 --epochs 800 --batch-size 4096 \
+    launch/local.sh experiments/swav.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 800 --batch-size 4096 \
         --optimizer lars --lr 4.8 --warmup 0.0125 --weight-decay 1e-6 --crop 0.05 --part 0.14 --small 6 --small-size 96 \
         --jitter 0.8 --blur 0.5 --prototypes 3000 --frozen 0.00125 --head.widths 2048 128 encoder:res-net --encoder.depth 50 \
         --encoder.stem imagenet  # the paper's

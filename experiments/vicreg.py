@@ -4,9 +4,10 @@
     launch/local.sh experiments/vicreg.py --data cifar10 --view-size 24 --epochs 15
     launch/local.sh experiments/vicreg.py --data cifar10 --epochs 1000 --batch-size 256 --head.widths 2048 2048 2048 \
         --jitter 0.4 0.4 0.2 0.1 --solarize 0.1 encoder:res-net  # the sizes of solo-learn's CIFAR-10, whose LARS is another
-    launch/local.sh experiments/vicreg.py --data imagenet2012 --image-size 224 --epochs 1000 --batch-size 2048 \
-        --optimizer lars --lr 1.6 --warmup 0.01 --weight-decay 1e-6 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 --blur 0.5 \
-        --solarize 0.1 --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
+    launch/local.sh experiments/vicreg.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 1000 \
+        --batch-size 2048 --optimizer lars --lr 1.6 --warmup 0.01 --weight-decay 1e-6 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 \
+        --blur 0.5 --solarize 0.1 --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 \
+        --encoder.stem imagenet  # the paper's
 """
 
 import jax

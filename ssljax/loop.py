@@ -276,7 +276,14 @@ class _Session:
             for name, evaluate in self.exp.evals.items():
                 if check:
                     self.stop_if(self.signals.seen(True), self.exp.num_steps)
-                start, found = time.perf_counter(), evaluate(lane)
+                start = time.perf_counter()
+                try:
+                    found = evaluate(lane)
+                except Exception:  # What is known shall not be lost: it may have taken hours.
+                    if results:
+                        self.log.line("Found before the evaluation failed: " + ", ".join(
+                            f"{k} {logging.form(np.mean(v))}" for k, v in results.items()))
+                    raise
                 if (took := time.perf_counter() - start) > SLOW:
                     of = f", seed {i + 1} of {len(self.program.seeds)}" if len(self.program.seeds) > 1 else ""
                     self.log.line(f"Evaluated {name} at step {step} in {took:.0f} s{of}.")
@@ -585,6 +592,8 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         if run.distributed:
             jax.distributed.initialize()
         sharding.split_cpu(run.cpu_devices)
+        if (size := arguments.get("batch_size", 1)) < 1:  # Experiments count their steps by it.
+            raise InputError(f"--batch-size must be at least 1, not {size}.")
         if not run.workdir:
             run = replace(run, workdir=default_workdir(make, arguments, run))
         train(make(**arguments), run, logging.plain(arguments), inspect.getsourcefile(make))

@@ -62,6 +62,7 @@ def test_a_wrong_type_is_said(cli, simclr):
     (["--data", "./nowhere"], ["no folder or .npz file ./nowhere"]),
     (["--data", "cifar100"], ["cifar100 is not prepared", "python -m ssljax.data.prepare cifar100", "--data digits"]),
     (["--batch-size", "5000"], ["batch of 5000", "1437"]),
+    (["--batch-size", "0"], ["--batch-size must be at least 1, not 0"]),
     (["--temperature", "0"], ["temperature must be positive"]),
     (["--run.log-every", "0"], ["--run.log-every must be at least 1"]),
     (["--run.eval-every", "-1"], ["--run.eval-every must be at least 0"]),

@@ -29,6 +29,7 @@ from ssljax.data import augment, images
 from ssljax.data.sources import share
 from ssljax.data.views import MultiCrop, Views
 from ssljax.logging import plain
+from ssljax.losses.distillation import sharpening
 from ssljax.losses.infonce import normalize
 from ssljax.losses.masked import block_masks
 from ssljax.models.convnet import ConvNet
@@ -188,7 +189,7 @@ def test_mocos_queue_holds_the_keys_of_the_last_batches():
     np.testing.assert_array_equal(two[32:64], one[:32])
     np.testing.assert_allclose(jnp.linalg.norm(two, axis=1), 1, rtol=1e-5)
     assert jnp.abs(two[:32] - one[:32]).max() > 0.01
-    for size in (16, 48):
+    for size in (0, 16, 48):
         with pytest.raises(InputError, match=f"queue of {size} can't be renewed by batches of 32: choose a --queue"):
             traced(moco(**ONE, queue=size))
 
@@ -474,8 +475,16 @@ def test_bad_settings_are_a_sentence():
         traced(lejepa(**ONE, num_views=1))
     with pytest.raises(InputError, match="number of views must be positive"):
         traced(lejepa(**ONE, num_views=0))
+    with pytest.raises(InputError, match="choose --slices above 0"):
+        traced(lejepa(**ONE, slices=0))
+    with pytest.raises(InputError, match="choose --queue above 0"):
+        traced(nnclr(**ONE, queue=0))
     with pytest.raises(InputError, match="choose --sharp above 0, not 0"):
         dino(**TINY, sharp=0.0)
+    with pytest.raises(InputError, match="choose --sharpen 0 or above"):
+        dino(**TINY, sharpen=-0.1)
+    assert sharpening(0.07, 0.0)(0) == sharpening(0.07, 0.9)(5) == 0.07  # Warmed up over no step.
+    assert finetune(batch_size=5000, epochs=2).num_steps == 2  # More than there are.
     with pytest.raises(InputError, match="decay of a moving average"):
         byol(**ONE, decay=1.1)
     with pytest.raises(InputError, match="decay of a moving average must be in .0, 1., not -0.1"):

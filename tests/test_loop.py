@@ -105,6 +105,15 @@ def test_evaluates_the_trained_and_the_untrained_net(tmp_path, capsys):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_what_was_found_before_an_evaluator_fails_is_told(capsys):
+    def fails(state):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(replace(tiny(), num_steps=2, evals={"first": lambda state: {"number": 7.25}, "then": fails}), Run())
+    assert "Found before the evaluation failed: first/number 7.25" in capsys.readouterr().out
+
+
 def test_a_slow_evaluator_is_named_as_it_ends(tmp_path, capsys, monkeypatch):
     train(replace(tiny(), num_steps=2), Run())
     assert "Evaluated" not in capsys.readouterr().out

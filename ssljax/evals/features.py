@@ -51,11 +51,19 @@ def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarra
     return _remember(extract)
 
 
-def raw_pixels(data: Any, indices: np.ndarray | None = None, chunk: int = 1000) -> np.ndarray:
-    """The images themselves as features: (n, H*W*C) float32 in [0, 1]."""
+def raw_pixels(data: Any, indices: np.ndarray | None = None, chunk: int = 1000, most: int = 0) -> np.ndarray:
+    """The images themselves as features: (n, H*W*C) float32 in [0, 1], shrunk to `most` pixels on the longer side, if
+    any: a probe of d features needs room for d² numbers."""
     indices = np.arange(len(data)) if indices is None else indices
-    return np.concatenate([images.reshape(len(images), -1) / np.float32(255)
+    return np.concatenate([_shrunk(images, most).reshape(len(images), -1) / np.float32(255)
                            for _, _, images in batches(data, indices, chunk, pad=False)])
+
+
+def _shrunk(images: np.ndarray, most: int) -> np.ndarray:
+    if not most or images.ndim != 4 or max(images.shape[1:3]) <= most:
+        return images
+    size = [max(1, round(most * s / max(images.shape[1:3]))) for s in images.shape[1:3]]
+    return np.asarray(jax.image.resize(images.astype(np.float32), (len(images), *size, images.shape[3]), "linear"))
 
 
 def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:

@@ -18,8 +18,8 @@ def knn(encode: Encode, train: Any, test: Any, k: int = 20, temperature: float =
     """Percent of `test` named rightly by the `k` nearest images of `train`, compared by cosine.
 
     `accuracy` weighs votes by exp(cosine / temperature): Wu et al., 2018, arXiv:1805.01978, sec. 3.4; `plain`
-    counts them, and among equals takes the class of the nearest; `raw_pixels` is `accuracy` on pixels, found
-    once, unless `floor` is False. InputError if `train` has fewer than `k` images.
+    counts them, and among equals takes the class of the nearest; `raw_pixels` is `accuracy` on pixels, 32 a
+    side at most, found once, unless `floor` is False. InputError if `train` has fewer than `k` images.
     """
     if not 1 <= k <= len(train):
         raise InputError(f"k={k} neighbours cannot be had from a bank of {len(train)} images.")
@@ -32,7 +32,7 @@ def knn(encode: Encode, train: Any, test: Any, k: int = 20, temperature: float =
 
     @functools.cache
     def pixels() -> float:
-        return score(raw_pixels(train), raw_pixels(test))[0]
+        return score(*(raw_pixels(data, most=32) for data in (train, test)))[0]
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         accuracy, plain = score(extract(state, train), extract(state, test))

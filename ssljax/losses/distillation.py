@@ -55,10 +55,13 @@ def dino(teacher: Array, student: Array, centre: Array, tau_teacher: float | Arr
 
 
 def sharpening(tau: float, steps: float) -> optax.Schedule:
-    """The teacher's temperature: from 0.04 to `tau` over the first `steps`, as in DINO's section 3.2 over 30 epochs."""
+    """The teacher's temperature: from 0.04 to `tau` over the first `steps`, as in DINO's section 3.2 over 30 epochs; `tau`
+    all along where there are none. InputError if they are less than 0, or `tau` is not above it."""
     if tau <= 0:
         raise InputError(f"The teacher's temperature must be positive: choose --sharp above 0, not {tau}.")
-    return optax.linear_schedule(0.04, tau, int(steps))
+    if steps < 0:
+        raise InputError("The teacher's temperature rises over a part of training: choose --sharpen 0 or above.")
+    return optax.linear_schedule(0.04 if steps >= 1 else tau, tau, int(steps))
 
 
 def embedding_error(y: Array, target: Array, weight: Array) -> Array:

@@ -90,8 +90,10 @@ def supcon(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = None)
 def nearest(z: Array, support: Array) -> Array:
     """The rows of `support`, (m, d), nearest to each of `z`, (n, d), by cosine, with no gradient.
 
-    Dwibedi et al., 2021, arXiv:2104.14548, eq. 2: NNCLR's queries.
+    Dwibedi et al., 2021, arXiv:2104.14548, eq. 2: NNCLR's queries. InputError for an empty support.
     """
+    if not len(support):
+        raise InputError("Nothing is near in an empty support set: choose --queue above 0.")
     cosines = product(normalize(jax.lax.stop_gradient(z)), normalize(support).T)
     return jax.lax.stop_gradient(support[jnp.argmax(cosines, axis=-1)])
 
@@ -99,9 +101,9 @@ def nearest(z: Array, support: Array) -> Array:
 def enqueue(queue: Array, rows: Array) -> Array:
     """The queue, (m, d), with `rows`, (n, d), in front and as many of its oldest gone, cut off from the gradient.
 
-    He et al., 2019, arXiv:1911.05722, section 3.1. InputError unless m is a multiple of n.
+    He et al., 2019, arXiv:1911.05722, section 3.1. InputError unless m is a multiple of n, and above 0.
     """
-    if len(queue) % len(rows):  # So where the batch is larger, too.
+    if not len(queue) or len(queue) % len(rows):  # So where the batch is larger, too.
         near = max(1, len(queue) // len(rows)) * len(rows)
         raise InputError(f"A queue of {len(queue)} can't be renewed by batches of {len(rows)}: choose a --queue that "
                          f"is a multiple of --batch-size, as {near}.")

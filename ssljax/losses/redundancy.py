@@ -50,6 +50,8 @@ def sigreg(z: Array, directions: Array, reach: float = 5.0, knots: int = 17) -> 
     """
     if z.ndim != 2 or directions.ndim != 2 or z.shape[1] != directions.shape[1]:
         raise InputError(f"Features (n, d) and directions (m, d) are needed, not {z.shape} and {directions.shape}.")
+    if not len(directions):
+        raise InputError("Features can't be told apart from a Gaussian along no direction: choose --slices above 0.")
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     t = jnp.linspace(-reach, reach, knots)
     normal = jnp.exp(-t**2 / 2)

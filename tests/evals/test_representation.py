@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from ssljax.data.sources import Arrays
 from ssljax.evals.average import average
 from ssljax.evals.collapse import collapse, feature_std, rankme
 from ssljax.evals.features import extractor, features, in_parts, raw_pixels, subset
@@ -126,6 +127,8 @@ def test_raw_pixels(test):
     np.testing.assert_allclose(raw_pixels(test, chunk=100), expected, atol=1e-6)
     np.testing.assert_allclose(raw_pixels(test, np.array([7, 2, 9]), chunk=2), expected[[7, 2, 9]], atol=1e-6)
     assert [len(at) for at in test.reads] == [100, 100, 100, 100, 97, 2, 1]  # None is read twice.
+    halves = raw_pixels(Arrays(np.tile(np.uint8([[0, 255]]), (3, 64, 16))[..., None], np.zeros(3, np.int32), ["a"]), most=8)
+    assert halves.shape == (3, 8 * 4) and abs(halves - 0.5).max() < 0.02  # Antialiased, and of the same shape.
 
 
 @pytest.mark.parametrize("n, size, want", [
