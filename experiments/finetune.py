@@ -22,7 +22,7 @@ from ssljax.evals.pictures import feature_map, views
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.optim import adamw, warmup_cosine
-from ssljax.pretrained import encoder_of
+from ssljax.pretrained import encoder_of, net_json
 
 
 def finetune(
@@ -66,7 +66,8 @@ def finetune(
     logits = lambda state, x: head.apply({"params": state.params["head"]}, encode(state, x))
     return Experiment(
         init=init, step=minimize(tx, loss), data=feed(train, min(batch_size, len(train))), num_steps=num_steps,
-        warm_start=old.warm_start if old and not scratch else None, evals={
+        warm_start=old.warm_start if old and not scratch else None,
+        files={"net.json": net_json(features.nets["encoder"])}, evals={
             "test": accuracy(logits, test), "features": feature_map(encode, test), "views": views(view, train)})
 
 

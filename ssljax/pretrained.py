@@ -48,16 +48,30 @@ def encoder_of(workdir: str | pathlib.Path, seed: int = 0) -> PretrainedEncoder:
     """
     folder = pathlib.Path(workdir).expanduser()
     try:
-        arguments = json.loads((folder / "record.json").read_text())["computes"]
-        net = rebuild(arguments.get("encoder") or arguments["vit"])
+        net = rebuild(_form(folder, "encoder", "vit"))
     except (OSError, KeyError, ValueError, TypeError):
-        raise InputError(f"{workdir} holds no run with an encoder: make one with `launch/local.sh "
+        raise InputError(f"{workdir} holds no run of a file with an --encoder or a --vit: make one with `launch/local.sh "
                          f"experiments/simclr.py --run.workdir {workdir}`.") from None
     state = load(folder, seed)
     params, stats = state["params"], state.get("extra") or {}
     if "teacher" in stats:
         params, stats = stats["teacher"], stats.get("seen") or {}
     return PretrainedEncoder(net, params["encoder"].get("params", params["encoder"]), stats.get("encoder") or {}, workdir)
+
+
+def net_json(net: nn.Module) -> str:
+    """What a run keeps as net.json where its net is not of the form that its arguments give."""
+    return json.dumps(plain(net), indent=1) + "\n"
+
+
+def _form(folder: pathlib.Path, *names: str) -> dict[str, Any]:
+    """The form of a run's net, by net.json or else the argument of one of these names; KeyError for none."""
+    if (folder / "net.json").exists():
+        return json.loads((folder / "net.json").read_text())
+    arguments = json.loads((folder / "record.json").read_text())["computes"]
+    if arguments.get("pretrained"):  # Then the net is not the one of the arguments.
+        raise KeyError("net")
+    return dict(next((arguments[name] for name in names if arguments.get(name)), {}))
 
 
 class Pretrained(NamedTuple):
@@ -74,7 +88,7 @@ class Pretrained(NamedTuple):
     @property
     def files(self) -> dict[str, str]:
         """What a run keeps of it, as `Experiment.files`, so that `pretrained` needs that run's folder alone."""
-        return {"tokenizer.json": self.tokenizer.to_str(), "net.json": json.dumps(plain(self.model.net), indent=1) + "\n"}
+        return {"tokenizer.json": self.tokenizer.to_str(), "net.json": net_json(self.model.net)}
 
 
 def pretrained_or_new(workdir: str, net: Transformer, train: Documents, vocabulary: int, length: int) -> Pretrained:
@@ -105,13 +119,7 @@ def pretrained(workdir: str | pathlib.Path) -> Pretrained:
 def _net(workdir: str | pathlib.Path) -> Transformer:
     folder = pathlib.Path(workdir).expanduser()
     try:
-        if (folder / "net.json").exists():
-            form = json.loads((folder / "net.json").read_text())
-        else:
-            arguments = json.loads((folder / "record.json").read_text())["computes"]
-            if arguments.get("pretrained"):  # Then the net is not the one of the arguments.
-                raise KeyError("net")
-            form = dict(arguments["net"])
+        form = _form(folder, "net")
         if form.pop("class") != "Transformer":
             raise KeyError("net")
         return Transformer(**form)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 import importlib
 import inspect
+import shutil
 
 import jax
 import numpy as np
@@ -36,21 +37,28 @@ class TestFile:
         assert "arxiv.org" in text.split('"""')[1], "the module docstring names its paper"
         assert "launch/local.sh" in text.split('"""')[1], "and its command"
 
-    def test_layouts_agree(self, file, devices):
-        """On Adam's moments, which are the gradients (without an Adam, on the parameters), and on all that moves without a
-        gradient: one device, eight, and parameters split over four."""
-        moments, extra = {}, {}
+    def test_layouts_agree(self, file, devices, tmp_path):
+        """On what a step makes of Adam's moments, which are the gradients (without an Adam, of the parameters), and of all
+        that moves without a gradient: one device, eight, and parameters split over four. All begin with what one device
+        has after three steps, when teachers, centres, queues and prototypes are no longer as they were drawn."""
+        exp = replace(make(file, 3, frozen=0.0), evals={}, partition=partial(sharding.fsdp, min_size=1))
+
+        def moving(state):
+            state = jax.device_get(state)
+            moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim] or jax.tree.leaves(state.params)
+            return moments, [x for x in jax.tree.leaves(state.extra) if x.dtype.kind == "f"]
+
+        devices(1)
+        start, step = moving(train(exp, Run(workdir=str(tmp_path / "start")))), {}
         for n, fsdp in ((1, 1), (8, 1), (8, 4)):
             devices(n)
-            exp = replace(make(file, 1), evals={}, partition=partial(sharding.fsdp, min_size=1))
-            state = jax.device_get(train(exp, Run(fsdp=fsdp)))
-            arrays = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
-            moments[n, fsdp] = arrays or state.params
-            extra[n, fsdp] = [x for x in jax.tree.leaves(state.extra) if x.dtype.kind == "f"]
+            folder = shutil.copytree(tmp_path / "start", tmp_path / f"{n}{fsdp}")
+            new = moving(train(replace(exp, num_steps=4), Run(workdir=str(folder), fsdp=fsdp)))
+            step[n, fsdp] = jax.tree.map(lambda a, b: b - a, start, new)
         for other in ((8, 1), (8, 4)):
-            for a, b in zip(extra[1, 1], extra[other], strict=True):
+            for a, b in zip(step[1, 1][1], step[other][1], strict=True):
                 np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(a).max() + 1e-6)
-            for a, b in zip(jax.tree.leaves(moments[1, 1]), jax.tree.leaves(moments[other])):
+            for a, b in zip(step[1, 1][0], step[other][0], strict=True):
                 np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max() + 1e-8)
 
     def test_resumes_to_the_bit(self, file, tmp_path, one_device):

@@ -516,6 +516,13 @@ def test_fine_tuning_starts_from_the_very_encoder_and_a_new_head(source, tmp_pat
     assert any(jax.tree.leaves(differ))
     new, _ = jax.jit(tuned.step)(warm, digits(), KEY)
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, fresh)
+    folder = tmp_path / "tuned"  # From which another begins, whatever encoder the arguments of this one name.
+    after = train(replace(tuned, num_steps=1, evals={}), Run(workdir=str(folder)), {"pretrained": str(tmp_path)})
+    again = finetune(pretrained=str(folder), batch_size=32)
+    close(again.warm_start(jax.jit(again.init)(KEY, digits())).params["encoder"], after.params["encoder"], 0)
+    (folder / "net.json").unlink()
+    with pytest.raises(InputError, match="holds no run of a file with an --encoder or a --vit"):
+        finetune(pretrained=str(folder))
     with pytest.raises(InputError, match="images of another size, or of other channels, than these"):
         other = finetune("photos", pretrained=str(tmp_path), batch_size=32)
         other.warm_start(jax.eval_shape(other.init, KEY, {"image": jnp.zeros((4, 32, 32, 3), jnp.uint8)}))
@@ -574,7 +581,7 @@ def test_without_small_views_the_large_ones_are_whole_views():
 
 
 def test_a_missing_run_says_which_command_makes_it(tmp_path):
-    with pytest.raises(InputError, match="no run with an encoder: make one with `launch/local.sh"):
+    with pytest.raises(InputError, match="no run of a file with an --encoder or a --vit: make one with `launch/local.sh"):
         encoder_of(tmp_path / "none")
 
 

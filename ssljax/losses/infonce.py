@@ -39,8 +39,10 @@ def info_nce(q: Array, k: Array, negatives: Array | None = None, tau: float = 0.
 
     The negatives of a query are the other queries' keys or, where given, the rows of `negatives` (m, d) alone, as in
     MoCo (He et al., 2020, arXiv:1911.05722, eq. 1). All are compared by cosine. `tiled` as in `nt_xent`, of the (n, n)
-    matrix; with `negatives` it is always whole.
+    matrix; with `negatives` it is whole, and asking otherwise an InputError.
     """
+    if tiled and negatives is not None:
+        raise InputError("Against given negatives all products are there at once: leave `tiled` out.")
     _check(q, k, tau)
     q, k = normalize(q.astype(jnp.float32)), normalize(k.astype(jnp.float32))
     if negatives is None and (_large(q, k) if tiled is None else tiled):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from ssljax.errors import InputError
 from ssljax.losses.infonce import clip, enqueue, info_nce, nearest, normalize, nt_xent, supcon
 
 
@@ -125,9 +126,13 @@ def test_a_queue_holds_the_last_rows():
     for i in range(6):
         queue = enqueue(queue, rows[i])
         assert set(np.ravel(queue)) == ({-1, 0, 1, 2, 3} if i == 0 else set(range(4 * i - 4, 4 * i + 4)))
-    for size in (2, 6):  # Smaller than a batch, and no multiple of it.
+    for size in (0, 2, 6):  # None, smaller than a batch, and no multiple of it.
         with pytest.raises(ValueError, match=f"queue of {size} can't be renewed by batches of 4: choose a --queue"):
             enqueue(jnp.zeros((size, 1)), rows[0])
+    with pytest.raises(InputError, match="leave `tiled` out"):
+        info_nce(rows[0], rows[0], negatives=queue, tiled=True)
+    with pytest.raises(InputError, match="choose --queue above 0"):
+        nearest(rows[0], queue[:0])
 
 
 @pytest.mark.parametrize("loss, naive", [
