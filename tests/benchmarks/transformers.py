@@ -7,6 +7,9 @@ that this process may use, of which ours makes `--devices`, by default one each:
 layers, 4 heads, width 128, 12 rows of 64 characters), BERT of 4 layers of width 256, with 32 rows of 128 tokens and a
 vocabulary of 8192, or as many as `--data` has. They take turns, each in a process of its own; the ratio is that of the
 medians. Ours is timed as `train` itself records it, with all that it writes.
+
+Where a step's time goes, by leaving parts out, on one core (2026-11-22): of GPT's 66 ms attention takes 15 and the tanh of
+GELU 6; the other 45 are products of small matrices, at some 80 GFLOP a second, and what lies between them.
 """
 
 import argparse

@@ -5,6 +5,9 @@
 Both sides train in turn, each in a process of its own bound to as many cores as there are --threads (gensim has as many
 workers), on the same sequence of words; compiling, reading and evaluating are left out of the times. A word counts each
 time an epoch passes it, subsampled away or not.
+
+On Brown and Gutenberg, one epoch, two quiet cores (2026-11-22): 1.01 million words a second against .35 with one thread,
+1.07 against .55 with two: our step is made of products too small to share.
 """
 
 import argparse
@@ -34,7 +37,7 @@ np.savez(vectors, names=np.array(model.wv.index_to_key), vectors=model.wv.vector
 """
 
 
-def ours(data: str, arguments: dict, devices: int, out: str) -> None:
+def ours(data: str, arguments: dict, out: str) -> None:
     """Trains as the loop does, without its log, and keeps the vectors."""
     sys.path.insert(0, str(ROOT))
     import jax
@@ -44,7 +47,6 @@ def ours(data: str, arguments: dict, devices: int, out: str) -> None:
     from ssljax import sharding
     from ssljax.loop import Program, Run
 
-    sharding.split_cpu(devices)
     tokens = np.load(data)
     import experiments.word2vec as file
 
@@ -78,7 +80,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1, help="of each side, in turn")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="and cores")
-    parser.add_argument("--devices", type=int, default=1, help="of ours, which share each batch")
     parser.add_argument("--model", choices=("skip-gram", "cbow"), default="skip-gram")
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--peer-lr", type=float, default=0.025, help="gensim's own")
@@ -97,8 +98,7 @@ def main() -> None:
         pathlib.Path(at("words.txt")).write_text(" ".join(np.array(names)[tokens]), encoding="utf-8")
         settings = {"model": given.model, "epochs": given.epochs, "lr": given.lr}
         sides = {
-            "ssljax": [sys.executable, __file__, "--ours", at("tokens.npz"), json.dumps(settings), str(given.devices),
-                       at("ssljax.npz")],
+            "ssljax": [sys.executable, __file__, "--ours", at("tokens.npz"), json.dumps(settings), at("ssljax.npz")],
             "gensim": [given.peer_python, "-c", PEER, at("words.txt"), "100", "5", "5", "1e-3", str(given.epochs),
                        str(given.peer_lr), str(int(given.model == "skip-gram")), str(given.threads),
                        at("gensim.npz")]}
@@ -119,6 +119,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--ours"]:
-        ours(sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+        ours(sys.argv[2], json.loads(sys.argv[3]), sys.argv[4])
     else:
         main()
