@@ -181,6 +181,8 @@ class _Session:
         clock, since = time.perf_counter(), start
         stops = [every for every in (run.log_every, run.save_every, run.eval_every) if every]
         pending = None  # The step and the watch of a log point that has not been written yet.
+        # Devices that are parts of a CPU share its threads: steps ahead of one another take all of them to wait for ever.
+        crowded = program.mesh.size > 1 and program.mesh.devices.flat[0].platform == "cpu"
 
         def check(watch) -> dict[str, list[float]]:
             values, bad = program.read(watch)
@@ -204,6 +206,8 @@ class _Session:
                 fed = [[next(feed) for _ in range(k)] for feed in feeds]
                 before = time.perf_counter()
                 state, watch = program.update(state, watch, fed)
+                if crowded:
+                    jax.block_until_ready(watch)
                 if k not in compiled:  # Such a call compiles; what it takes is not the steps'.
                     took = time.perf_counter() - before
                     clock += took
