@@ -112,11 +112,12 @@ def protocol(rows: Sequence[Mapping[str, Any]]) -> str:
         epoch = _time(np.mean(r['seconds']) / r['computes']['epochs'])
         lines.append(line(r["method"], [r["ours"][n] for n in numbers], epoch, r["note"],
                           f"`{' '.join(r['command'])}`<br>{r['date']}, {', '.join(r['commits'])}"))
-    nets: dict[tuple[str, ...], list[str]] = {}  # Who begins with the same net, and reads the same, has the same floor.
+    nets: dict[tuple[str, ...], list] = {}  # Who begins with the same net, and reads the same, has the same floor.
     for r in ordered:
-        nets.setdefault(tuple(_mean(r["untrained"][n]) for n in numbers), []).append(r["method"])
-    for floor, methods in nets.items():
-        lines.append(f"| {' | '.join(('*untrained: ' + ', '.join(methods) + '*', *floor, '', '', ''))} |")
+        nets.setdefault(tuple(_mean(r["untrained"][n]) for n in numbers), []).append(r)
+    for same in nets.values():
+        floor = [same[0]["untrained"][n] for n in numbers]
+        lines.append(line(f"*untrained: {', '.join(r['method'] for r in same)}*", floor, "", "", ""))
     raw = [rows[0]["ours"].get(n.rsplit("/", 1)[0] + "/raw_pixels", [])[:1] for n in numbers]
     lines.append(line("*raw pixels*", raw, "", "", ""))
     seeds, hardware = (", ".join(sorted({str(r[k]) for r in rows})) for k in ("seeds", "hardware"))

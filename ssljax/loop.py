@@ -181,8 +181,6 @@ class _Session:
         clock, since = time.perf_counter(), start
         stops = [every for every in (run.log_every, run.save_every, run.eval_every) if every]
         pending = None  # The step and the watch of a log point that has not been written yet.
-        # Devices that are parts of a CPU share its threads: steps ahead of one another take all of them to wait for ever.
-        crowded = program.mesh.size > 1 and program.mesh.devices.flat[0].platform == "cpu"
 
         def check(watch) -> dict[str, list[float]]:
             values, bad = program.read(watch)
@@ -206,8 +204,6 @@ class _Session:
                 fed = [[next(feed) for _ in range(k)] for feed in feeds]
                 before = time.perf_counter()
                 state, watch = program.update(state, watch, fed)
-                if crowded:
-                    jax.block_until_ready(watch)
                 if k not in compiled:  # Such a call compiles; what it takes is not the steps'.
                     took = time.perf_counter() - before
                     clock += took
@@ -464,11 +460,18 @@ class Program:
         """Advances each seed by the k steps of `fed[seed][k]`."""
         if self.vmapped:
             stacked = tuple(jax.tree.map(_stack, *items) for items in zip(*fed))
-            return self.compiled(state, watch, self.stacked_keys, self.resident, stacked)
+            return self._call(state, watch, self.stacked_keys, stacked)
         if len(self.seeds) == 1:
-            return self.compiled(state, watch, self.keys[0], self.resident, tuple(fed[0]))
-        done = [self.compiled(s, w, k, self.resident, tuple(f)) for s, w, k, f in zip(state, watch, self.keys, fed)]
+            return self._call(state, watch, self.keys[0], tuple(fed[0]))
+        done = [self._call(s, w, k, tuple(f)) for s, w, k, f in zip(state, watch, self.keys, fed)]
         return [s for s, _ in done], [w for _, w in done]
+
+    def _call(self, state: Tree, watch: Tree, key: jax.Array, fed: tuple[Tree, ...]) -> tuple[Tree, Tree]:
+        state, watch = self.compiled(state, watch, key, self.resident, fed)
+        # Devices that are parts of a CPU share its threads: calls ahead of one another take all of them to wait for ever.
+        if self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu":
+            jax.block_until_ready(watch)
+        return state, watch
 
     @functools.cached_property
     def stacked_keys(self) -> jax.Array:

@@ -99,10 +99,11 @@ def pretrained_or_new(workdir: str, net: Transformer, train: Documents, vocabula
     """
     if workdir:
         old = pretrained(workdir)
-        record = json.loads((pathlib.Path(workdir).expanduser() / "record.json").read_text())["computes"]
-        if old.model.net.positions == "learned" and length > record.get("length", length):
-            raise InputError(f"The run in {workdir} has learned the positions of {record['length']} tokens: give --length "
-                             f"{record['length']} or less, or pretrain on longer rows, or with --positions rotary.")
+        if old.model.net.positions == "learned":  # Else any length will do, and nothing more need be read.
+            record = json.loads((pathlib.Path(workdir).expanduser() / "record.json").read_text())["computes"]
+            if length > (most := record.get("length", length)):
+                raise InputError(f"The run in {workdir} has learned the positions of {most} tokens: give --length {most} or "
+                                 "less, or pretrain on longer rows, or with --positions rotary.")
         return old._replace(model=old.model.clone(net=old.model.net.clone(dropout=net.dropout)))
     tokenizer = wordpiece(train, vocabulary)
     return Pretrained(LanguageModel(net, tokenizer.get_vocab_size(), causal=False), tokenizer)

@@ -316,11 +316,9 @@ def _encode(tokenizer: Tokenizer, docs: Documents) -> Mapping[str, np.ndarray]:
 def _cut(tokenizer: Tokenizer, text: str) -> Iterator[str]:
     """A long text in parts that have the tokens of the whole: anywhere between characters that are tokens, and else
     behind an end of a line that words stand around."""
-    start, anywhere = 0, isinstance(tokenizer.pre_tokenizer, pre_tokenizers.Split)
-    while len(text) - start > LARGE:
-        found = re.compile("" if anywhere else r"(?<=\w)\n(?=[A-Za-z])").search(text, start + LARGE)
-        if not found:
-            break
+    anywhere = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.Split)
+    start, place = 0, re.compile("" if anywhere else r"(?<=\w)\n(?=[A-Za-z])")
+    while len(text) - start > LARGE and (found := place.search(text, start + LARGE)):
         yield text[start:found.end()]
         start = found.end()
     yield text[start:]
