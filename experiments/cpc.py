@@ -3,6 +3,9 @@
     launch/local.sh experiments/cpc.py                            # two embedded signals, not sound: to see it run
     launch/local.sh experiments/cpc.py --data FOLDER --wave 8000 --waves.strides 5 4 2 2 2 --steps 12 \\
         --waves.width 128 --batch-size 64 --epochs 25 --bands 40 --window 256      # FOLDER/CLASS/*.wav, at 8 kHz
+    launch/local.sh experiments/cpc.py --data train-clean-100 --rate 16000 --wave 20480 --waves.strides 5 4 2 2 2 \\
+        --waves.width 512 --context.width 256 --steps 12 --batch-size 8 --epochs 9 --lr 2e-4 --bands 40 \\
+        --window 400  # the paper's LibriSpeech and 300,000 steps, whose rate is constant and whose net has no norm
 
 Spoken letters in 20 languages: Debian's klettres-data, unpacked by `dpkg -x`, whose folder usr/share/klettres is
 FOLDER: the ledger's 93.5 %, in a quarter of an hour. A language is a speaker and a microphone there, so that log-mel

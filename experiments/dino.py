@@ -35,7 +35,7 @@ def dino(
     sharpen: float = 1 / 3, epochs: int = 50, batch_size: int = 128, optimizer: Optimizer = "adamw",
     lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4, final_decay: float | None = None,
 ) -> Experiment:
-    """DINO: all views learn what the teacher, a moving average of the student, makes of two large ones.
+    """DINO: all views learn what the teacher, a moving average of the student, makes of the large ones.
 
     Args:
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.

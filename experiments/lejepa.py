@@ -3,15 +3,19 @@
     launch/local.sh experiments/lejepa.py                                  # digits: a minute on a laptop CPU
     launch/local.sh experiments/lejepa.py --data cifar10 --view-size 24 --epochs 15
     launch/local.sh experiments/lejepa.py --data cifar10 --epochs 800 --batch-size 256 --lr 2e-3 --weight-decay 0.05 \
-        --head.widths 2048 2048 16 --num-views 4 --sketch 0.02 \
+        --head.widths 2048 2048 16 --large 4 --sketch 0.02 \
         encoder:res-net  # λ, widths, rate of the authors' example
+    launch/local.sh experiments/lejepa.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 100 --batch-size 512 \
+        --lr 5e-4 --weight-decay 0.05 --small 8 --small-size 98 --part 0.3 --crop 0.05 --jitter 0.4 0.4 0.2 0.1 \
+        --blur 1 0.1 0.5 --solarize 0 0.2 0 --slices 1024 --head.widths 2048 2048 128 encoder:vit --encoder.patch 14 \
+        --encoder.width 1024 --encoder.depth 24 --encoder.heads 16  # the paper's ViT-L, views, slices; the rest is ours
 """
 
 import jax
 
 from ssljax import Experiment, TrainState, main, minimize
 from ssljax.data import feed, images
-from ssljax.data.views import Views
+from ssljax.data.views import MultiCrop
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
@@ -24,19 +28,18 @@ from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def lejepa(
-    data: str = "digits", image_size: int = 0, view: Views = Views(),
+    data: str = "digits", image_size: int = 0, crops: MultiCrop = MultiCrop(small=0),
     encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
-    num_views: int = 2, sketch: float = 0.05, slices: int = 256,
+    sketch: float = 0.05, slices: int = 256,
     epochs: int = 50, batch_size: int = 128,
     optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
-    """LeJEPA: views are near their mean, in features that random projections find to be normal (SIGReg).
+    """LeJEPA: views are near the mean of the large ones, in features that random projections find to be normal (SIGReg).
 
     Args:
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
         image_size: Pixels a side to resize images to as they are read; 0 to leave them.
         encoder: What is kept; the head is not.
-        num_views: Of each image, all large ones.
         sketch: λ, the share of SIGReg in the loss; 1 - λ is that of the distance between views.
         slices: Directions along which normality is tested, drawn anew in each step.
         warmup: Of training, the part over which lr rises to its peak.
@@ -44,26 +47,28 @@ def lejepa(
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
+    large, *small = crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
-        params, stats = net.init((k1, k3), view(k2, batch["image"][:2]))
+        params, stats = net.init((k1, k3), crops.view(k2, batch["image"][:2]))
         return TrainState.create(tx, params, **stats)
 
     def loss(params, state, batch, key):
         k1, k2 = jax.random.split(key)
-        z, stats = net(params, state.extra, view.several(k1, batch["image"], num_views), train=True)
+        z, stats = net.crops(params, state.extra, crops(k1, batch["image"]))
         directions = jax.random.normal(k2, (slices, z.shape[-1]))  # The same for all examples: no batch to split.
-        value = loss_of(z.reshape(num_views, -1, z.shape[-1]), directions, sketch)
+        value = loss_of(z.reshape(-1, batch_size, z.shape[-1]), directions, sketch, crops.large)
         return value, (stats, {"loss": value})
 
     def encode(state, x):
-        return features(state.params, state.extra, view.whole(x), train=False)[0]
+        return features(state.params, state.extra, crops.view.whole(x), train=False)[0]
 
     return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
         "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view.either, train)})
+        "features": feature_map(encode, test), "views": views(large.either, train),
+        **{"small_views": views(kind, train) for kind in small}})
 
 
 if __name__ == "__main__":

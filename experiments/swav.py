@@ -35,7 +35,7 @@ def swav(
     epochs: int = 100, batch_size: int = 128,
     optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
 ) -> Experiment:
-    """SwAV: from each view the cluster of another, where clusters share the batch evenly; two large views give them.
+    """SwAV: from each view the cluster of another, where clusters share the batch evenly; the large views give them.
 
     Args:
         data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
@@ -62,7 +62,7 @@ def swav(
         c = params["prototypes"]
         c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
         scores = product(normalize(z), c.T).reshape(-1, batch_size, prototypes)
-        value = loss_of(scores, 2, temperature, epsilon, steps)
+        value = loss_of(scores, crops.large, temperature, epsilon, steps)
         return value, (stats, {"loss": value})
 
     def step(state, batch, key):

@@ -399,14 +399,17 @@ def test_a_step_is_the_papers_equation(make, of, changes):
 
 
 def test_a_step_of_lejepa_is_the_papers_equation():
-    """Of three views, by complex exponentials and a loop over directions; the net's statistics are those of all views."""
-    state, metrics, found, key = fourth_step(lejepa(**WIRED, num_views=3, slices=5, sketch=0.3))
+    """Of three large views and a small one, by complex exponentials and a loop over directions."""
+    crops = MultiCrop(Noisy(), large=3, small=1)
+    state, metrics, found, key = fourth_step(lejepa(**{k: v for k, v in WIRED.items() if k != "view"}, crops=crops, slices=5,
+                                                    sketch=0.3))
     k1, k2 = jax.random.split(key)
-    x = jnp.concatenate([Noisy()(k, digits()["image"], i) for i, k in enumerate(jax.random.split(k1, 3))])
+    large, small = crops(k1, digits()["image"])
     knots = np.linspace(-5, 5, 17)
 
     def equation(params):
-        z = through(params, x).reshape(3, 32, 6)
+        h = jnp.concatenate([mlp(params["encoder"], x) for x in (large, small)])
+        z = mlp(params["head"], h).reshape(4, 32, 6)
         agreement = jnp.mean((z - (z[0] + z[1] + z[2]) / 3) ** 2)
         statistics = []
         for direction in unit(jax.random.normal(k2, (5, 6))):
@@ -414,7 +417,7 @@ def test_a_step_of_lejepa_is_the_papers_equation():
                 found = jnp.exp(1j * jnp.outer(knots, view @ direction)).mean(1)  # The characteristic function.
                 height = abs(found - np.exp(-knots**2 / 2)) ** 2 * np.exp(-knots**2 / 2)
                 statistics.append(32 * jnp.sum((height[1:] + height[:-1]) / 2 * np.diff(knots)))
-        return 0.7 * agreement + 0.3 * sum(statistics) / 15
+        return 0.7 * agreement + 0.3 * sum(statistics) / 20
 
     agree(metrics["loss"], found, *jax.jit(jax.value_and_grad(equation))(state.params))
 
@@ -472,11 +475,11 @@ def test_a_patch_that_is_not_seen_changes_nothing():
 
 def test_bad_settings_are_a_sentence():
     with pytest.raises(InputError, match="Two or more views"):
-        traced(lejepa(**ONE, num_views=1))
+        traced(lejepa(**TINY, crops=MultiCrop(PLAIN, large=1, small=0)))
     with pytest.raises(InputError, match="number of views must be positive"):
-        traced(lejepa(**ONE, num_views=0))
+        traced(lejepa(**TINY, crops=MultiCrop(PLAIN, large=0)))
     with pytest.raises(InputError, match="choose --slices above 0"):
-        traced(lejepa(**ONE, slices=0))
+        traced(lejepa(**TINY, slices=0))
     with pytest.raises(InputError, match="choose --queue above 0"):
         traced(nnclr(**ONE, queue=0))
     with pytest.raises(InputError, match="choose --sharp above 0, not 0"):

@@ -79,11 +79,13 @@ class Views:
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class MultiCrop:
-    """Two large views of an image, then some small ones, which cost less: Caron et al., 2020, arXiv:2006.09882."""
+    """Large views of an image, then some small ones, which cost less: Caron et al., 2020, arXiv:2006.09882."""
 
     view: Views = Views()
+    large: int = 2
+    """Large views of each image."""
     small: int = 2
-    """Small views of each image beside the two large ones; 0 for none."""
+    """Small views of each image beside the large ones; 0 for none."""
     small_size: int = 0
     """Pixels a side of a small view; 0 for half a large one's."""
     part: float = 0.4
@@ -101,13 +103,13 @@ class MultiCrop:
         if not self.small:
             return view,
         _fits("--small-size", size, side)
-        return replace(view, crop=self.part), replace(view.later(2), view_size=size, crop_most=self.part)
+        return replace(view, crop=self.part), replace(view.later(self.large), view_size=size, crop_most=self.part)
 
     def __call__(self, key: Array, images: Array) -> list[Array]:
-        """Images (n, height, width, channels) to large views, (2 n, ...), and small ones, (small n, ...), if any."""
+        """Images (n, height, width, channels) to large views, (large n, ...), and small ones, (small n, ...), if any."""
         k1, k2 = jax.random.split(key)
         return [kind.several(k, images, count)
-                for kind, k, count in zip(self.kinds(images.shape[1:]), (k1, k2), (2, self.small))]
+                for kind, k, count in zip(self.kinds(images.shape[1:]), (k1, k2), (self.large, self.small))]
 
 
 def _chance(flag: str, p: float | tuple[float, ...], number: int = 0) -> float:

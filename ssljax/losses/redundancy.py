@@ -60,18 +60,21 @@ def sigreg(z: Array, directions: Array, reach: float = 5.0, knots: int = 17) -> 
     return len(z) * jnp.trapezoid(error * normal, t, axis=-1).mean()
 
 
-def lejepa(z: Array, directions: Array, lam: float = 0.05) -> Array:
-    """(1 - λ) times the views' squared distance from their mean + λ SIGReg, for `z`, (views, n, d), views of n images.
+def lejepa(z: Array, directions: Array, lam: float = 0.05, large: int | None = None) -> Array:
+    """(1 - λ) times the views' squared distance from a mean + λ SIGReg, for `z`, (views, n, d), views of n images.
 
-    Balestriero and LeCun, 2025, arXiv:2511.08544, algorithm 2, with all views global: SIGReg is the mean of the views',
-    the distance a mean over features too. InputError for one view, or a λ that is not in [0, 1].
+    The mean is that of the first `large`, the global views, or of all. Balestriero and LeCun, 2025, arXiv:2511.08544,
+    algorithm 2: SIGReg is the mean of the views', the distance a mean over features too. InputError for one view,
+    `large` out of their number, or a λ that is not in [0, 1].
     """
     if z.ndim != 3 or len(z) < 2:
         raise InputError(f"Two or more views (views, n, d) are needed, not {z.shape}.")
+    if large is not None and not 1 <= large <= len(z):
+        raise InputError(f"The large views must be from 1 to all {len(z)}, not {large}.")
     if not 0 <= lam <= 1:
         raise InputError(f"The share of SIGReg in the loss must be in [0, 1], not {lam}.")
     z = z.astype(jnp.float32)
-    distance = jnp.mean((z - z.mean(0)) ** 2)
+    distance = jnp.mean((z - z[:large].mean(0)) ** 2)
     return (1 - lam) * distance + lam * sum(sigreg(view, directions) for view in z) / len(z)
 
 

@@ -61,9 +61,10 @@ def naive_sigreg(z, directions, reach=5.0, knots=17):
     return total / len(directions)
 
 
-def naive_lejepa(z, directions, lam):
+def naive_lejepa(z, directions, lam, large=None):
     v, n, d = np.shape(z)
-    mean = [[sum(z[k][b][i] for k in range(v)) / v for i in range(d)] for b in range(n)]
+    m = large or v
+    mean = [[sum(z[k][b][i] for k in range(m)) / m for i in range(d)] for b in range(n)]
     distance = sum((z[k][b][i] - mean[b][i]) ** 2 for k in range(v) for b in range(n) for i in range(d)) / (v * n * d)
     return (1 - lam) * distance + lam * sum(naive_sigreg(view, directions) for view in z) / v
 
@@ -73,7 +74,10 @@ CASES = {
     "barlow": (lambda a, b: barlow_twins(a, b, 0.01), lambda a, b: naive_barlow(a, b, 0.01)),
     "vicreg": (lambda a, b: vicreg(0.7 * a, b, 5, 7, 2), lambda a, b: naive_vicreg(0.7 * a, b, 5, 7, 2)),
     "lejepa": (lambda a, b: lejepa(jnp.stack([a, b]), jnp.asarray(DIRECTIONS, jnp.float32), 0.3),
-               lambda a, b: naive_lejepa([a, b], DIRECTIONS, 0.3))}
+               lambda a, b: naive_lejepa([a, b], DIRECTIONS, 0.3)),
+    "lejepa, local views": (  # Two global ones, and another.
+        lambda a, b: lejepa(jnp.stack([a, b, 0.8 * b]), jnp.asarray(DIRECTIONS, jnp.float32), 0.3, large=2),
+        lambda a, b: naive_lejepa([a, b, 0.8 * b], DIRECTIONS, 0.3, large=2))}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -106,7 +110,7 @@ def test_the_order_of_images_and_of_views_does_not_matter_but_who_belongs_to_who
     whole = loss(a, b)
     np.testing.assert_allclose(loss(a[mixed], b[mixed]), whole, rtol=1e-5)
     assert loss(a, b[mixed]) > 1.1 * whole
-    if name != "vicreg":  # There one is scaled above.
+    if name not in ("vicreg", "lejepa, local views"):  # There one is scaled above.
         np.testing.assert_allclose(loss(b, a), whole, rtol=1e-5)
 
 
@@ -151,5 +155,8 @@ def test_bad_input_is_a_sentence():
         lejepa(a[None], a)
     with pytest.raises(ValueError, match=r"in \[0, 1\], not 2"):
         lejepa(jnp.stack([a, a]), a, 2)
+    for large in (0, 3):
+        with pytest.raises(ValueError, match=f"from 1 to all 2, not {large}"):
+            lejepa(jnp.stack([a, a]), a, large=large)
     with pytest.raises(ValueError, match="directions"):
         sigreg(a, jnp.ones((4, 2)))
