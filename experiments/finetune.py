@@ -3,7 +3,8 @@
     launch/local.sh experiments/simclr.py --run.workdir runs/simclr
     launch/local.sh experiments/finetune.py --fraction 0.1 --pretrained runs/simclr                # the ledger: digits 94.7
     launch/local.sh experiments/finetune.py --fraction 0.1 --pretrained runs/simclr --scratch      # its floor: 92.3
-    launch/local.sh experiments/finetune.py --data cifar10 --fraction 0.01 --flip 0.5 --pretrained runs/simclr_cifar10
+    launch/local.sh experiments/finetune.py --data cifar10 --view-size 24 --flip 0.5 --fraction 0.01 --epochs 2 \
+        --pretrained runs/simclr_cifar10                                                       # 45.0, from scratch 40.4
 
 Any run serves whose --help lists an encoder (simclr, byol, rotation, supervised, ...), and those of mae and ijepa.
 """
