@@ -8,19 +8,26 @@
 import jax
 import optax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import augment, feed, images
-from ssljax.evals.anomaly import anomaly as auroc, of_class
+from ssljax.evals.anomaly import anomaly as auroc
+from ssljax.evals.anomaly import of_class
 from ssljax.evals.pictures import compared
 from ssljax.losses.elbo import kl_normal
 from ssljax.losses.reconstruction import squared_error
 from ssljax.models.coder import Convolutional, Dense
-from ssljax.models.vae import VAE, Pixels
+from ssljax.models.vae import Pixels, VAE
 
 
 def anomaly(
-    data: str = "digits", normal: int = 0, coder: Dense | Convolutional = Dense((500,)), latents: int = 20,
-    pixels: Pixels = "grey", epochs: int = 300, batch_size: int = 64, lr: float = 1e-3,
+    data: str = "digits",
+    normal: int = 0,
+    coder: Dense | Convolutional = Dense((500,)),
+    latents: int = 20,
+    pixels: Pixels = "grey",
+    epochs: int = 300,
+    batch_size: int = 64,
+    lr: float = 1e-3,
 ) -> Experiment:
     """A variational autoencoder of one class, and how well it tells the others from it.
 
@@ -57,9 +64,17 @@ def anomaly(
     by_error = lambda state, x: squared_error(augment.to_float(x), again(state, x))
     by_elbo = lambda state, x: sum(bound(state.params, jax.random.key(0), x))
     steps = epochs * (len(train) // batch_size)
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=steps, evals={
-        "error": auroc(by_error, train, test, normal), "elbo": auroc(by_elbo, train, test, normal),
-        "test": compared(lambda state, key, x: [again(state, x)], test, 16)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=steps,
+        evals={
+            "error": auroc(by_error, train, test, normal),
+            "elbo": auroc(by_elbo, train, test, normal),
+            "test": compared(lambda state, key, x: [again(state, x)], test, 16),
+        },
+    )
 
 
 if __name__ == "__main__":

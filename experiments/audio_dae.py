@@ -12,20 +12,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import audio, feed
 from ssljax.evals.average import average
 from ssljax.evals.features import subset
 from ssljax.evals.pictures import samples
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.reconstruction import Noise, corrupt, squared_error
+from ssljax.losses.reconstruction import corrupt, Noise, squared_error
 from ssljax.models.coder import Convolutional, Dense
 
 
 def audio_dae(
-    data: str = "signals", rate: int = 8000, wave: int = 128, bands: int = 8, window: int = 32,
-    coder: Dense | Convolutional = Dense((256,)), code: int = 16, noise: Noise = "gaussian", amount: float = 1.0,
-    epochs: int = 200, batch_size: int = 32, lr: float = 1e-3,
+    data: str = "signals",
+    rate: int = 8000,
+    wave: int = 128,
+    bands: int = 8,
+    window: int = 32,
+    coder: Dense | Convolutional = Dense((256,)),
+    code: int = 16,
+    noise: Noise = "gaussian",
+    amount: float = 1.0,
+    epochs: int = 200,
+    batch_size: int = 32,
+    lr: float = 1e-3,
 ) -> Experiment:
     """A log-mel spectrogram from a noisy one, through a narrow code.
 
@@ -46,11 +55,15 @@ def audio_dae(
     look = lambda x: ((log_mel(x) - mean) / deviation)[..., None]
     encoder, decoder, tx = coder.encoder(code), coder.decoder((*some.shape[1:], 1)), optax.adam(lr)
     encode = lambda state, x: encoder.apply(state.params["encoder"], look(x))
-    through = lambda params, x: decoder.apply(params["decoder"], encoder.apply(params["encoder"], x))
+    through = lambda params, x: decoder.apply(
+        params["decoder"], encoder.apply(params["encoder"], x)
+    )
 
     def init(key, batch):
         z, e = encoder.init_with_output(key, look(batch["image"]))
-        return TrainState.create(tx, {"encoder": e, "decoder": decoder.init(jax.random.fold_in(key, 1), z)})
+        return TrainState.create(
+            tx, {"encoder": e, "decoder": decoder.init(jax.random.fold_in(key, 1), z)}
+        )
 
     def loss(params, state, batch, key):
         x = look(batch["image"])
@@ -61,19 +74,34 @@ def audio_dae(
         x = look(x)
         seen = corrupt(noise, key, x, amount)
         error = lambda y: squared_error(x, y) / x[0].size
-        return {"error": error(through(state.params, seen)), "of_noisy": error(seen), "of_mean": error(0 * x)}
+        return {
+            "error": error(through(state.params, seen)),
+            "of_noisy": error(seen),
+            "of_mean": error(0 * x),
+        }
 
-    def show(state, key, n):  # Clean, noisy and denoised, with time to the right and high bands on top.
+    def show(
+        state, key, n
+    ):  # Clean, noisy and denoised, with time to the right and high bands on top.
         x = look(jnp.asarray(test.read(np.resize(subset(test, n // 3), n // 3))["image"]))
         seen = corrupt(noise, key, x, amount)
         rows = jnp.concatenate([x, seen, through(state.params, seen)])
         return jnp.clip(rows.swapaxes(1, 2)[:, ::-1] / 6 + 0.5, 0, 1)
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size),
-                      num_steps=epochs * (len(train) // batch_size), evals={
-        "test": average(errors, test), "images": samples(show, rows=3),
-        "probe": linear_probe(encode, train, test, floor=False),
-        "log_mel": linear_probe(lambda state, x: look(x).reshape(len(x), -1), train, test, floor=False)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=epochs * (len(train) // batch_size),
+        evals={
+            "test": average(errors, test),
+            "images": samples(show, rows=3),
+            "probe": linear_probe(encode, train, test, floor=False),
+            "log_mel": linear_probe(
+                lambda state, x: look(x).reshape(len(x), -1), train, test, floor=False
+            ),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -16,18 +16,27 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import text
 from ssljax.evals.recurrent import gradients, perplexity, sample
-from ssljax.models.rnn import RNN, LanguageModel, nats
+from ssljax.models.rnn import LanguageModel, nats, RNN
 from ssljax.optim import adamw, warmup_cosine
 
 
 def awd_lstm(
-    data: str = "python", tokens: Literal["words", "characters", "bpe"] = "words", vocabulary: int = 10_000,
+    data: str = "python",
+    tokens: Literal["words", "characters", "bpe"] = "words",
+    vocabulary: int = 10_000,
     rnn: RNN = RNN(dropout=0.4, variational=True, weight_dropout=0.3, forget_bias=1.0),
-    word_dropout: float = 0.1, activation: float = 2.0, slowness: float = 1.0, batch_size: int = 20, length: int = 35,
-    epochs: int = 20, lr: float = 3e-3, weight_decay: float = 0.01, clip: float = 1.0,
+    word_dropout: float = 0.1,
+    activation: float = 2.0,
+    slowness: float = 1.0,
+    batch_size: int = 20,
+    length: int = 35,
+    epochs: int = 20,
+    lr: float = 3e-3,
+    weight_decay: float = 0.01,
+    clip: float = 1.0,
 ) -> Experiment:
     """Words from those before them, with what keeps a recurrent net from learning a small text by heart.
 
@@ -44,21 +53,37 @@ def awd_lstm(
     """
     read = text.tokenized(data, tokens, vocabulary)
     streams = text.Streams(read.train, batch_size, length)
-    net, steps = LanguageModel(read.size, rnn, tied=True, word_dropout=word_dropout), epochs * streams.steps
+    net, steps = (
+        LanguageModel(read.size, rnn, tied=True, word_dropout=word_dropout),
+        epochs * streams.steps,
+    )
     tx = optax.chain(optax.clip_by_global_norm(clip), adamw(warmup_cosine(lr, steps), weight_decay))
 
     def init(key, batch):
         return TrainState.create(tx, net.init(key, batch["tokens"]), carry=rnn.zeros(batch_size))
 
     def loss(params, state, batch, key):
-        carry = jax.tree.map(lambda c: jnp.where(batch["first"][:, None], 0, c), state.extra["carry"])
+        carry = jax.tree.map(
+            lambda c: jnp.where(batch["first"][:, None], 0, c), state.extra["carry"]
+        )
         nll, (h, whole), carry = nats(net, params, batch["tokens"], carry, key)
-        penalty = activation * jnp.mean(h**2) + slowness * jnp.mean((whole[:, 1:] - whole[:, :-1]) ** 2)
+        penalty = activation * jnp.mean(h**2) + slowness * jnp.mean(
+            (whole[:, 1:] - whole[:, :-1]) ** 2
+        )
         return nll.mean() + penalty, ({"carry": carry}, {"loss": nll.mean(), "penalty": penalty})
 
-    return Experiment(init=init, step=minimize(tx, loss), data=streams, num_steps=steps, evals={
-        "test": perplexity(net, read), "gradient": gradients(net, read.test),
-        "text": sample(net, read.train[0], read.tokenizer.decode)}, files={"tokenizer.json": read.tokenizer.to_str()})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=streams,
+        num_steps=steps,
+        evals={
+            "test": perplexity(net, read),
+            "gradient": gradients(net, read.test),
+            "text": sample(net, read.train[0], read.tokenizer.decode),
+        },
+        files={"tokenizer.json": read.tokenizer.to_str()},
+    )
 
 
 if __name__ == "__main__":

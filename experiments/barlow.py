@@ -12,7 +12,7 @@
 
 import jax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
@@ -27,11 +27,18 @@ from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def barlow(
-    data: str = "digits", image_size: int = 0, view: Views = Views(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(512, 512), norm=True, last_bias=False),
+    data: str = "digits",
+    image_size: int = 0,
+    view: Views = Views(),
+    encoder: Encoder = ConvNet(),
+    head: MLP = MLP(widths=(512, 512), norm=True, last_bias=False),
     redundancy: float = 5e-3,
-    epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
+    epochs: int = 50,
+    batch_size: int = 128,
+    optimizer: Optimizer = "adamw",
+    lr: float = 2e-3,
+    warmup: float = 0.1,
+    weight_decay: float = 1e-4,
 ) -> Experiment:
     """Barlow Twins: the features of two views are correlated each with itself, and with no other.
 
@@ -54,16 +61,28 @@ def barlow(
 
     def loss(params, state, batch, key):
         x = view.each(key, batch["image"])
-        z, stats = net.each(params, state.extra, x)  # Each view by its own batch statistics, as in the authors' code.
+        z, stats = net.each(
+            params, state.extra, x
+        )  # Each view by its own batch statistics, as in the authors' code.
         value = barlow_twins(*z, redundancy)
         return value, (stats, {"loss": value})
 
     def encode(state, x):
         return features(state.params, state.extra, view.whole(x), train=False)[0]
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view.either, train)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "collapse": collapse(encode, test),
+            "features": feature_map(encode, test),
+            "views": views(view.either, train),
+        },
+    )
 
 
 if __name__ == "__main__":

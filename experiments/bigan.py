@@ -9,7 +9,7 @@ from jax.lax import stop_gradient
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, samples
@@ -19,8 +19,14 @@ from ssljax.sharding import over_batch
 
 
 def bigan(
-    data: str = "digits", image_size: int = 0, latents: int = 50, hidden: tuple[int, ...] = (256, 256),
-    epochs: int = 150, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.5,
+    data: str = "digits",
+    image_size: int = 0,
+    latents: int = 50,
+    hidden: tuple[int, ...] = (256, 256),
+    epochs: int = 150,
+    batch_size: int = 64,
+    lr: float = 5e-4,
+    b1: float = 0.5,
 ) -> Experiment:
     """BiGAN of dense networks: features without reconstruction, probed by the nearest neighbour as in the paper.
 
@@ -38,7 +44,9 @@ def bigan(
     flat = lambda image: 2 * augment.to_float(image).reshape(len(image), size) - 1
 
     def apply(net, params, stats, x, train=True):
-        y, new = net.apply({"params": params, "batch_stats": stats}, x, train, mutable=["batch_stats"])
+        y, new = net.apply(
+            {"params": params, "batch_stats": stats}, x, train, mutable=["batch_stats"]
+        )
         return y, new["batch_stats"]
 
     def judge(params, x, z):
@@ -48,8 +56,12 @@ def bigan(
         kg, ke, kd = jax.random.split(key, 3)
         g, e = gen.init(kg, jnp.zeros((1, latents))), enc.init(ke, jnp.zeros((1, size)))
         d = disc.init(kd, jnp.zeros((1, size + latents)))
-        return TrainState.create(tx, {"gen": g["params"], "enc": e["params"], "disc": d["params"]},
-                                 gen=g["batch_stats"], enc=e["batch_stats"])
+        return TrainState.create(
+            tx,
+            {"gen": g["params"], "enc": e["params"], "disc": d["params"]},
+            gen=g["batch_stats"],
+            enc=e["batch_stats"],
+        )
 
     def loss(params, state, batch, key):
         x = flat(batch["image"])
@@ -59,8 +71,13 @@ def bigan(
         # All three move at once, as in the authors' code: each side's loss is cut off from the other's parameters.
         fake, moving, fixed = jnp.tanh(logits), params["disc"], stop_gradient(params["disc"])
         d = gan_critic(judge(moving, x, stop_gradient(code)), judge(moving, stop_gradient(fake), z))
-        g = gan_critic(judge(fixed, fake, z), judge(fixed, x, code))  # The labels exchanged, section 3.4.
-        return d + g, ({"gen": gen_stats, "enc": enc_stats}, {"discriminator": d, "generator_encoder": g})
+        g = gan_critic(
+            judge(fixed, fake, z), judge(fixed, x, code)
+        )  # The labels exchanged, section 3.4.
+        return d + g, (
+            {"gen": gen_stats, "enc": enc_stats},
+            {"discriminator": d, "generator_encoder": g},
+        )
 
     def encode(state, image):
         return apply(enc, state.params["enc"], state.extra["enc"], flat(image), train=False)[0]
@@ -70,10 +87,23 @@ def bigan(
         return (jnp.tanh(pixels.reshape(-1, *train.shape)) + 1) / 2
 
     num_steps = epochs * (len(train) // batch_size)
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test, k=1),
-        "samples": samples(lambda state, key, n: decode(state, jax.random.uniform(key, (n, latents), minval=-1))),
-        "inverted": compared(lambda state, key, image: [decode(state, encode(state, image))], test)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test, k=1),
+            "samples": samples(
+                lambda state, key, n: decode(
+                    state, jax.random.uniform(key, (n, latents), minval=-1)
+                )
+            ),
+            "inverted": compared(
+                lambda state, key, image: [decode(state, encode(state, image))], test
+            ),
+        },
+    )
 
 
 if __name__ == "__main__":

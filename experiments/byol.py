@@ -17,7 +17,7 @@ digits end below an untrained net's (90.6 against 93.1 % of three seeds; the pro
 
 import jax
 
-from ssljax import Experiment, TrainState, ema, main, minimize
+from ssljax import ema, Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
@@ -32,11 +32,19 @@ from ssljax.optim import Optimizer, optimizer_of, rising_decay, warmup_cosine
 
 
 def byol(
-    data: str = "digits", image_size: int = 0, view: Views = Views(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
-    predictor: MLP = MLP(widths=(256, 128), norm=True), decay: float = 0.99,
-    epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
+    data: str = "digits",
+    image_size: int = 0,
+    view: Views = Views(),
+    encoder: Encoder = ConvNet(),
+    head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
+    predictor: MLP = MLP(widths=(256, 128), norm=True),
+    decay: float = 0.99,
+    epochs: int = 50,
+    batch_size: int = 128,
+    optimizer: Optimizer = "adamw",
+    lr: float = 2e-3,
+    warmup: float = 0.1,
+    weight_decay: float = 1e-4,
 ) -> Experiment:
     """BYOL: from one view the online net predicts the target net's projection of the other; no negatives.
 
@@ -57,12 +65,18 @@ def byol(
 
     def init(key, batch):
         params, stats = net.init(jax.random.split(key, 3), view(key, batch["image"][:2]))
-        return TrainState.create(tx, params, **stats, target={k: params[k] for k in ("encoder", "head")})
+        return TrainState.create(
+            tx, params, **stats, target={k: params[k] for k in ("encoder", "head")}
+        )
 
     def loss(params, state, batch, key):
         x, target = view.each(key, batch["image"]), state.extra["target"]
-        target = ema(target, {k: params[k] for k in target}, tau(state.step))  # ξ for the θ of this step.
-        (q1, q2), stats = net.each(params, state.extra, x)  # Each view by its own batch statistics: in both nets.
+        target = ema(
+            target, {k: params[k] for k in target}, tau(state.step)
+        )  # ξ for the θ of this step.
+        (q1, q2), stats = net.each(
+            params, state.extra, x
+        )  # Each view by its own batch statistics: in both nets.
         (z1, z2), _ = projection.each(target, state.extra, x)
         value = normalized_error(q1, z2) + normalized_error(q2, z1)
         return value, ({**stats, "target": target}, {"loss": value})
@@ -70,9 +84,19 @@ def byol(
     def encode(state, x):
         return features(state.params, state.extra, view.whole(x), train=False)[0]
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view.either, train)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "collapse": collapse(encode, test),
+            "features": feature_map(encode, test),
+            "views": views(view.either, train),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.data.colour import gamut, lab_to_rgb, occurrences, rgb_to_lab
 from ssljax.evals.accuracy import recognised
@@ -26,8 +26,15 @@ from ssljax.optim import adamw, warmup_cosine
 
 
 def colourise(
-    data: str = "photos", image_size: int = 0, loss: Literal["bins", "regression"] = "bins", step: float = 10.0,
-    rarity: float = 0.5, temperature: float = 0.38, classifier: str = "", epochs: int = 40, batch_size: int = 32,
+    data: str = "photos",
+    image_size: int = 0,
+    loss: Literal["bins", "regression"] = "bins",
+    step: float = 10.0,
+    rarity: float = 0.5,
+    temperature: float = 0.38,
+    classifier: str = "",
+    epochs: int = 40,
+    batch_size: int = 32,
     lr: float = 1e-3,
 ) -> Experiment:
     """Colours of a grey image: each pixel's, by classification over bins of the a*b* plane.
@@ -44,8 +51,14 @@ def colourise(
     (centres, table), to_lab = gamut(step), lambda x: rgb_to_lab(augment.to_float(x))
     some = jax.jit(to_lab)(train.read(subset(train, 2000))["image"])[..., 1:].reshape(-1, 2)
     weights = jnp.asarray(rare_weights(occurrences(some, centres), centres, 1 - rarity))
-    net, steps = Hourglass(len(centres) if loss == "bins" else 2), epochs * (len(train) // batch_size)
-    tx, look = adamw(warmup_cosine(lr, steps)), lambda params, lab: net.apply(params, lab[..., :1] / 50 - 1)
+    net, steps = (
+        Hourglass(len(centres) if loss == "bins" else 2),
+        epochs * (len(train) // batch_size),
+    )
+    tx, look = (
+        adamw(warmup_cosine(lr, steps)),
+        lambda params, lab: net.apply(params, lab[..., :1] / 50 - 1),
+    )
 
     def guess(state, lab):
         y = look(state.params, lab)[0]
@@ -66,14 +79,27 @@ def colourise(
     def errors(state, key, x, label):
         chroma = lambda ab: jnp.linalg.norm(ab, axis=-1).mean((1, 2))
         return {f"psnr{name}": psnr(x, y) for name, y in versions(state, x).items()} | {
-            "chroma": chroma(guess(state, to_lab(x))), "chroma_of_images": chroma(to_lab(x)[..., 1:])}
+            "chroma": chroma(guess(state, to_lab(x))),
+            "chroma_of_images": chroma(to_lab(x)[..., 1:]),
+        }
 
     judged = {"named": recognised(versions, feature_net(classifier), test)} if classifier else {}
     show = lambda state, key, x: [versions(state, x)[k] for k in ("_of_grey", "")]
-    init = lambda key, batch: TrainState.create(tx, net.init(key, to_lab(batch["image"][:2])[..., :1]))
-    return Experiment(init=init, step=minimize(tx, objective), data=feed(train, batch_size), num_steps=steps, evals={
-        "test": average(errors, test), **judged, "pictures": compared(show, test),
-        "knn": knn(lambda state, x: look(state.params, to_lab(x))[1], train, test)})
+    init = lambda key, batch: TrainState.create(
+        tx, net.init(key, to_lab(batch["image"][:2])[..., :1])
+    )
+    return Experiment(
+        init=init,
+        step=minimize(tx, objective),
+        data=feed(train, batch_size),
+        num_steps=steps,
+        evals={
+            "test": average(errors, test),
+            **judged,
+            "pictures": compared(show, test),
+            "knn": knn(lambda state, x: look(state.params, to_lab(x))[1], train, test),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import audio, feed
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map
@@ -28,9 +28,17 @@ from ssljax.optim import adamw, warmup_cosine
 
 
 def cpc(
-    data: str = "signals", rate: int = 8000, wave: int = 128,
-    waves: Waves = Waves(strides=(4, 2), width=64), context: RNN = RNN("gru", width=64, layers=1), steps: int = 4,
-    epochs: int = 200, batch_size: int = 32, lr: float = 1e-3, bands: int = 8, window: int = 32,
+    data: str = "signals",
+    rate: int = 8000,
+    wave: int = 128,
+    waves: Waves = Waves(strides=(4, 2), width=64),
+    context: RNN = RNN("gru", width=64, layers=1),
+    steps: int = 4,
+    epochs: int = 200,
+    batch_size: int = 32,
+    lr: float = 1e-3,
+    bands: int = 8,
+    window: int = 32,
 ) -> Experiment:
     """A context predicts the codes to come, against those of the batch's other waves.
 
@@ -71,9 +79,18 @@ def cpc(
         y = audio.log_mel(audio.to_wave(x), rate, window, window // 2, bands)
         return jnp.concatenate([y.mean(1), y.std(1)], axis=-1)
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test, floor=False), "probe": linear_probe(encode, train, test, floor=False),
-        "log_mel": linear_probe(log_mel, train, test, floor=False), "features": feature_map(encode, test)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test, floor=False),
+            "probe": linear_probe(encode, train, test, floor=False),
+            "log_mel": linear_probe(log_mel, train, test, floor=False),
+            "features": feature_map(encode, test),
+        },
+    )
 
 
 if __name__ == "__main__":

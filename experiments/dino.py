@@ -13,27 +13,49 @@
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, TrainState, ema, main, minimize
+from ssljax import ema, Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.data.views import MultiCrop
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.distillation import dino as loss_of, sharpening
+from ssljax.losses.distillation import dino as loss_of
+from ssljax.losses.distillation import sharpening
 from ssljax.losses.infonce import normalize, product
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import Optimizer, cosine, moving_average, optimizer_of, rising_decay, warmup_cosine
+from ssljax.optim import (
+    cosine,
+    moving_average,
+    Optimizer,
+    optimizer_of,
+    rising_decay,
+    warmup_cosine,
+)
 
 
 def dino(
-    data: str = "digits", image_size: int = 0, crops: MultiCrop = MultiCrop(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True), prototypes: int = 256,
-    frozen: float = 0.02, decay: float = 0.99, centre_decay: float = 0.9, temperature: float = 0.1, sharp: float = 0.07,
-    sharpen: float = 1 / 3, epochs: int = 50, batch_size: int = 128, optimizer: Optimizer = "adamw",
-    lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4, final_decay: float | None = None,
+    data: str = "digits",
+    image_size: int = 0,
+    crops: MultiCrop = MultiCrop(),
+    encoder: Encoder = ConvNet(),
+    head: MLP = MLP(widths=(256, 128), norm=True),
+    prototypes: int = 256,
+    frozen: float = 0.02,
+    decay: float = 0.99,
+    centre_decay: float = 0.9,
+    temperature: float = 0.1,
+    sharp: float = 0.07,
+    sharpen: float = 1 / 3,
+    epochs: int = 50,
+    batch_size: int = 128,
+    optimizer: Optimizer = "adamw",
+    lr: float = 2e-3,
+    warmup: float = 0.1,
+    weight_decay: float = 1e-4,
+    final_decay: float | None = None,
 ) -> Experiment:
     """DINO: all views learn what the teacher, a moving average of the student, makes of the large ones.
 
@@ -48,8 +70,16 @@ def dino(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), cosine(weight_decay, final_decay, num_steps))
-    rate, tau, (large, *small) = rising_decay(decay, num_steps), sharpening(sharp, sharpen * num_steps), crops.kinds(train.shape)
+    tx = optimizer_of(
+        optimizer,
+        warmup_cosine(lr, num_steps, warmup),
+        cosine(weight_decay, final_decay, num_steps),
+    )
+    rate, tau, (large, *small) = (
+        rising_decay(decay, num_steps),
+        sharpening(sharp, sharpen * num_steps),
+        crops.kinds(train.shape),
+    )
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
     scores = lambda z, c: product(normalize(z), normalize(c).T).reshape(-1, batch_size, prototypes)
 
@@ -57,23 +87,43 @@ def dino(
         k1, k2, k3 = jax.random.split(key, 3)
         params, stats = net.init((k1, k2), crops.view(key, batch["image"][:2]))
         params["prototypes"] = jax.random.normal(k3, (prototypes, head.widths[-1]))
-        return TrainState.create(tx, params, **stats, teacher=params, seen=stats, centre=jnp.zeros(prototypes))
+        return TrainState.create(
+            tx, params, **stats, teacher=params, seen=stats, centre=jnp.zeros(prototypes)
+        )
 
     def loss(params, state, batch, key):
         x, c, extra = crops(key, batch["image"]), params["prototypes"], state.extra
         teacher = ema(extra["teacher"], params, rate(state.step))
-        (t, seen), (s, stats) = net.crops(teacher, extra["seen"], x[:1]), net.crops(params, extra, x)  # Own statistics.
+        (t, seen), (s, stats) = (
+            net.crops(teacher, extra["seen"], x[:1]),
+            net.crops(params, extra, x),
+        )  # Own statistics.
         c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
         t = scores(t, teacher["prototypes"])
         value = loss_of(t, scores(s, c), extra["centre"], tau(state.step), temperature)
         centre = ema(extra["centre"], t.mean((0, 1)), moving_average(centre_decay))
-        return value, (stats | {"teacher": teacher, "seen": seen, "centre": centre}, {"loss": value})
+        return value, (
+            stats | {"teacher": teacher, "seen": seen, "centre": centre},
+            {"loss": value},
+        )
 
-    encode = lambda state, x: features(state.extra["teacher"], state.extra["seen"], crops.view.whole(x), train=False)[0]
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(large.either, train),
-        **{"small_views": views(kind, train) for kind in small}})
+    encode = lambda state, x: features(
+        state.extra["teacher"], state.extra["seen"], crops.view.whole(x), train=False
+    )[0]
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "collapse": collapse(encode, test),
+            "features": feature_map(encode, test),
+            "views": views(large.either, train),
+            **{"small_views": views(kind, train) for kind in small},
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """ELECTRA (Clark et al., 2020, https://arxiv.org/abs/2003.10555): which tokens are made up?
 
-    launch/local.sh experiments/electra.py                                  # Python's manual, embedded
-    launch/local.sh experiments/electra.py --data imdb_reviews --vocabulary 8192 --width 256 --length 128 --steps 20000
+launch/local.sh experiments/electra.py                                  # Python's manual, embedded
+launch/local.sh experiments/electra.py --data imdb_reviews --vocabulary 8192 --width 256 --length 128 --steps 20000
 """
 
 from typing import Annotated
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 import tyro
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.feed import Rows
-from ssljax.data.pieces import SPECIAL, pieces
+from ssljax.data.pieces import pieces, SPECIAL
 from ssljax.data.text import EMBEDDED
 from ssljax.evals.masked import masked_accuracy, replaced_auroc
 from ssljax.losses.language import mask_tokens, masked_lm, replace_tokens, replaced_detection
@@ -23,10 +23,17 @@ from ssljax.optim import adamw, warmup_cosine
 
 
 def electra(
-    data: str = EMBEDDED, vocabulary: int = 2048,
+    data: str = EMBEDDED,
+    vocabulary: int = 2048,
     net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(layers=4, heads=4, width=128),
-    part: int = 2, share: float = 0.15, weight: float = 50.0,
-    length: int = 64, batch_size: int = 32, steps: int = 1000, lr: float = 1e-3, weight_decay: float = 0.01,
+    part: int = 2,
+    share: float = 0.15,
+    weight: float = 50.0,
+    length: int = 64,
+    batch_size: int = 32,
+    steps: int = 1000,
+    lr: float = 1e-3,
+    weight_decay: float = 0.01,
 ) -> Experiment:
     """ELECTRA: a small generator fills in masked tokens; a discriminator, which is kept, finds those that are wrong.
 
@@ -43,18 +50,27 @@ def electra(
     model, head = LanguageModel(net, read.size, causal=False), nn.Dense(1)
     small = net.clone(width=net.width // part, heads=max(1, net.heads // part))
     generator = LanguageModel(small, read.size, causal=False, size=net.width)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(warmup_cosine(lr, steps), weight_decay, b2=0.98))
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), adamw(warmup_cosine(lr, steps), weight_decay, b2=0.98)
+    )
 
     def init(key, batch):
-        m, g = model.init(key, batch["tokens"][:2]), generator.init(key, batch["tokens"][:2])["params"]
+        m, g = (
+            model.init(key, batch["tokens"][:2]),
+            generator.init(key, batch["tokens"][:2])["params"],
+        )
         del g["embed"]  # It is the discriminator's (section 3.2).
-        return TrainState.create(tx, {"model": m, "generator": g, "head": head.init(key, jnp.zeros((1, net.width)))})
+        return TrainState.create(
+            tx, {"model": m, "generator": g, "head": head.init(key, jnp.zeros((1, net.width)))}
+        )
 
     def generate(params, key, tokens, train=False):
         k1, k2 = jax.random.split(key)
         g = {"params": {**params["generator"], "embed": params["model"]["params"]["embed"]}}
         masked = mask_tokens(k1, tokens, read.size, read.mask, SPECIAL, share, masked=1.0)
-        return generator.apply(g, masked.tokens, masked.at, train, rngs={"dropout": k2}, method="logits_at"), masked
+        return generator.apply(
+            g, masked.tokens, masked.at, train, rngs={"dropout": k2}, method="logits_at"
+        ), masked
 
     def discriminate(params, key, tokens, train=False):
         k1, k2, k3 = jax.random.split(key, 3)
@@ -71,9 +87,14 @@ def electra(
 
     tell = masked_accuracy(lambda state, *a: generate(state.params, *a), read)
     find = replaced_auroc(lambda state, *a: discriminate(state.params, *a)[:2], read.test)
-    return Experiment(init=init, step=minimize(tx, loss), data=Rows({"tokens": read.train}, batch_size),
-                      num_steps=steps, evals={"generator": tell, "replaced": find},
-                      files={"tokenizer.json": read.tokenizer.to_str()})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=Rows({"tokens": read.train}, batch_size),
+        num_steps=steps,
+        evals={"generator": tell, "replaced": find},
+        files={"tokenizer.json": read.tokenizer.to_str()},
+    )
 
 
 if __name__ == "__main__":

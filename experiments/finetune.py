@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.data.sources import share
 from ssljax.data.views import Views
@@ -27,9 +27,18 @@ from ssljax.pretrained import encoder_of, net_json
 
 
 def finetune(
-    data: str = "digits", image_size: int = 0, pretrained: str = "", lane: int = 0, scratch: bool = False,
-    fraction: float = 1.0, encoder: Encoder = ConvNet(), view: Views = Views(crop=0.6, flip=0.0, jitter=0.0, gray=0.0),
-    epochs: int = 50, batch_size: int = 128, lr: float = 1e-3, weight_decay: float = 1e-4,
+    data: str = "digits",
+    image_size: int = 0,
+    pretrained: str = "",
+    lane: int = 0,
+    scratch: bool = False,
+    fraction: float = 1.0,
+    encoder: Encoder = ConvNet(),
+    view: Views = Views(crop=0.6, flip=0.0, jitter=0.0, gray=0.0),
+    epochs: int = 50,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    weight_decay: float = 1e-4,
 ) -> Experiment:
     """An encoder and a new linear layer, trained together by all labels or by a share of them.
 
@@ -61,15 +70,26 @@ def finetune(
         h, stats = features(params, state.extra, view(key, batch["image"]), train=True)
         z = head.apply({"params": params["head"]}, h)
         value = optax.softmax_cross_entropy_with_integer_labels(z, batch["label"]).mean()
-        return value, (stats, {"loss": value, "train_accuracy": 100 * jnp.mean(z.argmax(-1) == batch["label"])})
+        return value, (
+            stats,
+            {"loss": value, "train_accuracy": 100 * jnp.mean(z.argmax(-1) == batch["label"])},
+        )
 
     encode = lambda state, x: features(state.params, state.extra, view.whole(x), train=False)[0]
     logits = lambda state, x: head.apply({"params": state.params["head"]}, encode(state, x))
     return Experiment(
-        init=init, step=minimize(tx, loss), data=feed(train, min(batch_size, len(train))), num_steps=num_steps,
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, min(batch_size, len(train))),
+        num_steps=num_steps,
         warm_start=old.warm_start if old and not scratch else None,
-        files={"net.json": net_json(features.nets["encoder"])}, evals={
-            "test": accuracy(logits, test), "features": feature_map(encode, test), "views": views(view, train)})
+        files={"net.json": net_json(features.nets["encoder"])},
+        evals={
+            "test": accuracy(logits, test),
+            "features": feature_map(encode, test),
+            "views": views(view, train),
+        },
+    )
 
 
 if __name__ == "__main__":

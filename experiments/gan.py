@@ -1,15 +1,15 @@
 """The first GAN (Goodfellow et al., 2014, https://arxiv.org/abs/1406.2661): two dense networks in a game.
 
-    launch/local.sh experiments/gan.py                                            # digits, on a laptop CPU
-    launch/local.sh experiments/gan.py --data mnist --hidden 512 512 --lr 2e-4 --epochs 30
-    launch/local.sh experiments/gan.py --minimax                                  # see a sure discriminator stop it
+launch/local.sh experiments/gan.py                                            # digits, on a laptop CPU
+launch/local.sh experiments/gan.py --data mnist --hidden 512 512 --lr 2e-4 --epochs 30
+launch/local.sh experiments/gan.py --minimax                                  # see a sure discriminator stop it
 """
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, alternate, ema, main
+from ssljax import alternate, ema, Experiment, main, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -22,9 +22,17 @@ from ssljax.sharding import over_batch
 
 
 def gan(
-    data: str = "digits", image_size: int = 0, latents: int = 64, hidden: tuple[int, ...] = (128, 128),
-    minimax: bool = False, features: str = "",
-    epochs: int = 150, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.5, decay: float = 0.999,
+    data: str = "digits",
+    image_size: int = 0,
+    latents: int = 64,
+    hidden: tuple[int, ...] = (128, 128),
+    minimax: bool = False,
+    features: str = "",
+    epochs: int = 150,
+    batch_size: int = 64,
+    lr: float = 5e-4,
+    b1: float = 0.5,
+    decay: float = 0.999,
 ) -> Experiment:
     """A GAN of dense networks: a step of the discriminator, then one of the generator against it, with the same noise.
 
@@ -38,7 +46,10 @@ def gan(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     gen, disc = DenseDecoder(hidden, train.shape), MLP((*hidden[::-1], 1), activation="leaky_relu")
-    tx, generator_loss = optax.adam(lr, b1), minimax_generator if minimax else nonsaturating_generator
+    tx, generator_loss = (
+        optax.adam(lr, b1),
+        minimax_generator if minimax else nonsaturating_generator,
+    )
 
     def generate(params, z):
         return jax.nn.sigmoid(gen.apply({"params": params}, z))
@@ -71,9 +82,16 @@ def gan(
     def draw(state, key, n):
         return generate(state.extra["ema"], jax.random.normal(key, (n, latents)))
 
-    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
-                      data=feed(train, batch_size), num_steps=epochs * (len(train) // batch_size), evals={
-        "test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
+    return Experiment(
+        init=init,
+        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+        data=feed(train, batch_size),
+        num_steps=epochs * (len(train) // batch_size),
+        evals={
+            "test": generated(draw, feature_net(features), train, test),
+            "samples": samples(draw),
+        },
+    )
 
 
 if __name__ == "__main__":

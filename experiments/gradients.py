@@ -9,7 +9,7 @@ Zhang et al., 2016, https://arxiv.org/abs/1603.08511.
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ssljax import Experiment, InputError, TrainState, main, minimize
+from ssljax import Experiment, InputError, main, minimize, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.data.gradients import gradient, integrate
 from ssljax.evals.average import average, psnr
@@ -21,6 +21,7 @@ from ssljax.optim import adamw, warmup_cosine
 
 class Net(nn.Module):
     """Luminance (n, h, w, 1) to the gradient (n, h, w, 6) and mean (n, 3) of the colours, and features (n, d)."""
+
     widths: tuple[int, ...]
 
     @nn.compact
@@ -32,8 +33,12 @@ class Net(nn.Module):
 
 
 def gradients(
-    data: str = "photos", widths: tuple[int, ...] = (32, 64, 128), weight: float = 0.1,
-    epochs: int = 40, batch_size: int = 32, lr: float = 1e-3,
+    data: str = "photos",
+    widths: tuple[int, ...] = (32, 64, 128),
+    weight: float = 0.1,
+    epochs: int = 40,
+    batch_size: int = 32,
+    lr: float = 1e-3,
 ) -> Experiment:
     """Predicts the colours' gradients of a grey image, and integrates them.
 
@@ -44,7 +49,9 @@ def gradients(
     """
     train, test = (images(data, split) for split in ("train", "test"))
     if train.shape[2] != 3:
-        raise InputError(f"The images of {data} have {train.shape[2]} channels, not 3: take photos or cifar10.")
+        raise InputError(
+            f"The images of {data} have {train.shape[2]} channels, not 3: take photos or cifar10."
+        )
     net, num_steps = Net(widths), epochs * (len(train) // batch_size)
     tx = adamw(warmup_cosine(lr, num_steps))
     grey = lambda x: x @ jnp.array(augment.GRAY)[:, None]
@@ -71,8 +78,17 @@ def gradients(
         return [grey(x), colour(state, x)]
 
     encode = lambda state, x: net.apply(state.params, grey(augment.to_float(x)))[2]
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "test": average(errors, test), "images": compared(show, test), "knn": knn(encode, train, test)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "test": average(errors, test),
+            "images": compared(show, test),
+            "knn": knn(encode, train, test),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, InputError, TrainState, descend, main
+from ssljax import descend, Experiment, InputError, main, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.evals.average import average, psnr
 from ssljax.evals.knn import knn
@@ -21,8 +21,15 @@ from ssljax.models.dcgan import Discriminator
 
 
 def inpainting(
-    data: str = "digits", image_size: int = 0, coder: Convolutional | Dense = Convolutional(), code: int = 64,
-    hole: float = 0.5, adversarial: float = 0.0, epochs: int = 100, batch_size: int = 128, lr: float = 1e-3,
+    data: str = "digits",
+    image_size: int = 0,
+    coder: Convolutional | Dense = Convolutional(),
+    code: int = 64,
+    hole: float = 0.5,
+    adversarial: float = 0.0,
+    epochs: int = 100,
+    batch_size: int = 128,
+    lr: float = 1e-3,
 ) -> Experiment:
     """A context encoder: fills a square hole in the middle of an image.
 
@@ -35,29 +42,48 @@ def inpainting(
         lr: Of the context encoder; the discriminator's is a tenth.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    (h, w, _), steps, tx, slow = train.shape, epochs * (len(train) // batch_size), optax.adam(lr), optax.adam(lr / 10)
+    (h, w, _), steps, tx, slow = (
+        train.shape,
+        epochs * (len(train) // batch_size),
+        optax.adam(lr),
+        optax.adam(lr / 10),
+    )
     side = round(hole * min(h, w))
     if not 0 < side < min(h, w):
-        raise InputError(f"A hole of {side} pixels in images of {h}x{w} leaves nothing to do: choose --hole in (0, 1).")
+        raise InputError(
+            f"A hole of {side} pixels in images of {h}x{w} leaves nothing to do: choose --hole in (0, 1)."
+        )
     rows, columns = (slice((s - side) // 2, (s + side) // 2) for s in (h, w))
     gap = jnp.zeros((1, h, w, 1), bool).at[:, rows, columns].set(True)
     middle = lambda x: augment.to_float(x)[:, rows, columns]
-    given = lambda x: jnp.where(gap, augment.to_float(x).mean((1, 2), keepdims=True, where=~gap), augment.to_float(x))
-    encoder, decoder, disc = coder.encoder(code), coder.decoder(train.shape), Discriminator(norm="layer")
+    given = lambda x: jnp.where(
+        gap, augment.to_float(x).mean((1, 2), keepdims=True, where=~gap), augment.to_float(x)
+    )
+    encoder, decoder, disc = (
+        coder.encoder(code),
+        coder.decoder(train.shape),
+        Discriminator(norm="layer"),
+    )
     codes = lambda p, x: jax.nn.relu(encoder.apply(p["encoder"], augment.to_float(x)))
-    fill = lambda p, x: jnp.where(gap, jax.nn.sigmoid(decoder.apply(p["decoder"], codes(p, given(x)))), given(x))
+    fill = lambda p, x: jnp.where(
+        gap, jax.nn.sigmoid(decoder.apply(p["decoder"], codes(p, given(x)))), given(x)
+    )
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
         z, e = encoder.init_with_output(k1, given(batch["image"][:2]))
         told = disc.init(k3, middle(batch["image"][:2])) if adversarial else {}
         params = {"encoder": e, "decoder": decoder.init(k2, z)}, told
-        return TrainState(jnp.zeros((), jnp.int32), params, (tx.init(params[0]), slow.init(told)), {})
+        return TrainState(
+            jnp.zeros((), jnp.int32), params, (tx.init(params[0]), slow.init(told)), {}
+        )
 
     def step(state, batch, key):
         x, (net, told), (opt, opt_told), metrics = batch["image"], state.params, state.opt_state, {}
 
-        def filling(net):  # Eq. 3, with the discriminator's judgement in the form that has gradients from the start.
+        def filling(
+            net,
+        ):  # Eq. 3, with the discriminator's judgement in the form that has gradients from the start.
             y = fill(net, x)
             error = jnp.mean((middle(x) - middle(y)) ** 2)
             fooling = nonsaturating_generator(disc.apply(told, middle(y))) if adversarial else 0.0
@@ -65,15 +91,29 @@ def inpainting(
 
         net, opt, (metrics["error"], y) = descend(tx, filling, net, opt)
         if adversarial:
-            telling = lambda told: 2 * (gan_critic(*(disc.apply(told, middle(im)) for im in (x, y))),)  # Eq. 2.
+            telling = lambda told: (
+                2 * (gan_critic(*(disc.apply(told, middle(im)) for im in (x, y))),)
+            )  # Eq. 2.
             told, opt_told, metrics["discriminator"] = descend(slow, telling, told, opt_told)
         return state.replace(params=(net, told), opt_state=(opt, opt_told)), metrics
 
-    errors = lambda s, key, x, y: {"psnr": psnr(x, fill(s.params[0], x), gap), "psnr_of_mean": psnr(x, given(x), gap)}
+    errors = lambda s, key, x, y: {
+        "psnr": psnr(x, fill(s.params[0], x), gap),
+        "psnr_of_mean": psnr(x, given(x), gap),
+    }
     encode = lambda state, x: codes(state.params[0], x)
-    return Experiment(init=init, step=step, data=feed(train, batch_size), num_steps=steps, evals={
-        "hole": average(errors, test), "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test),
-        "images": compared(lambda state, key, x: [given(x), fill(state.params[0], x)], test)})
+    return Experiment(
+        init=init,
+        step=step,
+        data=feed(train, batch_size),
+        num_steps=steps,
+        evals={
+            "hole": average(errors, test),
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "images": compared(lambda state, key, x: [given(x), fill(state.params[0], x)], test),
+        },
+    )
 
 
 if __name__ == "__main__":

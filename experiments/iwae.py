@@ -1,8 +1,8 @@
 """Importance-weighted autoencoder (Burda et al., 2015, https://arxiv.org/abs/1509.00519); with k = 1 the plain VAE.
 
-    launch/local.sh experiments/iwae.py                                    # digits: a minute on a laptop CPU
-    launch/local.sh experiments/iwae.py --data mnist --k 50 --batch-size 20 --epochs 3280      # the paper's
-    launch/local.sh experiments/iwae.py --data mnist --k 50 --gradient one                     # at a third of the cost
+launch/local.sh experiments/iwae.py                                    # digits: a minute on a laptop CPU
+launch/local.sh experiments/iwae.py --data mnist --k 50 --batch-size 20 --epochs 3280      # the paper's
+launch/local.sh experiments/iwae.py --data mnist --k 50 --gradient one                     # at a third of the cost
 """
 
 import math
@@ -12,19 +12,28 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
-from ssljax.evals.likelihood import latents as latent_use, likelihood
+from ssljax.evals.likelihood import latents as latent_use
+from ssljax.evals.likelihood import likelihood
 from ssljax.evals.pictures import samples
-from ssljax.losses.elbo import dreg, iwae as bound, one_of_k
+from ssljax.losses.elbo import dreg, one_of_k
+from ssljax.losses.elbo import iwae as bound
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.vae import VAE
 
 
 def iwae(
-    data: str = "digits", coder: Dense | Convolutional = Dense((200, 200), "tanh"), latents: int = 50, k: int = 5,
-    gradient: Literal["iwae", "dreg", "one"] = "iwae", epochs: int = 200, batch_size: int = 100, lr: float = 1e-3,
-    schedule: Literal["stages", "cosine"] = "stages", importance: int = 5000,
+    data: str = "digits",
+    coder: Dense | Convolutional = Dense((200, 200), "tanh"),
+    latents: int = 50,
+    k: int = 5,
+    gradient: Literal["iwae", "dreg", "one"] = "iwae",
+    epochs: int = 200,
+    batch_size: int = 100,
+    lr: float = 1e-3,
+    schedule: Literal["stages", "cosine"] = "stages",
+    importance: int = 5000,
 ) -> Experiment:
     """An importance-weighted autoencoder of one stochastic layer, on pixels drawn anew as 0 or 1 by their brightness.
 
@@ -42,9 +51,13 @@ def iwae(
     """
     train, test = (images(data, split) for split in ("train", "test"))
     steps = epochs * (len(train) // batch_size)
-    stage = lambda step: jnp.floor(jnp.log(1 + (step + 0.5) / steps * (3**8 - 1)) / math.log(3))  # 0 to 7: section 5.
+    stage = lambda step: jnp.floor(
+        jnp.log(1 + (step + 0.5) / steps * (3**8 - 1)) / math.log(3)
+    )  # 0 to 7: section 5.
     falling = optax.cosine_decay_schedule(lr, steps)
-    tx = optax.adam(falling if schedule == "cosine" else lambda step: lr * 10 ** (-stage(step) / 7), eps=1e-4)
+    tx = optax.adam(
+        falling if schedule == "cosine" else lambda step: lr * 10 ** (-stage(step) / 7), eps=1e-4
+    )
     net = VAE(coder, latents, train.shape)
 
     def apply(params, method, *args):
@@ -69,11 +82,21 @@ def iwae(
 
     observe = lambda state, key, x: apply(state.params, net.observe, key, x)
     log_weights = lambda state, key, x, k: apply(state.params, net.log_weights, key, x, k)
-    prior = lambda state, key, n: apply(state.params, net.decode, jax.random.normal(key, (n, latents)))
+    prior = lambda state, key, n: apply(
+        state.params, net.decode, jax.random.normal(key, (n, latents))
+    )
     infer = lambda state, x: apply(state.params, net.infer, x)
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=steps, evals={
-        "test": likelihood(log_weights, test, importance, observe=observe), "latents": latent_use(infer, test),
-        "prior": samples(prior)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=steps,
+        evals={
+            "test": likelihood(log_weights, test, importance, observe=observe),
+            "latents": latent_use(infer, test),
+            "prior": samples(prior),
+        },
+    )
 
 
 if __name__ == "__main__":

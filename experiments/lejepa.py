@@ -13,7 +13,7 @@
 
 import jax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.data.views import MultiCrop
 from ssljax.evals.collapse import collapse
@@ -28,11 +28,19 @@ from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def lejepa(
-    data: str = "digits", image_size: int = 0, crops: MultiCrop = MultiCrop(small=0),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
-    sketch: float = 0.05, slices: int = 256,
-    epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
+    data: str = "digits",
+    image_size: int = 0,
+    crops: MultiCrop = MultiCrop(small=0),
+    encoder: Encoder = ConvNet(),
+    head: MLP = MLP(widths=(256, 128), norm=True),
+    sketch: float = 0.05,
+    slices: int = 256,
+    epochs: int = 50,
+    batch_size: int = 128,
+    optimizer: Optimizer = "adamw",
+    lr: float = 2e-3,
+    warmup: float = 0.1,
+    weight_decay: float = 1e-4,
 ) -> Experiment:
     """LeJEPA: views are near the mean of the large ones, in features that random projections find to be normal (SIGReg).
 
@@ -58,17 +66,29 @@ def lejepa(
     def loss(params, state, batch, key):
         k1, k2 = jax.random.split(key)
         z, stats = net.crops(params, state.extra, crops(k1, batch["image"]))
-        directions = jax.random.normal(k2, (slices, z.shape[-1]))  # The same for all examples: no batch to split.
+        directions = jax.random.normal(
+            k2, (slices, z.shape[-1])
+        )  # The same for all examples: no batch to split.
         value = loss_of(z.reshape(-1, batch_size, z.shape[-1]), directions, sketch, crops.large)
         return value, (stats, {"loss": value})
 
     def encode(state, x):
         return features(state.params, state.extra, crops.view.whole(x), train=False)[0]
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(large.either, train),
-        **{"small_views": views(kind, train) for kind in small}})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "collapse": collapse(encode, test),
+            "features": feature_map(encode, test),
+            "views": views(large.either, train),
+            **{"small_views": views(kind, train) for kind in small},
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, alternate, ema, main
+from ssljax import alternate, ema, Experiment, main, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -21,8 +21,16 @@ from ssljax.sharding import over_batch
 
 
 def lsgan(
-    data: str = "digits", image_size: int = 0, latents: int = 100, widths: tuple[int, ...] = (32, 64, 128),
-    features: str = "", epochs: int = 60, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.5, decay: float = 0.999,
+    data: str = "digits",
+    image_size: int = 0,
+    latents: int = 100,
+    widths: tuple[int, ...] = (32, 64, 128),
+    features: str = "",
+    epochs: int = 60,
+    batch_size: int = 64,
+    lr: float = 5e-4,
+    b1: float = 0.5,
+    decay: float = 0.999,
 ) -> Experiment:
     """LSGAN: the discriminator's outputs are to be 1 on images and 0 on what is generated, which is to be given a 1.
 
@@ -35,36 +43,61 @@ def lsgan(
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     gen, disc, tx = Generator(train.shape, widths[::-1]), Discriminator(widths), optax.adam(lr, b1)
-    apply = lambda net, params, stats, x: net.apply({"params": params, **stats}, x, True, mutable=["batch_stats"])
+    apply = lambda net, params, stats, x: net.apply(
+        {"params": params, **stats}, x, True, mutable=["batch_stats"]
+    )
 
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))
         d = disc.init(jax.random.fold_in(key, 1), jnp.zeros((1, *train.shape)))
-        params = {"gen": g.pop("params"), "disc": d.pop("params")}  # What is left are batch statistics.
+        params = {
+            "gen": g.pop("params"),
+            "disc": d.pop("params"),
+        }  # What is left are batch statistics.
         return TrainState.game(tx, params, gen=g, disc=d, ema={"params": params["gen"], **g})
 
     def generate(g, state, key):  # The same for both players.
-        return apply(gen, g, state.extra["gen"], over_batch(jax.random.normal(key, (batch_size, latents))))
+        return apply(
+            gen, g, state.extra["gen"], over_batch(jax.random.normal(key, (batch_size, latents)))
+        )
 
     def disc_loss(d, state, batch, key):
-        on_real, stats = apply(disc, d, state.extra["disc"], 2 * augment.to_float(batch["image"]) - 1)
+        on_real, stats = apply(
+            disc, d, state.extra["disc"], 2 * augment.to_float(batch["image"]) - 1
+        )
         on_fake, stats = apply(disc, d, stats, generate(state.params["gen"], state, key)[0])
         value = least_squares_critic(on_real, on_fake)
         return value, ({"disc": stats}, {"discriminator": value})
 
     def gen_loss(g, state, batch, key):
         fake, stats = generate(g, state, key)
-        value = least_squares_generator(apply(disc, state.params["disc"], state.extra["disc"], fake)[0])
+        value = least_squares_generator(
+            apply(disc, state.params["disc"], state.extra["disc"], fake)[0]
+        )
         return value, ({"gen": stats}, {"generator": value})
 
-    follow = lambda state: {"ema": ema(
-        state.extra["ema"], {"params": state.params["gen"], **state.extra["gen"]}, ema_decay(decay, state.step))}
+    follow = lambda state: {
+        "ema": ema(
+            state.extra["ema"],
+            {"params": state.params["gen"], **state.extra["gen"]},
+            ema_decay(decay, state.step),
+        )
+    }
 
-    draw = lambda state, key, n: (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
+    draw = lambda state, key, n: (
+        (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
+    )
 
-    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
-                      data=feed(train, batch_size), num_steps=epochs * (len(train) // batch_size), evals={
-        "test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
+    return Experiment(
+        init=init,
+        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+        data=feed(train, batch_size),
+        num_steps=epochs * (len(train) // batch_size),
+        evals={
+            "test": generated(draw, feature_net(features), train, test),
+            "samples": samples(draw),
+        },
+    )
 
 
 if __name__ == "__main__":

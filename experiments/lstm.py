@@ -17,16 +17,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import text
 from ssljax.evals.recurrent import gradients, perplexity, sample
-from ssljax.models.rnn import RNN, LanguageModel, nats
+from ssljax.models.rnn import LanguageModel, nats, RNN
 
 
 def lstm(
-    data: str = "python", tokens: Literal["words", "characters", "bpe"] = "words", vocabulary: int = 10_000,
-    rnn: RNN = RNN(scale=0.1), tied: bool = False, batch_size: int = 20, length: int = 20,
-    epochs: int = 13, lr: float = 1.0, flat_epochs: int = 4, decay: float = 0.5, clip: float = 5.0,
+    data: str = "python",
+    tokens: Literal["words", "characters", "bpe"] = "words",
+    vocabulary: int = 10_000,
+    rnn: RNN = RNN(scale=0.1),
+    tied: bool = False,
+    batch_size: int = 20,
+    length: int = 20,
+    epochs: int = 13,
+    lr: float = 1.0,
+    flat_epochs: int = 4,
+    decay: float = 0.5,
+    clip: float = 5.0,
 ) -> Experiment:
     """Words from those before them, with a state that is carried on from step to step.
 
@@ -49,14 +58,27 @@ def lstm(
         return TrainState.create(tx, net.init(key, batch["tokens"]), carry=rnn.zeros(batch_size))
 
     def loss(params, state, batch, key):
-        carry = jax.tree.map(lambda c: jnp.where(batch["first"][:, None], 0, c), state.extra["carry"])
+        carry = jax.tree.map(
+            lambda c: jnp.where(batch["first"][:, None], 0, c), state.extra["carry"]
+        )
         nll, _, carry = nats(net, params, batch["tokens"], carry, key)
-        value = nll.sum(1).mean()  # The sum over time and the mean over streams, as the paper's code has it.
+        value = nll.sum(
+            1
+        ).mean()  # The sum over time and the mean over streams, as the paper's code has it.
         return value, ({"carry": carry}, {"loss": value / length})
 
-    return Experiment(init=init, step=minimize(tx, loss), data=streams, num_steps=epochs * streams.steps, evals={
-        "test": perplexity(net, read), "gradient": gradients(net, read.test),
-        "text": sample(net, read.train[0], read.tokenizer.decode)}, files={"tokenizer.json": read.tokenizer.to_str()})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=streams,
+        num_steps=epochs * streams.steps,
+        evals={
+            "test": perplexity(net, read),
+            "gradient": gradients(net, read.test),
+            "text": sample(net, read.train[0], read.tokenizer.decode),
+        },
+        files={"tokenizer.json": read.tokenizer.to_str()},
+    )
 
 
 if __name__ == "__main__":

@@ -1,27 +1,36 @@
 """Masked autoencoder (He et al., 2021, https://arxiv.org/abs/2111.06377): three quarters of an image from one quarter.
 
-    launch/local.sh experiments/mae.py                                      # scikit-learn's digits, embedded
-    launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 20
-    launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 2000 --batch-size 4096 --vit.depth 12
+launch/local.sh experiments/mae.py                                      # scikit-learn's digits, embedded
+launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 20
+launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 2000 --batch-size 4096 --vit.depth 12
 """
 
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, feature_map
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.masked import masked_error, patch_statistics, random_mask
-from ssljax.models.vit import MAEDecoder, ViT, patchify, unpatchify
+from ssljax.models.vit import MAEDecoder, patchify, unpatchify, ViT
 from ssljax.optim import adamw, warmup_cosine
 
 
 def mae(
-    data: str = "digits", image_size: int = 0, vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
-    decoder_width: int = 64, decoder_depth: int = 1, mask: float = 0.75, crop: float = 0.2, flip: float = 0.0,
-    epochs: int = 100, batch_size: int = 128, lr: float = 1e-3, weight_decay: float = 0.05,
+    data: str = "digits",
+    image_size: int = 0,
+    vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
+    decoder_width: int = 64,
+    decoder_depth: int = 1,
+    mask: float = 0.75,
+    crop: float = 0.2,
+    flip: float = 0.0,
+    epochs: int = 100,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
 ) -> Experiment:
     """A masked autoencoder: a Transformer sees some patches, and a lighter one draws the others.
 
@@ -43,11 +52,17 @@ def mae(
 
     def init(key, batch):
         keep, place = draw_mask(key, 2)
-        y, e = vit.init_with_output(key, augment.to_float(batch["image"][:2]), keep, method=vit.tokens)
-        return TrainState.create(tx, {"encoder": e, "decoder": decoder.init(jax.random.fold_in(key, 1), y, place)})
+        y, e = vit.init_with_output(
+            key, augment.to_float(batch["image"][:2]), keep, method=vit.tokens
+        )
+        return TrainState.create(
+            tx, {"encoder": e, "decoder": decoder.init(jax.random.fold_in(key, 1), y, place)}
+        )
 
-    def predict(params, x, keep, place):  # Of each patch, what is left of it less its mean, over its deviation.
-        y = vit.apply(params["encoder"], x, keep, method=vit.tokens)[:, -keep.shape[1]:]
+    def predict(
+        params, x, keep, place
+    ):  # Of each patch, what is left of it less its mean, over its deviation.
+        y = vit.apply(params["encoder"], x, keep, method=vit.tokens)[:, -keep.shape[1] :]
         return decoder.apply(params["decoder"], y, place)
 
     def loss(params, state, batch, key):
@@ -57,7 +72,9 @@ def mae(
         keep, place = draw_mask(k3, len(x))
         y = patchify(x, vit.patch)
         mean, deviation = patch_statistics(y)
-        value = masked_error(predict(params, x, keep, place), (y - mean) / deviation, place >= keep.shape[1])
+        value = masked_error(
+            predict(params, x, keep, place), (y - mean) / deviation, place >= keep.shape[1]
+        )
         return value, (state.extra, {"loss": value})
 
     def encode(state, x):
@@ -71,9 +88,18 @@ def mae(
         drawn = predict(state.params, x, keep, place) * deviation + mean
         return [unpatchify(jnp.where(hidden, z, y), train.shape) for z in (0.5, drawn)]
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test),
-        "features": feature_map(encode, test), "pictures": compared(show, test)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "features": feature_map(encode, test),
+            "pictures": compared(show, test),
+        },
+    )
 
 
 if __name__ == "__main__":

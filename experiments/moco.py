@@ -15,7 +15,7 @@ so that what shuffling hides may leak. And the head has BatchNorm, where the pap
 
 import jax
 
-from ssljax import Experiment, TrainState, ema, main, minimize
+from ssljax import ema, Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
@@ -26,15 +26,24 @@ from ssljax.losses.infonce import enqueue, info_nce, normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import Optimizer, moving_average, optimizer_of, warmup_cosine
+from ssljax.optim import moving_average, Optimizer, optimizer_of, warmup_cosine
 
 
 def moco(
-    data: str = "digits", image_size: int = 0, view: Views = Views(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
-    queue: int = 1024, decay: float = 0.99, temperature: float = 0.1,
-    epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
+    data: str = "digits",
+    image_size: int = 0,
+    view: Views = Views(),
+    encoder: Encoder = ConvNet(),
+    head: MLP = MLP(widths=(256, 128), norm=True),
+    queue: int = 1024,
+    decay: float = 0.99,
+    temperature: float = 0.1,
+    epochs: int = 50,
+    batch_size: int = 128,
+    optimizer: Optimizer = "adamw",
+    lr: float = 2e-3,
+    warmup: float = 0.1,
+    weight_decay: float = 1e-4,
 ) -> Experiment:
     """MoCo: a view finds its other view, seen by a moving average of the net, among a queue of earlier ones.
 
@@ -64,14 +73,27 @@ def moco(
         q, stats = net(params, state.extra, x, train=True)
         k, _ = net(target, state.extra, k, train=True)  # By the batch's statistics.
         value = info_nce(q, k, keys, temperature)
-        return value, ({**stats, "target": target, "queue": enqueue(keys, normalize(k))}, {"loss": value})
+        return value, (
+            {**stats, "target": target, "queue": enqueue(keys, normalize(k))},
+            {"loss": value},
+        )
 
     def encode(state, x):
         return features(state.params, state.extra, view.whole(x), train=False)[0]
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view.either, train)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "collapse": collapse(encode, test),
+            "features": feature_map(encode, test),
+            "views": views(view.either, train),
+        },
+    )
 
 
 if __name__ == "__main__":

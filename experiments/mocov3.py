@@ -18,7 +18,7 @@
 
 import jax
 
-from ssljax import Experiment, TrainState, ema, main, minimize
+from ssljax import ema, Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
@@ -33,11 +33,20 @@ from ssljax.optim import Optimizer, optimizer_of, rising_decay, warmup_cosine
 
 
 def mocov3(
-    data: str = "digits", image_size: int = 0, view: Views = Views(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
-    predictor: MLP = MLP(widths=(256, 128), norm=True), decay: float = 0.99, temperature: float = 0.2,
-    epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
+    data: str = "digits",
+    image_size: int = 0,
+    view: Views = Views(),
+    encoder: Encoder = ConvNet(),
+    head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
+    predictor: MLP = MLP(widths=(256, 128), norm=True),
+    decay: float = 0.99,
+    temperature: float = 0.2,
+    epochs: int = 50,
+    batch_size: int = 128,
+    optimizer: Optimizer = "adamw",
+    lr: float = 2e-3,
+    warmup: float = 0.1,
+    weight_decay: float = 1e-4,
 ) -> Experiment:
     """MoCo v3: from one view the net finds a slow copy's projection of the other among those of all images.
 
@@ -58,22 +67,40 @@ def mocov3(
 
     def init(key, batch):
         params, stats = net.init(jax.random.split(key, 3), view(key, batch["image"][:2]))
-        return TrainState.create(tx, params, **stats, target={k: params[k] for k in ("encoder", "head")})
+        return TrainState.create(
+            tx, params, **stats, target={k: params[k] for k in ("encoder", "head")}
+        )
 
     def loss(params, state, batch, key):
         x, target = view.each(key, batch["image"]), state.extra["target"]
         target = ema(target, {k: params[k] for k in target}, m(state.step))
-        (q1, q2), stats = net.each(params, state.extra, x)  # Each view by its own batch statistics: in both nets.
+        (q1, q2), stats = net.each(
+            params, state.extra, x
+        )  # Each view by its own batch statistics: in both nets.
         (k1, k2), _ = projection.each(target, state.extra, x)
-        value = 2 * temperature * (info_nce(q1, k2, tau=temperature) + info_nce(q2, k1, tau=temperature))
+        value = (
+            2
+            * temperature
+            * (info_nce(q1, k2, tau=temperature) + info_nce(q2, k1, tau=temperature))
+        )
         return value, ({**stats, "target": target}, {"loss": value})
 
     def encode(state, x):
         return features(state.params, state.extra, view.whole(x), train=False)[0]
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view.either, train)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "collapse": collapse(encode, test),
+            "features": feature_map(encode, test),
+            "views": views(view.either, train),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
@@ -28,11 +28,20 @@ from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def nnclr(
-    data: str = "digits", image_size: int = 0, view: Views = Views(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
-    predictor: MLP = MLP(widths=(256, 128), norm=True), queue: int = 1024, temperature: float = 0.1,
-    epochs: int = 50, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
+    data: str = "digits",
+    image_size: int = 0,
+    view: Views = Views(),
+    encoder: Encoder = ConvNet(),
+    head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
+    predictor: MLP = MLP(widths=(256, 128), norm=True),
+    queue: int = 1024,
+    temperature: float = 0.1,
+    epochs: int = 50,
+    batch_size: int = 128,
+    optimizer: Optimizer = "adamw",
+    lr: float = 2e-3,
+    warmup: float = 0.1,
+    weight_decay: float = 1e-4,
 ) -> Experiment:
     """NNCLR: of a view the nearest of earlier ones is found from the other view, among the batch.
 
@@ -59,18 +68,32 @@ def nnclr(
 
     def loss(params, state, batch, key):
         x, support = view.each(key, batch["image"]), state.extra["queue"]
-        (z1, z2), stats = projection.each(params, state.extra, x)  # Each view by its own batch statistics.
+        (z1, z2), stats = projection.each(
+            params, state.extra, x
+        )  # Each view by its own batch statistics.
         (p1, p2), rest = predict.each(params, state.extra, (z1, z2))
-        one, two = (info_nce(nearest(a, support), b, tau=temperature) for a, b in ((z1, p2), (z2, p1)))
+        one, two = (
+            info_nce(nearest(a, support), b, tau=temperature) for a, b in ((z1, p2), (z2, p1))
+        )
         value = (one + two) / 2
         return value, (stats | rest | {"queue": enqueue(support, normalize(z1))}, {"loss": value})
 
     def encode(state, x):
         return features(state.params, state.extra, view.whole(x), train=False)[0]
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view.either, train)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "collapse": collapse(encode, test),
+            "features": feature_map(encode, test),
+            "views": views(view.either, train),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, InputError, TrainState, alternate, main
+from ssljax import alternate, Experiment, InputError, main, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import classifier, nearest
 from ssljax.evals.pictures import samples
@@ -21,8 +21,15 @@ from ssljax.sharding import over_batch
 
 
 def pacdcgan(
-    data: str = "digits", pack: int = 1, labels: str = "", latents: int = 100, widths: tuple[int, ...] = (32, 64, 128),
-    steps: int = 2000, batch_size: int = 64, lr: float = 2e-4, b1: float = 0.5,
+    data: str = "digits",
+    pack: int = 1,
+    labels: str = "",
+    latents: int = 100,
+    widths: tuple[int, ...] = (32, 64, 128),
+    steps: int = 2000,
+    batch_size: int = 64,
+    lr: float = 2e-4,
+    b1: float = 0.5,
 ) -> Experiment:
     """DCGAN on random triples of grey images, with a discriminator of packs.
 
@@ -36,12 +43,18 @@ def pacdcgan(
     """
     train, test = (images(data, split) for split in ("train", "test"))
     if train.shape[2] != 1 or pack < 1:
-        raise InputError(f"Grey images are stacked, in packs of at least 1; {data} has {train.shape[2]} channels.")
+        raise InputError(
+            f"Grey images are stacked, in packs of at least 1; {data} has {train.shape[2]} channels."
+        )
     (h, w, _), count = train.shape, 3 * pack
     gen, disc = Generator((h, w, 3), widths[::-1]), Discriminator(widths)
     tx, names = optax.adam(lr, b1), classifier(labels) if labels else nearest(train)
-    apply = lambda net, params, stats, x: net.apply({"params": params, **stats}, x, True, mutable=["batch_stats"])
-    packed = lambda x, k: jnp.moveaxis(x.reshape(batch_size, k, h, w, -1), 1, 3).reshape(batch_size, h, w, count)
+    apply = lambda net, params, stats, x: net.apply(
+        {"params": params, **stats}, x, True, mutable=["batch_stats"]
+    )
+    packed = lambda x, k: jnp.moveaxis(x.reshape(batch_size, k, h, w, -1), 1, 3).reshape(
+        batch_size, h, w, count
+    )
 
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))
@@ -54,14 +67,18 @@ def pacdcgan(
         return packed(fake, pack), stats
 
     def disc_loss(d, state, batch, key):
-        on_real, stats = apply(disc, d, state.extra["disc"], packed(2 * augment.to_float(batch["image"]) - 1, count))
+        on_real, stats = apply(
+            disc, d, state.extra["disc"], packed(2 * augment.to_float(batch["image"]) - 1, count)
+        )
         on_fake, stats = apply(disc, d, stats, generate(state.params["gen"], state, key)[0])
         value = gan_critic(on_real, on_fake)
         return value, ({"disc": stats}, {"discriminator": value})
 
     def gen_loss(g, state, batch, key):
         fake, stats = generate(g, state, key)
-        value = nonsaturating_generator(apply(disc, state.params["disc"], state.extra["disc"], fake)[0])
+        value = nonsaturating_generator(
+            apply(disc, state.params["disc"], state.extra["disc"], fake)[0]
+        )
         return value, ({"gen": stats}, {"generator": value})
 
     def step(state, batch, key):  # The generator moves twice, as in the authors' code.
@@ -72,8 +89,13 @@ def pacdcgan(
         z = jax.random.uniform(key, (n, latents), minval=-1)
         return (gen.apply({"params": state.params["gen"], **state.extra["gen"]}, z) + 1) / 2
 
-    return Experiment(init=init, step=step, data=feed(train, batch_size * count), num_steps=steps, evals={
-        "modes": stacked_modes(draw, names, test), "samples": samples(draw)})
+    return Experiment(
+        init=init,
+        step=step,
+        data=feed(train, batch_size * count),
+        num_steps=steps,
+        evals={"modes": stacked_modes(draw, names, test), "samples": samples(draw)},
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import jax
 from jax.lax import stop_gradient
 import optax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.feed import Rows
 from ssljax.data.mixtures import GRID, RING
 from ssljax.evals.modes import modes
@@ -20,7 +20,9 @@ from ssljax.losses.adversarial import gan_critic, nonsaturating_generator
 from ssljax.models.mlp import Maxout
 from ssljax.sharding import over_batch
 
-SMALL = nn.initializers.normal(0.02)  # This and BatchNorm's constants: the authors' code, github.com/fjxmlzn/PacGAN.
+SMALL = nn.initializers.normal(
+    0.02
+)  # This and BatchNorm's constants: the authors' code, github.com/fjxmlzn/PacGAN.
 
 
 class Generator(nn.Module):
@@ -33,8 +35,12 @@ class Generator(nn.Module):
 
 
 def pacgan(
-    data: Literal["ring", "grid"] = "ring", pack: int = 1,
-    epochs: int = 400, batch_size: int = 100, lr: float = 1e-4, b1: float = 0.8,
+    data: Literal["ring", "grid"] = "ring",
+    pack: int = 1,
+    epochs: int = 400,
+    batch_size: int = 100,
+    lr: float = 1e-4,
+    b1: float = 0.8,
 ) -> Experiment:
     """PacGAN on a mixture of Gaussians in the plane: how many of its modes does the generator find?
 
@@ -45,31 +51,54 @@ def pacgan(
         batch_size: Packs: a step takes so many times m real points, and as many generated ones.
     """
     mixture, tx = {"ring": RING, "grid": GRID}[data], optax.adam(lr, b1)
-    gen, disc, packs = Generator(), Maxout((200, 200, 200, 1), 5, SMALL), mixture.packs(100_000, pack)
+    gen, disc, packs = (
+        Generator(),
+        Maxout((200, 200, 200, 1), 5, SMALL),
+        mixture.packs(100_000, pack),
+    )
 
     def generate(params, stats, z, train=True):
-        x, new = gen.apply({"params": params, "batch_stats": stats}, z.reshape(-1, 2), train, mutable=["batch_stats"])
+        x, new = gen.apply(
+            {"params": params, "batch_stats": stats},
+            z.reshape(-1, 2),
+            train,
+            mutable=["batch_stats"],
+        )
         return x.reshape(z.shape), new["batch_stats"]
 
     def init(key, batch):
-        g, d = gen.init(key, batch["x"][:, 0], False), disc.init(jax.random.fold_in(key, 1), batch["x"])
-        return TrainState.create(tx, {"gen": g["params"], "disc": d["params"]}, stats=g["batch_stats"])
+        g, d = (
+            gen.init(key, batch["x"][:, 0], False),
+            disc.init(jax.random.fold_in(key, 1), batch["x"]),
+        )
+        return TrainState.create(
+            tx, {"gen": g["params"], "disc": d["params"]}, stats=g["batch_stats"]
+        )
 
     def loss(params, state, batch, key):
         z = over_batch(jax.random.normal(key, batch["x"].shape))
         fake, stats = generate(params["gen"], state.extra["stats"], z)
         judge = lambda disc_params, x: disc.apply({"params": disc_params}, x)
         # Both move at once, as in the authors' code: each player's loss is cut off from the other's parameters.
-        d = gan_critic(judge(params["disc"], batch["x"]), judge(params["disc"], stop_gradient(fake)))
+        d = gan_critic(
+            judge(params["disc"], batch["x"]), judge(params["disc"], stop_gradient(fake))
+        )
         g = nonsaturating_generator(judge(stop_gradient(params["disc"]), fake))
         return d + g, ({"stats": stats}, {"discriminator": d, "generator": g})
 
     def draw(state, key, n):
-        return generate(state.params["gen"], state.extra["stats"], jax.random.normal(key, (n, 2)), train=False)[0]
+        return generate(
+            state.params["gen"], state.extra["stats"], jax.random.normal(key, (n, 2)), train=False
+        )[0]
 
     num_steps = epochs * (len(packs) // batch_size)
-    return Experiment(init=init, step=minimize(tx, loss), data=Rows({"x": packs}, batch_size), num_steps=num_steps, evals={
-        "modes": modes(draw, mixture.centres, mixture.sigma)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=Rows({"x": packs}, batch_size),
+        num_steps=num_steps,
+        evals={"modes": modes(draw, mixture.centres, mixture.sigma)},
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, alternate, ema, main
+from ssljax import alternate, ema, Experiment, main, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -21,9 +21,18 @@ from ssljax.sharding import over_batch
 
 
 def r1gan(
-    data: str = "digits", image_size: int = 0, latents: int = 64, widths: tuple[int, ...] = (32, 64, 128),
-    gamma: float = 1.0, features: str = "",
-    epochs: int = 60, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.0, b2: float = 0.99, decay: float = 0.999,
+    data: str = "digits",
+    image_size: int = 0,
+    latents: int = 64,
+    widths: tuple[int, ...] = (32, 64, 128),
+    gamma: float = 1.0,
+    features: str = "",
+    epochs: int = 60,
+    batch_size: int = 64,
+    lr: float = 5e-4,
+    b1: float = 0.0,
+    b2: float = 0.99,
+    decay: float = 0.999,
 ) -> Experiment:
     """The non-saturating GAN, with the discriminator's squared gradient on real images as a penalty.
 
@@ -48,23 +57,40 @@ def r1gan(
         return gen.apply({"params": g}, over_batch(jax.random.normal(key, (batch_size, latents))))
 
     def disc_loss(d, state, batch, key):
-        judge, real = lambda x: disc.apply({"params": d}, x), 2 * augment.to_float(batch["image"]) - 1
-        value, penalty = gan_critic(judge(real), judge(generate(state.params["gen"], key))), r1(judge, real)
+        judge, real = (
+            lambda x: disc.apply({"params": d}, x),
+            2 * augment.to_float(batch["image"]) - 1,
+        )
+        value, penalty = (
+            gan_critic(judge(real), judge(generate(state.params["gen"], key))),
+            r1(judge, real),
+        )
         return value + gamma * penalty, ({}, {"discriminator": value, "penalty": penalty})
 
     def gen_loss(g, state, batch, key):
-        value = nonsaturating_generator(disc.apply({"params": state.params["disc"]}, generate(g, key)))
+        value = nonsaturating_generator(
+            disc.apply({"params": state.params["disc"]}, generate(g, key))
+        )
         return value, ({}, {"generator": value})
 
     def follow(state):
         return {"ema": ema(state.extra["ema"], state.params["gen"], ema_decay(decay, state.step))}
 
     def draw(state, key, n):
-        return (gen.apply({"params": state.extra["ema"]}, jax.random.normal(key, (n, latents))) + 1) / 2
+        return (
+            gen.apply({"params": state.extra["ema"]}, jax.random.normal(key, (n, latents))) + 1
+        ) / 2
 
-    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
-                      data=feed(train, batch_size), num_steps=epochs * (len(train) // batch_size), evals={
-        "test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
+    return Experiment(
+        init=init,
+        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+        data=feed(train, batch_size),
+        num_steps=epochs * (len(train) // batch_size),
+        evals={
+            "test": generated(draw, feature_net(features), train, test),
+            "samples": samples(draw),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, alternate, ema, main
+from ssljax import alternate, ema, Experiment, main, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -22,9 +22,19 @@ from ssljax.sharding import over_batch
 
 
 def r3gan(
-    data: str = "digits", image_size: int = 0, latents: int = 64, widths: tuple[int, ...] = (32, 64, 128),
-    gamma: float = 1.0, diff_augment: bool = False, features: str = "",
-    epochs: int = 60, batch_size: int = 64, lr: float = 5e-4, b1: float = 0.0, b2: float = 0.99, decay: float = 0.999,
+    data: str = "digits",
+    image_size: int = 0,
+    latents: int = 64,
+    widths: tuple[int, ...] = (32, 64, 128),
+    gamma: float = 1.0,
+    diff_augment: bool = False,
+    features: str = "",
+    epochs: int = 60,
+    batch_size: int = 64,
+    lr: float = 5e-4,
+    b1: float = 0.0,
+    b2: float = 0.99,
+    decay: float = 0.999,
 ) -> Experiment:
     """R3GAN: a relativistic pairing loss, and the zero-centred penalties R1 and R2.
 
@@ -54,8 +64,14 @@ def r3gan(
         return see(kr, 2 * augment.to_float(batch["image"]) - 1), see(kf, fake)
 
     def disc_loss(d, state, batch, key):
-        judge, (real, fake) = lambda x: disc.apply({"params": d}, x), pairs(state.params["gen"], batch, key)
-        value, penalty = relativistic_critic(judge(real), judge(fake)), r1(judge, real) + r2(judge, fake)
+        judge, (real, fake) = (
+            lambda x: disc.apply({"params": d}, x),
+            pairs(state.params["gen"], batch, key),
+        )
+        value, penalty = (
+            relativistic_critic(judge(real), judge(fake)),
+            r1(judge, real) + r2(judge, fake),
+        )
         return value + gamma * penalty, ({}, {"discriminator": value, "penalty": penalty})
 
     def gen_loss(g, state, batch, key):
@@ -67,11 +83,20 @@ def r3gan(
         return {"ema": ema(state.extra["ema"], state.params["gen"], ema_decay(decay, state.step))}
 
     def draw(state, key, n):
-        return (gen.apply({"params": state.extra["ema"]}, jax.random.normal(key, (n, latents))) + 1) / 2
+        return (
+            gen.apply({"params": state.extra["ema"]}, jax.random.normal(key, (n, latents))) + 1
+        ) / 2
 
-    return Experiment(init=init, step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
-                      data=feed(train, batch_size), num_steps=epochs * (len(train) // batch_size), evals={
-        "test": generated(draw, feature_net(features), train, test), "samples": samples(draw)})
+    return Experiment(
+        init=init,
+        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+        data=feed(train, batch_size),
+        num_steps=epochs * (len(train) // batch_size),
+        evals={
+            "test": generated(draw, feature_net(features), train, test),
+            "samples": samples(draw),
+        },
+    )
 
 
 if __name__ == "__main__":

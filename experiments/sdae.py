@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from optax import softmax_cross_entropy_with_integer_labels as cross_entropy_of_classes
 
-from ssljax import Experiment, TrainState, descend, main
+from ssljax import descend, Experiment, main, TrainState
 from ssljax.data import augment, feed
 from ssljax.data.variations import images
 from ssljax.evals.average import average
@@ -28,8 +28,15 @@ from ssljax.models.mlp import MLP
 
 
 def sdae(
-    data: str = "digits", judge: str = "test", widths: tuple[int, ...] = (256, 256, 256), corruption: float = 0.25,
-    pretrain_epochs: int = 20, pretrain_lr: float = 1e-3, epochs: int = 40, lr: float = 1e-3, batch_size: int = 64,
+    data: str = "digits",
+    judge: str = "test",
+    widths: tuple[int, ...] = (256, 256, 256),
+    corruption: float = 0.25,
+    pretrain_epochs: int = 20,
+    pretrain_lr: float = 1e-3,
+    epochs: int = 40,
+    lr: float = 1e-3,
+    batch_size: int = 64,
 ) -> Experiment:
     """A stack of denoising autoencoders, trained layer by layer, then by labels.
 
@@ -53,27 +60,50 @@ def sdae(
         params = []
         for i, k in enumerate(jax.random.split(key, n + 1)):
             params.append(stack[i].init(k, up(params, batch["image"][:2], i)))
-        return TrainState(jnp.zeros((), jnp.int32), params, [*map(pre.init, params[:n]), fine.init(params)], {})
+        return TrainState(
+            jnp.zeros((), jnp.int32), params, [*map(pre.init, params[:n]), fine.init(params)], {}
+        )
 
     def train_part(i, state, batch, key):  # Layer i alone, or all by the labels.
-        x, put = up(state.params, batch["image"], i), lambda items, new: [*items[:i], new, *items[i + 1:]]
-        mend = lambda p: stack[i].apply(p, stack[i].apply(p, masking(key, x, corruption)), method=stack[i].decode)
-        mending = lambda p: 2 * (cross_entropy(x, mend(p)).mean(),)  # The value, and what to report.
-        naming = lambda p: 2 * (cross_entropy_of_classes(up(p, batch["image"], n + 1), batch["label"]).mean(),)
+        x, put = (
+            up(state.params, batch["image"], i),
+            lambda items, new: [*items[:i], new, *items[i + 1 :]],
+        )
+        mend = lambda p: stack[i].apply(
+            p, stack[i].apply(p, masking(key, x, corruption)), method=stack[i].decode
+        )
+        mending = lambda p: (
+            2 * (cross_entropy(x, mend(p)).mean(),)
+        )  # The value, and what to report.
+        naming = lambda p: (
+            2 * (cross_entropy_of_classes(up(p, batch["image"], n + 1), batch["label"]).mean(),)
+        )
         part = (fine, naming, state.params) if i == n else (pre, mending, state.params[i])
         new, opt, error = descend(*part, state.opt_state[i])
         params = new if i == n else put(state.params, new)
         return state.replace(params=params, opt_state=put(state.opt_state, opt)), error
 
     def step(state, batch, key):
-        phase = jnp.minimum(state.step // (pretrain_epochs * per_epoch), n) if pretrain_epochs else n
-        state, error = jax.lax.switch(phase, [partial(train_part, i) for i in range(n + 1)], state, batch, key)
+        phase = (
+            jnp.minimum(state.step // (pretrain_epochs * per_epoch), n) if pretrain_epochs else n
+        )
+        state, error = jax.lax.switch(
+            phase, [partial(train_part, i) for i in range(n + 1)], state, batch, key
+        )
         return state, {"loss": error, "phase": phase}
 
     wrong = lambda state, key, x, y: {"error": 100.0 * (up(state.params, x, n + 1).argmax(-1) != y)}
     steps = (n * pretrain_epochs + epochs) * per_epoch
-    return Experiment(init=init, step=step, data=feed(train, batch_size), num_steps=steps, evals={
-        judge: average(wrong, test, len(test)), "first": filters(lambda s: s.params[0]["params"]["w"], train.shape)})
+    return Experiment(
+        init=init,
+        step=step,
+        data=feed(train, batch_size),
+        num_steps=steps,
+        evals={
+            judge: average(wrong, test, len(test)),
+            "first": filters(lambda s: s.params[0]["params"]["w"], train.shape),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """SimCSE, unsupervised (Gao et al., 2021, https://arxiv.org/abs/2104.08821): a text agrees with itself.
 
-    launch/local.sh experiments/simcse.py                                   # half pages of Python's manual, embedded
-    launch/local.sh experiments/simcse.py --pretrained runs/bert
-    launch/local.sh experiments/simcse.py --data imdb_reviews --pretrained runs/BERT-ON-IMDB --length 128
+launch/local.sh experiments/simcse.py                                   # half pages of Python's manual, embedded
+launch/local.sh experiments/simcse.py --pretrained runs/bert
+launch/local.sh experiments/simcse.py --data imdb_reviews --pretrained runs/BERT-ON-IMDB --length 128
 """
 
 from typing import Annotated
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 import tyro
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.feed import Rows
 from ssljax.data.pieces import labelled, labelled_rows
 from ssljax.data.text import EMBEDDED
@@ -29,9 +29,17 @@ from ssljax.pretrained import pretrained_or_new
 
 
 def simcse(
-    data: str = EMBEDDED, pretrained: str = "", vocabulary: int = 2048,
-    net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(layers=4, heads=4, width=128, dropout=0.1),
-    temperature: float = 0.05, length: int = 64, batch_size: int = 64, steps: int = 100, lr: float = 3e-4,
+    data: str = EMBEDDED,
+    pretrained: str = "",
+    vocabulary: int = 2048,
+    net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(
+        layers=4, heads=4, width=128, dropout=0.1
+    ),
+    temperature: float = 0.05,
+    length: int = 64,
+    batch_size: int = 64,
+    steps: int = 100,
+    lr: float = 3e-4,
     weight_decay: float = 0.0,
 ) -> Experiment:
     """SimCSE without labels: a text's two encodings, each with its own dropout, agree against all other texts.
@@ -53,26 +61,49 @@ def simcse(
 
     def init(key, batch):
         k1, k2 = jax.random.split(key)
-        return TrainState.create(tx, {"model": model.init(k1, jnp.maximum(batch["tokens"][:2], 0)),
-                                      "head": head.init(k2, jnp.zeros((1, model.net.width)))})
+        return TrainState.create(
+            tx,
+            {
+                "model": model.init(k1, jnp.maximum(batch["tokens"][:2], 0)),
+                "head": head.init(k2, jnp.zeros((1, model.net.width))),
+            },
+        )
 
     def embed(params, rows, train=False, key=None):
-        return model.apply(params["model"], rows, train, rngs={"dropout": key} if train else {}, method="pooled")
+        return model.apply(
+            params["model"], rows, train, rngs={"dropout": key} if train else {}, method="pooled"
+        )
 
     def loss(params, state, batch, key):
-        z = embed(params, jnp.concatenate([batch["tokens"]] * 2), train=True, key=key)  # Each its own dropout.
+        z = embed(
+            params, jnp.concatenate([batch["tokens"]] * 2), train=True, key=key
+        )  # Each its own dropout.
         value = info_nce(*jnp.split(head.apply(params["head"], z), 2), tau=temperature)
         return value, (state.extra, {"loss": value})
 
-    encode = lambda state, rows: embed(state.params, rows)  # The head is of training alone (section 3.1).
+    encode = lambda state, rows: embed(
+        state.params, rows
+    )  # The head is of training alone (section 3.1).
     again = lambda state, key, rows: embed(state.params, rows, True, key)
-    titles = [f"{test.class_names[c]}: {' '.join(t.split())[:48]}" for t, c in zip(docs["test"].text, test.labels)]
+    titles = [
+        f"{test.class_names[c]}: {' '.join(t.split())[:48]}"
+        for t, c in zip(docs["test"].text, test.labels)
+    ]
     return Experiment(
-        init=init, step=minimize(tx, loss), data=Rows({"tokens": train.image}, batch_size), num_steps=steps,
-        warm_start=old.warm_start, files=old.files, evals={
-            "knn": knn(encode, train, test, floor=False), "probe": linear_probe(encode, train, test, floor=False),
-            "spread": alignment_uniformity(again, test), "text": nearest(encode, test, titles),
-            **text_floors(docs["train"], docs["test"])})
+        init=init,
+        step=minimize(tx, loss),
+        data=Rows({"tokens": train.image}, batch_size),
+        num_steps=steps,
+        warm_start=old.warm_start,
+        files=old.files,
+        evals={
+            "knn": knn(encode, train, test, floor=False),
+            "probe": linear_probe(encode, train, test, floor=False),
+            "spread": alignment_uniformity(again, test),
+            "text": nearest(encode, test, titles),
+            **text_floors(docs["train"], docs["test"]),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -9,20 +9,27 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.evals.average import average
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, feature_map
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.masked import masked_error, random_mask
-from ssljax.models.vit import ViT, patchify, unpatchify
+from ssljax.models.vit import patchify, unpatchify, ViT
 from ssljax.optim import adamw, warmup_cosine
 
 
 def simmim(
-    data: str = "digits", image_size: int = 0, vit: ViT = ViT(patch=2, width=96, depth=4, heads=3), mask: float = 0.6,
-    crop: float = 0.67, flip: float = 0.0, epochs: int = 100, batch_size: int = 128, lr: float = 1e-3,
+    data: str = "digits",
+    image_size: int = 0,
+    vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
+    mask: float = 0.6,
+    crop: float = 0.67,
+    flip: float = 0.0,
+    epochs: int = 100,
+    batch_size: int = 128,
+    lr: float = 1e-3,
     weight_decay: float = 0.05,
 ) -> Experiment:
     """SimMIM: a Transformer sees an image with blank patches, and says what was there.
@@ -51,7 +58,9 @@ def simmim(
         target = patchify(x, vit.patch)
         keep, place = random_mask(key, *target.shape[:2], mask)
         hidden = place >= keep.shape[1]
-        y = vit.apply(params["encoder"], x, None, hidden, params["blank"], method=vit.tokens)[:, -target.shape[1]:]
+        y = vit.apply(params["encoder"], x, None, hidden, params["blank"], method=vit.tokens)[
+            :, -target.shape[1] :
+        ]
         return head.apply(params["head"], y.astype(jnp.float32)), target, hidden
 
     def loss(params, state, batch, key):
@@ -71,9 +80,19 @@ def simmim(
         return [unpatchify(jnp.where(hidden[..., None], z, target), train.shape) for z in (0.5, y)]
 
     encode = lambda state, x: vit.apply(state.params["encoder"], augment.to_float(x))
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "test": average(errors, test), "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test),
-        "features": feature_map(encode, test), "pictures": compared(show, test)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "test": average(errors, test),
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "features": feature_map(encode, test),
+            "pictures": compared(show, test),
+        },
+    )
 
 
 if __name__ == "__main__":

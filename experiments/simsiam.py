@@ -12,7 +12,7 @@
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
@@ -27,11 +27,18 @@ from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def simsiam(
-    data: str = "digits", image_size: int = 0, view: Views = Views(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
+    data: str = "digits",
+    image_size: int = 0,
+    view: Views = Views(),
+    encoder: Encoder = ConvNet(),
+    head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(64, 128), norm=True),
-    epochs: int = 150, batch_size: int = 128,
-    optimizer: Optimizer = "sgd", lr: float = 0.05, warmup: float = 0.1, weight_decay: float = 5e-4,
+    epochs: int = 150,
+    batch_size: int = 128,
+    optimizer: Optimizer = "sgd",
+    lr: float = 0.05,
+    warmup: float = 0.1,
+    weight_decay: float = 5e-4,
 ) -> Experiment:
     """SimSiam: from each of two views a predictor finds the projection of the other, which gets no gradient.
 
@@ -56,7 +63,9 @@ def simsiam(
 
     def loss(params, state, batch, key):
         x = view.each(key, batch["image"])
-        (z1, z2), stats = projection.each(params, state.extra, x)  # Each view by its own batch statistics.
+        (z1, z2), stats = projection.each(
+            params, state.extra, x
+        )  # Each view by its own batch statistics.
         (p1, p2), rest = predict.each(params, state.extra, (z1, z2))
         value = negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2
         return value, (stats | rest, {"loss": value})
@@ -64,9 +73,19 @@ def simsiam(
     def encode(state, x):
         return features(state.params, state.extra, view.whole(x), train=False)[0]
 
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(view.either, train)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "collapse": collapse(encode, test),
+            "features": feature_map(encode, test),
+            "views": views(view.either, train),
+        },
+    )
 
 
 if __name__ == "__main__":

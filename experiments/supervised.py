@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.evals.accuracy import accuracy
 from ssljax.evals.collapse import collapse
@@ -26,9 +26,16 @@ from ssljax.sharding import over_batch
 
 
 def supervised(
-    data: str = "digits", image_size: int = 0, encoder: ConvNet | ResNet = ConvNet(),
-    shift: int = 1, flip: float = 0.0, smoothing: float = 0.0,
-    epochs: int = 100, batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 0.05,
+    data: str = "digits",
+    image_size: int = 0,
+    encoder: ConvNet | ResNet = ConvNet(),
+    shift: int = 1,
+    flip: float = 0.0,
+    smoothing: float = 0.0,
+    epochs: int = 100,
+    batch_size: int = 128,
+    lr: float = 2e-3,
+    weight_decay: float = 0.05,
 ) -> Experiment:
     """A classifier trained with labels.
 
@@ -48,31 +55,62 @@ def supervised(
     def view(key, x):
         k1, k2 = jax.random.split(key)
         n, h, w, _ = x.shape
-        x = jnp.pad(augment.to_float(x), ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
+        x = jnp.pad(
+            augment.to_float(x), ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge"
+        )
         top, left = over_batch(jax.random.randint(k1, (n, 2), 0, 2 * shift + 1)).T
-        return augment.flip(k2, augment.crop_and_resize(x, top, left, jnp.full(n, h), jnp.full(n, w), (h, w)), flip)
+        return augment.flip(
+            k2, augment.crop_and_resize(x, top, left, jnp.full(n, h), jnp.full(n, w), (h, w)), flip
+        )
 
     def encode(params, stats, x, training):
-        return encoder.apply({"params": params["encoder"], "batch_stats": stats}, x, training, mutable=["batch_stats"])
+        return encoder.apply(
+            {"params": params["encoder"], "batch_stats": stats},
+            x,
+            training,
+            mutable=["batch_stats"],
+        )
 
     def init(key, batch):
         k1, k2 = jax.random.split(key)
         h, e = encoder.init_with_output(k1, augment.to_float(batch["image"][:2]))
-        return TrainState.create(tx, {"encoder": e["params"], "head": head.init(k2, h)["params"]},
-                                 encoder=e["batch_stats"])
+        return TrainState.create(
+            tx,
+            {"encoder": e["params"], "head": head.init(k2, h)["params"]},
+            encoder=e["batch_stats"],
+        )
 
     def loss(params, state, batch, key):
         h, e = encode(params, state.extra["encoder"], view(key, batch["image"]), True)
-        z, y = head.apply({"params": params["head"]}, h), jax.nn.one_hot(batch["label"], train.num_classes)
+        z, y = (
+            head.apply({"params": params["head"]}, h),
+            jax.nn.one_hot(batch["label"], train.num_classes),
+        )
         value = optax.softmax_cross_entropy(z, optax.smooth_labels(y, smoothing)).mean()
         right = jnp.mean(jnp.argmax(z, -1) == batch["label"])
-        return value, ({"encoder": e["batch_stats"]}, {"loss": value, "train_accuracy": 100 * right})
+        return value, (
+            {"encoder": e["batch_stats"]},
+            {"loss": value, "train_accuracy": 100 * right},
+        )
 
-    features = lambda state, x: encode(state.params, state.extra["encoder"], augment.to_float(x), False)[0]
+    features = lambda state, x: encode(
+        state.params, state.extra["encoder"], augment.to_float(x), False
+    )[0]
     logits = lambda state, x: head.apply({"params": state.params["head"]}, features(state, x))
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps, evals={
-        "test": accuracy(logits, test), "knn": knn(features, train, test), "probe": linear_probe(features, train, test),
-        "collapse": collapse(features, test), "features": feature_map(features, test), "views": views(view, train)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "test": accuracy(logits, test),
+            "knn": knn(features, train, test),
+            "probe": linear_probe(features, train, test),
+            "collapse": collapse(features, test),
+            "features": feature_map(features, test),
+            "views": views(view, train),
+        },
+    )
 
 
 if __name__ == "__main__":

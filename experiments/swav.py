@@ -13,7 +13,7 @@
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.data.views import MultiCrop
 from ssljax.evals.collapse import collapse
@@ -29,11 +29,22 @@ from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
 
 
 def swav(
-    data: str = "digits", image_size: int = 0, crops: MultiCrop = MultiCrop(),
-    encoder: Encoder = ConvNet(), head: MLP = MLP(widths=(256, 128), norm=True),
-    prototypes: int = 32, frozen: float = 0.05, temperature: float = 0.1, epsilon: float = 0.05, steps: int = 3,
-    epochs: int = 100, batch_size: int = 128,
-    optimizer: Optimizer = "adamw", lr: float = 2e-3, warmup: float = 0.1, weight_decay: float = 1e-4,
+    data: str = "digits",
+    image_size: int = 0,
+    crops: MultiCrop = MultiCrop(),
+    encoder: Encoder = ConvNet(),
+    head: MLP = MLP(widths=(256, 128), norm=True),
+    prototypes: int = 32,
+    frozen: float = 0.05,
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    steps: int = 3,
+    epochs: int = 100,
+    batch_size: int = 128,
+    optimizer: Optimizer = "adamw",
+    lr: float = 2e-3,
+    warmup: float = 0.1,
+    weight_decay: float = 1e-4,
 ) -> Experiment:
     """SwAV: from each view the cluster of another, where clusters share the batch evenly; the large views give them.
 
@@ -67,13 +78,27 @@ def swav(
 
     def step(state, batch, key):
         state, metrics = minimize(tx, loss)(state, batch, key)
-        return state.replace(params=state.params | {"prototypes": normalize(state.params["prototypes"])}), metrics
+        return state.replace(
+            params=state.params | {"prototypes": normalize(state.params["prototypes"])}
+        ), metrics
 
-    encode = lambda state, x: features(state.params, state.extra, crops.view.whole(x), train=False)[0]
-    return Experiment(init=init, step=step, data=feed(train, batch_size), num_steps=num_steps, evals={
-        "knn": knn(encode, train, test), "probe": linear_probe(encode, train, test), "collapse": collapse(encode, test),
-        "features": feature_map(encode, test), "views": views(large.either, train),
-        **{"small_views": views(kind, train) for kind in small}})
+    encode = lambda state, x: features(state.params, state.extra, crops.view.whole(x), train=False)[
+        0
+    ]
+    return Experiment(
+        init=init,
+        step=step,
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "collapse": collapse(encode, test),
+            "features": feature_map(encode, test),
+            "views": views(large.either, train),
+            **{"small_views": views(kind, train) for kind in small},
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,27 +1,35 @@
 """Variational autoencoder (Kingma & Welling, 2013, https://arxiv.org/abs/1312.6114); beta-VAE (Higgins et al., 2017).
 
-    launch/local.sh experiments/vae.py                                     # digits: half a minute on a laptop CPU
-    launch/local.sh experiments/vae.py --data mnist --epochs 10 --run.seeds 3       # as Flax's example; in the ledger
-    launch/local.sh experiments/vae.py --data cifar10 --pixels gaussian --latents 128 coder:convolutional
+launch/local.sh experiments/vae.py                                     # digits: half a minute on a laptop CPU
+launch/local.sh experiments/vae.py --data mnist --epochs 10 --run.seeds 3       # as Flax's example; in the ledger
+launch/local.sh experiments/vae.py --data cifar10 --pixels gaussian --latents 128 coder:convolutional
 """
 
 import jax
 import optax
 
-from ssljax import Experiment, TrainState, main, minimize
+from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.evals.cluster import clusters
 from ssljax.evals.knn import knn
-from ssljax.evals.likelihood import latents as latent_use, likelihood
+from ssljax.evals.likelihood import latents as latent_use
+from ssljax.evals.likelihood import likelihood
 from ssljax.evals.pictures import compared, feature_map, interpolations, samples
 from ssljax.losses.elbo import kl_normal
 from ssljax.models.coder import Convolutional, Dense
-from ssljax.models.vae import VAE, Pixels
+from ssljax.models.vae import Pixels, VAE
 
 
 def vae(
-    data: str = "digits", coder: Dense | Convolutional = Dense((500,)), latents: int = 20, pixels: Pixels = "binary",
-    beta: float = 1.0, epochs: int = 100, batch_size: int = 128, lr: float = 1e-3, importance: int = 1000,
+    data: str = "digits",
+    coder: Dense | Convolutional = Dense((500,)),
+    latents: int = 20,
+    pixels: Pixels = "binary",
+    beta: float = 1.0,
+    epochs: int = 100,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    importance: int = 1000,
 ) -> Experiment:
     """A variational autoencoder: images from Gaussian codes.
 
@@ -51,7 +59,10 @@ def vae(
         z = apply(params, net.draw, k2, mean, log_var, 1)[0]
         rec = -apply(params, net.log_prob, x, z).mean()
         kl = kl_normal(mean, log_var).sum(-1).mean()
-        return rec + beta * kl, (state.extra, {"loss": rec + beta * kl, "reconstruction": rec, "kl": kl})
+        return rec + beta * kl, (
+            state.extra,
+            {"loss": rec + beta * kl, "reconstruction": rec, "kl": kl},
+        )
 
     observe = lambda state, key, x: apply(state.params, net.observe, key, x)
     log_weights = lambda state, key, x, k: apply(state.params, net.log_weights, key, x, k)
@@ -59,12 +70,26 @@ def vae(
     encode = lambda state, x: apply(state.params, net.posterior, x)[0]
     decode = lambda state, z: apply(state.params, net.decode, z)
     steps = epochs * (len(train) // batch_size)
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=steps, evals={
-        "test": likelihood(log_weights, test, importance, observe=observe), "latents": latent_use(infer, test),
-        "knn": knn(encode, train, test), "clusters": clusters(encode, test), "codes": feature_map(encode, test),
-        "prior": samples(lambda state, key, n: decode(state, jax.random.normal(key, (n, latents)))),
-        "reconstruction": compared(lambda state, key, x: [decode(state, encode(state, x))], test),
-        "lines": interpolations(encode, decode, test)})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=steps,
+        evals={
+            "test": likelihood(log_weights, test, importance, observe=observe),
+            "latents": latent_use(infer, test),
+            "knn": knn(encode, train, test),
+            "clusters": clusters(encode, test),
+            "codes": feature_map(encode, test),
+            "prior": samples(
+                lambda state, key, n: decode(state, jax.random.normal(key, (n, latents)))
+            ),
+            "reconstruction": compared(
+                lambda state, key, x: [decode(state, encode(state, x))], test
+            ),
+            "lines": interpolations(encode, decode, test),
+        },
+    )
 
 
 if __name__ == "__main__":

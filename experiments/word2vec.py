@@ -1,7 +1,7 @@
 """word2vec (Mikolov et al., 2013, https://arxiv.org/abs/1310.4546): vectors of words that tell their neighbours.
 
-    launch/local.sh experiments/word2vec.py                                # Python's manual: seconds on a laptop CPU
-    launch/local.sh experiments/word2vec.py --data brown.txt,gutenberg.txt --epochs 5      # any text files
+launch/local.sh experiments/word2vec.py                                # Python's manual: seconds on a laptop CPU
+launch/local.sh experiments/word2vec.py --data brown.txt,gutenberg.txt --epochs 5      # any text files
 """
 
 from typing import Literal
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax import Experiment, InputError, TrainState, main
+from ssljax import Experiment, InputError, main, TrainState
 from ssljax.data.words import Blocks, vocabulary
 from ssljax.evals.words import nearest, word_tests
 from ssljax.losses.words import cbow, skip_gram, terms
@@ -19,10 +19,22 @@ from ssljax.sharding import over_batch
 
 
 def word2vec(
-    data: str = "python", model: Literal["skip-gram", "cbow"] = "skip-gram",
-    width: int = 100, window: int = 5, negatives: int = 5, sample: float = 1e-3, min_count: int = 5,
-    epochs: int = 20, lr: float = 0.05, batch_size: int = 256, length: int = 32, shared: int = 32, at_once: int = 16,
-    wordsim: str = "", simlex: str = "", questions: str = "",
+    data: str = "python",
+    model: Literal["skip-gram", "cbow"] = "skip-gram",
+    width: int = 100,
+    window: int = 5,
+    negatives: int = 5,
+    sample: float = 1e-3,
+    min_count: int = 5,
+    epochs: int = 20,
+    lr: float = 0.05,
+    batch_size: int = 256,
+    length: int = 32,
+    shared: int = 32,
+    at_once: int = 16,
+    wordsim: str = "",
+    simlex: str = "",
+    questions: str = "",
 ) -> Experiment:
     """word2vec: skip-gram or a continuous bag of words, with negative sampling and subsampling.
 
@@ -46,8 +58,12 @@ def word2vec(
     here, there = jnp.arange(length)[:, None] + window, jnp.arange(length + 2 * window)
 
     def init(key, batch):
-        vectors = jax.random.uniform(key, (len(count), width), minval=-0.5 / width, maxval=0.5 / width)
-        return TrainState(jnp.zeros((), jnp.int32), {"in": vectors, "out": jnp.zeros_like(vectors)}, (), {})
+        vectors = jax.random.uniform(
+            key, (len(count), width), minval=-0.5 / width, maxval=0.5 / width
+        )
+        return TrainState(
+            jnp.zeros((), jnp.int32), {"in": vectors, "out": jnp.zeros_like(vectors)}, (), {}
+        )
 
     def step(state, batch, key):
         k1, k2 = jax.random.split(key)
@@ -57,23 +73,47 @@ def word2vec(
 
         def move(params, part):
             text, reach, drawn = part
-            near, middle = (jnp.abs(here - there) <= reach) & (here != there), text[:, window:-window]
-            ins, outs, loss = (middle, text, skip_gram) if model == "skip-gram" else (text, middle, cbow)
+            near, middle = (
+                (jnp.abs(here - there) <= reach) & (here != there),
+                text[:, window:-window],
+            )
+            ins, outs, loss = (
+                (middle, text, skip_gram) if model == "skip-gram" else (text, middle, cbow)
+            )
             rows = params["in"][ins], params["out"][outs], params["out"][drawn]
-            value, (v, u, n) = jax.value_and_grad(lambda rows: loss(rows[0], rows[1], near, rows[2], negatives))(rows)
+            value, (v, u, n) = jax.value_and_grad(
+                lambda rows: loss(rows[0], rows[1], near, rows[2], negatives)
+            )(rows)
             vs, us, ns = terms(loss, near, shared, negatives)
-            both = lambda a, b: jnp.concatenate([a, b], 1)  # One sum into a table: for two, XLA copies it.
-            return {"in": descend_rows(params["in"], ins, v, vs, rate), "out": descend_rows(
-                params["out"], both(outs, drawn), both(u, n), both(us, ns), rate)}, value / us.sum()
+            both = lambda a, b: jnp.concatenate(
+                [a, b], 1
+            )  # One sum into a table: for two, XLA copies it.
+            return {
+                "in": descend_rows(params["in"], ins, v, vs, rate),
+                "out": descend_rows(
+                    params["out"], both(outs, drawn), both(u, n), both(us, ns), rate
+                ),
+            }, value / us.sum()
 
-        parts = [x.reshape(at_once, -1, *x.shape[1:]).swapaxes(0, 1) for x in (batch["words"], reach, drawn)]
+        parts = [
+            x.reshape(at_once, -1, *x.shape[1:]).swapaxes(0, 1)
+            for x in (batch["words"], reach, drawn)
+        ]
         params, losses = jax.lax.scan(move, state.params, parts)
         return state.replace(params=params), {"loss": losses.mean()}
 
     vectors = lambda state: state.params["in"]
     return Experiment(
-        init=init, step=step, data=text, num_steps=num_steps, files={"tokenizer.json": tokenizer.to_str()},
-        evals={"nearest": nearest(vectors, names), **word_tests(vectors, names, wordsim, simlex, questions)})
+        init=init,
+        step=step,
+        data=text,
+        num_steps=num_steps,
+        files={"tokenizer.json": tokenizer.to_str()},
+        evals={
+            "nearest": nearest(vectors, names),
+            **word_tests(vectors, names, wordsim, simlex, questions),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,30 @@
 
 from ssljax.checkpoint import load
 from ssljax.errors import InputError
-from ssljax.experiment import Batch, Experiment, Metrics, TrainState, alternate, descend, ema, minimize
-from ssljax.loop import Run, main, train
+from ssljax.experiment import (
+    alternate,
+    Batch,
+    descend,
+    ema,
+    Experiment,
+    Metrics,
+    minimize,
+    TrainState,
+)
+from ssljax.loop import main, Run, train
 
-__all__ = ["Batch", "Experiment", "InputError", "Metrics", "Run", "TrainState", "alternate", "descend", "ema", "load",
-           "main", "minimize", "train"]
+__all__ = [
+    "Batch",
+    "Experiment",
+    "InputError",
+    "Metrics",
+    "Run",
+    "TrainState",
+    "alternate",
+    "descend",
+    "ema",
+    "load",
+    "main",
+    "minimize",
+    "train",
+]

@@ -21,8 +21,9 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's running commentary.
         self.path = workdir.absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self.manager = ocp.CheckpointManager(epath.Path(self.path), options=options,
-                                             item_handlers=ocp.StandardCheckpointHandler())
+        self.manager = ocp.CheckpointManager(
+            epath.Path(self.path), options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
     def latest(self) -> int | None:
         """The last step that was saved whole."""
@@ -61,9 +62,15 @@ class Checkpoints:
     def _failed(self, step: int | None, e: Exception) -> InputError:
         whole = max((int(p.name) for p in self.path.iterdir() if p.name.isdigit()), default=None)
         which = "The last checkpoint" if step is None else f"A checkpoint due by step {step}"
-        rest = "nothing had been saved before" if whole is None else f"the one of step {whole} is whole"
-        return InputError(f"{which} could not be written to {self.path} ({_first_line(e)}); {rest}. Make room and run "
-                          "the same command again to go on from there.")
+        rest = (
+            "nothing had been saved before"
+            if whole is None
+            else f"the one of step {whole} is whole"
+        )
+        return InputError(
+            f"{which} could not be written to {self.path} ({_first_line(e)}); {rest}. Make room and run "
+            "the same command again to go on from there."
+        )
 
 
 def load(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
@@ -74,11 +81,16 @@ def load(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
     path = pathlib.Path(workdir).expanduser().absolute() / "checkpoints"
     steps = [int(p.name) for p in path.iterdir() if p.name.isdigit()] if path.is_dir() else []
     if not steps:
-        raise InputError(f"{workdir} holds no checkpoint: give the folder of a run that has saved one.")
+        raise InputError(
+            f"{workdir} holds no checkpoint: give the folder of a run that has saved one."
+        )
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        with ocp.CheckpointManager(epath.Path(path), options=ocp.CheckpointManagerOptions(read_only=True),
-                                   item_handlers=ocp.StandardCheckpointHandler()) as manager:
+        with ocp.CheckpointManager(
+            epath.Path(path),
+            options=ocp.CheckpointManagerOptions(read_only=True),
+            item_handlers=ocp.StandardCheckpointHandler(),
+        ) as manager:
             shapes = _metadata(manager, max(steps), path)
             target = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), shapes)
             state = manager.restore(max(steps), args=ocp.args.StandardRestore(target))
@@ -89,7 +101,9 @@ def load(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
     several = isinstance(state, (list, tuple))  # Seeds that were trained one after another.
     count = len(state) if several else len(np.atleast_1d(state["step"]))
     if not 0 <= seed < count:
-        raise InputError(f"{workdir} holds {count} seed{'s' * (count > 1)}: there is no lane {seed}.")
+        raise InputError(
+            f"{workdir} holds {count} seed{'s' * (count > 1)}: there is no lane {seed}."
+        )
     if several:
         return state[seed]
     return jax.tree.map(lambda x: x[seed], state) if np.ndim(state["step"]) else state
@@ -103,8 +117,10 @@ def _metadata(manager: ocp.CheckpointManager, step: int, path: pathlib.Path) -> 
 
 
 def _unreadable(path: pathlib.Path, step: int, e: Exception) -> InputError:
-    return InputError(f"The checkpoint {path / str(step)} can't be read ({_first_line(e)}): delete that folder to go on "
-                      "from the one before it, or from the start if there is none.")
+    return InputError(
+        f"The checkpoint {path / str(step)} can't be read ({_first_line(e)}): delete that folder to go on "
+        "from the one before it, or from the start if there is none."
+    )
 
 
 def _first_line(e: Exception) -> str:
@@ -113,17 +129,27 @@ def _first_line(e: Exception) -> str:
 
 def flatten(tree: Tree) -> dict[str, Any]:
     """{path: leaf}, with slashes."""
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x
-            for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): x
+        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
 
 
 def _compare(saved: Tree, wanted: Tree, where: pathlib.Path) -> None:
     """InputError that names the first arrays in which a checkpoint differs from what the program needs."""
     a, b = flatten(saved), flatten(wanted)
     form = lambda x: f"{np.dtype(x.dtype).name}{list(x.shape)}"
-    differ = [f"{k} is {form(a[k])} there and {form(b[k])} here" for k in a if k in b and form(a[k]) != form(b[k])]
-    differ += [f"{k} is only there" for k in a if k not in b] + [f"{k} is only here" for k in b if k not in a]
+    differ = [
+        f"{k} is {form(a[k])} there and {form(b[k])} here"
+        for k in a
+        if k in b and form(a[k]) != form(b[k])
+    ]
+    differ += [f"{k} is only there" for k in a if k not in b] + [
+        f"{k} is only here" for k in b if k not in a
+    ]
     if differ:
         more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise InputError(f"The checkpoint {where} is of another model: {'; '.join(differ[:3])}{more}. Use the code and "
-                         "arguments it was made with, or another --run.workdir.")
+        raise InputError(
+            f"The checkpoint {where} is of another model: {'; '.join(differ[:3])}{more}. Use the code and "
+            "arguments it was made with, or another --run.workdir."
+        )

@@ -16,7 +16,9 @@ from ssljax.data.feed import Data
 
 Tree = Any  # A pytree of arrays.
 Batch = Mapping[str, Array]  # Named arrays, the examples along their first axis.
-Metrics = Mapping[str, Any]  # Named scalars; an evaluator's may be pictures too, (height, width, 3) uint8, or texts.
+Metrics = Mapping[
+    str, Any
+]  # Named scalars; an evaluator's may be pictures too, (height, width, 3) uint8, or texts.
 
 
 class TrainState(struct.PyTreeNode):
@@ -33,9 +35,16 @@ class TrainState(struct.PyTreeNode):
         return cls(jnp.zeros((), jnp.int32), params, tx.init(params), extra)
 
     @classmethod
-    def game(cls, tx: optax.GradientTransformation, params: Mapping[str, Tree], **extra: Tree) -> "TrainState":
+    def game(
+        cls, tx: optax.GradientTransformation, params: Mapping[str, Tree], **extra: Tree
+    ) -> "TrainState":
         """The state at step 0 of players who move at different times: an optimizer's state for each."""
-        return cls(jnp.zeros((), jnp.int32), params, {player: tx.init(p) for player, p in params.items()}, extra)
+        return cls(
+            jnp.zeros((), jnp.int32),
+            params,
+            {player: tx.init(p) for player, p in params.items()},
+            extra,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +56,26 @@ class Experiment:
     """
 
     init: Callable[[Array, Batch], TrainState]  # (key, a batch) -> the state at step 0.
-    step: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]  # (state, batch, key) -> state, scalars.
+    step: Callable[
+        [TrainState, Batch, Array], tuple[TrainState, Metrics]
+    ]  # (state, batch, key) -> state, scalars.
     data: Data
     num_steps: int
     evals: Mapping[str, Callable[[TrainState], Metrics]] = field(default_factory=dict)
-    warm_start: Callable[[TrainState], TrainState] | None = None  # Once, on a fresh state, outside jit.
-    files: Mapping[str, str] = field(default_factory=dict)  # Texts kept in the run's folder, by name: a tokenizer.
+    warm_start: Callable[[TrainState], TrainState] | None = (
+        None  # Once, on a fresh state, outside jit.
+    )
+    files: Mapping[str, str] = field(
+        default_factory=dict
+    )  # Texts kept in the run's folder, by name: a tokenizer.
     partition: Callable[[str, jax.ShapeDtypeStruct, Mesh], PartitionSpec] = sharding.fsdp
 
 
 def descend(
-    tx: optax.GradientTransformation, loss: Callable[[Tree], tuple[Array, Any]], params: Tree, opt_state: Tree,
+    tx: optax.GradientTransformation,
+    loss: Callable[[Tree], tuple[Array, Any]],
+    params: Tree,
+    opt_state: Tree,
 ) -> tuple[Tree, Tree, Any]:
     """One step of `tx` down `loss(params) -> (value, aux)`; returns the new params and optimizer state, and aux."""
     (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -70,14 +88,19 @@ def minimize(tx: optax.GradientTransformation, loss: Callable) -> Callable:
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         params, opt_state, (extra, metrics) = descend(
-            tx, lambda p: loss(p, state, batch, key), state.params, state.opt_state)
+            tx, lambda p: loss(p, state, batch, key), state.params, state.opt_state
+        )
         return state.replace(params=params, opt_state=opt_state, extra=extra), metrics
 
     return step
 
 
-def alternate(tx: optax.GradientTransformation, *, after: Callable[[TrainState], Mapping[str, Tree]] | None = None,
-              **losses: Callable) -> Callable:
+def alternate(
+    tx: optax.GradientTransformation,
+    *,
+    after: Callable[[TrainState], Mapping[str, Tree]] | None = None,
+    **losses: Callable,
+) -> Callable:
     """The `step` of a game whose players move in turn, in the order given; its state is `TrainState.game`'s.
 
     Each is named after its parameters, and its `loss(params, state, batch, key) -> (value, (extra, metrics))` is of
@@ -89,9 +112,16 @@ def alternate(tx: optax.GradientTransformation, *, after: Callable[[TrainState],
         metrics = {}
         for player, loss in losses.items():
             params, opt_state, (extra, told) = descend(
-                tx, lambda p: loss(p, state, batch, key), state.params[player], state.opt_state[player])
-            state = state.replace(params={**state.params, player: params}, extra={**state.extra, **extra},
-                                  opt_state={**state.opt_state, player: opt_state})
+                tx,
+                lambda p: loss(p, state, batch, key),
+                state.params[player],
+                state.opt_state[player],
+            )
+            state = state.replace(
+                params={**state.params, player: params},
+                extra={**state.extra, **extra},
+                opt_state={**state.opt_state, player: opt_state},
+            )
             metrics |= told
         return state.replace(extra={**state.extra, **(after(state) if after else {})}), metrics
 

@@ -16,7 +16,9 @@ def curves(rows: Sequence[Mapping[str, Any]], file: pathlib.Path) -> None:
     for row in rows:
         for name, value in row.items():
             if name not in ("step", "seconds"):
-                series.setdefault(name, {})[row["step"]] = value if isinstance(value, list) else [value]
+                series.setdefault(name, {})[row["step"]] = (
+                    value if isinstance(value, list) else [value]
+                )
     if not series:
         return
     columns = min(3, len(series))

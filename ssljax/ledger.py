@@ -1,7 +1,7 @@
 """The ledger of results: experiments/ledger.json and the table of experiments/README.md, written from finished runs.
 
-    python -m ssljax.ledger --runs runs/simclr,seeds=3 --paper "kNN 90.3, ResNet-18, 500 epochs" --note "small net"
-    python -m ssljax.ledger                                  # writes the table anew from ledger.json
+python -m ssljax.ledger --runs runs/simclr,seeds=3 --paper "kNN 90.3, ResNet-18, 500 epochs" --note "small net"
+python -m ssljax.ledger                                  # writes the table anew from ledger.json
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,14 @@ HERE = pathlib.Path(__file__).parent.parent / "experiments"
 START, END = "<!-- ledger: written by python -m ssljax.ledger -->", "<!-- end of ledger -->"
 
 
-def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: str,
-        floors: Sequence[str] = (), comparison: str = "") -> dict[str, Any]:
+def row(
+    runs: Sequence[pathlib.Path],
+    numbers: Sequence[str],
+    paper: str,
+    note: str,
+    floors: Sequence[str] = (),
+    comparison: str = "",
+) -> dict[str, Any]:
     """A row from finished runs that differ in nothing but their seeds; InputError where they do, or aren't finished."""
     records, results = [], []
     for run in runs:
@@ -31,38 +37,63 @@ def row(runs: Sequence[pathlib.Path], numbers: Sequence[str], paper: str, note: 
             records.append(json.loads((run / "record.json").read_text()))
             results.append(json.loads((run / "results.json").read_text()))
         except FileNotFoundError as e:
-            raise InputError(f"{run} is not a finished run: it has no {pathlib.Path(str(e.filename)).name}.") from e
+            raise InputError(
+                f"{run} is not a finished run: it has no {pathlib.Path(str(e.filename)).name}."
+            ) from e
     what = [{k: v for k, v in r["computes"].items() if k != "run"} for r in records]
     if any(w != what[0] for w in what):
         raise InputError("The runs differ in more than their seeds: give each its own row.")
     if any(str(v).endswith(f":{HELD_OUT}") for v in what[0].values()):
-        raise InputError(f"The runs were judged on training images that were held out (:{HELD_OUT}), to choose settings "
-                         f"by, and the ledger's numbers are of the test split: run the command without :{HELD_OUT}.")
+        raise InputError(
+            f"The runs were judged on training images that were held out (:{HELD_OUT}), to choose settings "
+            f"by, and the ledger's numbers are of the test split: run the command without :{HELD_OUT}."
+        )
     seeds = [s for r in results for s in r["seeds"]]
     if len(set(seeds)) != len(seeds):
         raise InputError(f"The runs share seeds: {seeds}.")
     if any(r["step"] != d["num_steps"] for r, d in zip(results, records)):
         raise InputError("A run has not reached its last step: run its command again.")
     launch = records[0]["launches"][-1]
-    commits = sorted({x["commit"] for r in records for x in r["launches"] if x.get("start", 0) < r["num_steps"]})
+    commits = sorted(
+        {x["commit"] for r in records for x in r["launches"] if x.get("start", 0) < r["num_steps"]}
+    )
     if "" in commits or any(c.endswith("+") for c in commits):
-        raise InputError(f"The runs are of code that isn't committed ({', '.join(c or 'none' for c in commits)}): "
-                         "commit, then run them again.")
-    gather = lambda kind: {k: [v for r in results for v in r[kind].get(k, [])] for k in results[0][kind]}
+        raise InputError(
+            f"The runs are of code that isn't committed ({', '.join(c or 'none' for c in commits)}): "
+            "commit, then run them again."
+        )
+    gather = lambda kind: {
+        k: [v for r in results for v in r[kind].get(k, [])] for k in results[0][kind]
+    }
     ours = gather("results")
     untrained = gather("untrained")
     missing = [n for n in (*numbers, *floors) if n not in ours or n not in untrained]
     if missing:
         raise InputError(f"The runs have no {', '.join(missing)}; they have {', '.join(ours)}.")
     content = {
-        "method": pathlib.Path(launch["command"][0]).stem, "command": without_workdir(launch["command"]), "computes": what[0],
-        "seeds": seeds, "steps": records[0]["num_steps"], "batch_size": records[0]["batch_size"],
-        "seconds": [r["seconds"] / len(r["seeds"]) for r in results], "hardware": launch["hardware"],
-        "versions": launch["versions"], "commits": commits, "date": launch["time"][:10], "numbers": list(numbers),
-        "floors": list(floors), "ours": ours, "untrained": untrained, "paper": paper, "note": note}
+        "method": pathlib.Path(launch["command"][0]).stem,
+        "command": without_workdir(launch["command"]),
+        "computes": what[0],
+        "seeds": seeds,
+        "steps": records[0]["num_steps"],
+        "batch_size": records[0]["batch_size"],
+        "seconds": [r["seconds"] / len(r["seeds"]) for r in results],
+        "hardware": launch["hardware"],
+        "versions": launch["versions"],
+        "commits": commits,
+        "date": launch["time"][:10],
+        "numbers": list(numbers),
+        "floors": list(floors),
+        "ours": ours,
+        "untrained": untrained,
+        "paper": paper,
+        "note": note,
+    }
     if comparison:
         if "epochs" not in what[0]:
-            raise InputError("Only runs of some --epochs can be compared: the table says what an epoch takes.")
+            raise InputError(
+                "Only runs of some --epochs can be compared: the table says what an epoch takes."
+            )
         content |= {"comparison": comparison}
     return content | {"sha256": digest(content)}
 
@@ -86,38 +117,57 @@ def digest(content: Mapping[str, Any]) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as Markdown."""
-    lines = ["| method | data | paper | ours | floors: untrained, raw pixels and others | a seed takes | command, commit |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| method | data | paper | ours | floors: untrained, raw pixels and others | a seed takes | command, commit |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         ours = "<br>".join(f"{n} **{_mean(r['ours'][n])}**" for n in r["numbers"])
-        floors = "<br>".join([f"{n} {_mean(r['untrained'][n])}" + _raw(r, n) for n in r["numbers"]] +
-                             [f"{n} {_mean(r['ours'][n])}" for n in r.get("floors", ())])
+        floors = "<br>".join(
+            [f"{n} {_mean(r['untrained'][n])}" + _raw(r, n) for n in r["numbers"]]
+            + [f"{n} {_mean(r['ours'][n])}" for n in r.get("floors", ())]
+        )
         seeds = f"{len(r['seeds'])} seed{'s' * (len(r['seeds']) > 1)}"
         data = r["computes"].get("data", "")
         took = f"{_time(np.mean(r['seconds']))}, {r['hardware']}; {r['steps']} steps of {r['batch_size']}"
         command = " ".join(r["command"])
-        lines.append(f"| {r['method']} | {data} | {r['paper']} | {ours}<br>{seeds}. {r['note']} | {floors} | {took} | "
-                     f"`{command}`<br>{r['date']}, {', '.join(r['commits'])} |")
+        lines.append(
+            f"| {r['method']} | {data} | {r['paper']} | {ours}<br>{seeds}. {r['note']} | {floors} | {took} | "
+            f"`{command}`<br>{r['date']}, {', '.join(r['commits'])} |"
+        )
     return "\n".join(lines)
 
 
 def protocol(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of one protocol, a line each, with their numbers as columns, the best first, and the floors below."""
     numbers = rows[0]["numbers"]
-    line = lambda name, values, *more: f"| {' | '.join((name, *(_mean(v) if v else '' for v in values), *more))} |"
+    line = lambda name, values, *more: (
+        f"| {' | '.join((name, *(_mean(v) if v else '' for v in values), *more))} |"
+    )
     heads = ["method", *numbers, "an epoch takes", "settings", "command, commit"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     ordered = sorted(rows, key=lambda r: -np.mean(r["ours"][numbers[0]]))
     for r in ordered:
-        epoch = _time(np.mean(r['seconds']) / r['computes']['epochs'])
-        lines.append(line(r["method"], [r["ours"][n] for n in numbers], epoch, r["note"],
-                          f"`{' '.join(r['command'])}`<br>{r['date']}, {', '.join(r['commits'])}"))
-    nets: dict[tuple[str, ...], list] = {}  # Who begins with the same net, and reads the same, has the same floor.
+        epoch = _time(np.mean(r["seconds"]) / r["computes"]["epochs"])
+        lines.append(
+            line(
+                r["method"],
+                [r["ours"][n] for n in numbers],
+                epoch,
+                r["note"],
+                f"`{' '.join(r['command'])}`<br>{r['date']}, {', '.join(r['commits'])}",
+            )
+        )
+    nets: dict[
+        tuple[str, ...], list
+    ] = {}  # Who begins with the same net, and reads the same, has the same floor.
     for r in ordered:
         nets.setdefault(tuple(_mean(r["untrained"][n]) for n in numbers), []).append(r)
     for same in nets.values():
         floor = [same[0]["untrained"][n] for n in numbers]
-        lines.append(line(f"*untrained: {', '.join(r['method'] for r in same)}*", floor, "", "", ""))
+        lines.append(
+            line(f"*untrained: {', '.join(r['method'] for r in same)}*", floor, "", "", "")
+        )
     raw = [rows[0]["ours"].get(n.rsplit("/", 1)[0] + "/raw_pixels", [])[:1] for n in numbers]
     lines.append(line("*raw pixels*", raw, "", "", ""))
     seeds, hardware = (", ".join(sorted({str(r[k]) for r in rows})) for k in ("seeds", "hardware"))
@@ -145,13 +195,21 @@ def render(readme: str, rows: Sequence[Mapping[str, Any]]) -> str:
     for r in rows:
         named.setdefault(r.get("comparison", ""), []).append(r)
     tables = [f"### {name}\n\n{protocol(rs)}\n" for name, rs in named.items() if name]
-    tables += [f"{'### All other results' if tables else ''}\n\n{table(named.get('', []))}".lstrip("\n")]
+    tables += [
+        f"{'### All other results' if tables else ''}\n\n{table(named.get('', []))}".lstrip("\n")
+    ]
     return f"{before}{START}\n{chr(10).join(tables)}\n{END}{rest.split(END)[1]}"
 
 
-def write(runs: tuple[pathlib.Path, ...] = (), numbers: tuple[str, ...] = ("knn/accuracy", "probe/accuracy"),
-          paper: str = "", note: str = "", floors: tuple[str, ...] = (), comparison: str = "",
-          here: pathlib.Path = HERE) -> None:
+def write(
+    runs: tuple[pathlib.Path, ...] = (),
+    numbers: tuple[str, ...] = ("knn/accuracy", "probe/accuracy"),
+    paper: str = "",
+    note: str = "",
+    floors: tuple[str, ...] = (),
+    comparison: str = "",
+    here: pathlib.Path = HERE,
+) -> None:
     """Adds a row to the ledger, in place of one with the same command, and writes the table.
 
     Args:
@@ -169,12 +227,19 @@ def write(runs: tuple[pathlib.Path, ...] = (), numbers: tuple[str, ...] = ("knn/
     rows = json.loads(file.read_text()) if file.exists() else []
     if runs:
         new = row(runs, numbers, paper, note, floors, comparison)
-        shared = lambda r: {"--numbers": r["numbers"], "seeds": r["seeds"]} | {
-            f"--{k.replace('_', '-')}": r["computes"].get(k) for k in ("data", "epochs", "batch_size")}
+        shared = lambda r: (
+            {"--numbers": r["numbers"], "seeds": r["seeds"]}
+            | {
+                f"--{k.replace('_', '-')}": r["computes"].get(k)
+                for k in ("data", "epochs", "batch_size")
+            }
+        )
         for r in rows:
             if comparison and r.get("comparison") == comparison and shared(r) != shared(new):
                 other = "; ".join(f"{k} {v}" for k, v in shared(r).items() if v != shared(new)[k])
-                raise InputError(f"The rows of {comparison} have {other}: give this one the same, or another table.")
+                raise InputError(
+                    f"The rows of {comparison} have {other}: give this one the same, or another table."
+                )
         same = lambda r: (r["method"], r["computes"]) == (new["method"], new["computes"])
         rows = [r for r in rows if not same(r)] + [new]
     page = here / "README.md"

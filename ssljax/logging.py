@@ -20,7 +20,17 @@ from tqdm import tqdm
 from ssljax.errors import InputError
 
 IMPORTED = time.perf_counter()
-PACKAGES = "ssljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "grain"
+PACKAGES = (
+    "ssljax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "tensorflow-datasets",
+    "grain",
+)
 
 
 class Log:
@@ -31,8 +41,15 @@ class Log:
         self.workdir = workdir if self.active else None
         self.bar = None
         if self.active and sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05, leave=False,
-                            mininterval=0.5)
+            self.bar = tqdm(
+                total=total,
+                initial=start,
+                unit="step",
+                dynamic_ncols=True,
+                smoothing=0.05,
+                leave=False,
+                mininterval=0.5,
+            )
         self.board = self.wandb = None
         if self.workdir:
             from tensorboardX import SummaryWriter
@@ -46,7 +63,9 @@ class Log:
         """Drops what a killed run wrote after its last checkpoint, since those steps are done again, and of a finished
         run the last evaluation, for the same reason."""
         file = self.workdir / "metrics.jsonl"
-        again = lambda row: row["step"] > start or finished and row["step"] == start and "seconds" not in row
+        again = lambda row: (
+            row["step"] > start or (finished and row["step"] == start and "seconds" not in row)
+        )
         rows = [row for row in read_metrics(self.workdir) if not again(row)]
         write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -60,12 +79,16 @@ class Log:
         if self.bar is not None:
             self.bar.update(steps)
 
-    def scalars(self, step: int, values: Mapping[str, Sequence[float]], note: str = "", show: bool = True) -> None:
+    def scalars(
+        self, step: int, values: Mapping[str, Sequence[float]], note: str = "", show: bool = True
+    ) -> None:
         """Numbers of a step, one for each seed."""
         if not self.active:
             return
         if show:
-            shown = "  ".join(f"{k} {form(np.mean(v))}" for k, v in values.items() if k != "seconds")
+            shown = "  ".join(
+                f"{k} {form(np.mean(v))}" for k, v in values.items() if k != "seconds"
+            )
             self.line(f"{step:>8}  {shown}{note}")
         if self.workdir:
             row = {"step": step, **{k: v[0] if len(v) == 1 else list(v) for k, v in values.items()}}
@@ -76,7 +99,9 @@ class Log:
             if self.wandb and step:
                 self.wandb.log({k: float(np.mean(v)) for k, v in values.items()}, step=step)
             elif self.wandb:  # The floors, which come last: W&B's steps only rise.
-                self.wandb.summary.update({f"untrained/{k}": float(np.mean(v)) for k, v in values.items()})
+                self.wandb.summary.update(
+                    {f"untrained/{k}": float(np.mean(v)) for k, v in values.items()}
+                )
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture (height, width, 3) uint8, written as figures/NAME.png: the last one of each name is kept."""
@@ -101,7 +126,9 @@ class Log:
     def _to_board(self, add: str, *args: Any, **kwargs: Any) -> None:
         """TensorBoard's events are written by a thread that dies of a full disk, and then blocks who waits for it."""
         if not self._board_lives():
-            raise OSError(errno.ENOSPC, "No space left on device", str(self.workdir / "tensorboard"))
+            raise OSError(
+                errno.ENOSPC, "No space left on device", str(self.workdir / "tensorboard")
+            )
         getattr(self.board, add)(*args, **kwargs)
 
     def _board_lives(self) -> bool:
@@ -129,7 +156,14 @@ def start_wandb(project: str, workdir: pathlib.Path):
 
     record = json.loads((workdir / "record.json").read_text())
     name = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16]
-    return wandb.init(project=project, dir=workdir, name=workdir.name, id=name, resume="allow", config=record["computes"])
+    return wandb.init(
+        project=project,
+        dir=workdir,
+        name=workdir.name,
+        id=name,
+        resume="allow",
+        config=record["computes"],
+    )
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -146,17 +180,24 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 # The record of a run: record.json and source/.
 
+
 def plain(x: Any) -> Any:
     """An argument as JSON: a module as its class and fields."""
     if hasattr(x, "__dataclass_fields__"):
-        fields = {k: plain(getattr(x, k)) for k in x.__dataclass_fields__ if k not in ("parent", "name")}
+        fields = {
+            k: plain(getattr(x, k)) for k in x.__dataclass_fields__ if k not in ("parent", "name")
+        }
         return {"class": type(x).__name__, **fields}
     if isinstance(x, Mapping):
         return {k: plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
         return [plain(v) for v in x]
     if callable(x):
-        return f"{x.__module__}.{x.__qualname__}" if hasattr(x, "__qualname__") else type(x).__qualname__
+        return (
+            f"{x.__module__}.{x.__qualname__}"
+            if hasattr(x, "__qualname__")
+            else type(x).__qualname__
+        )
     return x if isinstance(x, (str, int, float, bool, type(None))) else repr(x)
 
 
@@ -164,7 +205,11 @@ def flat(x: Any, prefix: str = "") -> dict[str, Any]:
     """{dotted name: value} of nested dictionaries."""
     if not isinstance(x, Mapping):
         return {prefix: x}
-    return {name: v for k, y in x.items() for name, v in flat(y, f"{prefix}.{k}" if prefix else k).items()}
+    return {
+        name: v
+        for k, y in x.items()
+        for name, v in flat(y, f"{prefix}.{k}" if prefix else k).items()
+    }
 
 
 def check_record(workdir: pathlib.Path, computes: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -174,13 +219,21 @@ def check_record(workdir: pathlib.Path, computes: Mapping[str, Any]) -> dict[str
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as e:
-        raise InputError(f"{workdir / 'record.json'} can't be read ({e}): choose another --run.workdir.") from e
+        raise InputError(
+            f"{workdir / 'record.json'} can't be read ({e}): choose another --run.workdir."
+        ) from e
     a, b = flat(old["computes"]), flat(computes)
-    differ = [f"  --{k.replace('_', '-')}: {a.get(k, 'not there')} in the folder, {b.get(k, 'not there')} now"
-              for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+    differ = [
+        f"  --{k.replace('_', '-')}: {a.get(k, 'not there')} in the folder, {b.get(k, 'not there')} now"
+        for k in sorted(a.keys() | b.keys())
+        if a.get(k) != b.get(k)
+    ]
     if differ:
-        raise InputError(f"{workdir} holds a run that computes something else:\n" + "\n".join(differ) +
-                         "\nGive the arguments of that run to go on with it, or another --run.workdir.")
+        raise InputError(
+            f"{workdir} holds a run that computes something else:\n"
+            + "\n".join(differ)
+            + "\nGive the arguments of that run to go on with it, or another --run.workdir."
+        )
     return old
 
 
@@ -188,8 +241,10 @@ def check_files(workdir: pathlib.Path, files: Mapping[str, str]) -> None:
     """InputError where the folder holds one of `files` with another content: the run would go on with other data."""
     for name, text in files.items():
         if (workdir / name).exists() and (workdir / name).read_text(encoding="utf-8") != text:
-            raise InputError(f"{workdir / name} is not what this run's data gives now: restore that data to go on with "
-                             "the run, or choose another --run.workdir.")
+            raise InputError(
+                f"{workdir / name} is not what this run's data gives now: restore that data to go on with "
+                "the run, or choose another --run.workdir."
+            )
 
 
 def write_whole(file: pathlib.Path, text: str) -> None:
@@ -199,17 +254,30 @@ def write_whole(file: pathlib.Path, text: str) -> None:
     part.replace(file)
 
 
-def write_record(workdir: pathlib.Path, old: dict[str, Any] | None, computes: Mapping[str, Any],
-                 source: str | None, start: int, **facts: Any) -> bool:
+def write_record(
+    workdir: pathlib.Path,
+    old: dict[str, Any] | None,
+    computes: Mapping[str, Any],
+    source: str | None,
+    start: int,
+    **facts: Any,
+) -> bool:
     """Adds this launch, from step `start` on, to record.json, and to source/ the experiment file and what git calls
     uncommitted; returns whether the file differs from the last launch's. No copy is overwritten by another."""
     workdir.mkdir(parents=True, exist_ok=True)
     record = old or {"computes": computes, "launches": []}
     record |= facts
-    record["launches"].append({
-        "start": start,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
-        "commit": commit(), "python": platform.python_version(), "versions": versions(), "hardware": hardware()})
+    record["launches"].append(
+        {
+            "start": start,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
+            "commit": commit(),
+            "python": platform.python_version(),
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+    )
     text = pathlib.Path(source).read_text() if source and os.path.exists(source) else ""
     launches, kept = len(record["launches"]), workdir / "source"
     earlier = sorted(kept.rglob("*.py"), key=lambda f: f.stat().st_mtime) if kept.exists() else []
@@ -238,14 +306,18 @@ def versions() -> dict[str, str]:
 def git(*args: str) -> str:
     """What git says of the checkout that this file lies in."""
     here = pathlib.Path(__file__).parent.parent
-    return subprocess.run(["git", "-C", here, *args], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", here, *args], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def commit() -> str:
     """The commit of the code that runs, with a + where code differs from it; empty outside a checkout."""
     try:
         tracked = git("ls-files", "--error-unmatch", "ssljax/logging.py")
-        changed = git("status", "--porcelain", "--", "ssljax", "experiments/*.py", "launch/constraints.txt")
+        changed = git(
+            "status", "--porcelain", "--", "ssljax", "experiments/*.py", "launch/constraints.txt"
+        )
         return git("rev-parse", "--short=10", "HEAD") + "+" * bool(changed) if tracked else ""
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -15,11 +15,12 @@ import shutil
 import signal
 import sys
 import time
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 from scipy.special import stdtrit
 import tyro
@@ -28,7 +29,7 @@ from ssljax import figures, logging, replay, sharding
 from ssljax.checkpoint import Checkpoints, flatten
 from ssljax.data.sources import cache_dir
 from ssljax.errors import InputError
-from ssljax.experiment import Experiment, Metrics, TrainState
+from ssljax.experiment import Experiment, TrainState
 
 Tree = Any
 SLOW = 10.0  # Seconds from which on an evaluator is named as it ends, so that no one takes it for a hang.
@@ -75,8 +76,12 @@ class Stopped(SystemExit):
     """A signal ended the run early, with its state saved; the exit status is 128 + the signal, as a shell has it."""
 
 
-def train(exp: Experiment, run: Run = Run(), computes: Mapping[str, Any] | None = None,
-          source: str | None = None) -> TrainState:
+def train(
+    exp: Experiment,
+    run: Run = Run(),
+    computes: Mapping[str, Any] | None = None,
+    source: str | None = None,
+) -> TrainState:
     """Trains `exp` to its last step, from the last checkpoint in `run.workdir` if there is one, and evaluates it.
 
     Returns the last state, with a leading axis for the seeds where there are several. Without a workdir nothing is
@@ -87,22 +92,34 @@ def train(exp: Experiment, run: Run = Run(), computes: Mapping[str, Any] | None 
     sharding.split_cpu(run.cpu_devices)
     mesh = sharding.make_mesh(run.fsdp)
     if exp.data.batch_size % mesh.size:
-        raise InputError(f"A batch of {exp.data.batch_size} can't be split over {mesh.size} devices: choose a "
-                         f"--batch-size that {mesh.size} divides.")
+        raise InputError(
+            f"A batch of {exp.data.batch_size} can't be split over {mesh.size} devices: choose a "
+            f"--batch-size that {mesh.size} divides."
+        )
     for name in ("seeds", "steps_per_call", "log_every", "save_every", "keep", "eval_every"):
         least = 0 if name == "eval_every" else 1
         if getattr(run, name) < least:
-            raise InputError(f"--run.{name.replace('_', '-')} must be at least {least}, not {getattr(run, name)}.")
+            raise InputError(
+                f"--run.{name.replace('_', '-')} must be at least {least}, not {getattr(run, name)}."
+            )
     if run.wandb and not importlib.util.find_spec("wandb"):
-        raise InputError("--run.wandb needs the package wandb: pip install wandb, or leave the flag out.")
+        raise InputError(
+            "--run.wandb needs the package wandb: pip install wandb, or leave the flag out."
+        )
     if exp.num_steps < 1:
         raise InputError(f"The number of steps must be at least 1, not {exp.num_steps}.")
     with jax.set_mesh(mesh), _Signals() as signals:
         return _train(exp, run, mesh, signals, computes or {}, source)
 
 
-def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes: Mapping[str, Any],
-           source: str | None) -> TrainState:
+def _train(
+    exp: Experiment,
+    run: Run,
+    mesh: Mesh,
+    signals: "_Signals",
+    computes: Mapping[str, Any],
+    source: str | None,
+) -> TrainState:
     workdir = pathlib.Path(run.workdir).expanduser() if run.workdir else None
     seeds = [run.seed + i for i in range(run.seeds)]
     times = {"ready": logging.since_start()}
@@ -116,7 +133,9 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
         old = logging.check_record(workdir, computes)
         logging.check_files(workdir, exp.files)
         if old and run.lanes not in ("auto", old["lanes"]):
-            raise InputError(f"{workdir} holds seeds trained as --run.lanes {old['lanes']}: leave --run.lanes out to go on.")
+            raise InputError(
+                f"{workdir} holds seeds trained as --run.lanes {old['lanes']}: leave --run.lanes out to go on."
+            )
         program.lanes = old["lanes"] if old else program.lanes
     times["data"] = logging.since_start()
 
@@ -130,13 +149,22 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
         start, state = 0, program.init(first)
     if workdir and jax.process_index() == 0:
         changed = logging.write_record(
-            workdir, old, computes, source, start, lanes=program.lanes, num_steps=exp.num_steps,
-            batch_size=exp.data.batch_size)
+            workdir,
+            old,
+            computes,
+            source,
+            start,
+            lanes=program.lanes,
+            num_steps=exp.num_steps,
+            batch_size=exp.data.batch_size,
+        )
         for name, text in exp.files.items():
             logging.write_whole(workdir / name, text)
         if changed:
-            print(f"Note: {os.path.basename(source or '')} is not what it was when {workdir} was last launched. What is there "
-                  "was computed by the old code (source/ has both): take another --run.workdir to begin anew.")
+            print(
+                f"Note: {os.path.basename(source or '')} is not what it was when {workdir} was last launched. What is there "
+                "was computed by the old code (source/ has both): take another --run.workdir to begin anew."
+            )
     log = logging.Log(workdir, exp.num_steps, start, run.wandb)
     session = _Session(exp, run, program, workdir, checkpoints, log, signals)
     times["state"] = logging.since_start()
@@ -144,13 +172,18 @@ def _train(exp: Experiment, run: Run, mesh: Mesh, signals: "_Signals", computes:
         if start:
             log.line(f"Going on from step {start} of {exp.num_steps}.")
         if start < exp.num_steps:
-            feeds = [exp.data.feed(seed, start, mesh) for seed in seeds] if start else [
-                itertools.chain([item], feed) for item, feed in zip(first, feeds)]
+            feeds = (
+                [exp.data.feed(seed, start, mesh) for seed in seeds]
+                if start
+                else [itertools.chain([item], feed) for item, feed in zip(first, feeds)]
+            )
             state = session.steps(state, start, feeds, times)
         if checkpoints:
             checkpoints.wait()
         if workdir and jax.process_index() == 0:
-            shutil.rmtree(workdir / "failure", ignore_errors=True)  # Of a cause that was mended: the run is through.
+            shutil.rmtree(
+                workdir / "failure", ignore_errors=True
+            )  # Of a cause that was mended: the run is through.
         session.summary(session.evaluate(state, exp.num_steps, check=True), seeds, first)
     finally:
         try:
@@ -173,9 +206,17 @@ class _Session:
     log: logging.Log
     signals: "_Signals"
 
-    def steps(self, state: Tree, start: int, feeds: Sequence[Iterator], times: dict[str, float]) -> Tree:
+    def steps(
+        self, state: Tree, start: int, feeds: Sequence[Iterator], times: dict[str, float]
+    ) -> Tree:
         """The loop itself: from `start` to the last step. The device waits for it only to be saved and evaluated."""
-        exp, run, program, checkpoints, log = self.exp, self.run, self.program, self.checkpoints, self.log
+        exp, run, program, checkpoints, log = (
+            self.exp,
+            self.run,
+            self.program,
+            self.checkpoints,
+            self.log,
+        )
         watch, i, compiled = program.new_watch(), start, set()
         trained = _seconds_before(self.workdir, start)
         clock, since = time.perf_counter(), start
@@ -185,8 +226,12 @@ class _Session:
         def check(watch) -> dict[str, list[float]]:
             values, bad = program.read(watch)
             if bad:
-                jax.tree.map(lambda x: x.delete(), state)  # What came after it is spoilt, and in the way.
-                raise replay.failed(exp, program, self.before(bad[1]) if self.workdir else None, bad, self.workdir)
+                jax.tree.map(
+                    lambda x: x.delete(), state
+                )  # What came after it is spoilt, and in the way.
+                raise replay.failed(
+                    exp, program, self.before(bad[1]) if self.workdir else None, bad, self.workdir
+                )
             return values
 
         def report(step, watch) -> None:
@@ -195,8 +240,11 @@ class _Session:
             rate = (step - since) / max(now - clock, 1e-9)
             trained += now - clock
             clock, since = now, step
-            log.scalars(step, values | {"seconds": [trained]},
-                        f"  {form_rate(rate)} steps/s, {rate * exp.data.batch_size * run.seeds:.0f} examples/s")
+            log.scalars(
+                step,
+                values | {"seconds": [trained]},
+                f"  {form_rate(rate)} steps/s, {rate * exp.data.batch_size * run.seeds:.0f} examples/s",
+            )
 
         while i < exp.num_steps:
             k = min(run.steps_per_call, exp.num_steps - i, *(every - i % every for every in stops))
@@ -234,7 +282,9 @@ class _Session:
                 self.stop_if(stop, i)
                 if due(run.eval_every) and not last:
                     self.evaluate(state, i)
-                clock += time.perf_counter() - before  # Saving and evaluating are not training; logging is.
+                clock += (
+                    time.perf_counter() - before
+                )  # Saving and evaluating are not training; logging is.
         return state
 
     def before(self, step: int) -> Tree:
@@ -244,10 +294,18 @@ class _Session:
             checkpoints.wait()
         start = checkpoints.latest() if checkpoints else None
         if start is None:
-            start, state = 0, program.init([next(self.exp.data.feed(seed, 0, program.mesh)) for seed in program.seeds])
+            start, state = (
+                0,
+                program.init(
+                    [next(self.exp.data.feed(seed, 0, program.mesh)) for seed in program.seeds]
+                ),
+            )
         else:
             state = checkpoints.restore(start, program.shapes())
-        feeds, watch = [self.exp.data.feed(seed, start, program.mesh) for seed in program.seeds], program.new_watch()
+        feeds, watch = (
+            [self.exp.data.feed(seed, start, program.mesh) for seed in program.seeds],
+            program.new_watch(),
+        )
         for _ in range(start, step):
             state, watch = program.update(state, watch, [[next(feed)] for feed in feeds])
         return state
@@ -258,14 +316,20 @@ class _Session:
             return
         if self.checkpoints:
             self.checkpoints.wait()
-            self.log.line(f"Stopped by {signal.Signals(stop).name} at step {step}; all is saved in {self.run.workdir}. "
-                          "Run the same command again to go on.")
+            self.log.line(
+                f"Stopped by {signal.Signals(stop).name} at step {step}; all is saved in {self.run.workdir}. "
+                "Run the same command again to go on."
+            )
         else:
-            self.log.line(f"Stopped by {signal.Signals(stop).name} at step {step}; without a workdir nothing is saved.")
+            self.log.line(
+                f"Stopped by {signal.Signals(stop).name} at step {step}; without a workdir nothing is saved."
+            )
         self.log.close()
         raise Stopped(128 + stop)
 
-    def evaluate(self, state: Tree, step: int, check: bool = False, pictures: bool = True) -> dict[str, list[float]]:
+    def evaluate(
+        self, state: Tree, step: int, check: bool = False, pictures: bool = True
+    ) -> dict[str, list[float]]:
         """All evaluators on each seed: {"eval/number": one for each seed}; pictures and texts are the first seed's.
 
         With `check`, after training, a signal ends it between two evaluators.
@@ -281,11 +345,19 @@ class _Session:
                     found = evaluate(lane)
                 except Exception:  # What is known shall not be lost: it may have taken hours.
                     if results:
-                        self.log.line("Found before the evaluation failed: " + ", ".join(
-                            f"{k} {logging.form(np.mean(v))}" for k, v in results.items()))
+                        self.log.line(
+                            "Found before the evaluation failed: "
+                            + ", ".join(
+                                f"{k} {logging.form(np.mean(v))}" for k, v in results.items()
+                            )
+                        )
                     raise
                 if (took := time.perf_counter() - start) > SLOW:
-                    of = f", seed {i + 1} of {len(self.program.seeds)}" if len(self.program.seeds) > 1 else ""
+                    of = (
+                        f", seed {i + 1} of {len(self.program.seeds)}"
+                        if len(self.program.seeds) > 1
+                        else ""
+                    )
                     self.log.line(f"Evaluated {name} at step {step} in {took:.0f} s{of}.")
                 for key, value in found.items():
                     if isinstance(value, str):
@@ -299,42 +371,71 @@ class _Session:
             self.log.scalars(step, results, show=step < self.exp.num_steps and step > 0)
         return results
 
-    def summary(self, results: Mapping[str, list[float]], seeds: Sequence[int], first: Sequence[Tree]) -> None:
+    def summary(
+        self, results: Mapping[str, list[float]], seeds: Sequence[int], first: Sequence[Tree]
+    ) -> None:
         """The last word: each number beside the untrained net's, and where everything is."""
         exp, workdir, log = self.exp, self.workdir, self.log
         untrained: dict[str, list[float]] = {}
         if exp.evals:
-            told = workdir and jax.process_count() == 1  # Several processes must all do the same, whatever one finds.
+            told = (
+                workdir and jax.process_count() == 1
+            )  # Several processes must all do the same, whatever one finds.
             rows = [r for r in logging.read_metrics(workdir) if r["step"] == 0] if told else []
-            untrained = {k: v if isinstance(v, list) else [v] for r in rows for k, v in r.items() if k != "step"}
+            untrained = {
+                k: v if isinstance(v, list) else [v]
+                for r in rows
+                for k, v in r.items()
+                if k != "step"
+            }
             if not results.keys() <= untrained.keys():
-                untrained = self.evaluate(self.program.init(first, warm=False), 0, check=True, pictures=False)
+                untrained = self.evaluate(
+                    self.program.init(first, warm=False), 0, check=True, pictures=False
+                )
         if results:
-            show = lambda v: logging.form(np.mean(v)) + (f" ± {logging.form(interval(v))}" if len(v) > 1 else "")
+            show = lambda v: (
+                logging.form(np.mean(v)) + (f" ± {logging.form(interval(v))}" if len(v) > 1 else "")
+            )
             width = max(map(len, results))
             log.line(f"\n{'':{width}}  {'trained':>16}  {'untrained net':>16}")
             for k, v in results.items():
-                log.line(f"{k:{width}}  {show(v):>16}  {show(untrained[k]) if k in untrained else '':>16}")
+                log.line(
+                    f"{k:{width}}  {show(v):>16}  {show(untrained[k]) if k in untrained else '':>16}"
+                )
             if len(seeds) > 1:
                 log.line(f"Mean ± 95 % interval over {len(seeds)} seeds.")
         if workdir and log.active:
             rows = logging.read_metrics(workdir)
             seconds = max((r["seconds"] for r in rows if "seconds" in r), default=0.0)
-            (workdir / "results.json").write_text(json.dumps(
-                {"step": exp.num_steps, "seeds": seeds, "seconds": seconds, "results": results, "untrained": untrained},
-                indent=1) + "\n")
+            (workdir / "results.json").write_text(
+                json.dumps(
+                    {
+                        "step": exp.num_steps,
+                        "seeds": seeds,
+                        "seconds": seconds,
+                        "results": results,
+                        "untrained": untrained,
+                    },
+                    indent=1,
+                )
+                + "\n"
+            )
             figures.curves(rows, workdir / "figures" / "curves.png")
-            log.line(f"\nTrained {exp.num_steps} steps in {seconds:.0f} s. In {workdir}:\n"
-                     "  results.json   the numbers above         metrics.jsonl  the curves, tensorboard/ too\n"
-                     "  figures/       curves and pictures       checkpoints/   the last states\n"
-                     "  record.json    arguments, versions, commit; source/ the experiment file")
+            log.line(
+                f"\nTrained {exp.num_steps} steps in {seconds:.0f} s. In {workdir}:\n"
+                "  results.json   the numbers above         metrics.jsonl  the curves, tensorboard/ too\n"
+                "  figures/       curves and pictures       checkpoints/   the last states\n"
+                "  record.json    arguments, versions, commit; source/ the experiment file"
+            )
 
 
 def _start_line(times: Mapping[str, float], compiled: float) -> str:
     gap = lambda a, b: f"{times[b] - times[a]:.1f} s"
-    return (f"First step {times['step']:.1f} s after the start: imports and experiment {times['ready']:.1f} s, "
-            f"data {gap('ready', 'data')}, state {gap('data', 'state')}, "
-            f"compiling or loading the step {compiled:.1f} s.")
+    return (
+        f"First step {times['step']:.1f} s after the start: imports and experiment {times['ready']:.1f} s, "
+        f"data {gap('ready', 'data')}, state {gap('data', 'state')}, "
+        f"compiling or loading the step {compiled:.1f} s."
+    )
 
 
 def form_rate(x: float) -> str:
@@ -343,7 +444,9 @@ def form_rate(x: float) -> str:
 
 def _seconds_before(workdir: pathlib.Path | None, start: int) -> float:
     rows = logging.read_metrics(workdir) if workdir and start else []
-    return max((row["seconds"] for row in rows if "seconds" in row and row["step"] <= start), default=0.0)
+    return max(
+        (row["seconds"] for row in rows if "seconds" in row and row["step"] <= start), default=0.0
+    )
 
 
 class Program:
@@ -364,10 +467,14 @@ class Program:
         jaxpr = jax.make_jaxpr(exp.step, return_shape=True)(self.state, batch, key)
         new, metrics = jaxpr[1]
         if jax.tree.map(_form, new) != jax.tree.map(_form, self.state):
-            raise InputError(f"The step changes the form of the state: {_first_change(self.state, new)}.")
+            raise InputError(
+                f"The step changes the form of the state: {_first_change(self.state, new)}."
+            )
         for name, m in metrics.items():
             if m.shape != ():
-                raise InputError(f"The step's metric {name} must be a scalar; its shape is {m.shape}.")
+                raise InputError(
+                    f"The step's metric {name} must be a scalar; its shape is {m.shape}."
+                )
         self.metrics = list(metrics)
         self.convolves = "conv_general_dilated" in str(jaxpr[0])
         slow = self.convolves and jax.default_backend() == "cpu"
@@ -390,8 +497,11 @@ class Program:
         """The state as ShapeDtypeStructs with shardings, as a checkpoint holds it."""
         n = len(self.seeds)
         lead = (n,) if self.vmapped else ()
-        one = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, sharding=s),
-                           self.state, self.layouts)
+        one = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, sharding=s),
+            self.state,
+            self.layouts,
+        )
         return one if self.vmapped or n == 1 else [one] * n
 
     def init(self, first: Sequence[Tree], warm: bool = True) -> Tree:
@@ -402,7 +512,9 @@ class Program:
         if self.exp.warm_start and warm:
             states = [jax.device_put(self.exp.warm_start(s), self.layout) for s in states]
         if self.vmapped:
-            return jax.jit(lambda *s: jax.tree.map(lambda *x: jnp.stack(x), *s), out_shardings=self.layouts)(*states)
+            return jax.jit(
+                lambda *s: jax.tree.map(lambda *x: jnp.stack(x), *s), out_shardings=self.layouts
+            )(*states)
         return states if len(states) > 1 else states[0]
 
     def new_watch(self) -> Tree:
@@ -411,37 +523,57 @@ class Program:
         Few arrays, whatever the number of metrics: each costs the host time in every step.
         """
         lead, m = (len(self.seeds),) if self.vmapped else (), len(self.metrics)
-        one = {"sum": np.zeros((*lead, m), np.float32), "steps": np.zeros(lead, np.int32),
-               "bad": np.full(lead, -1, np.int32), "value": np.zeros((*lead, m), np.float32)}
+        one = {
+            "sum": np.zeros((*lead, m), np.float32),
+            "steps": np.zeros(lead, np.int32),
+            "bad": np.full(lead, -1, np.int32),
+            "value": np.zeros((*lead, m), np.float32),
+        }
         # Placed as the step returns it: else the step would be compiled once for NumPy's and once for its own.
         put = lambda: jax.device_put(one, sharding.replicated(self.mesh))
         return put() if self.vmapped or len(self.seeds) == 1 else [put() for _ in self.seeds]
 
     def renew(self, watch: Tree) -> Tree:
         """A watch with new sums, that still knows of a failure; `watch` itself stays to be read."""
-        return self._renew(watch) if self.vmapped or len(self.seeds) == 1 else [self._renew(w) for w in watch]
+        return (
+            self._renew(watch)
+            if self.vmapped or len(self.seeds) == 1
+            else [self._renew(w) for w in watch]
+        )
 
     @functools.cached_property
     def _renew(self) -> Callable:
         def renew(watch):  # All new arrays, for the step to overwrite.
             return jax.tree.map(jnp.zeros_like, watch) | {
-                name: jax.tree.map(lambda x: jnp.array(x, copy=True), watch[name]) for name in ("bad", "value")}
+                name: jax.tree.map(lambda x: jnp.array(x, copy=True), watch[name])
+                for name in ("bad", "value")
+            }
 
         return jax.jit(renew, out_shardings=sharding.replicated(self.mesh))
 
-    def one(self, state: TrainState, watch: Tree, key: jax.Array, resident: Tree, fed: Tree) -> tuple[TrainState, Tree]:
+    def one(
+        self, state: TrainState, watch: Tree, key: jax.Array, resident: Tree, fed: Tree
+    ) -> tuple[TrainState, Tree]:
         """One step of one seed."""
         batch = self.exp.data.batch(resident, fed)
         # Split at rest, whole in use: XLA would otherwise split activations by channel wherever a parameter is.
-        whole = jax.lax.with_sharding_constraint((state.params, state.extra), sharding.replicated(self.mesh))
-        new, metrics = self.exp.step(state.replace(params=whole[0], extra=whole[1]), batch,
-                                     jax.random.fold_in(key, state.step))
+        whole = jax.lax.with_sharding_constraint(
+            (state.params, state.extra), sharding.replicated(self.mesh)
+        )
+        new, metrics = self.exp.step(
+            state.replace(params=whole[0], extra=whole[1]),
+            batch,
+            jax.random.fold_in(key, state.step),
+        )
         metrics = jnp.array([metrics[name] for name in self.metrics], jnp.float32)
         # The state goes on even so: to hold it, by a select over all of it, took a twentieth of a small net's step.
         first = ~jnp.all(jnp.isfinite(metrics)) & (watch["bad"] < 0)
         return new.replace(step=state.step + 1), {
-            "sum": watch["sum"] + metrics, "steps": watch["steps"] + 1,
-            "bad": jnp.where(first, state.step, watch["bad"]), "value": jnp.where(first, metrics, watch["value"])}
+            "sum": watch["sum"] + metrics,
+            "steps": watch["steps"] + 1,
+            "bad": jnp.where(first, state.step, watch["bad"]),
+            "value": jnp.where(first, metrics, watch["value"]),
+        }
 
     @functools.cached_property
     def compiled(self) -> Callable:
@@ -451,10 +583,18 @@ class Program:
             if len(fed) == 1:
                 return one(state, watch, key, resident, fed[0])
             fed = jax.tree.map(lambda *x: jnp.stack(x), *fed)
-            return jax.lax.scan(lambda c, x: (one(*c, key, resident, x), None), (state, watch), fed,
-                                unroll=min(self.unroll, jax.tree.leaves(fed)[0].shape[0]))[0]
+            return jax.lax.scan(
+                lambda c, x: (one(*c, key, resident, x), None),
+                (state, watch),
+                fed,
+                unroll=min(self.unroll, jax.tree.leaves(fed)[0].shape[0]),
+            )[0]
 
-        return jax.jit(many, donate_argnums=(0, 1), out_shardings=(self.layouts, sharding.replicated(self.mesh)))
+        return jax.jit(
+            many,
+            donate_argnums=(0, 1),
+            out_shardings=(self.layouts, sharding.replicated(self.mesh)),
+        )
 
     def update(self, state: Tree, watch: Tree, fed: Sequence[Sequence[Tree]]) -> tuple[Tree, Tree]:
         """Advances each seed by the k steps of `fed[seed][k]`."""
@@ -466,7 +606,9 @@ class Program:
         done = [self._call(s, w, k, tuple(f)) for s, w, k, f in zip(state, watch, self.keys, fed)]
         return [s for s, _ in done], [w for _, w in done]
 
-    def _call(self, state: Tree, watch: Tree, key: jax.Array, fed: tuple[Tree, ...]) -> tuple[Tree, Tree]:
+    def _call(
+        self, state: Tree, watch: Tree, key: jax.Array, fed: tuple[Tree, ...]
+    ) -> tuple[Tree, Tree]:
         state, watch = self.compiled(state, watch, key, self.resident, fed)
         # Devices that are parts of a CPU share its threads: calls ahead of one another take all of them to wait for ever.
         if self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu":
@@ -477,7 +619,9 @@ class Program:
     def stacked_keys(self) -> jax.Array:
         return jnp.stack(self.keys)
 
-    def read(self, watch: Tree) -> tuple[dict[str, list[float]], tuple[int, int, str, float] | None]:
+    def read(
+        self, watch: Tree
+    ) -> tuple[dict[str, list[float]], tuple[int, int, str, float] | None]:
         """Waits for the device: the mean of each metric per seed, and (lane, step, metric, value) of a failure."""
         watch = jax.device_get(watch)
         if not self.vmapped and len(self.seeds) > 1:
@@ -531,10 +675,15 @@ def _everywhere(x: np.ndarray, mesh: Mesh) -> jax.Array:
 def interval(values: Sequence[float]) -> float:
     """Half the 95 % confidence interval of the mean, by Student's t; NaN for one value."""
     n = len(values)
-    return float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return (
+        float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n))
+        if n > 1
+        else float("nan")
+    )
 
 
 # Signals.
+
 
 class _Signals:
     """Notes SIGINT and SIGTERM, so that the loop stops between two steps; a second one stops at once."""
@@ -581,6 +730,7 @@ def compilation_cache() -> None:
 
 # The command line.
 
+
 def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> None:
     """Trains `make(...)`: each of its arguments, and each field of `Run`, is a flag."""
     signature = inspect.signature(make)
@@ -589,12 +739,18 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         return run, arguments
 
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values()]
-    parameters.append(inspect.Parameter("run", inspect.Parameter.KEYWORD_ONLY, default=Run(), annotation=Run))
-    entry.__signature__ = signature.replace(parameters=parameters, return_annotation=signature.empty)
+    parameters.append(
+        inspect.Parameter("run", inspect.Parameter.KEYWORD_ONLY, default=Run(), annotation=Run)
+    )
+    entry.__signature__ = signature.replace(
+        parameters=parameters, return_annotation=signature.empty
+    )
     entry.__annotations__ = {**get_type_hints(make, include_extras=True), "run": Run}
     entry.__annotations__.pop("return", None)
     entry.__doc__, entry.__name__, entry.__module__ = make.__doc__, make.__name__, make.__module__
-    run, arguments = tyro.cli(entry, args=args, config=(tyro.conf.CascadeSubcommandArgs,))  # Flags in any order.
+    run, arguments = tyro.cli(
+        entry, args=args, config=(tyro.conf.CascadeSubcommandArgs,)
+    )  # Flags in any order.
     try:
         if run.distributed:
             jax.distributed.initialize()
@@ -624,10 +780,16 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
 def default_workdir(make: Callable, arguments: Mapping[str, Any], run: Run) -> str:
     """runs/NAME, with the arguments that differ from their defaults: the same command finds the same folder."""
     defaults = {k: p.default for k, p in inspect.signature(make).parameters.items()}
-    changed = {k: v for k, v in logging.flat(logging.plain(arguments)).items()
-               if v != logging.flat(logging.plain(defaults)).get(k)}
-    changed |= {f.name: getattr(run, f.name) for f in fields(Run) if f.name in ("seed", "seeds")
-                and getattr(run, f.name) != f.default}
+    changed = {
+        k: v
+        for k, v in logging.flat(logging.plain(arguments)).items()
+        if v != logging.flat(logging.plain(defaults)).get(k)
+    }
+    changed |= {
+        f.name: getattr(run, f.name)
+        for f in fields(Run)
+        if f.name in ("seed", "seeds") and getattr(run, f.name) != f.default
+    }
     name = ",".join([make.__name__, *(f"{k}={v}" for k, v in changed.items())])
     name = "".join(c if c.isalnum() or c in "=,.-_" else "-" for c in name)
     if len(name) > 120:

@@ -13,14 +13,22 @@ Tree = Any
 Optimizer = Literal["adamw", "sgd", "lars"]
 
 
-def warmup_cosine(peak: float, num_steps: int, warmup: float = 0.1, end: float = 0.0) -> optax.Schedule:
+def warmup_cosine(
+    peak: float, num_steps: int, warmup: float = 0.1, end: float = 0.0
+) -> optax.Schedule:
     """Rises linearly from 0 to `peak` over the fraction `warmup` of `num_steps`, then falls by a cosine to `end`."""
     if not 0 <= warmup < 1:
         raise InputError(f"warmup is a fraction of training, in [0, 1), not {warmup}.")
     steps = round(warmup * num_steps)
     return optax.join_schedules(
-        [optax.linear_schedule(0.0, peak, max(steps, 1)),
-         optax.cosine_decay_schedule(peak, max(num_steps - steps, 1), end / peak if peak else 0.0)], [steps])
+        [
+            optax.linear_schedule(0.0, peak, max(steps, 1)),
+            optax.cosine_decay_schedule(
+                peak, max(num_steps - steps, 1), end / peak if peak else 0.0
+            ),
+        ],
+        [steps],
+    )
 
 
 def cosine(start: float, end: float | None, num_steps: int) -> optax.ScalarOrSchedule:
@@ -30,7 +38,9 @@ def cosine(start: float, end: float | None, num_steps: int) -> optax.ScalarOrSch
     """
     if end is None:
         return start
-    return lambda step: end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.minimum(step / num_steps, 1))) / 2
+    return lambda step: (
+        end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.minimum(step / num_steps, 1))) / 2
+    )
 
 
 def ema_decay(decay: float, step: Array) -> Array:
@@ -66,8 +76,9 @@ def no_bias_or_norm(params: Tree) -> Tree:
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-def optimizer_of(kind: Optimizer, learning_rate: optax.ScalarOrSchedule,
-                 weight_decay: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+def optimizer_of(
+    kind: Optimizer, learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
     """`adamw` or `lars` as below, or SGD with momentum 0.9 whose weight decay, of all weights, is PyTorch's: a part of
     the gradient."""
     if kind == "sgd":
@@ -75,18 +86,31 @@ def optimizer_of(kind: Optimizer, learning_rate: optax.ScalarOrSchedule,
     return {"adamw": adamw, "lars": lars}[kind](learning_rate, weight_decay)
 
 
-def lars(learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule = 1e-6, momentum: float = 0.9,
-         trust: float = 0.001) -> optax.GradientTransformation:
+def lars(
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: optax.ScalarOrSchedule = 1e-6,
+    momentum: float = 0.9,
+    trust: float = 0.001,
+) -> optax.GradientTransformation:
     """LARS (You et al., 2017, arXiv:1708.03888, algorithm 1), as SimCLR uses it (Chen et al., 2020, appendix A).
 
     Biases and the parameters of norms get neither weight decay nor the layerwise rate.
     """
-    return optax.lars(learning_rate, weight_decay, weight_decay_mask=no_bias_or_norm, trust_coefficient=trust,
-                      trust_ratio_mask=no_bias_or_norm, momentum=momentum)
+    return optax.lars(
+        learning_rate,
+        weight_decay,
+        weight_decay_mask=no_bias_or_norm,
+        trust_coefficient=trust,
+        trust_ratio_mask=no_bias_or_norm,
+        momentum=momentum,
+    )
 
 
-def adamw(learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule = 1e-4,
-          **kwargs: Any) -> optax.GradientTransformation:
+def adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
+    **kwargs: Any,
+) -> optax.GradientTransformation:
     """AdamW that does not decay biases and the parameters of norms."""
     return optax.adamw(learning_rate, weight_decay=weight_decay, mask=no_bias_or_norm, **kwargs)
 

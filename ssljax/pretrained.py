@@ -35,9 +35,13 @@ class PretrainedEncoder(NamedTuple):
         old = state.params["encoder"], state.extra["encoder"]
         new = params, stats = at_places_of(self.params, old[0]), self.stats
         if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, old):
-            raise InputError(f"The encoder in {self.workdir} takes images of another size, or of other channels, than "
-                             "these: give the --data and the --image-size of that run, or what is resized to it.")
-        return state.replace(params=state.params | {"encoder": params}, extra=state.extra | {"encoder": stats})
+            raise InputError(
+                f"The encoder in {self.workdir} takes images of another size, or of other channels, than "
+                "these: give the --data and the --image-size of that run, or what is resized to it."
+            )
+        return state.replace(
+            params=state.params | {"encoder": params}, extra=state.extra | {"encoder": stats}
+        )
 
 
 def encoder_of(workdir: str | pathlib.Path, seed: int = 0) -> PretrainedEncoder:
@@ -50,13 +54,17 @@ def encoder_of(workdir: str | pathlib.Path, seed: int = 0) -> PretrainedEncoder:
     try:
         net = rebuild(_form(folder, "encoder", "vit"))
     except (OSError, KeyError, ValueError, TypeError):
-        raise InputError(f"{workdir} holds no run of a file with an --encoder or a --vit: make one with `launch/local.sh "
-                         f"experiments/simclr.py --run.workdir {workdir}`.") from None
+        raise InputError(
+            f"{workdir} holds no run of a file with an --encoder or a --vit: make one with `launch/local.sh "
+            f"experiments/simclr.py --run.workdir {workdir}`."
+        ) from None
     state = load(folder, seed)
     params, stats = state["params"], state.get("extra") or {}
     if "teacher" in stats:
         params, stats = stats["teacher"], stats.get("seen") or {}
-    return PretrainedEncoder(net, params["encoder"].get("params", params["encoder"]), stats.get("encoder") or {}, workdir)
+    return PretrainedEncoder(
+        net, params["encoder"].get("params", params["encoder"]), stats.get("encoder") or {}, workdir
+    )
 
 
 def net_json(net: nn.Module) -> str:
@@ -83,7 +91,11 @@ class Pretrained(NamedTuple):
 
     def warm_start(self, state: TrainState) -> TrainState:
         """`state` with these weights, if there are any, as params["model"]."""
-        return state if self.params is None else state.replace(params={**state.params, "model": self.params})
+        return (
+            state
+            if self.params is None
+            else state.replace(params={**state.params, "model": self.params})
+        )
 
     @property
     def files(self) -> dict[str, str]:
@@ -91,7 +103,9 @@ class Pretrained(NamedTuple):
         return {"tokenizer.json": self.tokenizer.to_str(), "net.json": net_json(self.model.net)}
 
 
-def pretrained_or_new(workdir: str, net: Transformer, train: Documents, vocabulary: int, length: int) -> Pretrained:
+def pretrained_or_new(
+    workdir: str, net: Transformer, train: Documents, vocabulary: int, length: int
+) -> Pretrained:
     """The model of a run, with the dropout of `net`; or, for an empty `workdir`, a new one of `net` that sees both
     sides and reads WordPiece tokens, `vocabulary` of them, learned on `train`.
 
@@ -99,11 +113,17 @@ def pretrained_or_new(workdir: str, net: Transformer, train: Documents, vocabula
     """
     if workdir:
         old = pretrained(workdir)
-        if old.model.net.positions == "learned":  # Else any length will do, and nothing more need be read.
-            record = json.loads((pathlib.Path(workdir).expanduser() / "record.json").read_text())["computes"]
+        if (
+            old.model.net.positions == "learned"
+        ):  # Else any length will do, and nothing more need be read.
+            record = json.loads((pathlib.Path(workdir).expanduser() / "record.json").read_text())[
+                "computes"
+            ]
             if length > (most := record.get("length", length)):
-                raise InputError(f"The run in {workdir} has learned the positions of {most} tokens: give --length {most} or "
-                                 "less, or pretrain on longer rows, or with --positions rotary.")
+                raise InputError(
+                    f"The run in {workdir} has learned the positions of {most} tokens: give --length {most} or "
+                    "less, or pretrain on longer rows, or with --positions rotary."
+                )
         return old._replace(model=old.model.clone(net=old.model.net.clone(dropout=net.dropout)))
     tokenizer = wordpiece(train, vocabulary)
     return Pretrained(LanguageModel(net, tokenizer.get_vocab_size(), causal=False), tokenizer)
@@ -112,9 +132,14 @@ def pretrained_or_new(workdir: str, net: Transformer, train: Documents, vocabula
 def pretrained(workdir: str | pathlib.Path) -> Pretrained:
     """The language model of a run, of several seeds the first; InputError where there is none."""
     net, tokenizer = _net(workdir), load_tokenizer(workdir)
-    causal = tokenizer.token_to_id("[CLS]") is None  # Only what sees both sides has a token for all.
-    return Pretrained(LanguageModel(net, tokenizer.get_vocab_size(), causal), tokenizer,
-                      load(workdir)["params"]["model"])
+    causal = (
+        tokenizer.token_to_id("[CLS]") is None
+    )  # Only what sees both sides has a token for all.
+    return Pretrained(
+        LanguageModel(net, tokenizer.get_vocab_size(), causal),
+        tokenizer,
+        load(workdir)["params"]["model"],
+    )
 
 
 def _net(workdir: str | pathlib.Path) -> Transformer:
@@ -125,6 +150,8 @@ def _net(workdir: str | pathlib.Path) -> Transformer:
             raise KeyError("net")
         return Transformer(**form)
     except (OSError, KeyError, ValueError, TypeError):
-        raise InputError(f"{workdir} holds no run of a language model whose net is told (net.json, or the net of "
-                         f"record.json where nothing was pretrained): make one with `launch/local.sh "
-                         f"experiments/bert.py --run.workdir {workdir}`.") from None
+        raise InputError(
+            f"{workdir} holds no run of a language model whose net is told (net.json, or the net of "
+            f"record.json where nothing was pretrained): make one with `launch/local.sh "
+            f"experiments/bert.py --run.workdir {workdir}`."
+        ) from None

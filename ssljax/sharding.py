@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ssljax.errors import InputError
 
@@ -22,16 +23,22 @@ def split_cpu(n: int) -> None:
             jax.config.update("jax_num_cpu_devices", n)
     except RuntimeError:
         if (found := jax.device_count("cpu")) != n:
-            raise InputError(f"JAX has already started, with {found} CPU device{'s' * (found > 1)}, not {n}: choose "
-                             "cpu_devices before anything is computed.") from None
+            raise InputError(
+                f"JAX has already started, with {found} CPU device{'s' * (found > 1)}, not {n}: choose "
+                "cpu_devices before anything is computed."
+            ) from None
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:
     """All devices as (data, fsdp); `fsdp=1` is plain data parallelism. InputError if it doesn't divide the devices."""
     n = jax.device_count()
     if fsdp < 1 or n % fsdp:
-        raise InputError(f"--run.fsdp {fsdp} does not divide the {n} device{'s' * (n > 1)} of this machine.")
-    return jax.make_mesh((n // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+        raise InputError(
+            f"--run.fsdp {fsdp} does not divide the {n} device{'s' * (n > 1)} of this machine."
+        )
+    return jax.make_mesh(
+        (n // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto)
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -65,5 +72,8 @@ def over_batch(x: jax.Array) -> jax.Array:
 def shard_state(state: Tree, rule, mesh: Mesh) -> Tree:
     """The sharding of each array of `state`, a tree of shapes, by `rule(path, shape, mesh)`."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: NamedSharding(mesh, rule(jax.tree_util.keystr(path, simple=True, separator="/"), x, mesh)),
-        state)
+        lambda path, x: NamedSharding(
+            mesh, rule(jax.tree_util.keystr(path, simple=True, separator="/"), x, mesh)
+        ),
+        state,
+    )

@@ -5,13 +5,15 @@ import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path("~/.cache/ssljax/jax").expanduser()))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path("~/.cache/ssljax/jax").expanduser())
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
-from ssljax import sharding  # noqa: E402
+from ssljax import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -22,8 +24,13 @@ def devices(monkeypatch):
 
     def use(n: int) -> None:
         def make_mesh(fsdp: int = 1):
-            return jax.make_mesh((n // fsdp, fsdp), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2,
-                                 devices=jax.devices()[:n])
+            return jax.make_mesh(
+                (n // fsdp, fsdp),
+                ("data", "fsdp"),
+                axis_types=(jax.sharding.AxisType.Auto,) * 2,
+                devices=jax.devices()[:n],
+            )
+
         monkeypatch.setattr(sharding, "make_mesh", make_mesh)
 
     return use

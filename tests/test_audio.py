@@ -24,16 +24,28 @@ class TestRecordings:
         (tmp_path / "a" / "deep").mkdir(parents=True)
         (tmp_path / "b").mkdir()
         for i in range(10):
-            soundfile.write(tmp_path / "a" / "deep" / f"{i}.flac", np.stack([left, right], 1), rate, subtype="PCM_16")
+            soundfile.write(
+                tmp_path / "a" / "deep" / f"{i}.flac",
+                np.stack([left, right], 1),
+                rate,
+                subtype="PCM_16",
+            )
         soundfile.write(tmp_path / "b" / "short.wav", tone(440, 8000, 0.1), 8000)
-        train, test = (audio.recordings(str(tmp_path), split, length=3000, rate=8000) for split in ("train", "test"))
+        train, test = (
+            audio.recordings(str(tmp_path), split, length=3000, rate=8000)
+            for split in ("train", "test")
+        )
         assert train.class_names == ["a", "b"] and len(test) == 4  # Three of file 0; file 10.
         x = train.read(np.arange(len(train)))
         assert x["image"].shape == (9 * 3, 3000) and x["image"].dtype == np.int16
         np.testing.assert_array_equal(x["label"], [0] * 27)
         expected = 32767 * (tone(440, 8000, 1.2) + tone(1000, 8000, 1.2)) / 2
-        for i in range(3):  # Resampling a window knows nothing of what is outside, so its ends differ.
-            np.testing.assert_allclose(x["image"][i, 50:-50], expected[3000 * i + 50:3000 * (i + 1) - 50], atol=120)
+        for i in range(
+            3
+        ):  # Resampling a window knows nothing of what is outside, so its ends differ.
+            np.testing.assert_allclose(
+                x["image"][i, 50:-50], expected[3000 * i + 50 : 3000 * (i + 1) - 50], atol=120
+            )
         last = test.image[np.flatnonzero(test.labels == 1)[0]]
         np.testing.assert_allclose(last[:800], 32767 * tone(440, 8000, 0.1), atol=2)
         np.testing.assert_array_equal(last[800:], 0)
@@ -41,7 +53,9 @@ class TestRecordings:
     def test_what_resampling_cannot_hold_is_gone(self):
         wave = audio.resample(tone(3000, 16000, 1), 16000, 4000)
         assert len(wave) == 4000 and np.abs(wave[100:-100]).max() < 0.01
-        np.testing.assert_allclose(audio.to_int16(np.array([-2, -1, 0, 0.5, 2])), [-32767, -32767, 0, 16384, 32767])
+        np.testing.assert_allclose(
+            audio.to_int16(np.array([-2, -1, 0, 0.5, 2])), [-32767, -32767, 0, 16384, 32767]
+        )
 
     def test_own_splits(self, tmp_path):
         for split, names in (("train", "xy"), ("test", "y")):
@@ -56,7 +70,10 @@ class TestRecordings:
             np.testing.assert_array_equal(found.image, test.image)
             assert found.class_names == ["x", "y"] and found.labels.tolist() == [1]
         (tmp_path / "val").rename(tmp_path / "dev")
-        with pytest.raises(InputError, match="has a folder train but no folder test: add .*test, with a folder a class"):
+        with pytest.raises(
+            InputError,
+            match="has a folder train but no folder test: add .*test, with a folder a class",
+        ):
             audio.recordings(str(tmp_path), "test", 1600)
 
     def test_settings_are_chosen_by_training_recordings_alone(self, tmp_path):
@@ -64,18 +81,29 @@ class TestRecordings:
             for name, hertz in (("x", 200), ("y", 300)):
                 (tmp_path / split / name).mkdir(parents=True)
                 for i in range(10):
-                    soundfile.write(tmp_path / split / name / f"{i}.wav", tone(hertz + i, 8000, 0.4), 8000)
+                    soundfile.write(
+                        tmp_path / split / name / f"{i}.wav", tone(hertz + i, 8000, 0.4), 8000
+                    )
         whole = audio.recordings(str(tmp_path), "train", 1600)
         (tmp_path / "test").rename(tmp_path / "gone")  # Were it read, nothing could be.
         with pytest.raises(InputError, match="no folder test"):
             audio.recordings(str(tmp_path), "test", 1600)
         (tmp_path / "test" / "x").mkdir(parents=True)
-        train, test = (audio.recordings(f"{tmp_path}:validation", split, 1600) for split in ("train", "test"))
-        assert train.labels.tolist() == [0] * 18 + [1] * 18 and test.labels.tolist() == [0, 0, 1, 1]  # Whole recordings.
+        train, test = (
+            audio.recordings(f"{tmp_path}:validation", split, 1600) for split in ("train", "test")
+        )
+        assert train.labels.tolist() == [0] * 18 + [1] * 18 and test.labels.tolist() == [
+            0,
+            0,
+            1,
+            1,
+        ]  # Whole recordings.
         waves = lambda source: sorted(wave.tobytes() for wave in source.image)
         assert sorted(waves(train) + waves(test)) == waves(whole)
         a, b = (audio.recordings("signals:validation", split, 100) for split in ("train", "test"))
-        assert np.bincount(a.labels)[0] == 11 and np.bincount(b.labels)[0] == 4  # 355 and 178 of EEG's first 533 samples.
+        assert (
+            np.bincount(a.labels)[0] == 11 and np.bincount(b.labels)[0] == 4
+        )  # 355 and 178 of EEG's first 533 samples.
 
     def test_bad_input_is_a_sentence(self, tmp_path):
         with pytest.raises(InputError, match="no folder"):
@@ -93,9 +121,16 @@ class TestRecordings:
     def test_signals_of_one_split_are_not_in_the_other(self):
         train, test = (audio.recordings("signals", split, 64) for split in ("train", "test"))
         assert train.num_classes == test.num_classes == 5 and set(test.labels) == set(range(5))
-        seen = {w.tobytes() for w in np.lib.stride_tricks.sliding_window_view(train.image, 16, axis=1).reshape(-1, 16)}
-        assert not any(w[i:i + 16].tobytes() in seen for w in test.image for i in range(48))
-        assert 0.01 < np.mean(np.abs(train.image) == 32767) + 0.01 < 0.05  # Few samples are cut off.
+        seen = {
+            w.tobytes()
+            for w in np.lib.stride_tricks.sliding_window_view(train.image, 16, axis=1).reshape(
+                -1, 16
+            )
+        }
+        assert not any(w[i : i + 16].tobytes() in seen for w in test.image for i in range(48))
+        assert (
+            0.01 < np.mean(np.abs(train.image) == 32767) + 0.01 < 0.05
+        )  # Few samples are cut off.
 
 
 class TestLogMel:
@@ -103,17 +138,30 @@ class TestLogMel:
         rng = np.random.default_rng(0)
         x, rate, size, hop, bands = rng.normal(size=(2, 70)), 1000, 32, 16, 5
         mel = lambda f: 2595 * math.log10(1 + f / 700)
-        edges = [700 * (10 ** (mel(rate / 2) * i / (bands + 1) / 2595) - 1) for i in range(bands + 2)]
+        edges = [
+            700 * (10 ** (mel(rate / 2) * i / (bands + 1) / 2595) - 1) for i in range(bands + 2)
+        ]
         expected = np.zeros((2, 3, bands))
         for n in range(2):
             for t in range(3):
-                frame = [x[n, t * hop + i] * (0.5 - 0.5 * math.cos(2 * math.pi * i / size)) for i in range(size)]
+                frame = [
+                    x[n, t * hop + i] * (0.5 - 0.5 * math.cos(2 * math.pi * i / size))
+                    for i in range(size)
+                ]
                 for b in range(bands):
                     for k in range(size // 2 + 1):
                         f = k * rate / size
-                        low, mid, high = edges[b:b + 3]
+                        low, mid, high = edges[b : b + 3]
                         weight = max(0, min((f - low) / (mid - low), (high - f) / (high - mid)))
-                        power = abs(sum(v * np.exp(-2j * math.pi * k * i / size) for i, v in enumerate(frame))) ** 2
+                        power = (
+                            abs(
+                                sum(
+                                    v * np.exp(-2j * math.pi * k * i / size)
+                                    for i, v in enumerate(frame)
+                                )
+                            )
+                            ** 2
+                        )
                         expected[n, t, b] += weight * power
         found = audio.log_mel(jnp.asarray(x, jnp.float32), rate, size, hop, bands)
         np.testing.assert_allclose(found, np.log(expected + 1e-6), atol=1e-4)
@@ -122,7 +170,9 @@ class TestLogMel:
     def test_a_tone_lands_in_its_band(self, hertz):
         y = np.asarray(audio.log_mel(jnp.asarray(tone(hertz, 8000, 0.5)[None], jnp.float32), 8000))
         mel = lambda f: 2595 * np.log10(1 + f / 700)
-        assert (abs(y[0].argmax(-1) + 1 - mel(hertz) / mel(4000) * 41) <= 0.75).all()  # Band b's centre is b + 1 of 41.
+        assert (
+            abs(y[0].argmax(-1) + 1 - mel(hertz) / mel(4000) * 41) <= 0.75
+        ).all()  # Band b's centre is b + 1 of 41.
 
     def test_empty_bands_and_short_waves_are_a_sentence(self):
         with pytest.raises(InputError, match="too many"):
@@ -133,7 +183,10 @@ class TestLogMel:
 
 class TestWaves:
     def test_equals_strided_convolutions(self):
-        net, x = Waves(strides=(4, 2), width=6), jnp.asarray(np.random.default_rng(0).normal(size=(2, 35)), jnp.float32)
+        net, x = (
+            Waves(strides=(4, 2), width=6),
+            jnp.asarray(np.random.default_rng(0).normal(size=(2, 35)), jnp.float32),
+        )
         params = net.init(jax.random.key(0), x)
         p = jax.tree.map(lambda a: np.asarray(a, np.float64), params["params"])
         y = np.asarray(x, np.float64)[:, :32, None]
@@ -141,7 +194,9 @@ class TestWaves:
             y = np.pad(y, ((0, 0), (s, 0), (0, 0)))  # So that a code ends with its stretch.
             kernel = p[f"conv{i}"]["kernel"].reshape(2 * s, y.shape[-1], 6)
             starts = range(0, y.shape[1] - s, s)
-            out = np.stack([np.einsum("nkc,kcf->nf", y[:, t:t + 2 * s], kernel) for t in starts], 1)
+            out = np.stack(
+                [np.einsum("nkc,kcf->nf", y[:, t : t + 2 * s], kernel) for t in starts], 1
+            )
             out = (out - out.mean(-1, keepdims=True)) / np.sqrt(out.var(-1, keepdims=True) + 1e-6)
             y = np.maximum(out, 0)
         np.testing.assert_allclose(net.apply(params, x), y, atol=1e-4)
@@ -152,4 +207,4 @@ class TestWaves:
         by = jax.jit(jax.jacobian(lambda x: net.apply(params, x)[0].sum(-1)))(x)[:, 0]
         assert by.shape == (5, 800)
         for t in range(5):
-            assert (by[t, 160 * (t + 1):] == 0).all()
+            assert (by[t, 160 * (t + 1) :] == 0).all()

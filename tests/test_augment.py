@@ -11,8 +11,8 @@ import itertools
 import math
 
 import jax
-from jax.sharding import AxisType, NamedSharding
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 import pytest
@@ -34,7 +34,7 @@ def crops(n: int, h: int, w: int) -> np.ndarray:
     for i in range(n):
         photo = photos[i % 2][::2, ::2]
         top, left = (corner.integers(0, size - s + 1) for size, s in zip(photo.shape, (h, w)))
-        out.append(photo[top:top + h, left:left + w])
+        out.append(photo[top : top + h, left : left + w])
     return np.stack(out)
 
 
@@ -61,10 +61,19 @@ def happened(k: int, n: int, p: float) -> bool:
 # Crop and resize.
 
 # In an image of 60 x 80: top, left, height, width.
-BOXES = [(0, 0, 60, 80), (5, 7, 50, 41), (0, 39, 60, 41), (31, 3, 9, 14), (59, 79, 1, 1), (20, 11, 2, 69)]
+BOXES = [
+    (0, 0, 60, 80),
+    (5, 7, 50, 41),
+    (0, 39, 60, 41),
+    (31, 3, 9, 14),
+    (59, 79, 1, 1),
+    (20, 11, 2, 69),
+]
 
 
-def pillow_resized(plane: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
+def pillow_resized(
+    plane: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]
+) -> np.ndarray:
     top, left, h, w = box
     piece = Image.fromarray(plane).crop((left, top, left + w, top + h))
     return np.asarray(piece.resize(size[::-1], Image.Resampling.BILINEAR))
@@ -78,18 +87,30 @@ def test_resizing_is_pillows_within_1e_5_and_on_8_bits_within_1_5_levels(size):
     assert ours.shape == (len(BOXES), *size, 3)
     for box, y in zip(BOXES, ours):
         for c in range(3):
-            np.testing.assert_allclose(y[..., c], pillow_resized(x[0, ..., c], box, size), atol=1e-5, rtol=0)
-        np.testing.assert_allclose(y, pillow_resized(photo, box, size) / 255, atol=1.5 / 255, rtol=0)
+            np.testing.assert_allclose(
+                y[..., c], pillow_resized(x[0, ..., c], box, size), atol=1e-5, rtol=0
+            )
+        np.testing.assert_allclose(
+            y, pillow_resized(photo, box, size) / 255, atol=1.5 / 255, rtol=0
+        )
 
 
 def test_resizing_a_whole_photo_and_digits_is_pillows_within_1e_5():
-    photo = load_sample_image("flower.jpg")[None, ..., 1] / np.float32(255)  # 427 x 640, much smaller in one step.
-    ours = augment.crop_and_resize(photo[..., None], *np.array([[3, 5, 420, 601]]).T, (64, 48))[0, ..., 0]
-    np.testing.assert_allclose(ours, pillow_resized(photo[0], (3, 5, 420, 601), (64, 48)), atol=1e-5, rtol=0)
+    photo = load_sample_image("flower.jpg")[None, ..., 1] / np.float32(
+        255
+    )  # 427 x 640, much smaller in one step.
+    ours = augment.crop_and_resize(photo[..., None], *np.array([[3, 5, 420, 601]]).T, (64, 48))[
+        0, ..., 0
+    ]
+    np.testing.assert_allclose(
+        ours, pillow_resized(photo[0], (3, 5, 420, 601), (64, 48)), atol=1e-5, rtol=0
+    )
     digits = DIGITS.astype(np.float32)
     ours = augment.crop_and_resize(digits, *np.tile([[1], [0], [7], [8]], 8), 12)
     for x, y in zip(digits, ours):
-        np.testing.assert_allclose(y[..., 0], pillow_resized(x[..., 0], (1, 0, 7, 8), (12, 12)), atol=1e-5, rtol=0)
+        np.testing.assert_allclose(
+            y[..., 0], pillow_resized(x[..., 0], (1, 0, 7, 8), (12, 12)), atol=1e-5, rtol=0
+        )
 
 
 def test_a_box_as_large_as_the_output_is_a_plain_cut():
@@ -104,7 +125,9 @@ def drawn_boxes(n: int, h: int, w: int, **arguments) -> np.ndarray:
     At the image's own size every box is enlarged, so its first and last pixel appear as they are.
     """
     ramps = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1).astype(np.float32)
-    y = jax.jit(partial(augment.random_resized_crop, **arguments))(KEY, np.broadcast_to(ramps, (n, h, w, 2)))
+    y = jax.jit(partial(augment.random_resized_crop, **arguments))(
+        KEY, np.broadcast_to(ramps, (n, h, w, 2))
+    )
     low, high = np.asarray(y.min((1, 2))), np.asarray(y.max((1, 2)))
     boxes = np.concatenate([low, high - low + 1], 1)
     np.testing.assert_allclose(boxes, np.round(boxes), atol=1e-3)  # Whole pixels.
@@ -129,32 +152,45 @@ def torchvision_box(rng, h: int, w: int, scale, ratio, tries: int) -> tuple[int,
     return (h - bh) // 2, (w - bw) // 2, bh, bw
 
 
-@pytest.mark.parametrize("h, w, scale, ratio, tries", [
-    (20, 30, (0.08, 1.0), (3 / 4, 4 / 3), 10),  # The default.
-    (31, 17, (0.5, 1.0), (1 / 3, 3.0), 1),  # Often nothing fits: the whole image.
-    (16, 28, (0.6, 0.9), (1 / 2, 1.5), 2),  # Often nothing fits: a central part.
-])
+@pytest.mark.parametrize(
+    "h, w, scale, ratio, tries",
+    [
+        (20, 30, (0.08, 1.0), (3 / 4, 4 / 3), 10),  # The default.
+        (31, 17, (0.5, 1.0), (1 / 3, 3.0), 1),  # Often nothing fits: the whole image.
+        (16, 28, (0.6, 0.9), (1 / 2, 1.5), 2),  # Often nothing fits: a central part.
+    ],
+)
 def test_random_boxes_are_spread_as_torchvisions(h, w, scale, ratio, tries):
     ours = drawn_boxes(3000, h, w, scale=scale, ratio=ratio, tries=tries)
-    assert (ours[:, :2] >= 0).all() and (ours[:, 2:] >= 1).all() and (ours[:, :2] + ours[:, 2:] <= (h, w)).all()
+    assert (
+        (ours[:, :2] >= 0).all()
+        and (ours[:, 2:] >= 1).all()
+        and (ours[:, :2] + ours[:, 2:] <= (h, w)).all()
+    )
     rng = np.random.default_rng(1)
     theirs = np.array([torchvision_box(rng, h, w, scale, ratio, tries) for _ in range(20000)])
     for name, of in {
-        "area": lambda b: b[:, 2] * b[:, 3] / (h * w), "aspect": lambda b: b[:, 3] / b[:, 2],
-        "top": lambda b: b[:, 0], "left": lambda b: b[:, 1],
-        "top by height": lambda b: b[:, 0] - (h - b[:, 2]) / 2, "left by width": lambda b: b[:, 1] - (w - b[:, 3]) / 2,
+        "area": lambda b: b[:, 2] * b[:, 3] / (h * w),
+        "aspect": lambda b: b[:, 3] / b[:, 2],
+        "top": lambda b: b[:, 0],
+        "left": lambda b: b[:, 1],
+        "top by height": lambda b: b[:, 0] - (h - b[:, 2]) / 2,
+        "left by width": lambda b: b[:, 1] - (w - b[:, 3]) / 2,
         "top by left": lambda b: (b[:, 0] - (h - b[:, 2]) / 2) * (b[:, 1] - (w - b[:, 3]) / 2),
         "area by aspect": lambda b: b[:, 2] * b[:, 3] * np.log(b[:, 3] / b[:, 2]),
     }.items():
         assert stats.ks_2samp(of(ours), of(theirs)).pvalue > RARE, name
 
 
-@pytest.mark.parametrize("ratio, box", [
-    ((20.0, 30.0), (9, 0, 2, 30)),  # Wider than the image: its whole width, 30 / 20 high.
-    ((0.03, 0.06), (0, 14, 20, 1)),  # Taller: its whole height, 20 * 0.06 wide.
-    ((0.001, 0.002), (0, 14, 20, 1)),  # So tall that the width rounds to 0: at least a pixel.
-    ((500.0, 900.0), (9, 0, 1, 30)),
-])
+@pytest.mark.parametrize(
+    "ratio, box",
+    [
+        ((20.0, 30.0), (9, 0, 2, 30)),  # Wider than the image: its whole width, 30 / 20 high.
+        ((0.03, 0.06), (0, 14, 20, 1)),  # Taller: its whole height, 20 * 0.06 wide.
+        ((0.001, 0.002), (0, 14, 20, 1)),  # So tall that the width rounds to 0: at least a pixel.
+        ((500.0, 900.0), (9, 0, 1, 30)),
+    ],
+)
 def test_the_box_when_none_fits(ratio, box):
     np.testing.assert_array_equal(drawn_boxes(8, 20, 30, scale=(0.9, 1.0), ratio=ratio), [box] * 8)
 
@@ -162,12 +198,17 @@ def test_the_box_when_none_fits(ratio, box):
 def test_a_random_crop_of_the_whole_image_changes_nothing_but_the_size():
     x = with_channels(3)
     whole = dict(scale=(1.0, 1.0), ratio=(17 / 13, 17 / 13))
-    np.testing.assert_allclose(jax.jit(partial(augment.random_resized_crop, **whole))(KEY, x), x, atol=2e-6, rtol=0)
+    np.testing.assert_allclose(
+        jax.jit(partial(augment.random_resized_crop, **whole))(KEY, x), x, atol=2e-6, rtol=0
+    )
     half = jax.jit(partial(augment.random_resized_crop, size=(6, 8), **whole))(KEY, x)
-    np.testing.assert_allclose(half[3, ..., 1], pillow_resized(x[3, ..., 1], (0, 0, 13, 17), (6, 8)), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        half[3, ..., 1], pillow_resized(x[3, ..., 1], (0, 0, 13, 17), (6, 8)), atol=1e-5, rtol=0
+    )
 
 
 # Colour. The formulas are those of torchvision.transforms.functional, pixel by pixel in float64.
+
 
 def luma(x):
     return 0.2989 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2]
@@ -194,7 +235,11 @@ def hue(x, f):
 
 
 FORMULAS = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
-PILLOW = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "saturation": ImageEnhance.Color}
+PILLOW = {
+    "brightness": ImageEnhance.Brightness,
+    "contrast": ImageEnhance.Contrast,
+    "saturation": ImageEnhance.Color,
+}
 
 
 @pytest.fixture
@@ -204,22 +249,31 @@ def pinned(monkeypatch):
 
     def pin(end: str) -> None:
         def drawn(key, shape=(), *args, **bounds):
-            return jnp.full(shape, bounds[end], jnp.float32) if bounds else uniform(key, shape, *args)
+            return (
+                jnp.full(shape, bounds[end], jnp.float32) if bounds else uniform(key, shape, *args)
+            )
+
         monkeypatch.setattr(jax.random, "uniform", drawn)
 
     return pin
 
 
 @pytest.mark.parametrize("end", ["minval", "maxval"])
-@pytest.mark.parametrize("name, amount", [(n, a) for n in FORMULAS for a in ((0.1, 0.5) if n == "hue" else (0.4, 1.2))])
+@pytest.mark.parametrize(
+    "name, amount", [(n, a) for n in FORMULAS for a in ((0.1, 0.5) if n == "hue" else (0.4, 1.2))]
+)
 def test_colour_is_the_formula_within_1e_5_and_pillows_within_2_levels(pinned, name, amount, end):
     pinned(end)
     sign = -1 if end == "minval" else 1
     factor = sign * amount if name == "hue" else max(0.0, 1 + sign * amount)
     x = PHOTOS.copy()
-    corners = np.array(list(itertools.product([0, 128, 255], repeat=3)), np.uint8)  # Black, white, grays, ties.
+    corners = np.array(
+        list(itertools.product([0, 128, 255], repeat=3)), np.uint8
+    )  # Black, white, grays, ties.
     x[0] = np.resize(corners, x[0].shape)
-    ours = np.asarray(augment.colour_jitter(KEY, augment.to_float(jnp.asarray(x)), **{name: amount}))
+    ours = np.asarray(
+        augment.colour_jitter(KEY, augment.to_float(jnp.asarray(x)), **{name: amount})
+    )
     for image, y in zip(x, ours):
         np.testing.assert_allclose(y, FORMULAS[name](image / 255, factor), atol=1e-5, rtol=0)
         if name in PILLOW:
@@ -231,8 +285,12 @@ def test_colour_factors_are_uniform_and_independent():
     n = 2000
     pixels = np.array([[0.2, 0.2, 0.2], [0.24, 0.24, 0.24], [0.25, 0.2, 0.2]], np.float32)
     x = np.broadcast_to(pixels[None, None], (n, 1, 3, 3))
-    jitter = lambda **amounts: np.asarray(jax.jit(partial(augment.colour_jitter, **amounts))(KEY, x), np.float64)
-    red = jitter(hue=0.1)[:, 0, 2]  # Within a sixth of a turn from red, green rises one way and blue the other.
+    jitter = lambda **amounts: np.asarray(
+        jax.jit(partial(augment.colour_jitter, **amounts))(KEY, x), np.float64
+    )
+    red = jitter(hue=0.1)[
+        :, 0, 2
+    ]  # Within a sixth of a turn from red, green rises one way and blue the other.
     draws = {
         "brightness": (jitter(brightness=1.5)[:, 0, 0, 0] / 0.2, 0.0, 2.5),
         "contrast": (np.diff(jitter(contrast=0.4)[:, 0, :2, 0])[:, 0] / 0.04, 0.6, 1.4),
@@ -250,7 +308,9 @@ def test_all_24_orders_are_equally_likely_and_p_is_kept(pinned):
     n, p = 3000, 0.8
     pinned("maxval")
     amounts = {"brightness": 0.9, "contrast": 0.8, "saturation": 0.9, "hue": 0.15}
-    pixels = np.array([[0.9, 0.2, 0.1], [0.1, 0.5, 0.8], [0.7, 0.8, 0.3], [0.45, 0.4, 0.95]], np.float32)[None]
+    pixels = np.array(
+        [[0.9, 0.2, 0.1], [0.1, 0.5, 0.8], [0.7, 0.8, 0.3], [0.45, 0.4, 0.95]], np.float32
+    )[None]
     results = [pixels.astype(np.float64)]
     for order in itertools.permutations(amounts):
         y = results[0]
@@ -259,7 +319,9 @@ def test_all_24_orders_are_equally_likely_and_p_is_kept(pinned):
         results.append(y)
     for a, b in itertools.combinations(results, 2):
         assert abs(a - b).max() > 1e-3  # Else a result wouldn't tell its order.
-    ours = jax.jit(partial(augment.colour_jitter, **amounts, p=p))(KEY, np.broadcast_to(pixels, (n, *pixels.shape)))
+    ours = jax.jit(partial(augment.colour_jitter, **amounts, p=p))(
+        KEY, np.broadcast_to(pixels, (n, *pixels.shape))
+    )
     distance = np.abs(np.asarray(ours)[:, None] - np.stack(results)).max((2, 3, 4))
     assert distance.min(1).max() < 1e-5  # Each result is that of some order.
     counts = np.bincount(distance.argmin(1), minlength=25)
@@ -273,10 +335,13 @@ def test_colour_of_other_channel_counts(pinned, c):
     np.testing.assert_array_equal(augment.colour_jitter(KEY, x, saturation=0.5, hue=0.3), x)
     np.testing.assert_array_equal(augment.grayscale(KEY, x, p=1.0), x)
     pinned("maxval")
-    np.testing.assert_allclose(augment.colour_jitter(KEY, x, brightness=0.4), np.clip(1.4 * x, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(
+        augment.colour_jitter(KEY, x, brightness=0.4), np.clip(1.4 * x, 0, 1), atol=1e-5
+    )
     mean = x.mean((1, 2, 3), keepdims=True)  # Of all channels alike.
     np.testing.assert_allclose(
-        augment.colour_jitter(KEY, x, contrast=0.4), np.clip(1.4 * x - 0.4 * mean, 0, 1), atol=1e-5)
+        augment.colour_jitter(KEY, x, contrast=0.4), np.clip(1.4 * x - 0.4 * mean, 0, 1), atol=1e-5
+    )
 
 
 def test_no_jitter_is_no_change():
@@ -313,13 +378,19 @@ def test_flip_mirrors_left_and_right_exactly():
 
 # Blur.
 
+
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
-@pytest.mark.parametrize("kernel, radius", [(0.1, 1), (0.8, 5)])  # A support of 2 radius + 1 pixels, of a height of 13.
+@pytest.mark.parametrize(
+    "kernel, radius", [(0.1, 1), (0.8, 5)]
+)  # A support of 2 radius + 1 pixels, of a height of 13.
 def test_blur_is_scipys_within_1e_5(sigma, kernel, radius):
     x = with_channels(4)
-    ours = jax.jit(partial(augment.gaussian_blur, sigma=(sigma, sigma), p=1.0, kernel=kernel))(KEY, x)
+    ours = jax.jit(partial(augment.gaussian_blur, sigma=(sigma, sigma), p=1.0, kernel=kernel))(
+        KEY, x
+    )
     theirs = ndimage.gaussian_filter(
-        x.astype(np.float64), (0, sigma, sigma, 0), mode="mirror", radius=(0, radius, radius, 0))
+        x.astype(np.float64), (0, sigma, sigma, 0), mode="mirror", radius=(0, radius, radius, 0)
+    )
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -327,7 +398,9 @@ def test_blur_widths_are_uniform_and_p_is_kept():
     n, p = 2000, 0.4
     spot = np.zeros((n, 7, 7, 1), np.float32)
     spot[:, 3, 3] = 1
-    y = np.asarray(jax.jit(partial(augment.gaussian_blur, sigma=(0.5, 2.0), p=p))(KEY, spot), np.float64)
+    y = np.asarray(
+        jax.jit(partial(augment.gaussian_blur, sigma=(0.5, 2.0), p=p))(KEY, spot), np.float64
+    )
     blurred = changed(spot, y)
     assert happened(blurred.sum(), n, p)
     ratio = y[blurred, 3, 4, 0] / y[blurred, 3, 3, 0]  # exp(-1 / (2 sigma^2))
@@ -349,7 +422,9 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.parametrize("name, c", [(n, c) for n in OPERATIONS for c in (1, 3, 4) if "size" not in n or c == 3])
+@pytest.mark.parametrize(
+    "name, c", [(n, c) for n in OPERATIONS for c in (1, 3, 4) if "size" not in n or c == 3]
+)
 def test_every_operation(name, c):
     operation, x = OPERATIONS[name], with_channels(c)
     compiled = jax.jit(operation)
@@ -358,10 +433,14 @@ def test_every_operation(name, c):
     assert y.min() >= 0 and y.max() <= 1 + 1e-6  # Resampling weights sum to 1 but for rounding.
     np.testing.assert_array_equal(compiled(KEY, x), y)  # The key decides it all,
     if c == 3:
-        np.testing.assert_allclose(operation(KEY, x), y, atol=2e-6)  # compiled or not (rounding differs),
+        np.testing.assert_allclose(
+            operation(KEY, x), y, atol=2e-6
+        )  # compiled or not (rounding differs),
     others = x.copy()
     others[:3], others[4:] = x[5:2:-1], 1 - x[4:]
-    np.testing.assert_array_equal(compiled(KEY, others)[3], y[3])  # and an example knows nothing of the others.
+    np.testing.assert_array_equal(
+        compiled(KEY, others)[3], y[3]
+    )  # and an example knows nothing of the others.
 
     same = np.asarray(compiled(KEY, np.broadcast_to(x[1], x.shape)))  # One image, eight draws.
     different = {image.tobytes() for image in same}
@@ -386,35 +465,68 @@ def test_uint8_becomes_0_to_1_and_floats_stay():
     np.testing.assert_array_equal(augment.to_float(jnp.asarray([0.0, 0.5])), [0, 0.5])
 
 
-@pytest.mark.parametrize("call, message", [
-    (partial(augment.random_resized_crop, scale=(0.0, 1.0)), r"scale must be .* at most 1, not \(0.0, 1.0\)"),
-    (partial(augment.random_resized_crop, scale=(0.5, 1.2)), r"scale must be .* at most 1, not \(0.5, 1.2\)"),
-    (partial(augment.random_resized_crop, scale=(0.8, 0.2)), "scale must be two rising numbers"),
-    (partial(augment.random_resized_crop, scale=(float("nan"), 1.0)), "scale must be two rising numbers"),
-    (partial(augment.random_resized_crop, ratio=(0.0, 1.0)), "ratio must be two rising numbers above 0"),
-    (partial(augment.random_resized_crop, ratio=(2.0, 0.5)), "ratio must be two rising numbers"),
-    (partial(augment.colour_jitter, hue=0.6), r"hue must be in \[0, 0.5\] turns, not 0.6"),
-    (partial(augment.colour_jitter, hue=-0.1), r"hue must be in \[0, 0.5\] turns, not -0.1"),
-    (partial(augment.colour_jitter, contrast=-0.4), "contrast must be at least 0, not -0.4"),
-    (partial(augment.gaussian_blur, kernel=2.0), "reaches 13 pixels needs images larger than that, not 13x17"),
-    (partial(augment.gaussian_blur, sigma=(0.0, 2.0)), "sigma must be two rising numbers above 0"),
-    (partial(augment.gaussian_blur, sigma=(2.0, 0.1)), "sigma must be two rising numbers"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            partial(augment.random_resized_crop, scale=(0.0, 1.0)),
+            r"scale must be .* at most 1, not \(0.0, 1.0\)",
+        ),
+        (
+            partial(augment.random_resized_crop, scale=(0.5, 1.2)),
+            r"scale must be .* at most 1, not \(0.5, 1.2\)",
+        ),
+        (
+            partial(augment.random_resized_crop, scale=(0.8, 0.2)),
+            "scale must be two rising numbers",
+        ),
+        (
+            partial(augment.random_resized_crop, scale=(float("nan"), 1.0)),
+            "scale must be two rising numbers",
+        ),
+        (
+            partial(augment.random_resized_crop, ratio=(0.0, 1.0)),
+            "ratio must be two rising numbers above 0",
+        ),
+        (
+            partial(augment.random_resized_crop, ratio=(2.0, 0.5)),
+            "ratio must be two rising numbers",
+        ),
+        (partial(augment.colour_jitter, hue=0.6), r"hue must be in \[0, 0.5\] turns, not 0.6"),
+        (partial(augment.colour_jitter, hue=-0.1), r"hue must be in \[0, 0.5\] turns, not -0.1"),
+        (partial(augment.colour_jitter, contrast=-0.4), "contrast must be at least 0, not -0.4"),
+        (
+            partial(augment.gaussian_blur, kernel=2.0),
+            "reaches 13 pixels needs images larger than that, not 13x17",
+        ),
+        (
+            partial(augment.gaussian_blur, sigma=(0.0, 2.0)),
+            "sigma must be two rising numbers above 0",
+        ),
+        (partial(augment.gaussian_blur, sigma=(2.0, 0.1)), "sigma must be two rising numbers"),
+    ],
+)
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call(KEY, with_channels(3))
 
 
-@pytest.mark.skipif(jax.device_count() < 8, reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
+@pytest.mark.skipif(
+    jax.device_count() < 8, reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8"
+)
 def test_eight_devices_compute_what_one_does_and_send_nothing():
     def everything(key, x):
-        for k, name in zip(jax.random.split(key, 6), ("crop", "flip", "jitter", "grayscale", "blur", "solarize")):
+        for k, name in zip(
+            jax.random.split(key, 6), ("crop", "flip", "jitter", "grayscale", "blur", "solarize")
+        ):
             x = OPERATIONS[name](k, x)
         return x
 
     x = np.concatenate([with_channels(3)] * 2)
     alone = jax.jit(everything)(KEY, x)
-    mesh = jax.make_mesh((8, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:8])
+    mesh = jax.make_mesh(
+        (8, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:8]
+    )
     with jax.set_mesh(mesh):
         split = jax.device_put(x, NamedSharding(mesh, BATCH))
         program = jax.jit(everything).lower(KEY, split).compile()

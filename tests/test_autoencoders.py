@@ -19,12 +19,24 @@ from tests.test_data import prepared
 
 def test_an_average_is_over_each_image_once(devices):
     test = images("digits", "test")
-    measure = lambda state, key, x, y: {"right": jnp.float32(y == 3), "bright": x.mean((1, 2, 3)) * state}
+    measure = lambda state, key, x, y: {
+        "right": jnp.float32(y == 3),
+        "bright": x.mean((1, 2, 3)) * state,
+    }
     want = {"right": np.mean(test.labels == 3), "bright": 2 * test.image.mean()}
-    for size in (7, 100, 360, 1000):  # None of the first two divides 360: the last batch repeats images.
-        assert average(measure, test, batch_size=size)(jnp.float32(2)) == pytest.approx(want, rel=1e-5)
+    for size in (
+        7,
+        100,
+        360,
+        1000,
+    ):  # None of the first two divides 360: the last batch repeats images.
+        assert average(measure, test, batch_size=size)(jnp.float32(2)) == pytest.approx(
+            want, rel=1e-5
+        )
     some = average(measure, test, n=11, batch_size=4)(jnp.float32(1))
-    assert round(some["right"] * 11) == pytest.approx(some["right"] * 11)  # A count of 11, not of 12.
+    assert round(some["right"] * 11) == pytest.approx(
+        some["right"] * 11
+    )  # A count of 11, not of 12.
     noise = average(lambda state, key, x, y: {"u": jax.random.uniform(key, (len(x),))}, test)
     assert noise(jnp.float32(0)) == noise(jnp.float32(0))  # The same masks at each evaluation.
     with pytest.raises(InputError, match="bad must be a number for each of"):
@@ -35,11 +47,16 @@ def test_psnr_is_that_of_eight_bits():
     rng = np.random.default_rng(0)
     a, b = (rng.integers(0, 256, (3, 6, 5, 3), dtype=np.uint8) for _ in "ab")
     np.testing.assert_allclose(psnr(jnp.asarray(a), jnp.asarray(b)), compress.psnr(a, b), rtol=1e-5)
-    np.testing.assert_allclose(psnr(jnp.asarray(a), jnp.asarray(b / 255.0)), compress.psnr(a, b), rtol=1e-5)
+    np.testing.assert_allclose(
+        psnr(jnp.asarray(a), jnp.asarray(b / 255.0)), compress.psnr(a, b), rtol=1e-5
+    )
     inside = np.zeros((1, 6, 5, 1), bool)
     inside[:, 2:4, 1:4] = True
-    np.testing.assert_allclose(psnr(jnp.asarray(a), jnp.asarray(b), inside),
-                               compress.psnr(a[:, 2:4, 1:4], b[:, 2:4, 1:4]), rtol=1e-5)
+    np.testing.assert_allclose(
+        psnr(jnp.asarray(a), jnp.asarray(b), inside),
+        compress.psnr(a[:, 2:4, 1:4], b[:, 2:4, 1:4]),
+        rtol=1e-5,
+    )
     np.testing.assert_allclose(psnr(jnp.asarray(a), jnp.asarray(a)), 100, rtol=1e-5)
 
 
@@ -55,14 +72,21 @@ def test_the_linear_floor_is_an_svds():
 
 # Larochelle's problems.
 
+
 def test_rectangles_are_the_recipes():
     train = variations.images("rect", "train")
-    assert len(train) == 10_000 and train.shape == (28, 28, 1) and set(np.unique(train.image)) == {0, 255}
+    assert (
+        len(train) == 10_000
+        and train.shape == (28, 28, 1)
+        and set(np.unique(train.image)) == {0, 255}
+    )
     sides = []
     for image, label in zip(train.image[:2000, ..., 0], train.labels):
         (top, left), (bottom, right) = (f(np.argwhere(image), axis=0) for f in (np.min, np.max))
         outline = np.zeros((28, 28), np.uint8)
-        outline[[top, bottom], left:right + 1] = outline[top:bottom + 1, left] = outline[top:bottom + 1, right] = 255
+        outline[[top, bottom], left : right + 1] = outline[top : bottom + 1, left] = outline[
+            top : bottom + 1, right
+        ] = 255
         np.testing.assert_array_equal(image, outline)
         height, width = bottom - top + 1, right - left + 1
         assert abs(height - width) >= 3 and label == (width > height)
@@ -75,7 +99,11 @@ def test_rectangles_are_the_recipes():
     again, other = variations.images("rect", "train"), variations.images("rect", "validation")
     np.testing.assert_array_equal(train.image, again.image)
     assert len(other) == 2000 and not np.array_equal(train.image[:2000], other.image)
-    assert [len(variations.images("rect-1000", s)) for s in variations.SPLITS] == [1000, 200, 50_000]
+    assert [len(variations.images("rect-1000", s)) for s in variations.SPLITS] == [
+        1000,
+        200,
+        50_000,
+    ]
 
 
 def test_a_random_background_is_uniform_and_leaves_the_digit():
@@ -95,21 +123,40 @@ def test_a_random_background_is_uniform_and_leaves_the_digit():
 def test_splits_that_are_not_there():
     with pytest.raises(InputError, match="rect has no valid split; it has train, validation, test"):
         variations.images("rect", "valid")
-    with pytest.raises(InputError, match="digits has no validation split: only rect, bg-rand, rect-1000 have one"):
+    with pytest.raises(
+        InputError, match="digits has no validation split: only rect, bg-rand, rect-1000 have one"
+    ):
         variations.images("digits", "validation")
-    with pytest.raises(InputError, match="rect-1000 has .* of its own: give --data rect-1000 --judge validation"):
+    with pytest.raises(
+        InputError, match="rect-1000 has .* of its own: give --data rect-1000 --judge validation"
+    ):
         variations.images("rect-1000:validation", "train")
     assert len(variations.images("digits:validation", "test")) == 142
 
 
 # Stacked autoencoders.
 
+
 def small_sdae(tmp_path, **changes):
     digits = images("digits", "train")
-    np.savez(tmp_path / "set.npz", **{f"{s}_{k}": v[:64] for s in ("train", "test")
-                                     for k, v in (("images", digits.image), ("labels", digits.labels))})
-    return sdae(**{"data": str(tmp_path / "set.npz"), "widths": (12, 8), "pretrain_epochs": 1, "epochs": 2,
-                   "batch_size": 32} | changes)
+    np.savez(
+        tmp_path / "set.npz",
+        **{
+            f"{s}_{k}": v[:64]
+            for s in ("train", "test")
+            for k, v in (("images", digits.image), ("labels", digits.labels))
+        },
+    )
+    return sdae(
+        **{
+            "data": str(tmp_path / "set.npz"),
+            "widths": (12, 8),
+            "pretrain_epochs": 1,
+            "epochs": 2,
+            "batch_size": 32,
+        }
+        | changes
+    )
 
 
 def test_each_layer_moves_in_its_own_phase_alone(tmp_path, one_device):
@@ -117,14 +164,24 @@ def test_each_layer_moves_in_its_own_phase_alone(tmp_path, one_device):
     exp = replace(small_sdae(tmp_path), evals={})
     assert exp.num_steps == 8
     after = {k: train(replace(exp, num_steps=k)) for k in (1, 2, 4, 8)}
-    moved = lambda a, b: [any(not np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, layers)))
-                          for layers in zip(after[a].params, after[b].params)]
-    assert moved(1, 2) == [True, False, False] and moved(2, 4) == [False, True, False] and moved(4, 8) == [True] * 3
+    moved = lambda a, b: [
+        any(not np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, layers)))
+        for layers in zip(after[a].params, after[b].params)
+    ]
+    assert (
+        moved(1, 2) == [True, False, False]
+        and moved(2, 4) == [False, True, False]
+        and moved(4, 8) == [True] * 3
+    )
     # By the labels the decoders' biases learn nothing, and a phase's optimiser state is left alone by the others.
-    np.testing.assert_array_equal(after[4].params[0]["params"]["c"], after[8].params[0]["params"]["c"])
+    np.testing.assert_array_equal(
+        after[4].params[0]["params"]["c"], after[8].params[0]["params"]["c"]
+    )
     jax.tree.map(np.testing.assert_array_equal, after[2].opt_state[0], after[8].opt_state[0])
     train(replace(exp, num_steps=3), Run(workdir=str(tmp_path / "run")))
-    jax.tree.map(np.testing.assert_array_equal, after[8], train(exp, Run(workdir=str(tmp_path / "run"))))
+    jax.tree.map(
+        np.testing.assert_array_equal, after[8], train(exp, Run(workdir=str(tmp_path / "run")))
+    )
 
 
 def test_a_layer_is_pretrained_on_the_equation(tmp_path, one_device):
@@ -136,8 +193,12 @@ def test_a_layer_is_pretrained_on_the_equation(tmp_path, one_device):
     start = exp.init(jax.random.split(jax.random.key(0))[0], batch)
     p = {k: np.asarray(v, np.float64) for k, v in start.params[0]["params"].items()}
     h = 1 / (1 + np.exp(-(x @ p["w"] + p["b"])))
-    error = 1 / (1 + np.exp(-(h @ p["w"].T + p["c"]))) - x  # The gradient of the cross-entropy at the logits.
+    error = (
+        1 / (1 + np.exp(-(h @ p["w"].T + p["c"]))) - x
+    )  # The gradient of the cross-entropy at the logits.
     back = error @ p["w"] * h * (1 - h)
     want = {"w": (x.T @ back + error.T @ h) / 32, "b": back.mean(0), "c": error.mean(0)}
     for name, moment in state.opt_state[0][0].mu["params"].items():
-        np.testing.assert_allclose(moment / 0.1, want[name], rtol=1e-3, atol=1e-4 * np.abs(want[name]).max())
+        np.testing.assert_allclose(
+            moment / 0.1, want[name], rtol=1e-3, atol=1e-4 * np.abs(want[name]).max()
+        )

@@ -11,15 +11,25 @@ from ssljax.errors import InputError
 from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced, soft_bins
 
 
-@pytest.mark.parametrize("rgb, lab", [  # sRGB's primaries and white under D65, as CIE calculators have them.
-    ((1, 0, 0), (53.24, 80.09, 67.20)), ((0, 1, 0), (87.73, -86.18, 83.18)), ((0, 0, 1), (32.30, 79.19, -107.86)),
-    ((1, 1, 1), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((1, 1, 0), (97.14, -21.55, 94.48))])
+@pytest.mark.parametrize(
+    "rgb, lab",
+    [  # sRGB's primaries and white under D65, as CIE calculators have them.
+        ((1, 0, 0), (53.24, 80.09, 67.20)),
+        ((0, 1, 0), (87.73, -86.18, 83.18)),
+        ((0, 0, 1), (32.30, 79.19, -107.86)),
+        ((1, 1, 1), (100, 0, 0)),
+        ((0, 0, 0), (0, 0, 0)),
+        ((1, 1, 0), (97.14, -21.55, 94.48)),
+    ],
+)
 def test_published_values(rgb, lab):
     np.testing.assert_allclose(rgb_to_lab(jnp.asarray(rgb, jnp.float32)), lab, atol=0.03)
 
 
 def test_the_way_there_and_back():
-    x = jax.random.uniform(jax.random.key(0), (4000, 3)) ** 3  # Many dark ones, on the straight part of the curves.
+    x = (
+        jax.random.uniform(jax.random.key(0), (4000, 3)) ** 3
+    )  # Many dark ones, on the straight part of the curves.
     np.testing.assert_allclose(lab_to_rgb(rgb_to_lab(x)), x, atol=2e-5)
     grey = rgb_to_lab(jnp.linspace(0, 1, 50)[:, None] * jnp.ones(3))
     np.testing.assert_allclose(grey[:, 1:], 0, atol=1e-3)
@@ -36,7 +46,9 @@ def test_bins_hold_their_colours():
     ab = np.asarray(rgb_to_lab(jax.random.uniform(jax.random.key(1), (5000, 3))))[:, 1:]
     nearest = ((ab[:, None] - centres) ** 2).sum(-1).argmin(1)
     assert np.abs(centres[nearest] - ab).max() < 10
-    np.testing.assert_array_equal(occurrences(ab, centres), np.bincount(nearest, minlength=len(centres)))
+    np.testing.assert_array_equal(
+        occurrences(ab, centres), np.bincount(nearest, minlength=len(centres))
+    )
 
 
 def test_rare_colours_weigh_more_as_the_paper_says():
@@ -44,7 +56,9 @@ def test_rare_colours_weigh_more_as_the_paper_says():
     counts = np.array([80, 15, 5, 0])
     w = rare_weights(counts, centres)
     smooth = np.zeros(4)
-    for j in range(4):  # Each bin's share goes to those near it by a Gaussian of 5, which keeps the sum.
+    for j in range(
+        4
+    ):  # Each bin's share goes to those near it by a Gaussian of 5, which keeps the sum.
         share = [np.exp(-((centres[i] - centres[j]) ** 2).sum() / 50) for i in range(4)]
         smooth += counts[j] / 100 * np.array(share) / sum(share)
     want = [1 / (0.5 * p + 0.5 / 4) for p in smooth]
@@ -69,17 +83,24 @@ def test_five_bins_share_a_pixel_as_the_paper_says():
         gauss = [np.exp(-(square[q] - square[five[0]]) / (2 * 5**2)) for q in five]
         target = np.zeros(len(centres))
         target[five] = np.array(gauss) / sum(gauss)
-        np.testing.assert_allclose(np.bincount(bins[at], share[at], len(centres)), target, atol=1e-4)
+        np.testing.assert_allclose(
+            np.bincount(bins[at], share[at], len(centres)), target, atol=1e-4
+        )
         p = np.exp(logits[at]) / np.exp(logits[at]).sum()
         total -= w[target.argmax()] * sum(z * np.log(q) for z, q in zip(target, p))
     found = rebalanced(jnp.asarray(logits, "float32"), bins, share, jnp.asarray(w, "float32"))
     np.testing.assert_allclose(found, total / 24, rtol=1e-4)
-    for width in (10.0, 7.0):  # The table holds the five nearest to all that lies in a bin, at its corners too.
+    for width in (
+        10.0,
+        7.0,
+    ):  # The table holds the five nearest to all that lies in a bin, at its corners too.
         centres, table = gamut(width)
         ab = np.concatenate([(c + rng.uniform(-0.5, 0.5, size=(12, 2)) * width) for c in centres])
         square = ((ab[:, None] - centres) ** 2).sum(-1)
         bins = soft_bins(jnp.asarray(ab, "float32"), centres, table, width)[0]
-        np.testing.assert_allclose(np.take_along_axis(square, np.asarray(bins), 1), np.sort(square)[:, :5], atol=1e-2)
+        np.testing.assert_allclose(
+            np.take_along_axis(square, np.asarray(bins), 1), np.sort(square)[:, :5], atol=1e-2
+        )
     with pytest.raises(InputError, match="choose a narrower --step"):
         gamut(60.0)
 
@@ -89,7 +110,9 @@ def test_the_annealed_mean_goes_from_mean_to_mode():
     np.testing.assert_allclose(annealed_mean(jnp.log(p), centres, 1.0), p @ centres, atol=1e-5)
     np.testing.assert_allclose(annealed_mean(jnp.log(p), centres, 0.01), centres[0], atol=1e-4)
     sharp = p ** (1 / 0.38)
-    np.testing.assert_allclose(annealed_mean(jnp.log(p), centres), sharp @ centres / sharp.sum(), atol=1e-4)
+    np.testing.assert_allclose(
+        annealed_mean(jnp.log(p), centres), sharp @ centres / sharp.sum(), atol=1e-4
+    )
 
 
 def test_tiles_are_cut_from_the_photographs():
@@ -98,10 +121,15 @@ def test_tiles_are_cut_from_the_photographs():
     china, flower = load_sample_images().images
     train, test = images("photos", "train"), images("photos", "test")
     assert (len(train), len(test), train.shape) == (390, 104, (32, 32, 3))
-    assert train.class_names == ["china", "flower"] and np.bincount(test.labels).tolist() == [52, 52]
+    assert train.class_names == ["china", "flower"] and np.bincount(test.labels).tolist() == [
+        52,
+        52,
+    ]
     np.testing.assert_array_equal(train.image[0], china[:32, :32])
     np.testing.assert_array_equal(train.image[15], china[32:64, :32])
-    np.testing.assert_array_equal(test.image[0], china[:32, 16 * 32:17 * 32])  # Column 15 is in neither.
-    np.testing.assert_array_equal(test.image[-1], flower[12 * 32:13 * 32, 19 * 32:20 * 32])
+    np.testing.assert_array_equal(
+        test.image[0], china[:32, 16 * 32 : 17 * 32]
+    )  # Column 15 is in neither.
+    np.testing.assert_array_equal(test.image[-1], flower[12 * 32 : 13 * 32, 19 * 32 : 20 * 32])
     every = {x.tobytes() for x in np.concatenate([train.image, test.image])}
     assert len(every) == 494

@@ -17,14 +17,27 @@ from ssljax.data import audio, sources
 from ssljax.data.sources import Arrays
 from tests.conftest import ROOT
 
-SHAPES = {"mnist": (60_000, 28, 28, 1), "fashion_mnist": (60_000, 28, 28, 1), "cifar10": (50_000, 32, 32, 3),
-          "FOLDER": (10_000, 224, 224, 3), "imagenet2012": (10_000, 224, 224, 3), "train-clean-100": (10_000,)}
-OTHER_RUNS = ["--classifier", "--features", "--labels", "--pretrained"]  # Whose folders would have to be there.
+SHAPES = {
+    "mnist": (60_000, 28, 28, 1),
+    "fashion_mnist": (60_000, 28, 28, 1),
+    "cifar10": (50_000, 32, 32, 3),
+    "FOLDER": (10_000, 224, 224, 3),
+    "imagenet2012": (10_000, 224, 224, 3),
+    "train-clean-100": (10_000,),
+}
+OTHER_RUNS = [
+    "--classifier",
+    "--features",
+    "--labels",
+    "--pretrained",
+]  # Whose folders would have to be there.
 
 
 def commands(text):
     """(experiment, flags) of each command in a text, its comment left out."""
-    for name, flags in re.findall(r"launch/local\.sh experiments/(\w+)\.py((?:\\\n|[^\n`])*)", text):
+    for name, flags in re.findall(
+        r"launch/local\.sh experiments/(\w+)\.py((?:\\\n|[^\n`])*)", text
+    ):
         flags = re.sub(r"\\+\n", " ", flags)
         yield name, tuple(shlex.split(flags, comments=True))
 
@@ -35,21 +48,61 @@ def test_a_command_is_read_over_two_lines_and_without_its_comment():
 
 
 TEXTS = [p.read_text().split('"""')[1] for p in sorted((ROOT / "experiments").glob("*.py"))]
-ALL = list(dict.fromkeys(c for text in [*TEXTS, (ROOT / "README.md").read_text()] for c in commands(text) if "--help" not in c[1]))
-JOINT = ["barlow", "byol", "dino", "lejepa", "moco", "mocov3", "nnclr", "simclr", "simsiam", "supcon", "swav", "vicreg"]
-IMAGENET = ("--data", "imagenet2012", "--image-size", "224", "encoder:res-net", "--encoder.depth", "50",
-            "--encoder.stem", "imagenet", "--encoder.dtype", "bfloat16")
+ALL = list(
+    dict.fromkeys(
+        c
+        for text in [*TEXTS, (ROOT / "README.md").read_text()]
+        for c in commands(text)
+        if "--help" not in c[1]
+    )
+)
+JOINT = [
+    "barlow",
+    "byol",
+    "dino",
+    "lejepa",
+    "moco",
+    "mocov3",
+    "nnclr",
+    "simclr",
+    "simsiam",
+    "supcon",
+    "swav",
+    "vicreg",
+]
+IMAGENET = (
+    "--data",
+    "imagenet2012",
+    "--image-size",
+    "224",
+    "encoder:res-net",
+    "--encoder.depth",
+    "50",
+    "--encoder.stem",
+    "imagenet",
+    "--encoder.dtype",
+    "bfloat16",
+)
 KEY = jax.random.key(0)
 
 
 @pytest.fixture
 def zeros(monkeypatch):
     """Sets of the right shape that take no memory."""
-    def stand_in(zero, n, *shape):
-        return Arrays(np.broadcast_to(zero, (n, *shape)), np.arange(n, dtype=np.int32) % 10, list("0123456789"))
 
-    monkeypatch.setattr(sources, "_tfds", lambda name, split, size: stand_in(np.uint8(0), *SHAPES[name]))
-    monkeypatch.setattr(audio, "recordings", lambda data, split, length, rate: stand_in(np.int16(0), 10_000, length))
+    def stand_in(zero, n, *shape):
+        return Arrays(
+            np.broadcast_to(zero, (n, *shape)),
+            np.arange(n, dtype=np.int32) % 10,
+            list("0123456789"),
+        )
+
+    monkeypatch.setattr(
+        sources, "_tfds", lambda name, split, size: stand_in(np.uint8(0), *SHAPES[name])
+    )
+    monkeypatch.setattr(
+        audio, "recordings", lambda data, split, length, rate: stand_in(np.int16(0), 10_000, length)
+    )
 
 
 def called(monkeypatch, command, build):
@@ -59,7 +112,9 @@ def called(monkeypatch, command, build):
     function = getattr(importlib.import_module(f"experiments.{name}"), name)
     make = function if build else functools.wraps(function)(lambda **arguments: arguments)
     monkeypatch.setattr(loop, "train", lambda made, *_: found.append(made))
-    monkeypatch.setattr(sharding, "split_cpu", lambda n: None)  # The tests' eight devices are there already.
+    monkeypatch.setattr(
+        sharding, "split_cpu", lambda n: None
+    )  # The tests' eight devices are there already.
     loop.main(make, flags)
     return found[0]
 
@@ -75,12 +130,19 @@ def test_flags_are_known(command, monkeypatch):
     assert arguments.get("data") == flags.get("--data", arguments.get("data"))
 
 
-@pytest.mark.parametrize("command", [c for c in ALL if set(c[1]) & set(SHAPES) and not set(c[1]) & set(OTHER_RUNS)]
-                         + [(name, IMAGENET) for name in JOINT], ids=name_of)
+@pytest.mark.parametrize(
+    "command",
+    [c for c in ALL if set(c[1]) & set(SHAPES) and not set(c[1]) & set(OTHER_RUNS)]
+    + [(name, IMAGENET) for name in JOINT],
+    ids=name_of,
+)
 def test_a_step_can_be_lowered_for_gpus_at_its_true_size(command, monkeypatch, zeros, tmp_path):
     monkeypatch.chdir(tmp_path)
     exp = called(monkeypatch, command, build=True)
-    batch = {k: jax.ShapeDtypeStruct((exp.data.batch_size, *v.shape[1:]), v.dtype) for k, v in exp.data.arrays.items()}
+    batch = {
+        k: jax.ShapeDtypeStruct((exp.data.batch_size, *v.shape[1:]), v.dtype)
+        for k, v in exp.data.arrays.items()
+    }
     state = jax.eval_shape(exp.init, KEY, batch)
     traced = jax.jit(exp.step).trace(state, batch, KEY)
     assert traced.lower(lowering_platforms=("cuda",)).as_text()

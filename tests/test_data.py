@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import numpy as np
 from PIL import Image
@@ -18,9 +19,9 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from ssljax import sharding
 from ssljax.data import feed, images, sources
-from ssljax.data.feed import Rows, Streamed, local_rows
+from ssljax.data.feed import local_rows, Rows, Streamed
 from ssljax.data.order import indices, order
-from ssljax.data.sources import Arrays, OnDisk, fit
+from ssljax.data.sources import Arrays, fit, OnDisk
 from ssljax.errors import InputError
 from tests.conftest import ROOT
 
@@ -28,13 +29,21 @@ MESHES = [(1, 1), (2, 1), (8, 1), (2, 4)]
 
 
 def mesh_of(data: int, fsdp: int = 1) -> jax.sharding.Mesh:
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2,
-                         devices=jax.devices()[:data * fsdp])
+    return jax.make_mesh(
+        (data, fsdp),
+        ("data", "fsdp"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        devices=jax.devices()[: data * fsdp],
+    )
 
 
 def random_set(n: int = 50) -> Arrays:
     rng = np.random.default_rng(n)
-    return Arrays(rng.integers(0, 256, (n, 4, 3, 1), np.uint8), rng.integers(0, 5, n).astype(np.int32), list("abcde"))
+    return Arrays(
+        rng.integers(0, 256, (n, 4, 3, 1), np.uint8),
+        rng.integers(0, 5, n).astype(np.int32),
+        list("abcde"),
+    )
 
 
 class Counted(Arrays):
@@ -56,13 +65,19 @@ def reads():
 
 
 def run_python(code: str, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, timeout=120,
-                          capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
 
 
 # The order.
 
-seeds, epochs = st.integers(-2**31, 2**32 - 1), st.integers(0, 10**6)
+seeds, epochs = st.integers(-(2**31), 2**32 - 1), st.integers(0, 10**6)
 
 
 @settings(deadline=None, max_examples=50)
@@ -101,11 +116,12 @@ def test_indices_cover_each_epoch_but_for_the_remainder(seed, epoch, n, data):
     steps = n // batch_size
     seen = np.concatenate([indices(seed, epoch * steps + i, n, batch_size) for i in range(steps)])
     assert len(seen) == steps * batch_size == n - n % batch_size
-    np.testing.assert_array_equal(seen, order(seed, epoch, n)[:len(seen)])
+    np.testing.assert_array_equal(seen, order(seed, epoch, n)[: len(seen)])
     assert len(set(seen.tolist())) == len(seen)
 
 
 # The feeds.
+
 
 def batches(data, seed: int, start: int, count: int, mesh) -> list[dict]:
     """Batches as the loop makes them: resident arrays and fed ones go into a jitted function as arguments."""
@@ -178,7 +194,11 @@ def test_resident_arrays_are_arguments_of_the_program():
     text = jax.jit(data.batch).lower(resident, fed).as_text()
     assert not large_constants(text, len(source)) and len(text) < source.image.nbytes
     assert re.search(r"@main\(.*tensor<200x4x3x1xui8>", text)
-    constant = jax.jit(lambda fed: data.batch(jax.tree.map(jax.numpy.asarray, resident), fed)).lower(fed).as_text()
+    constant = (
+        jax.jit(lambda fed: data.batch(jax.tree.map(jax.numpy.asarray, resident), fed))
+        .lower(fed)
+        .as_text()
+    )
     assert large_constants(constant, len(source)), "This test would not see a constant."
 
 
@@ -190,8 +210,12 @@ def test_resident_feed_carries_indices_alone():
 def test_streamed_batches_lie_split_over_the_devices():
     source, mesh = random_set(), mesh_of(2, 4)
     assert Streamed(source, 16).resident() == ()
-    for x, want in zip(*(list(b.values()) for b in (next(Streamed(source, 16).feed(0, 0, mesh)),
-                                                    expected(source, 0, 0, 16)))):
+    for x, want in zip(
+        *(
+            list(b.values())
+            for b in (next(Streamed(source, 16).feed(0, 0, mesh)), expected(source, 0, 0, 16))
+        )
+    ):
         assert x.sharding.is_equivalent_to(jax.NamedSharding(mesh, sharding.BATCH), x.ndim)
         for shard in x.addressable_shards:
             assert len(shard.data) == 2
@@ -208,7 +232,11 @@ def test_local_rows_split_the_batch_over_processes(shape, processes):
             self.devices = devices
 
         def addressable_devices_indices_map(self, global_shape):
-            return {d: i for d, i in along.devices_indices_map(global_shape).items() if d in self.devices}
+            return {
+                d: i
+                for d, i in along.devices_indices_map(global_shape).items()
+                if d in self.devices
+            }
 
     devices = np.array(jax.devices()).reshape(processes, -1)
     rows = [local_rows(OfProcess(set(own)), 24) for own in devices]
@@ -227,10 +255,12 @@ def test_streamed_reads_ahead_but_not_far(reads):
     deadline = time.time() + 10
     while len(reads) < 4 * 16 and time.time() < deadline:
         time.sleep(0.01)
-    assert 4 * 16 <= len(reads), "It does not read ahead."
+    assert len(reads) >= 4 * 16, "It does not read ahead."
     time.sleep(0.2)
     assert len(reads) <= (2 + 3) * 16 + 4, "It reads further ahead than it was asked to."
-    assert set(reads) <= set(np.concatenate([indices(0, s, 5000, 16) for s in range(7, 13)]).tolist())
+    assert set(reads) <= set(
+        np.concatenate([indices(0, s, 5000, 16) for s in range(7, 13)]).tolist()
+    )
     assert len(set(reads)) == len(reads)  # No example is decoded twice.
     fed.close()
     time.sleep(0.1)
@@ -277,17 +307,22 @@ def test_a_broken_image_in_a_stream_reaches_the_reader_as_input_error():
 
 @pytest.mark.parametrize("batch_size", [51, 0, -1])
 def test_batch_sizes_that_cannot_be(batch_size):
-    with pytest.raises(InputError, match=rf"batch of {batch_size} .* 50 examples.* between 1 and 50"):
+    with pytest.raises(
+        InputError, match=rf"batch of {batch_size} .* 50 examples.* between 1 and 50"
+    ):
         feed(random_set(50), batch_size)
 
 
 def test_feed_takes_the_kind_by_where_the_set_lies():
     assert isinstance(feed(random_set(), 50), Rows)
-    on_disk = OnDisk(lambda i: np.zeros((4, 4, 1), np.uint8), np.zeros(50, np.int32), ["a"], (4, 4, 1))
+    on_disk = OnDisk(
+        lambda i: np.zeros((4, 4, 1), np.uint8), np.zeros(50, np.int32), ["a"], (4, 4, 1)
+    )
     assert isinstance(feed(on_disk, 50), Streamed)
 
 
 # Digits.
+
 
 def test_digits():
     train, test = images("digits", "train"), images("digits", "test")
@@ -297,7 +332,9 @@ def test_digits():
         assert got.shape == (8, 8, 1) and got.image.shape == (len(got), 8, 8, 1)
         assert got.image.dtype == np.uint8 and got.labels.dtype == np.int32
         np.testing.assert_array_equal(got.labels, raw.target[at])
-        np.testing.assert_allclose(got.image[..., 0] / 255, raw.images[at] / 16, atol=0.5 / 255 + 1e-9)
+        np.testing.assert_allclose(
+            got.image[..., 0] / 255, raw.images[at] / 16, atol=0.5 / 255 + 1e-9
+        )
     shared = {x.tobytes() for x in train.image} & {x.tobytes() for x in test.image}
     assert not shared
     assert images("digits", "test", 12).image.shape == (360, 12, 12, 1)
@@ -311,7 +348,11 @@ def test_an_unknown_split_is_not_taken_for_train():
 @pytest.mark.parametrize("kind", [Arrays, OnDisk])
 def test_reading(kind):
     base = random_set(30)
-    source = base if kind is Arrays else OnDisk(lambda i: base.image[i], base.labels, base.class_names, base.shape)
+    source = (
+        base
+        if kind is Arrays
+        else OnDisk(lambda i: base.image[i], base.labels, base.class_names, base.shape)
+    )
     assert len(source) == 30 and source.num_classes == 5 and source.shape == (4, 3, 1)
     for at in ([3], [29, 0, 0], list(range(20, 0, -1))):
         assert_same(source.read(np.array(at)), {"image": base.image[at], "label": base.labels[at]})
@@ -322,14 +363,29 @@ def test_reading(kind):
 PHOTO = load_sample_images().images[0]
 
 
-@pytest.mark.parametrize("height, width, size, resized, left, top", [
-    (40, 60, 20, (30, 20), 5, 0), (60, 40, 20, (20, 30), 0, 5), (17, 23, 8, (11, 8), 1, 0), (30, 30, 7, (7, 7), 0, 0),
-    (10, 15, 25, (38, 25), 6, 0), (3, 200, 5, (333, 5), 164, 0), (100, 101, 10, (10, 10), 0, 0)])
+@pytest.mark.parametrize(
+    "height, width, size, resized, left, top",
+    [
+        (40, 60, 20, (30, 20), 5, 0),
+        (60, 40, 20, (20, 30), 0, 5),
+        (17, 23, 8, (11, 8), 1, 0),
+        (30, 30, 7, (7, 7), 0, 0),
+        (10, 15, 25, (38, 25), 6, 0),
+        (3, 200, 5, (333, 5), 164, 0),
+        (100, 101, 10, (10, 10), 0, 0),
+    ],
+)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_fit_is_pillows_bilinear_with_the_middle_cut_out(height, width, size, resized, left, top, channels):
-    x = PHOTO[100:100 + height, 200:200 + width, :channels]
-    whole = Image.fromarray(x[..., 0] if channels == 1 else x).resize(resized, Image.Resampling.BILINEAR)
-    want = np.asarray(whole).reshape(resized[1], resized[0], channels)[top:top + size, left:left + size]
+def test_fit_is_pillows_bilinear_with_the_middle_cut_out(
+    height, width, size, resized, left, top, channels
+):
+    x = PHOTO[100 : 100 + height, 200 : 200 + width, :channels]
+    whole = Image.fromarray(x[..., 0] if channels == 1 else x).resize(
+        resized, Image.Resampling.BILINEAR
+    )
+    want = np.asarray(whole).reshape(resized[1], resized[0], channels)[
+        top : top + size, left : left + size
+    ]
     got = fit(x, size)
     assert got.dtype == np.uint8 and got.shape == (size, size, channels)
     np.testing.assert_array_equal(got, want)
@@ -338,7 +394,9 @@ def test_fit_is_pillows_bilinear_with_the_middle_cut_out(height, width, size, re
 @pytest.mark.parametrize("channels", [2, 4, 5])
 def test_fit_takes_channels_that_are_no_colours_one_by_one(channels):
     x = np.random.default_rng(0).integers(0, 256, (9, 12, channels), np.uint8)
-    np.testing.assert_array_equal(fit(x, 6), np.concatenate([fit(x[..., i:i + 1], 6) for i in range(channels)], -1))
+    np.testing.assert_array_equal(
+        fit(x, 6), np.concatenate([fit(x[..., i : i + 1], 6) for i in range(channels)], -1)
+    )
 
 
 def test_a_negative_size():
@@ -353,11 +411,20 @@ LABEL = np.array([2, 0, 1, 2, 0, 3])
 
 
 @pytest.mark.parametrize("image_key, label_key", [("{}_images", "{}_labels"), ("x_{}", "y_{}")])
-@pytest.mark.parametrize("image", [IMAGE, IMAGE[..., 0], IMAGE[..., :1]], ids=["colour", "3-D", "gray"])
+@pytest.mark.parametrize(
+    "image", [IMAGE, IMAGE[..., 0], IMAGE[..., :1]], ids=["colour", "3-D", "gray"]
+)
 def test_npz(tmp_path, image_key, label_key, image):
     path = tmp_path / "set.npz"
-    np.savez(path, **{image_key.format("train"): image, label_key.format("train"): LABEL[:, None],
-                      image_key.format("test"): image[:2], label_key.format("test"): LABEL[:2].astype(np.uint8)})
+    np.savez(
+        path,
+        **{
+            image_key.format("train"): image,
+            label_key.format("train"): LABEL[:, None],
+            image_key.format("test"): image[:2],
+            label_key.format("test"): LABEL[:2].astype(np.uint8),
+        },
+    )
     train, test = images(str(path), "train"), images(str(path), "test")
     image = image.reshape(6, 5, 5, -1)
     np.testing.assert_array_equal(train.image, image)
@@ -368,22 +435,29 @@ def test_npz(tmp_path, image_key, label_key, image):
     np.testing.assert_array_equal(images(str(path), "train", 3).image, [fit(x, 3) for x in image])
 
 
-@pytest.mark.parametrize("arrays, words", [
-    (dict(foo=IMAGE), "holds foo; it needs train_images and train_labels, or x_train and y_train"),
-    (dict(), "holds nothing"),
-    (dict(train_images=IMAGE, y_train=LABEL), "needs train_images and train_labels"),
-    (dict(test_images=IMAGE, test_labels=LABEL), "needs train_images"),
-    (dict(x_train=IMAGE / 255, y_train=LABEL), r"must be uint8 .* not float64 \(6, 5, 5, 3\)"),
-    (dict(x_train=IMAGE[:, 0, 0], y_train=LABEL), r"must be uint8 .* not uint8 \(6, 3\)"),
-    (dict(x_train=IMAGE, y_train=LABEL[:4]), "a label each.* with 4 labels"),
-    (dict(x_train=IMAGE, y_train=np.eye(4, dtype=int)[LABEL]), "a label each.* with 24 labels"),
-    (dict(x_train=IMAGE, y_train=LABEL - 1), "whole numbers from 0 on"),
-    (dict(x_train=IMAGE, y_train=LABEL / 1.0), "whole numbers from 0 on"),
-    (dict(x_train=IMAGE[:0], y_train=LABEL[:0]), "at least one image"),
-    (dict(x_train=IMAGE[:, :0], y_train=LABEL), r"not \(6, 0, 5, 3\)"),
-    (dict(x_train=np.zeros((6, 3, 8, 8), np.uint8), y_train=LABEL), "channels last"),
-    (dict(x_train=IMAGE, y_train=np.array(list("abcdef"), object)), "can't be read"),
-], ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    "arrays, words",
+    [
+        (
+            dict(foo=IMAGE),
+            "holds foo; it needs train_images and train_labels, or x_train and y_train",
+        ),
+        (dict(), "holds nothing"),
+        (dict(train_images=IMAGE, y_train=LABEL), "needs train_images and train_labels"),
+        (dict(test_images=IMAGE, test_labels=LABEL), "needs train_images"),
+        (dict(x_train=IMAGE / 255, y_train=LABEL), r"must be uint8 .* not float64 \(6, 5, 5, 3\)"),
+        (dict(x_train=IMAGE[:, 0, 0], y_train=LABEL), r"must be uint8 .* not uint8 \(6, 3\)"),
+        (dict(x_train=IMAGE, y_train=LABEL[:4]), "a label each.* with 4 labels"),
+        (dict(x_train=IMAGE, y_train=np.eye(4, dtype=int)[LABEL]), "a label each.* with 24 labels"),
+        (dict(x_train=IMAGE, y_train=LABEL - 1), "whole numbers from 0 on"),
+        (dict(x_train=IMAGE, y_train=LABEL / 1.0), "whole numbers from 0 on"),
+        (dict(x_train=IMAGE[:0], y_train=LABEL[:0]), "at least one image"),
+        (dict(x_train=IMAGE[:, :0], y_train=LABEL), r"not \(6, 0, 5, 3\)"),
+        (dict(x_train=np.zeros((6, 3, 8, 8), np.uint8), y_train=LABEL), "channels last"),
+        (dict(x_train=IMAGE, y_train=np.array(list("abcdef"), object)), "can't be read"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
 def test_npz_with_wrong_arrays(tmp_path, arrays, words):
     path = tmp_path / "set.npz"
     np.savez(path, **arrays)
@@ -416,15 +490,31 @@ def _npy(path):
         np.save(f, IMAGE)
 
 
-@pytest.mark.parametrize("write, words", [
-    (lambda path: None, "There is no file .*set.npz: check"),
-    (lambda path: path.write_text("not a zip"), "can't be read as an .npz"),
-    (lambda path: path.write_bytes(b""), "can't be read as an .npz"),
-    (lambda path: path.write_bytes(b"PK\3\4" + bytes(50)), "can't be read as an .npz"),
-    (lambda path: path.mkdir(), "can't be read as an .npz"),
-    (_npy, "can't be read as an .npz"), (_cut, "can't be read as an .npz"), (_damaged, "can't be read as an .npz"),
-    (_damaged_compressed, "can't be read as an .npz"),
-], ids=["missing", "text", "empty", "half a zip", "folder", "npy", "cut short", "damaged", "damaged compressed"])
+@pytest.mark.parametrize(
+    "write, words",
+    [
+        (lambda path: None, "There is no file .*set.npz: check"),
+        (lambda path: path.write_text("not a zip"), "can't be read as an .npz"),
+        (lambda path: path.write_bytes(b""), "can't be read as an .npz"),
+        (lambda path: path.write_bytes(b"PK\3\4" + bytes(50)), "can't be read as an .npz"),
+        (lambda path: path.mkdir(), "can't be read as an .npz"),
+        (_npy, "can't be read as an .npz"),
+        (_cut, "can't be read as an .npz"),
+        (_damaged, "can't be read as an .npz"),
+        (_damaged_compressed, "can't be read as an .npz"),
+    ],
+    ids=[
+        "missing",
+        "text",
+        "empty",
+        "half a zip",
+        "folder",
+        "npy",
+        "cut short",
+        "damaged",
+        "damaged compressed",
+    ],
+)
 def test_npz_that_cannot_be_read(tmp_path, write, words):
     path = tmp_path / "set.npz"
     write(path)
@@ -441,7 +531,9 @@ OF_CLASS = 100, 70, 55, 5
 def numbered(path: pathlib.Path, **more) -> np.ndarray:
     """Writes training images that tell their own number, of unequal classes, and no test split; gives their labels."""
     labels = np.random.default_rng(1).permutation(np.repeat(range(4), OF_CLASS))
-    image = np.broadcast_to(np.arange(len(labels), dtype=np.uint8)[:, None, None], (len(labels), 3, 3))
+    image = np.broadcast_to(
+        np.arange(len(labels), dtype=np.uint8)[:, None, None], (len(labels), 3, 3)
+    )
     np.savez(path, train_images=image, train_labels=labels, **more)
     return labels
 
@@ -476,7 +568,9 @@ def test_the_same_is_held_out_each_time_whatever_the_size_and_the_process():
     np.testing.assert_array_equal(images("digits:validation", "test").image, held.image)
     small = images("digits:validation", "test", 4)
     np.testing.assert_array_equal(small.image, images("digits", "train", 4).image[at])
-    np.testing.assert_array_equal(images("digits:validation", "train").image, np.delete(whole.image, at, 0))
+    np.testing.assert_array_equal(
+        images("digits:validation", "train").image, np.delete(whole.image, at, 0)
+    )
 
 
 def test_of_a_tfds_set_the_training_split_alone_is_read(monkeypatch):
@@ -503,10 +597,15 @@ def test_a_large_folder_is_parted_as_a_small_one_is(tmp_path, monkeypatch):
     assert [len(s) for s in resident] == [90, 10]
 
 
-@pytest.mark.parametrize("name", ["digits:valid", "mnist:test", "digits:", "nowhere/set.npz:val", "mnist:3.0.1:x"])
+@pytest.mark.parametrize(
+    "name", ["digits:valid", "mnist:test", "digits:", "nowhere/set.npz:val", "mnist:3.0.1:x"]
+)
 def test_nothing_else_stands_behind_a_colon(name):
-    with pytest.raises(InputError, match=f"{name} is no set: after a colon only validation .*"
-                                         f"{name.rpartition(':')[0]}:validation") as e:
+    with pytest.raises(
+        InputError,
+        match=f"{name} is no set: after a colon only validation .*"
+        f"{name.rpartition(':')[0]}:validation",
+    ) as e:
         images(name, "train")
     assert "\n" not in str(e.value)
 
@@ -543,7 +642,11 @@ def test_folder_with_its_own_splits(tmp_path, name):
     digit_folder(root / "train", range(30))
     digit_folder(root / name, range(30, 50))
     train, test = images(str(root), "train"), images(f"{root}/", "test")
-    assert isinstance(train, Arrays) and (len(train), len(test)) == (30, 20) and train.shape == (8, 8, 1)
+    assert (
+        isinstance(train, Arrays)
+        and (len(train), len(test)) == (30, 20)
+        and train.shape == (8, 8, 1)
+    )
     assert train.class_names == test.class_names == [f"class {i}" for i in range(10)]
     for got, at in (train, np.arange(30)), (test, np.arange(30, 50)):
         at = at[np.argsort(CLASSES[at], kind="stable")]
@@ -558,7 +661,9 @@ def test_folder_without_splits_keeps_every_tenth_for_testing(tmp_path):
     assert (len(train), len(test)) == (40, 5)
     by_class = np.argsort(CLASSES[:45], kind="stable")
     np.testing.assert_array_equal(test.image[..., 0], DIGITS[by_class[::10]])
-    np.testing.assert_array_equal(train.image[..., 0], DIGITS[np.delete(by_class, np.arange(0, 45, 10))])
+    np.testing.assert_array_equal(
+        train.image[..., 0], DIGITS[np.delete(by_class, np.arange(0, 45, 10))]
+    )
     np.testing.assert_array_equal(images(str(tmp_path), "train").image, train.image)
     assert train.class_names == test.class_names
 
@@ -579,13 +684,22 @@ def test_folder_with_one_split_has_not_the_other(tmp_path, have, lack):
         images(str(tmp_path), lack)
 
 
-@pytest.mark.parametrize("fill", [
-    lambda root: None, lambda root: save(root / "1.png", DIGITS[0]), lambda root: (root / "cat").mkdir(),
-    lambda root: save(root / ".hidden" / "1.png", DIGITS[0]), lambda root: save(root / "train" / "1.png", DIGITS[0]),
-], ids=["empty", "no class folders", "empty class", "hidden class", "no class folders in train"])
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda root: None,
+        lambda root: save(root / "1.png", DIGITS[0]),
+        lambda root: (root / "cat").mkdir(),
+        lambda root: save(root / ".hidden" / "1.png", DIGITS[0]),
+        lambda root: save(root / "train" / "1.png", DIGITS[0]),
+    ],
+    ids=["empty", "no class folders", "empty class", "hidden class", "no class folders in train"],
+)
 def test_folder_without_images(tmp_path, fill):
     fill(tmp_path)
-    with pytest.raises(InputError, match="holds no images: put them in a folder for each class, as in .*cat/1.png"):
+    with pytest.raises(
+        InputError, match="holds no images: put them in a folder for each class, as in .*cat/1.png"
+    ):
         images(str(tmp_path), "train")
 
 
@@ -595,7 +709,10 @@ def test_no_such_folder(tmp_path):
 
 
 def test_a_tfds_name_may_have_a_configuration():
-    with pytest.raises(InputError, match="cifar10_corrupted/fog_1 is not prepared in .*fog_1.*ssljax.data.prepare cifar"):
+    with pytest.raises(
+        InputError,
+        match="cifar10_corrupted/fog_1 is not prepared in .*fog_1.*ssljax.data.prepare cifar",
+    ):
         images("cifar10_corrupted/fog_1", "test")
     with pytest.raises(InputError, match="There is no data set cifar10_corrupted/mist"):
         images("cifar10_corrupted/mist", "test")
@@ -622,7 +739,10 @@ def test_a_hidden_folder_on_the_way_to_the_set_does_not_hide_it(tmp_path):
 
 
 def test_jpeg_colour_and_upper_case_suffixes(tmp_path):
-    want = [save(tmp_path / "train" / "a" / name, PHOTO[:48, i:i + 48]) for i, name in enumerate(["1.jpg", "2.JPEG"])]
+    want = [
+        save(tmp_path / "train" / "a" / name, PHOTO[:48, i : i + 48])
+        for i, name in enumerate(["1.jpg", "2.JPEG"])
+    ]
     want += [save(tmp_path / "train" / "b" / "3.WebP", PHOTO[:48, 5:53], lossless=True)]
     source = images(str(tmp_path), "train")
     assert source.shape == (48, 48, 3)
@@ -633,7 +753,9 @@ def test_jpeg_colour_and_upper_case_suffixes(tmp_path):
 def test_images_of_different_sizes(tmp_path):
     small = save(tmp_path / "train" / "a" / "1.png", PHOTO[:30, :40])
     large = save(tmp_path / "train" / "b" / "2.png", PHOTO[:64, :50])
-    with pytest.raises(InputError, match=r"not all square and of one size \(40x30, 50x64, ...\): give --image-size"):
+    with pytest.raises(
+        InputError, match=r"not all square and of one size \(40x30, 50x64, ...\): give --image-size"
+    ):
         images(str(tmp_path), "train")
     source = images(str(tmp_path), "train", 16)
     assert source.shape == (16, 16, 3)
@@ -659,8 +781,10 @@ def test_a_truncated_image_is_named(tmp_path, suffix, which):
     for i in range(4):
         save(tmp_path / "train" / "a" / f"{i}.{suffix}", PHOTO[:64, :64])
     broken = tmp_path / "train" / "a" / f"{which}.{suffix}"
-    broken.write_bytes(broken.read_bytes()[:broken.stat().st_size * 2 // 3])
-    with pytest.raises(InputError, match=f"{which}.{suffix} can't be read as an image .*: mend it or take it out"):
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size * 2 // 3])
+    with pytest.raises(
+        InputError, match=f"{which}.{suffix} can't be read as an image .*: mend it or take it out"
+    ):
         images(str(tmp_path), "train")
 
 
@@ -688,7 +812,9 @@ def test_pixels_of_other_kinds(tmp_path, mode, channels):
     source = images(str(tmp_path), "train")
     assert source.shape == (32, 32, channels) and source.image.dtype == np.uint8
     with Image.open(path) as picture:
-        want = np.asarray(picture.convert("L" if channels == 1 else "RGB")).reshape(32, 32, channels)
+        want = np.asarray(picture.convert("L" if channels == 1 else "RGB")).reshape(
+            32, 32, channels
+        )
     np.testing.assert_array_equal(source.image[0], want)
 
 
@@ -712,18 +838,31 @@ def test_large_folders_are_read_from_disk_as_they_are_in_memory(tmp_path, monkey
 
 # TensorFlow Datasets.
 
-@pytest.mark.parametrize("name, near", [("cifar1", "cifar10"), ("CIFAR10", "cifar10"), ("mnits", "mnist"),
-                                        ("fashion-mnist", "fashion_mnist"), ("mnist:9.9.9", "mnist"),
-                                        ("digit", "digits")])
+
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("cifar1", "cifar10"),
+        ("CIFAR10", "cifar10"),
+        ("mnits", "mnist"),
+        ("fashion-mnist", "fashion_mnist"),
+        ("mnist:9.9.9", "mnist"),
+        ("digit", "digits"),
+    ],
+)
 def test_an_unknown_name_gets_a_suggestion(name, near):
-    with pytest.raises(InputError, match=rf"There is no data set {name}: did you mean .*\b{near}\b") as e:
+    with pytest.raises(
+        InputError, match=rf"There is no data set {name}: did you mean .*\b{near}\b"
+    ) as e:
         images(name, "train")
     assert "digits, which is embedded" in str(e.value) and "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("name", ["qqqqqqqq", "my data!", "set.tar", "set.NPZ"])
 def test_a_name_like_no_other(name):
-    with pytest.raises(InputError, match=f"There is no data set {name}: give a TFDS name, a folder"):
+    with pytest.raises(
+        InputError, match=f"There is no data set {name}: give a TFDS name, a folder"
+    ):
         images(name, "train")
 
 
@@ -737,7 +876,9 @@ def test_a_set_that_is_not_prepared(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["celeb_a", "imdb_reviews"])
-def test_a_set_without_images_and_labels_is_refused_before_its_download(tmp_path, monkeypatch, name):
+def test_a_set_without_images_and_labels_is_refused_before_its_download(
+    tmp_path, monkeypatch, name
+):
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
     with pytest.raises(InputError, match=f"{name} holds .* not a labelled image set"):
         images(name, "train")
@@ -751,8 +892,10 @@ def prepared(name: str) -> str:
     return name
 
 
-@pytest.mark.parametrize("name, shape", [("mnist", (28, 28, 1)), ("fashion_mnist", (28, 28, 1)),
-                                         ("cifar10", (32, 32, 3))])
+@pytest.mark.parametrize(
+    "name, shape",
+    [("mnist", (28, 28, 1)), ("fashion_mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))],
+)
 def test_prepared_sets(name, shape, tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
@@ -769,13 +912,22 @@ def test_prepared_sets(name, shape, tmp_path, monkeypatch):
 
     if name == "fashion_mnist":  # Enough to have read the training labels of two.
         return
-    monkeypatch.setattr(sources, "RESIDENT_BYTES", 0)  # The training split, read as a set that does not fit.
+    monkeypatch.setattr(
+        sources, "RESIDENT_BYTES", 0
+    )  # The training split, read as a set that does not fit.
     train = images(name, "train")
     rows = tfds.data_source(name, split="train")
-    assert isinstance(train, OnDisk) and len(train) == len(rows) == {"cifar10": 50000}.get(name, 60000)
+    assert isinstance(train, OnDisk) and len(train) == len(rows) == {"cifar10": 50000}.get(
+        name, 60000
+    )
     at = np.array([0, 7, len(rows) - 1])
-    assert_same(train.read(at), {"image": np.stack([rows[int(i)]["image"] for i in at]),
-                                 "label": np.array([rows[int(i)]["label"] for i in at], np.int32)})
+    assert_same(
+        train.read(at),
+        {
+            "image": np.stack([rows[int(i)]["image"] for i in at]),
+            "label": np.array([rows[int(i)]["label"] for i in at], np.int32),
+        },
+    )
 
 
 def test_the_decoded_cache_gives_the_same_again(tmp_path, monkeypatch):
@@ -802,8 +954,14 @@ def test_the_decoded_cache_gives_the_same_again(tmp_path, monkeypatch):
     for again, before in (images(name, "test"), first), (images(name, "test", 10), small):
         np.testing.assert_array_equal(again.image, before.image)
         np.testing.assert_array_equal(again.labels, before.labels)
-        assert again.class_names == before.class_names == tfds.builder(name).info.features["label"].names
-    with pytest.raises(AssertionError, match="decoded again"):  # Another size or split has a file of its own.
+        assert (
+            again.class_names
+            == before.class_names
+            == tfds.builder(name).info.features["label"].names
+        )
+    with pytest.raises(
+        AssertionError, match="decoded again"
+    ):  # Another size or split has a file of its own.
         images(name, "test", 11)
     assert not list(tmp_path.rglob("*.part*"))
 
@@ -824,7 +982,9 @@ def test_a_split_that_a_set_does_not_have():
 
 def test_reading_needs_no_tensorflow(tmp_path):
     name = prepared("mnist")
-    (tmp_path / "tensorflow").mkdir()  # Stands for an installed TensorFlow, and tells when it is imported.
+    (
+        tmp_path / "tensorflow"
+    ).mkdir()  # Stands for an installed TensorFlow, and tells when it is imported.
     (tmp_path / "tensorflow" / "__init__.py").write_text("import os; os._exit(3)")
     code = f"""if True:
         import sys
@@ -838,4 +998,7 @@ def test_reading_needs_no_tensorflow(tmp_path):
             print("done")
     """
     done = run_python(code, PYTHONPATH=f"{tmp_path}:{ROOT}", SSLJAX_CACHE=str(tmp_path / "cache"))
-    assert done.returncode == 0 and done.stdout.endswith("done\n"), (done.returncode, done.stderr[-2000:])
+    assert done.returncode == 0 and done.stdout.endswith("done\n"), (
+        done.returncode,
+        done.stderr[-2000:],
+    )

@@ -18,15 +18,21 @@ def variables(net, *shape):
 def test_dcgan_has_its_published_size():
     """64x64x3 from 100 latents by 1024, 512, 256 and 128 channels: figure 1 of the paper."""
     count = lambda v: sum(x.size for x in jax.tree.leaves(v["params"]))
-    shapes = lambda net, *shape: jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros(shape)))
+    shapes = lambda net, *shape: jax.eval_shape(
+        lambda: net.init(jax.random.key(0), jnp.zeros(shape))
+    )
     convolutions = 16 * (1024 * 512 + 512 * 256 + 256 * 128)
     g = shapes(Generator((64, 64, 3), (1024, 512, 256, 128)), 2, 100)
-    assert count(g) == 100 * 4 * 4 * 1024 + convolutions + 16 * 128 * 3 + 3 + 2 * (1024 + 512 + 256 + 128)
+    assert count(g) == 100 * 4 * 4 * 1024 + convolutions + 16 * 128 * 3 + 3 + 2 * (
+        1024 + 512 + 256 + 128
+    )
     d = shapes(Discriminator((128, 256, 512, 1024)), 2, 64, 64, 3)
     assert count(d) == 16 * 3 * 128 + 128 + convolutions + 4 * 4 * 1024 + 1 + 2 * (256 + 512 + 1024)
 
 
-@pytest.mark.parametrize("norm, shape", [*((norm, (8, 8, 1)) for norm in NORMS), ("none", (9, 6, 3))])
+@pytest.mark.parametrize(
+    "norm, shape", [*((norm, (8, 8, 1)) for norm in NORMS), ("none", (9, 6, 3))]
+)
 def test_nets_take_any_image(norm, shape):
     g, d = Generator(shape, (8, 4), norm), Discriminator((4, 8), norm)
     z, vg = variables(g, 5, 7)
@@ -36,7 +42,9 @@ def test_nets_take_any_image(norm, shape):
     run = lambda x: d.apply(vd, x, True, mutable=["batch_stats"])[0]
     y, slope = jax.jit(lambda x: (run(x), jax.grad(lambda x: run(x)[0])(x)))(x)
     assert y.shape == (5,) and float(y.std()) > 0
-    alone = np.abs(np.asarray(slope[1:])).max() < 1e-7  # Only BatchNorm lets other images have a say.
+    alone = (
+        np.abs(np.asarray(slope[1:])).max() < 1e-7
+    )  # Only BatchNorm lets other images have a say.
     assert np.abs(slope[0]).max() > 0 and alone == (norm != "batch")
 
 
@@ -46,7 +54,9 @@ def test_features_are_what_the_head_sees():
     h = d.clone(head=False).apply(v, x)
     dense = v["params"]["Dense_0"]
     assert h.shape == (3, 2 * 2 * 8)
-    np.testing.assert_allclose((h @ dense["kernel"] + dense["bias"])[:, 0], d.apply(v, x), rtol=1e-5)
+    np.testing.assert_allclose(
+        (h @ dense["kernel"] + dense["bias"])[:, 0], d.apply(v, x), rtol=1e-5
+    )
 
 
 def settled(net, *shape):
@@ -100,13 +110,20 @@ def test_the_gradient_knows_that_the_norm_follows_the_kernel():
         assert abs(g @ w) < 1e-3 * np.linalg.norm(g) * np.linalg.norm(w) and np.linalg.norm(g) > 0
 
 
-@pytest.mark.parametrize("net, shape", [(Generator((8, 8, 1), (8, 4), dtype="bfloat16"), (4, 7)),
-                                        (Discriminator((4, 8), dtype="bfloat16"), (4, 8, 8, 1)),
-                                        (Discriminator((4, 8), "spectral", dtype="bfloat16"), (4, 8, 8, 1))])
+@pytest.mark.parametrize(
+    "net, shape",
+    [
+        (Generator((8, 8, 1), (8, 4), dtype="bfloat16"), (4, 7)),
+        (Discriminator((4, 8), dtype="bfloat16"), (4, 8, 8, 1)),
+        (Discriminator((4, 8), "spectral", dtype="bfloat16"), (4, 8, 8, 1)),
+    ],
+)
 def test_bfloat16_computes_low_and_keeps_high(net, shape):
     x, v = variables(net, *shape)
     assert {leaf.dtype for leaf in jax.tree.leaves(v)} == {jnp.dtype("float32")}
-    low, high = (jax.jit(lambda v, n=n: n.apply(v, x, True, mutable=["batch_stats"])[0])(v)
-                 for n in (net, net.clone(dtype="float32")))
+    low, high = (
+        jax.jit(lambda v, n=n: n.apply(v, x, True, mutable=["batch_stats"])[0])(v)
+        for n in (net, net.clone(dtype="float32"))
+    )
     assert low.dtype == jnp.float32
     assert 0 < float(jnp.abs(low - high).max()) < 0.1 * float(jnp.abs(high).max())

@@ -26,12 +26,18 @@ def test_colour_is_the_papers():
         for i, j in np.ndindex(8, 16):
             m = sum(bright[i, j]) / 3
             saturated[i, j] = [(v - m) * s + m for v in bright[i, j]]
-        np.testing.assert_allclose(y, (saturated - saturated.mean()) * c + saturated.mean(), atol=1e-4)
+        np.testing.assert_allclose(
+            y, (saturated - saturated.mean()) * c + saturated.mean(), atol=1e-4
+        )
         drawn.append((b, s, c))
     drawn = np.array(drawn)
     np.testing.assert_allclose(drawn.mean(0), [0, 1, 1], atol=0.12)
-    assert (drawn.min(0) > [-0.5001, -1e-4, 0.4999]).all() and (drawn.min(0) < [-0.45, 0.1, 0.55]).all()
-    assert (drawn.max(0) < [0.5001, 2.0001, 1.5001]).all() and (drawn.max(0) > [0.45, 1.9, 1.45]).all()
+    assert (drawn.min(0) > [-0.5001, -1e-4, 0.4999]).all() and (
+        drawn.min(0) < [-0.45, 0.1, 0.55]
+    ).all()
+    assert (drawn.max(0) < [0.5001, 2.0001, 1.5001]).all() and (
+        drawn.max(0) > [0.45, 1.9, 1.45]
+    ).all()
 
 
 def test_translation_moves_whole_pixels_and_brings_zeros():
@@ -60,7 +66,9 @@ def test_cutout_makes_a_box_of_zeros():
         rows, columns = np.flatnonzero(gone.any(1)), np.flatnonzero(gone.any(0))
         assert gone.sum() == len(rows) * len(columns) and np.array_equal(y[~gone], x[~gone])
         assert len(rows) == rows[-1] - rows[0] + 1 and len(columns) == columns[-1] - columns[0] + 1
-        assert 2 <= len(rows) <= 4 and 4 <= len(columns) <= 8  # Half of each side, or half of that at a border.
+        assert (
+            2 <= len(rows) <= 4 and 4 <= len(columns) <= 8
+        )  # Half of each side, or half of that at a border.
         corners.add((rows[0], columns[0]))
     assert len(corners) > 50
 
@@ -70,7 +78,9 @@ def test_gradients_reach_the_images():
     x = jnp.asarray(IMAGES[:4])
     grad = jax.grad(lambda x: diff_augment(KEY, x).sum())(x)
     assert np.isfinite(grad).all() and (np.abs(grad).reshape(4, -1).max(1) > 0).all()
-    np.testing.assert_allclose(jax.grad(lambda x: cutout(KEY, x).sum())(x), cutout(KEY, jnp.ones_like(x)))
+    np.testing.assert_allclose(
+        jax.grad(lambda x: cutout(KEY, x).sum())(x), cutout(KEY, jnp.ones_like(x))
+    )
 
 
 @pytest.mark.parametrize("augment", [diff_colour, translate, cutout, diff_augment])

@@ -17,9 +17,20 @@ from ssljax.models.transformer import Transformer
 from tests.conftest import ROOT
 
 FILES = sorted(p for p in (ROOT / "experiments").glob("*.py"))
-SMALL = {"encoder": ConvNet(widths=(8, 16)), "batch_size": 32, "widths": (8, 16), "width": 8, "critic_steps": 2,
-         "adversarial": 0.5, "net": Transformer(2, 2, 16, dropout=0.1), "length": 16, "vocabulary": 512,
-         "predictor": MLP((16, 128), norm=True), "queue": 64, "prototypes": 8}
+SMALL = {
+    "encoder": ConvNet(widths=(8, 16)),
+    "batch_size": 32,
+    "widths": (8, 16),
+    "width": 8,
+    "critic_steps": 2,
+    "adversarial": 0.5,
+    "net": Transformer(2, 2, 16, dropout=0.1),
+    "length": 16,
+    "vocabulary": 512,
+    "predictor": MLP((16, 128), norm=True),
+    "queue": 64,
+    "prototypes": 8,
+}
 
 
 def make(file, num_steps, **changes):
@@ -41,11 +52,15 @@ class TestFile:
         """On what a step makes of Adam's moments, which are the gradients (without an Adam, of the parameters), and of all
         that moves without a gradient: one device, eight, and parameters split over four. All begin with what one device
         has after three steps, when teachers, centres, queues and prototypes are no longer as they were drawn."""
-        exp = replace(make(file, 3, frozen=0.0), evals={}, partition=partial(sharding.fsdp, min_size=1))
+        exp = replace(
+            make(file, 3, frozen=0.0), evals={}, partition=partial(sharding.fsdp, min_size=1)
+        )
 
         def moving(state):
             state = jax.device_get(state)
-            moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim] or jax.tree.leaves(state.params)
+            moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim] or jax.tree.leaves(
+                state.params
+            )
             return moments, [x for x in jax.tree.leaves(state.extra) if x.dtype.kind == "f"]
 
         devices(1)
@@ -72,15 +87,32 @@ class TestFile:
         assert (tmp_path / "results.json").exists() and list((tmp_path / "figures").glob("*.png"))
 
 
-@pytest.mark.parametrize("name, steps, number, factor", [
-    *((gan, 100, "test/kid_pixels", 0.8) for gan in ("dcgan", "lsgan", "projection", "r1gan", "r3gan", "sngan")),
-    ("gan", 200, "test/kid_pixels", 0.4), ("wgan_gp", 100, "test/kid_pixels", 0.95),
-    ("vae", 150, "test/nll", 0.7), ("iwae", 150, "test/nll", 0.75), ("cvae", 150, "classify/accuracy", 5),
-    ("vqvae", 150, "rate/psnr", 1.5), ("autoencoder", 150, "test/squared_error", 0.2), ("mae", 100, "knn/accuracy", 1.2),
-    ("simmim", 100, "test/error", 0.6), ("rotation", 100, "angle/accuracy", 1.5), ("inpainting", 100, "hole/psnr", 1.25)])
+@pytest.mark.parametrize(
+    "name, steps, number, factor",
+    [
+        *(
+            (gan, 100, "test/kid_pixels", 0.8)
+            for gan in ("dcgan", "lsgan", "projection", "r1gan", "r3gan", "sngan")
+        ),
+        ("gan", 200, "test/kid_pixels", 0.4),
+        ("wgan_gp", 100, "test/kid_pixels", 0.95),
+        ("vae", 150, "test/nll", 0.7),
+        ("iwae", 150, "test/nll", 0.75),
+        ("cvae", 150, "classify/accuracy", 5),
+        ("vqvae", 150, "rate/psnr", 1.5),
+        ("autoencoder", 150, "test/squared_error", 0.2),
+        ("mae", 100, "knn/accuracy", 1.2),
+        ("simmim", 100, "test/error", 0.6),
+        ("rotation", 100, "angle/accuracy", 1.5),
+        ("inpainting", 100, "hole/psnr", 1.25),
+    ],
+)
 def test_training_betters_what_is_measured(name, steps, number, factor, one_device):
     """By far: a loss of the wrong sign, or a player that doesn't move, is seen."""
-    exp, (kind, what) = make(ROOT / "experiments" / f"{name}.py", steps, adversarial=0.001), number.split("/")
+    exp, (kind, what) = (
+        make(ROOT / "experiments" / f"{name}.py", steps, adversarial=0.001),
+        number.split("/"),
+    )
     at = lambda steps: exp.evals[kind](train(replace(exp, evals={}, num_steps=steps)))[what]
     fresh, trained = at(1), at(steps)
     assert trained < factor * fresh if factor < 1 else trained > factor * fresh, (fresh, trained)

@@ -11,7 +11,7 @@ from ssljax.data.sources import images
 
 @pytest.mark.parametrize("shape", [(32, 32), (8, 13), (1, 6)])
 def test_a_photograph_is_had_back_from_its_gradient(shape):
-    x = jnp.asarray(images("photos", "test").image[::9, :shape[0], :shape[1]] / 255, jnp.float32)
+    x = jnp.asarray(images("photos", "test").image[::9, : shape[0], : shape[1]] / 255, jnp.float32)
     np.testing.assert_allclose(integrate(gradient(x), x.mean((1, 2))), x, atol=1e-4)
 
 

@@ -24,7 +24,7 @@ from experiments.simsiam import simsiam
 from experiments.supcon import supcon
 from experiments.swav import swav
 from experiments.vicreg import vicreg
-from ssljax import InputError, Run, load, train
+from ssljax import InputError, load, Run, train
 from ssljax.data import augment, images
 from ssljax.data.sources import share
 from ssljax.data.views import MultiCrop, Views
@@ -35,12 +35,17 @@ from ssljax.losses.masked import block_masks
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, rebuild
 from ssljax.models.mlp import MLP
-from ssljax.models.vit import Blocks, Predictor, ViT, positions
+from ssljax.models.vit import Blocks, positions, Predictor, ViT
 from ssljax.pretrained import encoder_of
 
 KEY = jax.random.key(0)
 PLAIN = Views(jitter=0.0, gray=0.0)  # Colours take most of the compiler's time.
-TINY = {"encoder": ConvNet(widths=(8, 16)), "batch_size": 32, "epochs": 1, "head": MLP((16, 8), norm=True)}
+TINY = {
+    "encoder": ConvNet(widths=(8, 16)),
+    "batch_size": 32,
+    "epochs": 1,
+    "head": MLP((16, 8), norm=True),
+}
 ONE, CROPS = TINY | {"view": PLAIN}, TINY | {"crops": MultiCrop(PLAIN), "prototypes": 8}
 
 
@@ -68,11 +73,14 @@ def close(a, b, atol=1e-6):
 
 # Views.
 
+
 def test_a_view_is_its_augmentations_one_after_another():
     x = images("photos", "train").read(np.arange(4))["image"]
     k1, k2, k3, k4 = jax.random.split(KEY, 4)
     y = augment.random_resized_crop(k1, augment.to_float(x), 16, scale=(0.3, 1.0))
-    y = augment.grayscale(k4, augment.colour_jitter(k2, augment.flip(k3, y, 0.5), 0.2, 0.2, 0.2, 0.05, p=0.8), 0.2)
+    y = augment.grayscale(
+        k4, augment.colour_jitter(k2, augment.flip(k3, y, 0.5), 0.2, 0.2, 0.2, 0.05, p=0.8), 0.2
+    )
     view = Views(view_size=16, crop=0.3, jitter=0.2)
     np.testing.assert_array_equal(view(KEY, x), y)
     several = view.several(KEY, x, 3)
@@ -83,7 +91,9 @@ def test_a_view_is_its_augmentations_one_after_another():
     np.testing.assert_allclose(rare, np.where(x >= 127.5, 255 - x, x) / 255, atol=1e-5)
     assert jnp.abs(Views(crop=1.0, blur=1.0)(KEY, x) - Views(crop=1.0)(KEY, x)).max() > 0.01
     four = Views(crop=1.0, flip=0.0, gray=0.0, jitter=(0.4, 0.3, 0.2, 0.1))(KEY, x)
-    np.testing.assert_allclose(four, augment.colour_jitter(k2, augment.to_float(x), 0.4, 0.3, 0.2, 0.1, p=0.8), atol=1e-5)
+    np.testing.assert_allclose(
+        four, augment.colour_jitter(k2, augment.to_float(x), 0.4, 0.3, 0.2, 0.1, p=0.8), atol=1e-5
+    )
 
 
 def test_an_images_views_may_differ_in_how_often_they_are_blurred_and_solarised():
@@ -102,7 +112,12 @@ def test_an_images_views_may_differ_in_how_often_they_are_blurred_and_solarised(
     second = [bool((d == of(k, 0.0, 1.0)).all()) for d, k in zip(drawn, jax.random.split(KEY, 8))]
     assert any(first) and any(second) and all(a != b for a, b in zip(first, second))
     np.testing.assert_array_equal(plain.either(KEY, x), plain(KEY, x))
-    for blur, small in ((1.0, 1.0), ((1.0, 0.1), (0.1,)), ((1.0, 0.1, 0.5), (0.5,)), ((1.0, 0.1, 0.5, 0.2), (0.5, 0.2))):
+    for blur, small in (
+        (1.0, 1.0),
+        ((1.0, 0.1), (0.1,)),
+        ((1.0, 0.1, 0.5), (0.5,)),
+        ((1.0, 0.1, 0.5, 0.2), (0.5, 0.2)),
+    ):
         kinds = MultiCrop(replace(plain, crop=0.2, blur=blur)).kinds(x.shape[1:])
         assert [v.blur for v in kinds] == [blur, small]
 
@@ -114,11 +129,16 @@ def test_multi_crop_parts_large_views_from_small_ones():
     assert (large.view_size, large.crop, large.crop_most) == (0, 0.4, 1.0)
     assert (small.view_size, small.crop, small.crop_most) == (16, 0.05, 0.4)
     assert [v.shape for v in MultiCrop(small=3)(KEY, x)] == [(4, 32, 32, 3), (6, 16, 16, 3)]
-    assert [v.shape for v in MultiCrop(small=1, small_size=8)(KEY, x)] == [(4, 32, 32, 3), (2, 8, 8, 3)]
+    assert [v.shape for v in MultiCrop(small=1, small_size=8)(KEY, x)] == [
+        (4, 32, 32, 3),
+        (2, 8, 8, 3),
+    ]
     assert [v.shape for v in MultiCrop(Views(view_size=24), small=0)(KEY, x)] == [(4, 24, 24, 3)]
-    for crops, words in ((MultiCrop(Views(view_size=33)), "choose --view-size 32 or less, not 33"),
-                         (MultiCrop(small_size=64), "choose --small-size 32 or less, not 64"),
-                         (MultiCrop(part=0.1), "--part must lie between --crop 0.2 and --crop-most 1.0, not at 0.1")):
+    for crops, words in (
+        (MultiCrop(Views(view_size=33)), "choose --view-size 32 or less, not 33"),
+        (MultiCrop(small_size=64), "choose --small-size 32 or less, not 64"),
+        (MultiCrop(part=0.1), "--part must lie between --crop 0.2 and --crop-most 1.0, not at 0.1"),
+    ):
         with pytest.raises(InputError, match=words):
             crops(KEY, x)
     with pytest.raises(InputError, match="choose --view-size 32 or less, not 33"):
@@ -127,34 +147,60 @@ def test_multi_crop_parts_large_views_from_small_ones():
 
 # Chains.
 
+
 def test_a_chain_is_its_nets_one_after_another_and_each_batch_moves_the_statistics_by_itself():
     f, g = ConvNet(widths=(4,)), MLP((8, 3), norm=True)
     x, y = jax.random.normal(KEY, (6, 8, 8, 1)), jax.random.normal(jax.random.key(1), (4, 4, 4, 1))
     k1, k2 = jax.random.split(KEY)
     params, stats = Chain(f=f, g=g).init((k1, k2), x)
-    h, new_f = f.apply({"params": params["f"], "batch_stats": stats["f"]}, x, True, mutable=["batch_stats"])
-    z, new_g = g.apply({"params": params["g"], "batch_stats": stats["g"]}, h, True, mutable=["batch_stats"])
+    h, new_f = f.apply(
+        {"params": params["f"], "batch_stats": stats["f"]}, x, True, mutable=["batch_stats"]
+    )
+    z, new_g = g.apply(
+        {"params": params["g"], "batch_stats": stats["g"]}, h, True, mutable=["batch_stats"]
+    )
     found, new = Chain(f=f, g=g)(params, stats | {"more": 1}, x, train=True)
     np.testing.assert_array_equal(found, z)
     close(new, {"f": new_f["batch_stats"], "g": new_g["batch_stats"]}, 0)
     np.testing.assert_array_equal(Chain(f=f)(params, stats, x, train=True)[0], h)
     (one, two), after = Chain(f=f, g=g).each(params, stats, [x, y])
     np.testing.assert_array_equal(one, z)
-    alone, _ = Chain(f=f, g=g)(params, stats, y, train=True)  # By y's own statistics, whatever came before.
+    alone, _ = Chain(f=f, g=g)(
+        params, stats, y, train=True
+    )  # By y's own statistics, whatever came before.
     np.testing.assert_array_equal(two, alone)
-    joined, (h1, _), (h2, _) = jnp.concatenate, *(Chain(f=f)(params, stats, v, train=True) for v in (x, y))
-    both, of = Chain(f=f, g=g).crops(params, stats, [x, y])  # The first by sizes, the second on all at once.
+    joined, (h1, _), (h2, _) = (
+        jnp.concatenate,
+        *(Chain(f=f)(params, stats, v, train=True) for v in (x, y)),
+    )
+    both, of = Chain(f=f, g=g).crops(
+        params, stats, [x, y]
+    )  # The first by sizes, the second on all at once.
     want, of_g = Chain(g=g)(params, stats, joined([h1, h2]), train=True)
     np.testing.assert_array_equal(both, want)
     close(of, {"f": after["f"], "g": of_g["g"]}, 0)
     assert jnp.abs(both - joined([one, two])).max() > 1e-3
-    mean = [np.mean(f.apply({"params": params["f"], "batch_stats": stats["f"]}, v, True, capture_intermediates=True,
-                            mutable=["intermediates", "batch_stats"])[1]["intermediates"]["conv1"]["__call__"][0], (0, 1, 2))
-            for v in (x, y)]
-    np.testing.assert_allclose(after["f"]["norm1"]["mean"], 0.9 * 0.1 * mean[0] + 0.1 * mean[1], atol=1e-6)
+    mean = [
+        np.mean(
+            f.apply(
+                {"params": params["f"], "batch_stats": stats["f"]},
+                v,
+                True,
+                capture_intermediates=True,
+                mutable=["intermediates", "batch_stats"],
+            )[1]["intermediates"]["conv1"]["__call__"][0],
+            (0, 1, 2),
+        )
+        for v in (x, y)
+    ]
+    np.testing.assert_allclose(
+        after["f"]["norm1"]["mean"], 0.9 * 0.1 * mean[0] + 0.1 * mean[1], atol=1e-6
+    )
 
 
-@pytest.mark.parametrize("net", [ConvNet(widths=(4, 8)), ViT(patch=2, width=8, depth=1, heads=2, pool="token")])
+@pytest.mark.parametrize(
+    "net", [ConvNet(widths=(4, 8)), ViT(patch=2, width=8, depth=1, heads=2, pool="token")]
+)
 def test_encoders_are_rebuilt_from_a_record(net):
     assert rebuild(plain(net)) == net
     params, stats = Chain(encoder=net).init((KEY,), jnp.zeros((2, 8, 8, 1)))
@@ -163,8 +209,11 @@ def test_encoders_are_rebuilt_from_a_record(net):
 
 # Teachers, queues, prototypes.
 
-@pytest.mark.parametrize("make, name", [(byol, "target"), (moco, "target"), (mocov3, "target"), (dino, "teacher"),
-                                        (ijepa, "teacher")])
+
+@pytest.mark.parametrize(
+    "make, name",
+    [(byol, "target"), (moco, "target"), (mocov3, "target"), (dino, "teacher"), (ijepa, "teacher")],
+)
 def test_the_teacher_is_the_moving_average_of_the_weights(make, name):
     """Of step k: τ old + (1 - τ) θ_k, and the step that makes θ_{k+1} uses it; τ worked out by hand."""
     more = {"predictor": MLP((16, 8), norm=True)} if make in (byol, mocov3) else {}
@@ -173,13 +222,19 @@ def test_the_teacher_is_the_moving_average_of_the_weights(make, name):
     exp = make(**some, **more, decay=0.6)
     seen = states(exp, 3)
     for k in range(3):
-        left = 1 - k / exp.num_steps if make is ijepa else (math.cos(math.pi * k / exp.num_steps) + 1) / 2
+        left = (
+            1 - k / exp.num_steps
+            if make is ijepa
+            else (math.cos(math.pi * k / exp.num_steps) + 1) / 2
+        )
         tau = 0.6 if make is moco else 1 - 0.4 * left
         old, new = seen[k].extra[name], seen[k + 1].extra[name]
         weights = {n: seen[k].params[n] for n in old}
         close(new, jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, old, weights))
     close(seen[0].extra[name], {n: seen[0].params[n] for n in seen[0].extra[name]}, 0)
-    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), seen[1].extra[name], seen[3].extra[name])
+    moved = jax.tree.map(
+        lambda a, b: float(jnp.abs(a - b).max()), seen[1].extra[name], seen[3].extra[name]
+    )
     assert max(jax.tree.leaves(moved)) > 1e-5
 
 
@@ -190,7 +245,9 @@ def test_mocos_queue_holds_the_keys_of_the_last_batches():
     np.testing.assert_allclose(jnp.linalg.norm(two, axis=1), 1, rtol=1e-5)
     assert jnp.abs(two[:32] - one[:32]).max() > 0.01
     for size in (0, 16, 48):
-        with pytest.raises(InputError, match=f"queue of {size} can't be renewed by batches of 32: choose a --queue"):
+        with pytest.raises(
+            InputError, match=f"queue of {size} can't be renewed by batches of 32: choose a --queue"
+        ):
             traced(moco(**ONE, queue=size))
 
 
@@ -218,26 +275,43 @@ def test_dinos_centre_is_the_moving_average_of_the_teachers_outputs():
     large = MultiCrop(PLAIN)(jax.random.key(1), digits()["image"])[0]
     net = Chain(encoder=TINY["encoder"], head=TINY["head"])
     z, _ = net(zero.params, zero.extra, large, train=True)  # At a decay of 1 the teacher stays.
-    np.testing.assert_allclose(two.extra["centre"], (normalize(z) @ normalize(zero.params["prototypes"]).T).mean(0),
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        two.extra["centre"],
+        (normalize(z) @ normalize(zero.params["prototypes"]).T).mean(0),
+        atol=1e-5,
+    )
     slow = states(dino(**CROPS, centre_decay=0.75, decay=1.0))
     np.testing.assert_array_equal(slow[0].extra["centre"], 0)
-    np.testing.assert_allclose(slow[2].extra["centre"], 0.75 * 0.25 * one.extra["centre"] + 0.25 * two.extra["centre"],
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        slow[2].extra["centre"],
+        0.75 * 0.25 * one.extra["centre"] + 0.25 * two.extra["centre"],
+        atol=1e-6,
+    )
 
 
 # Wiring: the loss and the gradient of a step, once nets and queues have moved, by the papers' equations in plain arrays.
+
 
 class Noisy(Views):
     """An image and noise, the more, the later the view: one that compiles at once."""
 
     def __call__(self, key, images, number=0):
-        return augment.to_float(images) + (0.5 + 0.2 * number) * jax.random.normal(key, images.shape)
+        return augment.to_float(images) + (0.5 + 0.2 * number) * jax.random.normal(
+            key, images.shape
+        )
 
 
 NORMED = MLP((9, 6), norm=True, last_norm=True)
-WIRED = {"encoder": MLP((12, 10), norm=True), "head": MLP((9, 6), norm=True), "view": Noisy(), "optimizer": "sgd",
-         "batch_size": 32, "epochs": 1, "lr": 0.5, "weight_decay": 0.0}
+WIRED = {
+    "encoder": MLP((12, 10), norm=True),
+    "head": MLP((9, 6), norm=True),
+    "view": Noisy(),
+    "optimizer": "sgd",
+    "batch_size": 32,
+    "epochs": 1,
+    "lr": 0.5,
+    "weight_decay": 0.0,
+}
 
 
 def mlp(p, x):
@@ -272,7 +346,10 @@ def of_simclr(p, state, target, x1, x2):
 
 
 def of_supcon(p, state, target, x1, x2):
-    z, labels = unit(through(p, jnp.concatenate([x1, x2]))), np.tile(images("digits", "train").labels[:32], 2)
+    z, labels = (
+        unit(through(p, jnp.concatenate([x1, x2]))),
+        np.tile(images("digits", "train").labels[:32], 2),
+    )
     others = jnp.exp(z @ z.T / 0.1).sum(1) - jnp.exp(jnp.sum(z * z, 1) / 0.1)
     alike = (labels[:, None] == labels) & ~np.eye(64, dtype=bool)
     return jnp.mean(jnp.sum(alike * (jnp.log(others)[:, None] - z @ z.T / 0.1), 1) / alike.sum(1))
@@ -298,7 +375,9 @@ def of_byol(p, state, target, x1, x2):
 
 def of_simsiam(p, state, target, x1, x2):
     p1, p2 = (unit(through(p, x, "encoder", "head", "predictor")) for x in (x1, x2))
-    z1, z2 = (unit(through(state.params, x)) for x in (x1, x2))  # As numbers: it is p that the gradient is of.
+    z1, z2 = (
+        unit(through(state.params, x)) for x in (x1, x2)
+    )  # As numbers: it is p that the gradient is of.
     return -jnp.mean(jnp.sum(p1 * z2, 1)) / 2 - jnp.mean(jnp.sum(p2 * z1, 1)) / 2
 
 
@@ -328,7 +407,9 @@ def of_vicreg(p, state, target, x1, x2):
 def across(q, logits):
     """-Σ q log p over pairs of different views, the mean of pairs and images."""
     pairs = [(s, v) for s in range(len(q)) for v in range(len(logits)) if s != v]
-    return -sum(jnp.sum(q[s] * jax.nn.log_softmax(logits[v]), 1).mean() for s, v in pairs) / len(pairs)
+    return -sum(jnp.sum(q[s] * jax.nn.log_softmax(logits[v]), 1).mean() for s, v in pairs) / len(
+        pairs
+    )
 
 
 def cropped(p, prototypes, *parts):
@@ -363,7 +444,9 @@ def fourth_step(exp):
         state = new.replace(step=jnp.int32(k))
         new, metrics = step(state, batch, key)
     trace = lambda state: optax.tree.get(state.opt_state, "trace")
-    found = jax.tree.map(lambda a, b: a - 0.9 * b, trace(new), trace(state))  # Momentum's sum gives the gradient.
+    found = jax.tree.map(
+        lambda a, b: a - 0.9 * b, trace(new), trace(state)
+    )  # Momentum's sum gives the gradient.
     return state, metrics, found, key
 
 
@@ -380,29 +463,50 @@ NORM, PREDICT = {"head": NORMED}, {"predictor": MLP((7, 6), norm=True)}
 MULTI = {"crops": MultiCrop(Noisy()), "prototypes": 8, "frozen": 0.0}
 
 
-@pytest.mark.parametrize("make, of, changes", [
-    (simclr, of_simclr, {}), (supcon, of_supcon, {}), (moco, of_moco, {"queue": 64, "decay": 0.8}),
-    (mocov3, of_mocov3, NORM | PREDICT | {"decay": 0.8}), (byol, of_byol, NORM | PREDICT | {"decay": 0.8}),
-    (simsiam, of_simsiam, NORM | PREDICT), (nnclr, of_nnclr, NORM | PREDICT | {"queue": 64}), (barlow, of_barlow, {}),
-    (vicreg, of_vicreg, {}), (swav, of_swav, MULTI), (dino, of_dino, MULTI | {"decay": 0.8}),
-], ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize(
+    "make, of, changes",
+    [
+        (simclr, of_simclr, {}),
+        (supcon, of_supcon, {}),
+        (moco, of_moco, {"queue": 64, "decay": 0.8}),
+        (mocov3, of_mocov3, NORM | PREDICT | {"decay": 0.8}),
+        (byol, of_byol, NORM | PREDICT | {"decay": 0.8}),
+        (simsiam, of_simsiam, NORM | PREDICT),
+        (nnclr, of_nnclr, NORM | PREDICT | {"queue": 64}),
+        (barlow, of_barlow, {}),
+        (vicreg, of_vicreg, {}),
+        (swav, of_swav, MULTI),
+        (dino, of_dino, MULTI | {"decay": 0.8}),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
 def test_a_step_is_the_papers_equation(make, of, changes):
     """Its loss and the whole gradient after three steps, of which two have moved the net: warm-up begins at 0."""
     settings = {k: v for k, v in (WIRED | changes).items() if k != "view" or "crops" not in changes}
     state, metrics, found, key = fourth_step(make(**settings))
-    views = (changes["crops"](key, digits()["image"]) if "crops" in changes
-             else [Noisy()(k, digits()["image"], i) for i, k in enumerate(jax.random.split(key))])
+    views = (
+        changes["crops"](key, digits()["image"])
+        if "crops" in changes
+        else [Noisy()(k, digits()["image"], i) for i, k in enumerate(jax.random.split(key))]
+    )
     old = state.extra.get("target", state.extra.get("teacher"))
     tau = 0.8 if make is moco else rising(0.8)
-    target = old and jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, old, {k: state.params[k] for k in old})
-    agree(metrics["loss"], found, *jax.jit(jax.value_and_grad(of))(state.params, state, target, *views))
+    target = old and jax.tree.map(
+        lambda a, b: tau * a + (1 - tau) * b, old, {k: state.params[k] for k in old}
+    )
+    agree(
+        metrics["loss"],
+        found,
+        *jax.jit(jax.value_and_grad(of))(state.params, state, target, *views),
+    )
 
 
 def test_a_step_of_lejepa_is_the_papers_equation():
     """Of three large views and a small one, by complex exponentials and a loop over directions."""
     crops = MultiCrop(Noisy(), large=3, small=1)
-    state, metrics, found, key = fourth_step(lejepa(**{k: v for k, v in WIRED.items() if k != "view"}, crops=crops, slices=5,
-                                                    sketch=0.3))
+    state, metrics, found, key = fourth_step(
+        lejepa(**{k: v for k, v in WIRED.items() if k != "view"}, crops=crops, slices=5, sketch=0.3)
+    )
     k1, k2 = jax.random.split(key)
     large, small = crops(k1, digits()["image"])
     knots = np.linspace(-5, 5, 17)
@@ -414,8 +518,10 @@ def test_a_step_of_lejepa_is_the_papers_equation():
         statistics = []
         for direction in unit(jax.random.normal(k2, (5, 6))):
             for view in z:
-                found = jnp.exp(1j * jnp.outer(knots, view @ direction)).mean(1)  # The characteristic function.
-                height = abs(found - np.exp(-knots**2 / 2)) ** 2 * np.exp(-knots**2 / 2)
+                found = jnp.exp(1j * jnp.outer(knots, view @ direction)).mean(
+                    1
+                )  # The characteristic function.
+                height = abs(found - np.exp(-(knots**2) / 2)) ** 2 * np.exp(-(knots**2) / 2)
                 statistics.append(32 * jnp.sum((height[1:] + height[:-1]) / 2 * np.diff(knots)))
         return 0.7 * agreement + 0.3 * sum(statistics) / 20
 
@@ -425,13 +531,32 @@ def test_a_step_of_lejepa_is_the_papers_equation():
 def test_a_step_of_ijepa_is_the_papers_equation():
     """With patches left out and loops over images and blocks, where the experiment masks all of them at once."""
     vit = ViT(patch=2, width=12, depth=1, heads=2)
-    state, metrics, found, key = fourth_step(ijepa(
-        vit=vit, predictor_width=8, predictor_depth=1, decay=0.8, view=Noisy(), optimizer="sgd", batch_size=3, epochs=1,
-        lr=0.5, weight_decay=0.0, final_decay=0.0))
+    state, metrics, found, key = fourth_step(
+        ijepa(
+            vit=vit,
+            predictor_width=8,
+            predictor_depth=1,
+            decay=0.8,
+            view=Noisy(),
+            optimizer="sgd",
+            batch_size=3,
+            epochs=1,
+            lr=0.5,
+            weight_decay=0.0,
+            final_decay=0.0,
+        )
+    )
     (k1, k2), place, tau = jax.random.split(key), positions(4, 4, 8), 0.8 + 0.2 * 3 / (1437 // 3)
     x = Noisy()(k1, digits(3)["image"])
-    asked, seen = (block_masks(k, 3, (4, 4), *a) for k, a in zip(jax.random.split(k2), [(4,), (1, (0.85, 1.0), (1.0, 1.0))]))
-    target = jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, state.extra["teacher"]["encoder"], state.params["encoder"])
+    asked, seen = (
+        block_masks(k, 3, (4, 4), *a)
+        for k, a in zip(jax.random.split(k2), [(4,), (1, (0.85, 1.0), (1.0, 1.0))])
+    )
+    target = jax.tree.map(
+        lambda a, b: tau * a + (1 - tau) * b,
+        state.extra["teacher"]["encoder"],
+        state.params["encoder"],
+    )
     goal = vit.apply({"params": target}, x, method="tokens")
     goal = (goal - goal.mean(-1, keepdims=True)) / jnp.sqrt(goal.var(-1, keepdims=True) + 1e-6)
 
@@ -440,19 +565,28 @@ def test_a_step_of_ijepa_is_the_papers_equation():
         for i in range(3):
             context = np.flatnonzero(seen[i, 0] & ~asked[i].any(0))
             assert len(context)
-            h = vit.apply({"params": params["encoder"]}, x[i:i + 1], keep=context[None], method="tokens")[0]
+            h = vit.apply(
+                {"params": params["encoder"]}, x[i : i + 1], keep=context[None], method="tokens"
+            )[0]
             for block in asked[i]:
                 hidden = np.flatnonzero(block)
-                y = jnp.concatenate([h @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"] + place[context],
-                                     p["blank"] + place[hidden]])
-                y = Blocks(1, 2).apply({"params": p["Blocks_0"]}, y[None])[0, len(context):]
-                errors.append((y @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"] - goal[i, hidden]) ** 2)
+                y = jnp.concatenate(
+                    [
+                        h @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"] + place[context],
+                        p["blank"] + place[hidden],
+                    ]
+                )
+                y = Blocks(1, 2).apply({"params": p["Blocks_0"]}, y[None])[0, len(context) :]
+                errors.append(
+                    (y @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"] - goal[i, hidden]) ** 2
+                )
         return jnp.concatenate(errors).mean()
 
     agree(metrics["loss"], found, *jax.value_and_grad(equation)(state.params))
 
 
 # What I-JEPA sees, and bad settings.
+
 
 def test_a_patch_that_is_not_seen_changes_nothing():
     net = ViT(patch=2, width=12, depth=2, heads=3)
@@ -465,7 +599,9 @@ def test_a_patch_that_is_not_seen_changes_nothing():
     np.testing.assert_allclose(y[seen], z[seen], atol=1e-5)
     assert jnp.abs(y - net.apply(params, x, method="tokens"))[seen].max() > 1e-3
     keep = jnp.flatnonzero(seen[0])[None]  # As when only those are there.
-    np.testing.assert_allclose(net.apply(params, x[:1], keep, method="tokens")[0], y[0][seen[0]], atol=1e-5)
+    np.testing.assert_allclose(
+        net.apply(params, x[:1], keep, method="tokens")[0], y[0][seen[0]], atol=1e-5
+    )
     predictor, asked = Predictor((4, 4), 5, width=12), jnp.roll(seen, 1, axis=1) & ~seen
     params = predictor.init(KEY, y, seen, asked)
     out = predictor.apply(params, y, seen, asked)
@@ -498,12 +634,16 @@ def test_bad_settings_are_a_sentence():
 
 # Fine-tuning.
 
+
 @pytest.mark.parametrize("source", ["moco", "mae"])
 def test_fine_tuning_starts_from_the_very_encoder_and_a_new_head(source, tmp_path, one_device):
     arguments = {"batch_size": 32, "epochs": 1} | (ONE | {"queue": 64} if source == "moco" else {})
     exp = (moco if source == "moco" else mae)(**arguments)
-    train(replace(exp, num_steps=2, evals={}), Run(workdir=str(tmp_path)),
-          plain(arguments if source == "moco" else {"vit": ViT(patch=2, width=96, depth=4, heads=3)}))
+    train(
+        replace(exp, num_steps=2, evals={}),
+        Run(workdir=str(tmp_path)),
+        plain(arguments if source == "moco" else {"vit": ViT(patch=2, width=96, depth=4, heads=3)}),
+    )
     saved = load(tmp_path)
     weights = saved["params"]["encoder"]
     weights = weights if source == "moco" else weights["params"]  # As the files keep them.
@@ -515,51 +655,93 @@ def test_fine_tuning_starts_from_the_very_encoder_and_a_new_head(source, tmp_pat
     close(warm.opt_state, fresh.opt_state, 0)
     if source == "moco":
         close(warm.extra["encoder"], saved["extra"]["encoder"], 0)
-    differ = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), warm.params["encoder"], fresh.params["encoder"])
+    differ = jax.tree.map(
+        lambda a, b: bool(jnp.any(a != b)), warm.params["encoder"], fresh.params["encoder"]
+    )
     assert any(jax.tree.leaves(differ))
     new, _ = jax.jit(tuned.step)(warm, digits(), KEY)
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, fresh)
-    folder = tmp_path / "tuned"  # From which another begins, whatever encoder the arguments of this one name.
-    after = train(replace(tuned, num_steps=1, evals={}), Run(workdir=str(folder)), {"pretrained": str(tmp_path)})
+    folder = (
+        tmp_path / "tuned"
+    )  # From which another begins, whatever encoder the arguments of this one name.
+    after = train(
+        replace(tuned, num_steps=1, evals={}),
+        Run(workdir=str(folder)),
+        {"pretrained": str(tmp_path)},
+    )
     again = finetune(pretrained=str(folder), batch_size=32)
-    close(again.warm_start(jax.jit(again.init)(KEY, digits())).params["encoder"], after.params["encoder"], 0)
+    close(
+        again.warm_start(jax.jit(again.init)(KEY, digits())).params["encoder"],
+        after.params["encoder"],
+        0,
+    )
     (folder / "net.json").unlink()
     with pytest.raises(InputError, match="holds no run of a file with an --encoder or a --vit"):
         finetune(pretrained=str(folder))
-    with pytest.raises(InputError, match="images of another size, or of other channels, than these"):
+    with pytest.raises(
+        InputError, match="images of another size, or of other channels, than these"
+    ):
         other = finetune("photos", pretrained=str(tmp_path), batch_size=32)
-        other.warm_start(jax.eval_shape(other.init, KEY, {"image": jnp.zeros((4, 32, 32, 3), jnp.uint8)}))
+        other.warm_start(
+            jax.eval_shape(other.init, KEY, {"image": jnp.zeros((4, 32, 32, 3), jnp.uint8)})
+        )
 
 
 def test_fine_tuning_on_images_of_another_size_resamples_learned_positions(tmp_path, one_device):
-    arguments = {"batch_size": 32, "epochs": 1, "view": replace(PLAIN, view_size=4),
-                 "encoder": ViT(patch=2, width=24, depth=1, heads=2, positions="learned")}
-    train(replace(simclr(**arguments), num_steps=2, evals={}), Run(workdir=str(tmp_path)), plain(arguments))
-    tuned, kept = finetune(pretrained=str(tmp_path), batch_size=32), load(tmp_path)["params"]["encoder"]
-    state, x = tuned.warm_start(jax.jit(tuned.init)(KEY, digits())), augment.to_float(digits()["image"])
+    arguments = {
+        "batch_size": 32,
+        "epochs": 1,
+        "view": replace(PLAIN, view_size=4),
+        "encoder": ViT(patch=2, width=24, depth=1, heads=2, positions="learned"),
+    }
+    train(
+        replace(simclr(**arguments), num_steps=2, evals={}),
+        Run(workdir=str(tmp_path)),
+        plain(arguments),
+    )
+    tuned, kept = (
+        finetune(pretrained=str(tmp_path), batch_size=32),
+        load(tmp_path)["params"]["encoder"],
+    )
+    state, x = (
+        tuned.warm_start(jax.jit(tuned.init)(KEY, digits())),
+        augment.to_float(digits()["image"]),
+    )
     places = state.params["encoder"]["places"]["table"]
     assert kept["places"]["table"].shape == (2, 2, 24) and places.shape == (4, 4, 24)
     net = arguments["encoder"]  # What is kept gives the same, as a net resamples its own positions.
-    np.testing.assert_allclose(net.apply({"params": kept}, x), net.apply({"params": state.params["encoder"]}, x), atol=1e-5)
+    np.testing.assert_allclose(
+        net.apply({"params": kept}, x), net.apply({"params": state.params["encoder"]}, x), atol=1e-5
+    )
     jax.jit(tuned.step)(state, digits(), KEY)
 
 
 @pytest.mark.parametrize("make", [dino, ijepa], ids=lambda f: f.__name__)
 def test_a_teacher_is_what_is_kept(make, tmp_path, one_device):
     """Fine-tuning begins with the net that the run's own evaluators have judged, not with the student."""
-    arguments = CROPS if make is dino else {"batch_size": 32, "epochs": 1, "vit": ViT(patch=2, width=24, depth=1, heads=2)}
+    arguments = (
+        CROPS
+        if make is dino
+        else {"batch_size": 32, "epochs": 1, "vit": ViT(patch=2, width=24, depth=1, heads=2)}
+    )
     exp = make(**arguments)
     state = train(replace(exp, num_steps=3, evals={}), Run(workdir=str(tmp_path)), plain(arguments))
     _, params, stats, _ = encoder_of(tmp_path)
     close(params, state.extra["teacher"]["encoder"], 0)
     close(stats, state.extra["seen"]["encoder"] if make is dino else {}, 0)
-    differ = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), params, jax.device_get(state.params["encoder"]))
+    differ = jax.tree.map(
+        lambda a, b: bool(jnp.any(a != b)), params, jax.device_get(state.params["encoder"])
+    )
     assert any(jax.tree.leaves(differ))
 
 
 def test_ijepa_sees_smaller_views_and_asks_nothing_where_nothing_is_seen():
-    exp = ijepa(batch_size=32, epochs=1, view=Views(crop=0.3, view_size=4, jitter=0.0, gray=0.0),
-                vit=ViT(patch=2, width=24, depth=1, heads=2))
+    exp = ijepa(
+        batch_size=32,
+        epochs=1,
+        view=Views(crop=0.3, view_size=4, jitter=0.0, gray=0.0),
+        vit=ViT(patch=2, width=24, depth=1, heads=2),
+    )
     state, new = states(exp, 1)
     assert exp.evals["masks"](new)["compared"].ndim == 3
     assert jnp.isfinite(jax.jit(exp.step)(new, digits(), KEY)[1]["loss"])
@@ -576,15 +758,22 @@ def test_ijepa_takes_a_class_token_and_learned_positions():
 
 
 def test_without_small_views_the_large_ones_are_whole_views():
-    large, = MultiCrop(Views(crop=0.5), small=0).kinds((8, 8, 1))
+    (large,) = MultiCrop(Views(crop=0.5), small=0).kinds((8, 8, 1))
     assert (large.crop, large.crop_most) == (0.5, 1.0)
     for make in (swav, dino):
         evals = make(**TINY, crops=MultiCrop(Views(crop=0.5), small=0)).evals
-        assert "small_views" not in evals and evals["views"](()) and "small_views" in make(**CROPS).evals
+        assert (
+            "small_views" not in evals
+            and evals["views"](())
+            and "small_views" in make(**CROPS).evals
+        )
 
 
 def test_a_missing_run_says_which_command_makes_it(tmp_path):
-    with pytest.raises(InputError, match="no run of a file with an --encoder or a --vit: make one with `launch/local.sh"):
+    with pytest.raises(
+        InputError,
+        match="no run of a file with an --encoder or a --vit: make one with `launch/local.sh",
+    ):
         encoder_of(tmp_path / "none")
 
 
@@ -593,7 +782,9 @@ def test_a_share_of_the_labels_is_the_same_of_each_class():
     counts = np.bincount(whole.labels)
     for fraction in (0.1, 0.01, 0.001):
         part = share(whole, fraction)
-        np.testing.assert_array_equal(np.bincount(part.labels), np.maximum(1, np.round(fraction * counts)))
+        np.testing.assert_array_equal(
+            np.bincount(part.labels), np.maximum(1, np.round(fraction * counts))
+        )
         np.testing.assert_array_equal(share(whole, fraction).image, part.image)
         known = {(x.tobytes(), y) for x, y in zip(whole.image, whole.labels)}
         assert all((x.tobytes(), y) in known for x, y in zip(part.image, part.labels))

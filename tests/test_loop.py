@@ -16,10 +16,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ssljax import InputError, Run, load, train
+from ssljax import InputError, load, Run, train
 from ssljax import logging as run_logging
 from ssljax.checkpoint import flatten
-from ssljax.loop import Stopped, interval
+from ssljax.loop import interval
 from tests.conftest import ROOT
 from tests.tiny import tiny
 
@@ -28,14 +28,22 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 def digest(state) -> str:
     """sha256 over all parameters, optimizer state and extra."""
-    leaves = [np.asarray(x) for x in jax.tree.leaves((state.step, state.params, state.opt_state, state.extra))]
+    leaves = [
+        np.asarray(x)
+        for x in jax.tree.leaves((state.step, state.params, state.opt_state, state.extra))
+    ]
     return hashlib.sha256(b"".join(str(x.dtype).encode() + x.tobytes() for x in leaves)).hexdigest()
 
 
 @pytest.fixture(scope="module")
 def unbroken():
     """The digest of 40 steps without a workdir."""
-    mesh = jax.make_mesh((1, 1), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    mesh = jax.make_mesh(
+        (1, 1),
+        ("data", "fsdp"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        devices=jax.devices()[:1],
+    )
     patch = pytest.MonkeyPatch()
     patch.setattr("ssljax.sharding.make_mesh", lambda fsdp=1: mesh)
     yield digest(train(tiny()))
@@ -55,7 +63,9 @@ def test_how_it_runs_does_not_change_what_it_computes(unbroken, tmp_path):
 @pytest.mark.parametrize("k", [3, 8])
 def test_steps_per_call(unbroken, k):
     whole, scanned = train(tiny()), train(tiny(), Run(steps_per_call=k, log_every=10))
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(scanned)):  # Another program: equal within rounding.
+    for a, b in zip(
+        jax.tree.leaves(whole), jax.tree.leaves(scanned)
+    ):  # Another program: equal within rounding.
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
 
 
@@ -75,7 +85,9 @@ def test_keeps_n_checkpoints(tmp_path):
 
 def test_loads_the_weights_of_another_run(tmp_path):
     state = train(tiny(), Run(workdir=str(tmp_path)))
-    jax.tree.map(np.testing.assert_array_equal, load(tmp_path)["params"], jax.device_get(state.params))
+    jax.tree.map(
+        np.testing.assert_array_equal, load(tmp_path)["params"], jax.device_get(state.params)
+    )
     with pytest.raises(InputError, match="holds no checkpoint"):
         load(tmp_path / "nothing")
     with pytest.raises(InputError, match="holds 1 seed: there is no lane 1"):
@@ -85,7 +97,9 @@ def test_loads_the_weights_of_another_run(tmp_path):
 def test_metrics_are_means_since_the_last_log_and_are_not_repeated(tmp_path):
     train(replace(tiny(), num_steps=20), Run(workdir=str(tmp_path), log_every=5))
     rows = run_logging.read_metrics(tmp_path)
-    (tmp_path / "metrics.jsonl").open("a").write('{"step": 25, "loss": 1.0}\n{"step": 3')  # What a kill leaves.
+    (tmp_path / "metrics.jsonl").open("a").write(
+        '{"step": 25, "loss": 1.0}\n{"step": 3'
+    )  # What a kill leaves.
     train(tiny(), Run(workdir=str(tmp_path), log_every=5))
     again = run_logging.read_metrics(tmp_path)
     assert [r["step"] for r in again if "loss" in r] == [5, 10, 15, 20, 25, 30, 35, 40]
@@ -93,7 +107,9 @@ def test_metrics_are_means_since_the_last_log_and_are_not_repeated(tmp_path):
     each = tmp_path / "each"
     train(replace(tiny(), num_steps=10), Run(workdir=str(each), log_every=1))
     losses = [r["loss"] for r in run_logging.read_metrics(each) if "loss" in r]
-    np.testing.assert_allclose([np.mean(losses[:5]), np.mean(losses[5:])], [r["loss"] for r in rows[:2]], rtol=1e-5)
+    np.testing.assert_allclose(
+        [np.mean(losses[:5]), np.mean(losses[5:])], [r["loss"] for r in rows[:2]], rtol=1e-5
+    )
 
 
 def test_evaluates_the_trained_and_the_untrained_net(tmp_path, capsys):
@@ -110,7 +126,12 @@ def test_what_was_found_before_an_evaluator_fails_is_told(capsys):
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        train(replace(tiny(), num_steps=2, evals={"first": lambda state: {"number": 7.25}, "then": fails}), Run())
+        train(
+            replace(
+                tiny(), num_steps=2, evals={"first": lambda state: {"number": 7.25}, "then": fails}
+            ),
+            Run(),
+        )
     assert "Found before the evaluation failed: first/number 7.25" in capsys.readouterr().out
 
 
@@ -120,7 +141,10 @@ def test_a_slow_evaluator_is_named_as_it_ends(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ssljax.loop.SLOW", 0.0)
     train(replace(tiny(), num_steps=2), Run(seeds=2))
     said = capsys.readouterr().out
-    assert "Evaluated test at step 2 in 0 s, seed 2 of 2." in said and "Evaluated test at step 0 in 0 s" in said
+    assert (
+        "Evaluated test at step 2 in 0 s, seed 2 of 2." in said
+        and "Evaluated test at step 0 in 0 s" in said
+    )
 
 
 @pytest.mark.parametrize("lanes", ["vmap", "loop"])
@@ -135,26 +159,41 @@ def test_seeds_equal_single_runs(tmp_path, lanes):
         tolerance = dict(rtol=1e-3, atol=1e-5) if lanes == "vmap" else dict(rtol=0, atol=0)
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone)):
             np.testing.assert_allclose(a[lane], b, **tolerance)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), load(tmp_path, lane)["params"],
-                     jax.device_get(alone.params))
-        np.testing.assert_allclose(results[lane], float(tiny().evals["test"](alone)["error"]), rtol=1e-3)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, **tolerance),
+            load(tmp_path, lane)["params"],
+            jax.device_get(alone.params),
+        )
+        np.testing.assert_allclose(
+            results[lane], float(tiny().evals["test"](alone)["error"]), rtol=1e-3
+        )
     assert len(set(results)) == 3
 
 
 def test_interval_is_students():
-    assert interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / np.sqrt(3), rel=1e-3)  # t(0.975, 2) = 4.303.
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx(
+        4.303 / np.sqrt(3), rel=1e-3
+    )  # t(0.975, 2) = 4.303.
     assert np.isnan(interval([1.0]))
 
 
 @pytest.mark.parametrize("lanes", ["vmap", "loop"])
 def test_nan_stops_the_run_before_the_step(tmp_path, lanes, capsys):
     bad = tiny(nan_at=23)
-    run = Run(workdir=str(tmp_path), log_every=10, save_every=15, seeds=1 if lanes == "loop" else 2, lanes=lanes)
+    run = Run(
+        workdir=str(tmp_path),
+        log_every=10,
+        save_every=15,
+        seeds=1 if lanes == "loop" else 2,
+        lanes=lanes,
+    )
     with pytest.raises(InputError, match="metric loss.* became nan in step 24"):
         train(bad, run)
     failure = json.loads((tmp_path / "failure" / "failure.json").read_text())
     assert failure == {"step": 23, "metric": "loss", "lane": 0}
-    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [15]  # No state with a NaN is kept.
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [
+        15
+    ]  # No state with a NaN is kept.
     with pytest.raises(SystemExit, match="log"):  # Names the operation.
         train(bad, replace(run, replay=True))
     out = capsys.readouterr().out
@@ -180,14 +219,24 @@ def test_replay_without_a_failure(tmp_path):
 def test_another_run_in_the_folder_is_shown(tmp_path):
     run = Run(workdir=str(tmp_path))
     train(tiny(num_steps=2), run, {"lr": 0.01, "encoder": {"class": "MLP", "width": 16}})
-    with pytest.raises(InputError, match=r"(?s)--encoder\.width: 16 in the folder, 32 now.*--lr: 0.01 .*, 0.1 now"):
+    with pytest.raises(
+        InputError, match=r"(?s)--encoder\.width: 16 in the folder, 32 now.*--lr: 0.01 .*, 0.1 now"
+    ):
         train(tiny(num_steps=2), run, {"lr": 0.1, "encoder": {"class": "MLP", "width": 32}})
     with pytest.raises(InputError, match="--run.seed: 0 in the folder, 1 now"):
-        train(tiny(num_steps=2), replace(run, seed=1), {"lr": 0.01, "encoder": {"class": "MLP", "width": 16}})
+        train(
+            tiny(num_steps=2),
+            replace(run, seed=1),
+            {"lr": 0.01, "encoder": {"class": "MLP", "width": 16}},
+        )
 
 
 def test_the_files_and_texts_of_an_experiment_are_kept(tmp_path, capsys):
-    exp = replace(tiny(num_steps=4), files={"vocabulary.txt": "é\nb"}, evals={"said": lambda state: {"words": "öne two"}})
+    exp = replace(
+        tiny(num_steps=4),
+        files={"vocabulary.txt": "é\nb"},
+        evals={"said": lambda state: {"words": "öne two"}},
+    )
     train(exp, Run(workdir=str(tmp_path)))
     assert (tmp_path / "vocabulary.txt").read_text(encoding="utf-8") == "é\nb"
     assert (tmp_path / "figures" / "said_words.txt").read_text(encoding="utf-8") == "öne two\n"
@@ -202,13 +251,21 @@ def test_the_record_is_enough_to_repeat(tmp_path):
     record = json.loads((tmp_path / "record.json").read_text())
     assert record["computes"] == {"num_steps": 2, "run": {"seed": 0, "seeds": 1}}
     launch = record["launches"][0]
-    assert {"jax", "flax", "optax", "numpy"} <= launch["versions"].keys() and launch["hardware"] and launch["python"]
+    assert (
+        {"jax", "flax", "optax", "numpy"} <= launch["versions"].keys()
+        and launch["hardware"]
+        and launch["python"]
+    )
     assert (tmp_path / "source" / "tiny.py").read_text() == source.read_text()
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(width=8), r"BatchNorm_0/mean is float32\[16\] there and float32\[8\] here"),
-    (dict(norm=False), r"is only there")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(width=8), r"BatchNorm_0/mean is float32\[16\] there and float32\[8\] here"),
+        (dict(norm=False), r"is only there"),
+    ],
+)
 def test_a_checkpoint_of_another_shape(tmp_path, change, message):
     train(tiny(num_steps=4), Run(workdir=str(tmp_path)))
     with pytest.raises(InputError, match=f"of another model: .*{message}"):
@@ -236,7 +293,10 @@ def test_a_half_written_checkpoint_is_not_picked_up(tmp_path, unbroken):
 
 
 def test_bad_settings_are_one_sentence(tmp_path, devices):
-    for run, words in ((Run(log_every=0), "log-every must be at least 1"), (Run(seeds=0), "seeds must be at least 1")):
+    for run, words in (
+        (Run(log_every=0), "log-every must be at least 1"),
+        (Run(seeds=0), "seeds must be at least 1"),
+    ):
         with pytest.raises(InputError, match=words):
             train(tiny(), run)
     with pytest.raises(InputError, match="number of steps"):
@@ -261,6 +321,7 @@ def test_a_step_that_changes_the_state_is_refused():
 
 # Processes.
 
+
 def command(*args: str) -> list[str]:
     return [sys.executable, str(ROOT / "tests" / "tiny.py"), *args]
 
@@ -269,8 +330,13 @@ ENV = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
 
 
 def start_and_wait_for(step: int, workdir: pathlib.Path, *args: str) -> subprocess.Popen:
-    process = subprocess.Popen(command("--run.workdir", str(workdir), "--delay", "0.02", *args), env=ENV, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command("--run.workdir", str(workdir), "--delay", "0.02", *args),
+        env=ENV,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None:
         if any(r["step"] >= step for r in run_logging.read_metrics(workdir)):
@@ -282,23 +348,35 @@ def start_and_wait_for(step: int, workdir: pathlib.Path, *args: str) -> subproce
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_killed_and_started_again_ends_the_same(tmp_path, sent):
     args = ["--num-steps", "100", "--run.log-every", "5", "--run.save-every", "10"]
-    whole = subprocess.run(command("--run.workdir", str(tmp_path / "a"), "--delay", "0.02", *args), env=ENV, text=True,
-                           capture_output=True)
+    whole = subprocess.run(
+        command("--run.workdir", str(tmp_path / "a"), "--delay", "0.02", *args),
+        env=ENV,
+        text=True,
+        capture_output=True,
+    )
     assert whole.returncode == 0, whole.stderr
     process = start_and_wait_for(35, tmp_path / "b", *args)
     process.send_signal(sent)
     said, _ = process.communicate(timeout=60)
-    saved = max((int(p.name) for p in (tmp_path / "b" / "checkpoints").iterdir() if p.name.isdigit()))
+    saved = max(int(p.name) for p in (tmp_path / "b" / "checkpoints").iterdir() if p.name.isdigit())
     if sent == signal.SIGKILL:
         assert process.returncode == -9 and saved >= 20 and saved % 10 == 0
     else:
         assert process.returncode == 128 + sent
-        stopped = re.search(rf"Stopped by {sent.name} at step (\d+); all is saved .* Run the same command", said)
+        stopped = re.search(
+            rf"Stopped by {sent.name} at step (\d+); all is saved .* Run the same command", said
+        )
         assert stopped and int(stopped[1]) == saved, said
         assert "Traceback" not in said
-    again = subprocess.run(command("--run.workdir", str(tmp_path / "b"), "--delay", "0.02", *args), env=ENV, text=True,
-                           capture_output=True)
-    assert again.returncode == 0 and f"Going on from step {saved} of 100" in again.stdout, again.stdout + again.stderr
+    again = subprocess.run(
+        command("--run.workdir", str(tmp_path / "b"), "--delay", "0.02", *args),
+        env=ENV,
+        text=True,
+        capture_output=True,
+    )
+    assert again.returncode == 0 and f"Going on from step {saved} of 100" in again.stdout, (
+        again.stdout + again.stderr
+    )
     a, b = load(tmp_path / "a"), load(tmp_path / "b")
     jax.tree.map(np.testing.assert_array_equal, a, b)
     assert int(a["step"]) == 100
@@ -310,17 +388,39 @@ def test_two_processes_equal_one(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    program = ("import jax, sys; jax.distributed.initialize('127.0.0.1:{port}', 2, int(sys.argv.pop(1)));"
-               "from tests.tiny import tiny; from ssljax import main; main(tiny)")
+    program = (
+        "import jax, sys; jax.distributed.initialize('127.0.0.1:{port}', 2, int(sys.argv.pop(1)));"
+        "from tests.tiny import tiny; from ssljax import main; main(tiny)"
+    )
     env = {**ENV, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    workers = [subprocess.Popen([sys.executable, "-c", program.format(port=port), str(i), "--run.workdir",
-                                 str(tmp_path / "two"), "--run.save-every", "10"], env=env, cwd=ROOT, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i in range(2)]
+    workers = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                program.format(port=port),
+                str(i),
+                "--run.workdir",
+                str(tmp_path / "two"),
+                "--run.save-every",
+                "10",
+            ],
+            env=env,
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for i in range(2)
+    ]
     said = [w.communicate(timeout=240)[0] for w in workers]
     assert [w.returncode for w in workers] == [0, 0], said
     assert "Trained 40 steps" in said[0] and "Trained" not in said[1]
     alone = train(tiny())
-    for a, b in zip(jax.tree.leaves(load(tmp_path / "two")["params"]), jax.tree.leaves(jax.device_get(alone.params))):
+    for a, b in zip(
+        jax.tree.leaves(load(tmp_path / "two")["params"]),
+        jax.tree.leaves(jax.device_get(alone.params)),
+    ):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
 
 
@@ -328,12 +428,16 @@ def test_two_processes_equal_one(tmp_path):
 def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, unbroken):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("this machine mounts no tmpfs")
     try:
         train(replace(tiny(), num_steps=20), Run(workdir=str(disk / "run")))
         _fill(disk)
-        done = subprocess.run(command("--run.workdir", str(disk / "run2")), env=ENV, text=True, capture_output=True)
+        done = subprocess.run(
+            command("--run.workdir", str(disk / "run2")), env=ENV, text=True, capture_output=True
+        )
         assert done.returncode == 2 and "Traceback" not in done.stderr
         assert done.stderr.startswith("error: ") and "No space left" in done.stderr, done.stderr
         with pytest.raises((InputError, OSError), match="No space left"):

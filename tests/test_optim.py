@@ -5,7 +5,15 @@ import numpy as np
 import optax
 import pytest
 
-from ssljax.optim import adamw, cosine, ema_decay, lars, no_bias_or_norm, optimizer_of, warmup_cosine
+from ssljax.optim import (
+    adamw,
+    cosine,
+    ema_decay,
+    lars,
+    no_bias_or_norm,
+    optimizer_of,
+    warmup_cosine,
+)
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 1000])
@@ -62,7 +70,10 @@ def test_sgd_is_pytorchs_with_momentum_and_decay_of_all_weights():
 
 @pytest.mark.parametrize("kind, of", [("adamw", adamw), ("lars", lars)])
 def test_an_optimizer_is_the_one_of_its_name(kind, of):
-    moved = [tx.update(GRADS, tx.init(PARAMS), PARAMS)[0] for tx in (optimizer_of(kind, 0.1, 0.2), of(0.1, 0.2))]
+    moved = [
+        tx.update(GRADS, tx.init(PARAMS), PARAMS)[0]
+        for tx in (optimizer_of(kind, 0.1, 0.2), of(0.1, 0.2))
+    ]
     for k in PARAMS:
         np.testing.assert_array_equal(moved[0][k], moved[1][k])
 
@@ -71,8 +82,11 @@ def test_an_optimizer_is_the_one_of_its_name(kind, of):
 def test_weight_decay_follows_its_cosine(kind):
     """DINO's schedule, by hand; each step's update is that of the same optimizer at the number of the step."""
     decay = cosine(0.04, 0.4, 4)
-    np.testing.assert_allclose([decay(k) for k in (0, 1, 2, 4, 5)],
-                               [0.04, 0.4 - 0.18 * (1 + 2**-0.5), 0.22, 0.4, 0.4], rtol=1e-5)
+    np.testing.assert_allclose(
+        [decay(k) for k in (0, 1, 2, 4, 5)],
+        [0.04, 0.4 - 0.18 * (1 + 2**-0.5), 0.22, 0.4, 0.4],
+        rtol=1e-5,
+    )
     assert cosine(0.1, None, 4) == 0.1
     tx = optimizer_of(kind, 0.1, decay)
     _, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
@@ -93,4 +107,6 @@ def test_weight_decay_leaves_biases_and_norms_alone():
 
 
 def test_a_moving_average_starts_short():
-    assert [float(ema_decay(0.9, jnp.int32(t))) for t in (0, 8, 1000)] == pytest.approx([0.1, 0.5, 0.9])
+    assert [float(ema_decay(0.9, jnp.int32(t))) for t in (0, 8, 1000)] == pytest.approx(
+        [0.1, 0.5, 0.9]
+    )

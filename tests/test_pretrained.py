@@ -13,24 +13,30 @@ from experiments.finetune import finetune
 from experiments.finetune_text import finetune_text
 from experiments.rotation import rotation
 from experiments.simcse import simcse
-from ssljax import Run, load, train
+from ssljax import load, Run, train
 from ssljax.data import text
-from ssljax.data.pieces import SPECIAL, half_pages, labelled, labelled_rows, pieces
+from ssljax.data.pieces import half_pages, labelled, labelled_rows, pieces, SPECIAL
 from ssljax.errors import InputError
 from ssljax.loop import logging
 from ssljax.models.convnet import ConvNet
-from ssljax.pretrained import pretrained, pretrained_or_new
 from ssljax.models.transformer import LanguageModel, Transformer
+from ssljax.pretrained import pretrained, pretrained_or_new
 
 NET = Transformer(1, 2, 8, dropout=0.1)
 
 
 def test_positions_that_were_not_learned_are_not_read(tmp_path, one_device):
     net = NET.clone(positions="learned")
-    train(replace(bert(net=net, vocabulary=400, length=16, batch_size=8), num_steps=1, evals={}),
-          Run(workdir=str(tmp_path / "bert")), logging.plain(dict(net=net, length=16)))
+    train(
+        replace(bert(net=net, vocabulary=400, length=16, batch_size=8), num_steps=1, evals={}),
+        Run(workdir=str(tmp_path / "bert")),
+        logging.plain(dict(net=net, length=16)),
+    )
     assert finetune_text(pretrained=str(tmp_path / "bert"), length=16)
-    with pytest.raises(InputError, match="has learned the positions of 16 tokens: give --length 16 or less, or pretrain"):
+    with pytest.raises(
+        InputError,
+        match="has learned the positions of 16 tokens: give --length 16 or less, or pretrain",
+    ):
         finetune_text(pretrained=str(tmp_path / "bert"), length=17)
 
 
@@ -43,7 +49,9 @@ def test_half_pages_of_the_manual_are_told_apart_by_topic():
     long = lambda docs: set().union(*map(text.long_paragraphs, docs.text))
     assert not long(train_set) & long(test_set)
     assert abs(len(test_set) / (len(train_set) + len(test_set)) - 0.25) < 0.01
-    found = labelled("python", "train")  # The same each time, though labels are of a dictionary's topics.
+    found = labelled(
+        "python", "train"
+    )  # The same each time, though labels are of a dictionary's topics.
     assert found.text == train_set.text and (found.labels == train_set.labels).all()
     assert half_pages("ab\n\ncd\n\nef\n\ng", 6) == ["ab\n\ncd"]
 
@@ -57,12 +65,17 @@ def test_sets_without_classes_are_sentences(tmp_path):
 def test_rows_begin_and_end_as_bert_has_them():
     docs = text.Documents(["aa bb", "aa " * 30], np.array([1, 0], np.int32), ["x", "y"])
     tokenizer = text.wordpiece(docs, 20)
-    a, b, (cls, sep) = *map(tokenizer.token_to_id, ("aa", "bb")), map(tokenizer.token_to_id, ("[CLS]", "[SEP]"))
+    a, b, (cls, sep) = (
+        *map(tokenizer.token_to_id, ("aa", "bb")),
+        map(tokenizer.token_to_id, ("[CLS]", "[SEP]")),
+    )
     rows = labelled_rows(tokenizer, docs, 6)
     np.testing.assert_array_equal(rows.image, [[cls, a, b, sep, -1, -1], [cls, a, a, a, a, sep]])
     np.testing.assert_array_equal(rows.labels, [1, 0])
     characters = labelled_rows(text.characters(docs), docs, 6).image
-    assert characters[0].tolist()[-1] == -1 and (characters[:, :5] > 0).all()  # No such tokens there.
+    assert (
+        characters[0].tolist()[-1] == -1 and (characters[:, :5] > 0).all()
+    )  # No such tokens there.
     with pytest.raises(InputError, match="vocabulary"):
         pieces("python", 20, 16)
 
@@ -74,36 +87,60 @@ def test_pooled_is_the_mean_of_the_tokens_that_are_there():
     rows = jnp.where(jnp.arange(6) < jnp.array([[4], [6]]), tokens, -1)
     found = model.apply(params, rows, method="pooled")
     for i, n in ((0, 4), (1, 6)):
-        alone = model.apply(params, tokens[i:i + 1, :n], method="hidden")[0].mean(0)
+        alone = model.apply(params, tokens[i : i + 1, :n], method="hidden")[0].mean(0)
         np.testing.assert_allclose(found[i], alone, atol=1e-5)
     at = jnp.array([[3, 0], [5, 5]])
     asked = model.apply(params, tokens, at, method="logits_at")
-    np.testing.assert_allclose(asked, jnp.take_along_axis(model.apply(params, tokens), at[:, :, None], 1), atol=1e-5)
+    np.testing.assert_allclose(
+        asked, jnp.take_along_axis(model.apply(params, tokens), at[:, :, None], 1), atol=1e-5
+    )
 
 
 def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
     """And with its net and tokens, whatever the flags say; without labels it would stay there."""
     arguments = dict(net=NET, vocabulary=400, length=16, batch_size=8)
     folder = tmp_path / "bert"
-    old = train(replace(bert(**arguments), num_steps=2, evals={}), Run(workdir=str(folder)),
-                logging.plain(dict(net=NET, length=16)))
-    exp = finetune_text(pretrained=str(folder), net=Transformer(2, 2, 16, dropout=0.0), batch_size=8, length=16, lr=0.0)
+    old = train(
+        replace(bert(**arguments), num_steps=2, evals={}),
+        Run(workdir=str(folder)),
+        logging.plain(dict(net=NET, length=16)),
+    )
+    exp = finetune_text(
+        pretrained=str(folder),
+        net=Transformer(2, 2, 16, dropout=0.0),
+        batch_size=8,
+        length=16,
+        lr=0.0,
+    )
     new = train(replace(exp, num_steps=1, evals={}))
     jax.tree.map(np.testing.assert_array_equal, new.params["model"], old.params["model"])
     fresh = train(replace(exp, num_steps=1, evals={}, warm_start=None))
-    assert not np.array_equal(*(s.params["model"]["params"]["embed"]["embedding"] for s in (fresh, old)))
+    assert not np.array_equal(
+        *(s.params["model"]["params"]["embed"]["embedding"] for s in (fresh, old))
+    )
     assert exp.files["tokenizer.json"] == (folder / "tokenizer.json").read_text()
     found = pretrained(folder)
-    assert not found.model.causal and found.model.net == NET and found.tokenizer.token_to_id("[CLS]") < SPECIAL
+    assert (
+        not found.model.causal
+        and found.model.net == NET
+        and found.tokenizer.token_to_id("[CLS]") < SPECIAL
+    )
     jax.tree.map(np.testing.assert_array_equal, found.params, load(folder)["params"]["model"])
-    assert pretrained_or_new(str(folder), NET.clone(width=99, dropout=0.5), None, 0, 64).model.net == NET.clone(dropout=0.5)
+    assert pretrained_or_new(
+        str(folder), NET.clone(width=99, dropout=0.5), None, 0, 64
+    ).model.net == NET.clone(dropout=0.5)
 
     floor = finetune_text(pretrained=str(folder), scratch=True, batch_size=8, length=16, lr=0.0)
-    state = train(replace(floor, num_steps=1, evals={}))  # Of the same net and tokens, without what was learned.
+    state = train(
+        replace(floor, num_steps=1, evals={})
+    )  # Of the same net and tokens, without what was learned.
     jax.tree.map(np.testing.assert_array_equal, state.params, fresh.params)
     assert floor.files["tokenizer.json"] == exp.files["tokenizer.json"]
 
-    child, arguments = tmp_path / "child", dict(net=NET.clone(width=99, dropout=0.3), pretrained=str(folder))
+    child, arguments = (
+        tmp_path / "child",
+        dict(net=NET.clone(width=99, dropout=0.3), pretrained=str(folder)),
+    )
     exp = finetune_text(**arguments, batch_size=8, length=16, lr=0.0)
     assert exp.files == simcse(**arguments, batch_size=8, length=16).files
     train(replace(exp, num_steps=1, evals={}), Run(workdir=str(child)), logging.plain(arguments))
@@ -117,7 +154,9 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
             pretrained(bad)
     with pytest.raises(InputError, match="above 0 and at most 1"):
         finetune_text(fraction=0.0)
-    with pytest.raises(InputError, match="--fraction must be .* and leave one of .* texts, not 1e-05"):
+    with pytest.raises(
+        InputError, match="--fraction must be .* and leave one of .* texts, not 1e-05"
+    ):
         finetune_text(fraction=1e-5)
 
 
@@ -126,8 +165,13 @@ def test_from_scratch_is_the_form_of_the_pretrained_encoder_with_new_weights(tmp
     arguments = dict(encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
     exp = replace(rotation(**arguments), num_steps=3, evals={})
     old = train(exp, Run(workdir=str(tmp_path)), logging.plain(arguments))
-    start = lambda scratch: train(replace(finetune(pretrained=str(tmp_path), scratch=scratch, batch_size=32, lr=0.0),
-                                          num_steps=1, evals={}))  # At a rate of 0 it stays where it begins.
+    start = lambda scratch: train(
+        replace(
+            finetune(pretrained=str(tmp_path), scratch=scratch, batch_size=32, lr=0.0),
+            num_steps=1,
+            evals={},
+        )
+    )  # At a rate of 0 it stays where it begins.
     warm, fresh = start(False), start(True)
     jax.tree.map(np.testing.assert_array_equal, warm.params["encoder"], old.params["encoder"])
     assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, warm)

@@ -23,12 +23,33 @@ def test_the_logit_is_the_papers(norm):
     d, x, v = judged(norm)
     for _ in range(200 if norm == "spectral" else 0):
         v |= jax.jit(lambda v: d.apply(v, x, True, LABEL, mutable=["batch_stats"])[1])(v)
-    phi = np.asarray(Discriminator((4, 8), norm, head=False).apply(
-        {k: {n: w for n, w in v[k].items() if "Dense" not in n and n != "SpectralNorm_2" and n != "SpectralNorm_3"}
-         for k in v}, x), np.float64)
-    psi, b, V = (np.asarray(w, np.float64) for w in (
-        v["params"]["Dense_0"]["kernel"], v["params"]["Dense_0"]["bias"], v["params"]["Dense_1"]["kernel"]))
-    assert V.shape == (3, phi.shape[1]) and psi.shape == (phi.shape[1], 1) and "bias" not in v["params"]["Dense_1"]
+    phi = np.asarray(
+        Discriminator((4, 8), norm, head=False).apply(
+            {
+                k: {
+                    n: w
+                    for n, w in v[k].items()
+                    if "Dense" not in n and n != "SpectralNorm_2" and n != "SpectralNorm_3"
+                }
+                for k in v
+            },
+            x,
+        ),
+        np.float64,
+    )
+    psi, b, V = (
+        np.asarray(w, np.float64)
+        for w in (
+            v["params"]["Dense_0"]["kernel"],
+            v["params"]["Dense_0"]["bias"],
+            v["params"]["Dense_1"]["kernel"],
+        )
+    )
+    assert (
+        V.shape == (3, phi.shape[1])
+        and psi.shape == (phi.shape[1], 1)
+        and "bias" not in v["params"]["Dense_1"]
+    )
     if norm == "spectral":
         psi, V = (w / np.linalg.svd(w, compute_uv=False)[0] for w in (psi, V))
     naive = []
@@ -49,7 +70,9 @@ def test_a_label_changes_its_own_logit(norm):
 def test_a_class_never_seen_is_not_moved():
     """V's rows learn from their own class alone."""
     d, x, v = judged("none")
-    grad = jax.grad(lambda p: d.apply({"params": p}, x, label=jnp.minimum(LABEL, 1)).sum())(v["params"])
+    grad = jax.grad(lambda p: d.apply({"params": p}, x, label=jnp.minimum(LABEL, 1)).sum())(
+        v["params"]
+    )
     slope = np.abs(grad["Dense_1"]["kernel"]).max(1)
     assert slope[2] == 0 and slope[0] > 0 and slope[1] > 0
 
@@ -62,24 +85,42 @@ def test_conditional_batch_norm_starts_blind_and_then_scales_by_class():
     run = lambda v, y: np.asarray(g.apply(v, z, True, y, mutable=["batch_stats"])[0])
     np.testing.assert_array_equal(run(v, LABEL), run(v, LABEL * 0))
     plain = {k: w for k, w in v["params"].items() if "_scale" not in k and "_shift" not in k}
-    plain |= {f"BatchNorm_{i}": {"scale": jnp.ones(n), "bias": jnp.zeros(n)} for i, n in enumerate((6, 4))}
-    blind = Generator((8, 8, 1), (6, 4)).apply({"params": plain}, z, True, mutable=["batch_stats"])[0]
+    plain |= {
+        f"BatchNorm_{i}": {"scale": jnp.ones(n), "bias": jnp.zeros(n)} for i, n in enumerate((6, 4))
+    }
+    blind = Generator((8, 8, 1), (6, 4)).apply({"params": plain}, z, True, mutable=["batch_stats"])[
+        0
+    ]
     np.testing.assert_allclose(run(v, LABEL), blind, rtol=1e-5, atol=1e-6)
     rng = np.random.default_rng(0)
-    told = {k: jax.tree.map(lambda w: jnp.asarray(rng.normal(size=w.shape), jnp.float32), w)
-            for k, w in v["params"].items() if "_scale" in k or "_shift" in k}
+    told = {
+        k: jax.tree.map(lambda w: jnp.asarray(rng.normal(size=w.shape), jnp.float32), w)
+        for k, w in v["params"].items()
+        if "_scale" in k or "_shift" in k
+    }
     v = v | {"params": v["params"] | told}
-    for c in range(3):  # Where all are of one class, it is an ordinary BatchNorm with that class's row.
-        own = {f"BatchNorm_{i}": {"scale": told[f"BatchNorm_{i}_scale"]["kernel"][c],
-                                  "bias": told[f"BatchNorm_{i}_shift"]["kernel"][c]} for i in range(2)}
-        same = Generator((8, 8, 1), (6, 4)).apply({"params": plain | own}, z, True, mutable=["batch_stats"])[0]
+    for c in range(
+        3
+    ):  # Where all are of one class, it is an ordinary BatchNorm with that class's row.
+        own = {
+            f"BatchNorm_{i}": {
+                "scale": told[f"BatchNorm_{i}_scale"]["kernel"][c],
+                "bias": told[f"BatchNorm_{i}_shift"]["kernel"][c],
+            }
+            for i in range(2)
+        }
+        same = Generator((8, 8, 1), (6, 4)).apply(
+            {"params": plain | own}, z, True, mutable=["batch_stats"]
+        )[0]
         np.testing.assert_allclose(run(v, jnp.full(5, c)), same, rtol=1e-4, atol=1e-5)
     assert np.abs(run(v, LABEL) - run(v, LABEL * 0))[np.asarray(LABEL) > 0].max() > 0.01
 
 
 def test_a_net_is_told_what_it_needs():
-    for net, x in ((Generator((8, 8, 1), (6, 4), classes=3), jnp.zeros((5, 7))),
-                   (Discriminator((4,), classes=3), jnp.zeros((5, 8, 8, 1)))):
+    for net, x in (
+        (Generator((8, 8, 1), (6, 4), classes=3), jnp.zeros((5, 7))),
+        (Discriminator((4,), classes=3), jnp.zeros((5, 8, 8, 1))),
+    ):
         with pytest.raises(ValueError, match="of 3 classes must be called with labels"):
             net.init(KEY, x)
         with pytest.raises(ValueError, match="of 0 classes must be called without labels"):

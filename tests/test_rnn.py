@@ -17,7 +17,7 @@ from ssljax.errors import InputError
 from ssljax.evals.lag import gradient_by_lag
 from ssljax.evals.recurrent import gradients, perplexity, sample
 from ssljax.experiment import TrainState
-from ssljax.models.rnn import CELLS, RNN, LanguageModel, lstm, nats, recur
+from ssljax.models.rnn import CELLS, LanguageModel, lstm, nats, recur, RNN
 from tests.losses.test_softmax import naive_cross_entropy
 from tests.test_data import batches, mesh_of
 
@@ -30,7 +30,9 @@ def naive(cell, p, x, carry, layers):
     for l in range(layers):
         state, outputs = [np.asarray(c, np.float64) for c in carry[l]], []
         gates = {"lstm": 4, "gru": 3, "tanh": 1}[cell]
-        wx, wh, b = (np.split(w[f"{name}{l}"], gates, axis=-1) for name in ("input", "recurrent", "bias"))
+        wx, wh, b = (
+            np.split(w[f"{name}{l}"], gates, axis=-1) for name in ("input", "recurrent", "bias")
+        )
         for t in range(x.shape[1]):
             h = state[-1]
             a = [x[:, t] @ wx[j] + b[j] for j in range(gates)]
@@ -89,14 +91,26 @@ class TestCell:
 
         p = params["params"]
         of_params, of_carry = jax.grad(value, (0, 1))(p, carry)
-        rng, as64 = np.random.default_rng(2), lambda tree: jax.tree.map(lambda a: np.asarray(a, np.float64), tree)
+        rng, as64 = (
+            np.random.default_rng(2),
+            lambda tree: jax.tree.map(lambda a: np.asarray(a, np.float64), tree),
+        )
         for name, grad in of_params.items():
             way = rng.normal(size=grad.shape)
-            up, down = (oracle({**as64(p), name: as64(p)[name] + s * 1e-5 * way}, carry) for s in (1, -1))
-            np.testing.assert_allclose(np.sum(grad * way), (up - down) / 2e-5, rtol=2e-4, atol=2e-4, err_msg=name)
+            up, down = (
+                oracle({**as64(p), name: as64(p)[name] + s * 1e-5 * way}, carry) for s in (1, -1)
+            )
+            np.testing.assert_allclose(
+                np.sum(grad * way), (up - down) / 2e-5, rtol=2e-4, atol=2e-4, err_msg=name
+            )
         ways = jax.tree.map(lambda c: rng.normal(size=c.shape), carry)
-        up, down = (oracle(as64(p), jax.tree.map(lambda c, w: np.asarray(c, np.float64) + s * 1e-5 * w, carry, ways))
-                    for s in (1, -1))
+        up, down = (
+            oracle(
+                as64(p),
+                jax.tree.map(lambda c, w: np.asarray(c, np.float64) + s * 1e-5 * w, carry, ways),
+            )
+            for s in (1, -1)
+        )
         product = sum(jax.tree.leaves(jax.tree.map(lambda g, w: np.sum(g * w), of_carry, ways)))
         np.testing.assert_allclose(product, (up - down) / 2e-5, rtol=2e-4, atol=2e-4)
 
@@ -104,11 +118,23 @@ class TestCell:
 # The outputs of torch 2.13.0's nn.LSTM(2, 3, num_layers=2) and nn.GRU, in float64, at x[i] = cos(i) in the order of
 # memory (1, 4, 2), where parameter k of `named_parameters` (w_ih, w_hh, b_ih and b_hh of each layer) is sin(0.7 i + k).
 TORCH = {
-    "lstm": [[-0.153568, -0.518293, -0.121102], [-0.39197, -0.473788, 0.023436], [-0.50606, -0.495979, -0.02927],
-             [-0.521519, -0.47813, 0.104358]],
-    "gru": [[-0.432121, -0.393198, 0.113069], [-0.744735, -0.499645, 0.146466], [-0.840312, -0.655529, 0.088968],
-            [-0.83572, -0.887768, -0.018854]]}
-TORCH_C = [[0.93922, 0.391222, 0.048406], [-1.499305, -0.960952, 0.111941]]  # What the LSTM's layers carry at the end.
+    "lstm": [
+        [-0.153568, -0.518293, -0.121102],
+        [-0.39197, -0.473788, 0.023436],
+        [-0.50606, -0.495979, -0.02927],
+        [-0.521519, -0.47813, 0.104358],
+    ],
+    "gru": [
+        [-0.432121, -0.393198, 0.113069],
+        [-0.744735, -0.499645, 0.146466],
+        [-0.840312, -0.655529, 0.088968],
+        [-0.83572, -0.887768, -0.018854],
+    ],
+}
+TORCH_C = [
+    [0.93922, 0.391222, 0.048406],
+    [-1.499305, -0.960952, 0.111941],
+]  # What the LSTM's layers carry at the end.
 
 
 @pytest.mark.parametrize("cell", TORCH)
@@ -117,13 +143,25 @@ def test_outputs_are_torchs(cell):
     x = jnp.cos(jnp.arange(8.0)).reshape(1, 4, 2)
     wave = lambda k, *shape: np.sin(0.7 * np.arange(math.prod(shape)) + k).reshape(shape)
     for l in range(2):
-        w, u, b, c = (wave(4 * l + k, 3 * gates, *d) for k, d in enumerate([(3 if l else 2,), (3,), (), ()]))
-        if cell == "gru":  # Torch's r, z, n: here n's come first among the inputs', and its bias within r is apart.
-            w, b, inner = np.roll(w, 3, axis=0), np.roll(b + np.where(np.arange(9) < 6, c, 0), 3), c[6:]
+        w, u, b, c = (
+            wave(4 * l + k, 3 * gates, *d) for k, d in enumerate([(3 if l else 2,), (3,), (), ()])
+        )
+        if (
+            cell == "gru"
+        ):  # Torch's r, z, n: here n's come first among the inputs', and its bias within r is apart.
+            w, b, inner = (
+                np.roll(w, 3, axis=0),
+                np.roll(b + np.where(np.arange(9) < 6, c, 0), 3),
+                c[6:],
+            )
             params[f"inner_bias{l}"], c = inner, 0
         params |= {f"input{l}": w.T, f"recurrent{l}": u.T, f"bias{l}": b + c}
-    assert jax.tree.map(np.shape, params) == jax.tree.map(jnp.shape, net.init(jax.random.key(0), x)["params"])
-    y, last, _ = net.apply({"params": jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)}, x)
+    assert jax.tree.map(np.shape, params) == jax.tree.map(
+        jnp.shape, net.init(jax.random.key(0), x)["params"]
+    )
+    y, last, _ = net.apply(
+        {"params": jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)}, x
+    )
     np.testing.assert_allclose(y[0], TORCH[cell], atol=2e-6)
     if cell == "lstm":
         np.testing.assert_allclose([c[0] for c, _ in last], TORCH_C, atol=3e-6)
@@ -131,24 +169,34 @@ def test_outputs_are_torchs(cell):
 
 def test_the_gradient_by_a_masked_recurrence_is_the_plain_scans():
     rng = np.random.default_rng(0)
-    x, u, h, mask = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((7, 3, 8), (2, 8), (3, 2), (3, 2)))
+    x, u, h, mask = (
+        jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((7, 3, 8), (2, 8), (3, 2), (3, 2))
+    )
 
     def plain(x, u, carry):
         def step(carry, x):
             carry = lstm(carry, x + (carry[-1] * mask) @ u)
             return carry, carry[-1]
+
         return jax.lax.scan(step, carry, x)
 
     value = lambda f: lambda *a: sum(jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(f(*a)))
-    mine, theirs = (jax.value_and_grad(value(f), (0, 1, 2))(x, u, (h, h + 1))
-                    for f in (lambda x, u, c: recur(lstm, x, u, c, mask), plain))
+    mine, theirs = (
+        jax.value_and_grad(value(f), (0, 1, 2))(x, u, (h, h + 1))
+        for f in (lambda x, u, c: recur(lstm, x, u, c, mask), plain)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, theirs)
 
 
 def test_the_forget_gates_bias_alone_is_raised():
     x = jnp.ones((1, 2, 3))
-    plain, raised = (RNN("lstm", 4, 1, forget_bias=f).init(jax.random.key(0), x)["params"]["bias0"] for f in (0.0, 1.0))
-    np.testing.assert_allclose((raised - plain).reshape(4, 4), [[0] * 4, [1] * 4, [0] * 4, [0] * 4], atol=1e-6)
+    plain, raised = (
+        RNN("lstm", 4, 1, forget_bias=f).init(jax.random.key(0), x)["params"]["bias0"]
+        for f in (0.0, 1.0)
+    )
+    np.testing.assert_allclose(
+        (raised - plain).reshape(4, 4), [[0] * 4, [1] * 4, [0] * 4, [0] * 4], atol=1e-6
+    )
 
 
 class TestDropout:
@@ -156,7 +204,10 @@ class TestDropout:
         net, x = RNN("tanh", 50, 1, dropout=0.5), jnp.ones((8, 30, 3))
         params = net.init(jax.random.key(0), x)
         each = np.asarray(net.apply(params, x, None, jax.random.key(1))[0]) == 0
-        same = np.asarray(net.clone(variational=True).apply(params, x, None, jax.random.key(1))[0]) == 0
+        same = (
+            np.asarray(net.clone(variational=True).apply(params, x, None, jax.random.key(1))[0])
+            == 0
+        )
         assert (same == same[:, :1]).all() and not (each == each[:, :1]).all()
         assert not (same == same[:1]).all()  # Others in other examples.
         for dropped in (each, same):
@@ -166,7 +217,9 @@ class TestDropout:
     def test_keeps_the_mean(self):
         net = RNN(dropout=0.3)
         x = net.drop(jax.random.key(0), jnp.ones((100, 10, 100)))
-        np.testing.assert_allclose(sorted(set(np.asarray(x).ravel().tolist())), [0, 1 / 0.7], rtol=1e-6)
+        np.testing.assert_allclose(
+            sorted(set(np.asarray(x).ravel().tolist())), [0, 1 / 0.7], rtol=1e-6
+        )
         np.testing.assert_allclose(x.mean(), 1, atol=0.01)
 
     @pytest.mark.parametrize("kind", ("recurrent_dropout", "weight_dropout"))
@@ -175,7 +228,9 @@ class TestDropout:
         net = RNN("lstm", width=5, layers=1, **{kind: 0.5})
         plain = net.apply(params, x)[0]
         dropped = net.apply(params, x, None, jax.random.key(3))[0]
-        np.testing.assert_allclose(dropped[:, 0], plain[:, 0], atol=1e-6)  # The state before it is zeros.
+        np.testing.assert_allclose(
+            dropped[:, 0], plain[:, 0], atol=1e-6
+        )  # The state before it is zeros.
         assert np.abs(dropped[:, 1:] - plain[:, 1:]).max() > 1e-3
 
     def test_outputs_are_told_before_their_dropout_too(self):
@@ -194,22 +249,36 @@ class TestDropout:
         tokens, key = jax.random.randint(jax.random.key(0), (8, 40), 0, 30), jax.random.key(1)
         params = net.init(jax.random.key(2), tokens)
         assert len(np.unique(tokens)) == 30
-        slope = jax.grad(lambda p: jnp.sum(net.apply(p, tokens, None, key)[0] ** 2))(params)["params"]["embedding"]
+        slope = jax.grad(lambda p: jnp.sum(net.apply(p, tokens, None, key)[0] ** 2))(params)[
+            "params"
+        ]["embedding"]
         stays = np.abs(slope).max(1, keepdims=True) > 0
         assert 0.4 < stays.mean() < 0.8
-        other = {"params": {**params["params"], "embedding": params["params"]["embedding"] * stays / 0.6}}
-        np.testing.assert_allclose(net.apply(params, tokens, None, key)[0], net.apply(other, tokens)[0], atol=1e-6)
-        np.testing.assert_array_equal(net.apply(params, tokens)[0], net.clone(word_dropout=0.0).apply(params, tokens)[0])
+        other = {
+            "params": {**params["params"], "embedding": params["params"]["embedding"] * stays / 0.6}
+        }
+        np.testing.assert_allclose(
+            net.apply(params, tokens, None, key)[0], net.apply(other, tokens)[0], atol=1e-6
+        )
+        np.testing.assert_array_equal(
+            net.apply(params, tokens)[0], net.clone(word_dropout=0.0).apply(params, tokens)[0]
+        )
 
     def test_a_weight_once_dropped_gets_no_gradient(self):
         net, params, x, _ = make("lstm", weight_dropout=0.5)
-        g = jax.grad(lambda p: jnp.sum(net.apply(p, x, None, jax.random.key(3))[0] ** 2))(params)["params"]
-        assert 0.3 < np.mean(np.asarray(g["recurrent0"]) == 0) < 0.7 and np.all(np.asarray(g["input0"]) != 0)
+        g = jax.grad(lambda p: jnp.sum(net.apply(p, x, None, jax.random.key(3))[0] ** 2))(params)[
+            "params"
+        ]
+        assert 0.3 < np.mean(np.asarray(g["recurrent0"]) == 0) < 0.7 and np.all(
+            np.asarray(g["input0"]) != 0
+        )
 
 
 def model(cell="lstm", vocabulary=11, **kw):
     net = LanguageModel(vocabulary, RNN(cell, width=6, layers=2, scale=0.7), **kw)
-    return net, TrainState(jnp.zeros(()), net.init(jax.random.key(0), jnp.zeros((1, 1), int)), (), {})
+    return net, TrainState(
+        jnp.zeros(()), net.init(jax.random.key(0), jnp.zeros((1, 1), int)), (), {}
+    )
 
 
 @pytest.mark.parametrize("tied", (False, True))
@@ -227,7 +296,9 @@ def test_perplexity_is_counted_by_hand(tied):
     bits = nll.sum() / math.log(2) / (2 * len(test))
     np.testing.assert_allclose(found["bits_per_character"], bits, rtol=1e-5)
     counts = np.array([np.sum(train == i) + 1 for i in range(11)])
-    np.testing.assert_allclose(found["unigram"], np.exp(np.mean([-math.log(counts[t] / 211) for t in test[1:]])))
+    np.testing.assert_allclose(
+        found["unigram"], np.exp(np.mean([-math.log(counts[t] / 211) for t in test[1:]]))
+    )
     with pytest.raises(InputError, match="2 or more"):
         perplexity(net, read._replace(test=test[:1]))
 
@@ -261,10 +332,14 @@ def started(exp):
 class TestLSTM:
     def test_the_state_goes_on_from_step_to_step(self, file):
         """Two steps tell what one of twice the length tells; where a stream begins anew, it is as from zeros."""
-        exp = lstm_experiment(file, rnn=RNN(width=6, layers=2, scale=0.7), batch_size=3, length=5, lr=0.0)
+        exp = lstm_experiment(
+            file, rnn=RNN(width=6, layers=2, scale=0.7), batch_size=3, length=5, lr=0.0
+        )
         state, (a, b, c) = started(exp)
         net, step = LanguageModel(12, RNN(width=6, layers=2, scale=0.7)), jax.jit(exp.step)
-        nll = np.asarray(nats(net, state.params, jnp.concatenate([a["tokens"], b["tokens"][:, 1:]], axis=1))[0])
+        nll = np.asarray(
+            nats(net, state.params, jnp.concatenate([a["tokens"], b["tokens"][:, 1:]], axis=1))[0]
+        )
         one, told = step(state, a, jax.random.key(1))
         np.testing.assert_allclose(told["loss"], nll[:, :5].mean(), rtol=1e-5)
         two, told = step(one, b, jax.random.key(2))
@@ -273,7 +348,9 @@ class TestLSTM:
         carried = np.asarray(nats(net, state.params, c["tokens"], two.extra["carry"])[0])
         first = np.array([True, False, True])
         _, told = step(two, {**c, "first": jnp.asarray(first)}, jax.random.key(3))
-        np.testing.assert_allclose(told["loss"], np.where(first[:, None], alone, carried).mean(), rtol=1e-5)
+        np.testing.assert_allclose(
+            told["loss"], np.where(first[:, None], alone, carried).mean(), rtol=1e-5
+        )
         assert abs(alone.mean() - carried.mean()) > 1e-4
 
     def test_a_step_is_clipped_descent_by_the_sum_over_time(self, file):
@@ -282,34 +359,66 @@ class TestLSTM:
             exp = lstm_experiment(file, rnn=rnn, batch_size=3, length=5, lr=0.5, clip=clip)
             state, (a, *_) = started(exp)
             at = jnp.asarray(epoch * exp.data.steps, jnp.int32)
-            state = state.replace(opt_state=jax.tree.map(lambda x: at if x.ndim == 0 else x, state.opt_state))
+            state = state.replace(
+                opt_state=jax.tree.map(lambda x: at if x.ndim == 0 else x, state.opt_state)
+            )
             nll = lambda p: nats(LanguageModel(12, rnn), p, a["tokens"])[0].sum() / 3
             grads = jax.grad(nll)(state.params)
             rate = 0.5 * {0: 1, 5: 1 / 4}[epoch] * min(1, clip / float(optax.tree.norm(grads)))
             new, _ = jax.jit(exp.step)(state, a, jax.random.key(1))
-            jax.tree.map(lambda p, g, q: np.testing.assert_allclose(q, p - rate * g, atol=1e-6),
-                         state.params, grads, new.params)
+            jax.tree.map(
+                lambda p, g, q: np.testing.assert_allclose(q, p - rate * g, atol=1e-6),
+                state.params,
+                grads,
+                new.params,
+            )
 
 
 def test_awds_penalties_are_of_dropped_outputs_and_of_whole_ones_change(file):
     """Merity et al., section 4.4; beside the words' loss, in the value whose gradient Adam has, and the state is carried."""
-    rnn, alpha, beta = RNN(width=6, layers=2, dropout=0.5, variational=True, weight_dropout=0.3), 3.0, 2.0
-    exp = awd_lstm(file, rnn=rnn, batch_size=3, length=5, activation=alpha, slowness=beta, clip=1e9, word_dropout=0.2)
+    rnn, alpha, beta = (
+        RNN(width=6, layers=2, dropout=0.5, variational=True, weight_dropout=0.3),
+        3.0,
+        2.0,
+    )
+    exp = awd_lstm(
+        file,
+        rnn=rnn,
+        batch_size=3,
+        length=5,
+        activation=alpha,
+        slowness=beta,
+        clip=1e9,
+        word_dropout=0.2,
+    )
     state, (a, b, _) = started(exp)
     net, key = LanguageModel(12, rnn, tied=True, word_dropout=0.2), jax.random.key(5)
     step = jax.jit(exp.step)
     state, _ = step(state, a, jax.random.key(4))
-    nll, (h, whole), carry = (jax.tree.map(np.asarray, x) for x in nats(net, state.params, b["tokens"],
-                                                                         state.extra["carry"], key))
-    assert (h == 0).any() and (whole != 0).all() and any(np.asarray(x).any() for x in jax.tree.leaves(state.extra))
-    ar, tar = (h**2).sum() / h.size, sum(((whole[:, t + 1] - whole[:, t]) ** 2).sum() for t in range(4)) / (3 * 4 * 6)
+    nll, (h, whole), carry = (
+        jax.tree.map(np.asarray, x)
+        for x in nats(net, state.params, b["tokens"], state.extra["carry"], key)
+    )
+    assert (
+        (h == 0).any()
+        and (whole != 0).all()
+        and any(np.asarray(x).any() for x in jax.tree.leaves(state.extra))
+    )
+    ar, tar = (
+        (h**2).sum() / h.size,
+        sum(((whole[:, t + 1] - whole[:, t]) ** 2).sum() for t in range(4)) / (3 * 4 * 6),
+    )
     new, told = step(state, b, key)
     np.testing.assert_allclose(told["penalty"], alpha * ar + beta * tar, rtol=1e-5)
     np.testing.assert_allclose(told["loss"], nll.mean(), rtol=1e-5)
-    jax.tree.map(lambda c, d: np.testing.assert_allclose(c, d, atol=1e-6), new.extra["carry"], carry)
+    jax.tree.map(
+        lambda c, d: np.testing.assert_allclose(c, d, atol=1e-6), new.extra["carry"], carry
+    )
 
     anew = step(state, {**b, "first": jnp.ones(3, bool)}, key)[1]["loss"]
-    np.testing.assert_allclose(anew, nats(net, state.params, b["tokens"], None, key)[0].mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        anew, nats(net, state.params, b["tokens"], None, key)[0].mean(), rtol=1e-5
+    )
     assert abs(anew - told["loss"]) > 1e-4
 
     def value(params):
@@ -317,8 +426,12 @@ def test_awds_penalties_are_of_dropped_outputs_and_of_whole_ones_change(file):
         return nll.mean() + alpha * (h**2).mean() + beta * (jnp.diff(whole, axis=1) ** 2).mean()
 
     before, after = (optax.tree.get(s.opt_state, "mu") for s in (state, new))
-    jax.tree.map(lambda m, n, g: np.testing.assert_allclose(n, 0.9 * m + 0.1 * g, atol=1e-6),
-                 before, after, jax.grad(value)(state.params))
+    jax.tree.map(
+        lambda m, n, g: np.testing.assert_allclose(n, 0.9 * m + 0.1 * g, atol=1e-6),
+        before,
+        after,
+        jax.grad(value)(state.params),
+    )
 
 
 class TestLag:
@@ -328,15 +441,21 @@ class TestLag:
         q = np.linalg.qr(rng.normal(size=(6, 6)))[0]
 
         def advance(rho, carry, x):
-            h, = carry
+            (h,) = carry
             h = rho * h @ q + x
             return (h,), jnp.sum(h * jnp.arange(6.0), -1)
 
         x = rng.normal(size=(40, 5, 6)).astype(np.float32)
         net = lambda rho: (lambda state: rho, advance, (jnp.zeros((5, 6)),))
         found = gradient_by_lag({"a": net(0.8), "b": net(1.0), "c": net(1.1)}, x)(None)
-        np.testing.assert_allclose([found[f"{k}_last"] for k in "abc"], [0.8**39, 1, 1.1**39], rtol=1e-4)
-        assert (found["a_half"], found["b_half"], found["c_half"]) == (5, 40, 40)  # 0.8^3 > 1/2 > 0.8^4
+        np.testing.assert_allclose(
+            [found[f"{k}_last"] for k in "abc"], [0.8**39, 1, 1.1**39], rtol=1e-4
+        )
+        assert (found["a_half"], found["b_half"], found["c_half"]) == (
+            5,
+            40,
+            40,
+        )  # 0.8^3 > 1/2 > 0.8^4
         assert found["lags"].dtype == np.uint8 and found["lags"].shape[-1] == 3
         with pytest.raises(InputError, match="3 or more"):
             gradient_by_lag({"a": net(0.8)}, x[:2])
@@ -351,14 +470,17 @@ class TestLag:
             carry = jax.tree.map(jnp.zeros_like, h1)
             for t in range(8):
                 carry = jax.tree.map(jnp.add, carry, h1) if t == at else carry
-                nll, _, carry = nats(net, state.params, tokens[None, t:t + 2], carry)
+                nll, _, carry = nats(net, state.params, tokens[None, t : t + 2], carry)
             return nll[0, 0]
 
         def norm(at):
             zero, square = [np.zeros((1, 6)) for _ in range(2)], 0.0
             for l in range(2):
                 for j in range(6):
-                    up, down = ([z + s * 1e-2 * ((i == l) * np.eye(6)[j]) for i, z in enumerate(zero)] for s in (1, -1))
+                    up, down = (
+                        [z + s * 1e-2 * ((i == l) * np.eye(6)[j]) for i, z in enumerate(zero)]
+                        for s in (1, -1)
+                    )
                     carry = lambda hs: tuple((jnp.asarray(h, jnp.float32),) for h in hs)
                     square += float((loss(carry(up), at) - loss(carry(down), at)) / 2e-2) ** 2
             return math.sqrt(square)

@@ -44,18 +44,24 @@ def test_over_batch_splits_what_is_born_in_a_step(mesh):
     with jax.set_mesh(mesh):
         x = f(jax.random.key(0))
     assert x.sharding.shard_shape(x.shape) == (2, 4)
-    np.testing.assert_array_equal(x, sharding.over_batch(jax.random.normal(jax.random.key(0), (16, 4))))
+    np.testing.assert_array_equal(
+        x, sharding.over_batch(jax.random.normal(jax.random.key(0), (16, 4)))
+    )
 
 
 def test_parameters_are_split_at_rest_and_the_result_is_the_same(devices):
     states = {}
     for n, fsdp in ((1, 1), (8, 1), (8, 4)):
         devices(n)
-        states[n, fsdp] = train(replace(tiny(num_steps=1), partition=partial(sharding.fsdp, min_size=1)), Run(fsdp=fsdp))
+        states[n, fsdp] = train(
+            replace(tiny(num_steps=1), partition=partial(sharding.fsdp, min_size=1)), Run(fsdp=fsdp)
+        )
     kernel = states[8, 4].params["Dense_0"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (16, 16)
     for other in ((8, 1), (8, 4)):
-        for a, b in zip(jax.tree.leaves(states[1, 1].opt_state), jax.tree.leaves(states[other].opt_state)):
+        for a, b in zip(
+            jax.tree.leaves(states[1, 1].opt_state), jax.tree.leaves(states[other].opt_state)
+        ):
             np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max() + 1e-8)
 
 
@@ -91,6 +97,11 @@ def test_a_batch_that_does_not_divide():
 
 def test_a_cpu_can_be_split_before_anything_is_computed():
     said = "from ssljax import sharding; sharding.split_cpu(3); import jax; print(jax.device_count()); sharding.split_cpu(3)"
-    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, cwd=ROOT,
-                          env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"})
+    done = subprocess.run(
+        [sys.executable, "-c", said],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+    )
     assert done.returncode == 0 and done.stdout.strip() == "3", done.stderr

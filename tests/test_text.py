@@ -6,7 +6,8 @@ import pathlib
 import subprocess
 import sys
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import numpy as np
 import pytest
@@ -14,14 +15,33 @@ import pytest
 from ssljax.data import text as text_module
 from ssljax.data.feed import Rows
 from ssljax.data.order import indices
-from ssljax.data.text import (BERT, END, Documents, Streams, Windows, bpe, characters, documents, encode,
-                              load_tokenizer, pack, rows, tokenized, wordpiece, words)
+from ssljax.data.text import (
+    BERT,
+    bpe,
+    characters,
+    Documents,
+    documents,
+    encode,
+    END,
+    load_tokenizer,
+    pack,
+    rows,
+    Streams,
+    tokenized,
+    Windows,
+    wordpiece,
+    words,
+)
 from ssljax.errors import InputError
 from tests.conftest import ROOT
 from tests.test_data import batches, mesh_of, prepared
 
-MADE = {"characters": lambda d: characters(d), "words": lambda d: words(d), "bpe": lambda d: bpe(d, 400),
-        "wordpiece": lambda d: wordpiece(d, 500)}
+MADE = {
+    "characters": lambda d: characters(d),
+    "words": lambda d: words(d),
+    "bpe": lambda d: bpe(d, 400),
+    "wordpiece": lambda d: wordpiece(d, 500),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +58,13 @@ def write(folder: pathlib.Path, files: dict[str, str]) -> str:
 
 def test_the_manual_has_two_splits_with_no_paragraph_in_both():
     train, test = documents("python", "train"), documents("python", "test")
-    assert len(train) > 40 and len(test) > 4 and len(train) + len(test) <= 79 and train.labels is None
+    assert (
+        len(train) > 40 and len(test) > 4 and len(train) + len(test) <= 79 and train.labels is None
+    )
     assert train.text == documents("python", "train").text
-    long = lambda docs: {" ".join(p.split()) for text in docs.text for p in text.split("\n\n") if len(p) > 40}
+    long = lambda docs: {
+        " ".join(p.split()) for text in docs.text for p in text.split("\n\n") if len(p) > 40
+    }
     assert not long(train) & long(test)
     assert 250_000 < sum(map(len, train.text)) < 450_000
     with pytest.raises(InputError, match="python has no valid split; it has train, test"):
@@ -49,8 +73,12 @@ def test_the_manual_has_two_splits_with_no_paragraph_in_both():
 
 def test_a_file_is_cut_as_nanogpt_cuts_it(tmp_path):
     file = tmp_path / "x.txt"
-    file.write_bytes("äb\r\ncdefghij".encode("utf-8-sig"))  # The mark of Windows' editors goes, and its line ends.
-    assert documents(str(file), "train").text == ["äb\ncdefgh"] and documents(str(file), "test").text == ["ij"]
+    file.write_bytes(
+        "äb\r\ncdefghij".encode("utf-8-sig")
+    )  # The mark of Windows' editors goes, and its line ends.
+    assert documents(str(file), "train").text == ["äb\ncdefgh"] and documents(
+        str(file), "test"
+    ).text == ["ij"]
     with pytest.raises(InputError, match="has no valid split; it has train, test"):
         documents(str(file), "valid")
     other = tmp_path / "y.txt"
@@ -59,9 +87,16 @@ def test_a_file_is_cut_as_nanogpt_cuts_it(tmp_path):
 
 
 def test_three_files_of_one_beginning(tmp_path):
-    folder = write(tmp_path, {"ptb.train.txt": "a b", "ptb.valid.txt": "c", "ptb.test.txt": "d", "other.txt": "e"})
+    folder = write(
+        tmp_path,
+        {"ptb.train.txt": "a b", "ptb.valid.txt": "c", "ptb.test.txt": "d", "other.txt": "e"},
+    )
     for data in (folder, os.path.join(folder, "ptb")):
-        assert [documents(data, s).text for s in ("train", "valid", "test")] == [["a b"], ["c"], ["d"]]
+        assert [documents(data, s).text for s in ("train", "valid", "test")] == [
+            ["a b"],
+            ["c"],
+            ["d"],
+        ]
         with pytest.raises(InputError, match="has no dev split; it has train, valid, test"):
             documents(data, "dev")
     (tmp_path / "ptb.valid.txt").unlink()
@@ -70,37 +105,71 @@ def test_three_files_of_one_beginning(tmp_path):
 
 
 def test_folders(tmp_path):
-    plain = write(tmp_path / "plain", {f"{i:02}.txt": str(i) for i in range(12)} | {"a.md": "", ".hidden/x.txt": ""})
+    plain = write(
+        tmp_path / "plain",
+        {f"{i:02}.txt": str(i) for i in range(12)} | {"a.md": "", ".hidden/x.txt": ""},
+    )
     assert documents(plain, "test").text == ["0", "10"]
     assert documents(plain, "train").text == [str(i) for i in range(12) if i % 10]
-    own = write(tmp_path / "own", {"train/a.txt": "one", "train/b.txt": "two", "test/c.txt": "three"})
+    own = write(
+        tmp_path / "own", {"train/a.txt": "one", "train/b.txt": "two", "test/c.txt": "three"}
+    )
     assert documents(own, "train").text == ["one", "two"] and documents(own, "test").labels is None
-    classes = write(tmp_path / "classes", {"train/neg/1.txt": "bad", "train/pos/1.txt": "good", "test/pos/2.txt": "ok"})
+    classes = write(
+        tmp_path / "classes",
+        {"train/neg/1.txt": "bad", "train/pos/1.txt": "good", "test/pos/2.txt": "ok"},
+    )
     train, test = documents(classes, "train"), documents(classes, "test")
-    assert train.labels.tolist() == [0, 1] and test.labels.tolist() == [1] and test.class_names == ["neg", "pos"]
+    assert (
+        train.labels.tolist() == [0, 1]
+        and test.labels.tolist() == [1]
+        and test.class_names == ["neg", "pos"]
+    )
     plain = write(tmp_path / "parts", {f"{c}/{i}.txt": f"{c} {i}" for c in "ab" for i in range(10)})
     train, test = documents(plain, "train"), documents(plain, "test")
-    assert test.text == ["a 0", "b 0"] and test.labels.tolist() == [0, 1] and test.class_names == ["a", "b"]
+    assert (
+        test.text == ["a 0", "b 0"]
+        and test.labels.tolist() == [0, 1]
+        and test.class_names == ["a", "b"]
+    )
     assert [text[0] for text in train.text] == ["ab"[c] for c in train.labels] and len(train) == 18
 
 
 def test_settings_are_chosen_by_training_texts_alone(tmp_path):
-    files = {f"{split}/{c}/{i}.txt": f"{split} {c} {i}" for split in ("train", "test") for c in "ab" for i in range(30)}
+    files = {
+        f"{split}/{c}/{i}.txt": f"{split} {c} {i}"
+        for split in ("train", "test")
+        for c in "ab"
+        for i in range(30)
+    }
     data = write(tmp_path / "classes", files)
     (tmp_path / "classes" / "test").rename(tmp_path / "gone")  # Were it read, nothing could be.
     train, test = (documents(f"{data}:validation", split) for split in ("train", "test"))
-    assert sorted(train.text + test.text) == sorted(v for v in files.values() if v.startswith("train"))
+    assert sorted(train.text + test.text) == sorted(
+        v for v in files.values() if v.startswith("train")
+    )
     assert np.bincount(test.labels).tolist() == [3, 3] and train.class_names == ["a", "b"]
     for docs in (train, test):
         assert [text.split()[1] for text in docs.text] == [docs.class_names[c] for c in docs.labels]
     assert documents(f"{data}:validation", "test").text == test.text
-    one = write(tmp_path / "one", {"x.txt": "".join(chr(97 + i % 26) for i in range(1000))}) + "/x.txt"
+    one = (
+        write(tmp_path / "one", {"x.txt": "".join(chr(97 + i % 26) for i in range(1000))})
+        + "/x.txt"
+    )
     halves = [documents(f"{one}:validation", split).text[0] for split in ("train", "test")]
     assert "".join(halves) == documents(one, "train").text[0] and len(halves[1]) == 90
-    three = write(tmp_path / "three", {"p.train.txt": "0123456789", "p.valid.txt": "v", "p.test.txt": "t"})
+    three = write(
+        tmp_path / "three", {"p.train.txt": "0123456789", "p.valid.txt": "v", "p.test.txt": "t"}
+    )
     assert documents(f"{three}:validation", "test").text == ["9"]
-    assert documents(f"{three},{one}:validation", "test").text == ["9", halves[1]]  # Each text's own last tenth.
-    few = write(tmp_path / "few", {f"{split}/{c}/{i}.txt": c for split in ("train", "test") for c in "ab" for i in range(4)})
+    assert documents(f"{three},{one}:validation", "test").text == [
+        "9",
+        halves[1],
+    ]  # Each text's own last tenth.
+    few = write(
+        tmp_path / "few",
+        {f"{split}/{c}/{i}.txt": c for split in ("train", "test") for c in "ab" for i in range(4)},
+    )
     with pytest.raises(InputError, match="few has no class of 5 training examples or more"):
         documents(f"{few}:validation", "train")
     a, b = (documents("python:validation", split).text for split in ("train", "test"))
@@ -109,15 +178,22 @@ def test_settings_are_chosen_by_training_texts_alone(tmp_path):
         documents(f"{three}:validation", "valid")
 
 
-@pytest.mark.parametrize("files, data, message", [
-    ({}, "none.txt", "There is no file or folder .*none.txt: check the path"),
-    ({}, "a/b", "There is no file or folder .*a/b: check"),
-    ({"x.txt": " \n"}, "x.txt", "x.txt is empty: there is nothing to learn from"),
-    ({"one/x.txt": "a"}, "one", "one holds one .txt file, which makes no two splits: give the file itself"),
-    ({"d/x.md": "a"}, "d", "d holds no .txt files: put the texts there"),
-    ({"d/test/x.txt": "a"}, "d", "d/train holds no .txt files: put the texts there"),
-    ({"d/train/x.txt": "a", "d/train/y.txt": ""}, "d", "y.txt is empty"),
-])
+@pytest.mark.parametrize(
+    "files, data, message",
+    [
+        ({}, "none.txt", "There is no file or folder .*none.txt: check the path"),
+        ({}, "a/b", "There is no file or folder .*a/b: check"),
+        ({"x.txt": " \n"}, "x.txt", "x.txt is empty: there is nothing to learn from"),
+        (
+            {"one/x.txt": "a"},
+            "one",
+            "one holds one .txt file, which makes no two splits: give the file itself",
+        ),
+        ({"d/x.md": "a"}, "d", "d holds no .txt files: put the texts there"),
+        ({"d/test/x.txt": "a"}, "d", "d/train holds no .txt files: put the texts there"),
+        ({"d/train/x.txt": "a", "d/train/y.txt": ""}, "d", "y.txt is empty"),
+    ],
+)
 def test_what_is_not_there_is_said_in_one_sentence(tmp_path, files, data, message):
     write(tmp_path, files)
     with pytest.raises(InputError, match=message) as e:
@@ -127,16 +203,28 @@ def test_what_is_not_there_is_said_in_one_sentence(tmp_path, files, data, messag
 
 def test_bytes_that_are_not_utf8(tmp_path):
     (tmp_path / "x.txt").write_bytes("caf\u00e9".encode("latin1"))
-    with pytest.raises(InputError, match=r"x.txt is not UTF-8 \(byte 3 is 0xe9\): convert it, as in `iconv -f latin1"):
+    with pytest.raises(
+        InputError,
+        match=r"x.txt is not UTF-8 \(byte 3 is 0xe9\): convert it, as in `iconv -f latin1",
+    ):
         documents(str(tmp_path / "x.txt"), "train")
 
 
-@pytest.mark.parametrize("name, message", [
-    ("imdb_review", "There is no data set imdb_review: did you mean imdb_reviews"),
-    ("zzzzz", "There is no data set zzzzz: give a TFDS name, a text file, a folder of .txt files, or python"),
-    ("mnist", "mnist holds image, label, and no text: it is not a text set"),
-    ("imdb_reviews", "imdb_reviews is not prepared in .*ssljax.data.prepare imdb_reviews` once, or take --data python"),
-])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("imdb_review", "There is no data set imdb_review: did you mean imdb_reviews"),
+        (
+            "zzzzz",
+            "There is no data set zzzzz: give a TFDS name, a text file, a folder of .txt files, or python",
+        ),
+        ("mnist", "mnist holds image, label, and no text: it is not a text set"),
+        (
+            "imdb_reviews",
+            "imdb_reviews is not prepared in .*ssljax.data.prepare imdb_reviews` once, or take --data python",
+        ),
+    ],
+)
 def test_tfds_names(tmp_path, monkeypatch, name, message):
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
     with pytest.raises(InputError, match=message) as e:
@@ -147,7 +235,11 @@ def test_tfds_names(tmp_path, monkeypatch, name, message):
 def test_imdb_reviews():
     prepared("imdb_reviews")
     test = documents("imdb_reviews", "test")
-    assert len(test) == 25000 and np.bincount(test.labels).tolist() == [12500, 12500] and test.labels.dtype == np.int32
+    assert (
+        len(test) == 25000
+        and np.bincount(test.labels).tolist() == [12500, 12500]
+        and test.labels.dtype == np.int32
+    )
     assert test.class_names == ["neg", "pos"] and min(map(len, test.text)) > 10
     praise = np.array(["wonderful" in t for t in test.text])
     assert test.labels[praise].mean() > 0.7
@@ -156,9 +248,13 @@ def test_imdb_reviews():
 
 
 def test_tokenizers_are_the_same_in_another_process(manual, tmp_path):
-    code = ("from tests.test_text import *; docs = Documents(documents('python', 'train').text[:8]); "
-            "[(pathlib.Path(sys.argv[1]) / k).write_text(make(docs).to_str()) for k, make in MADE.items()]")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    code = (
+        "from tests.test_text import *; docs = Documents(documents('python', 'train').text[:8]); "
+        "[(pathlib.Path(sys.argv[1]) / k).write_text(make(docs).to_str()) for k, make in MADE.items()]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     for kind, make in MADE.items():
         made = make(manual).to_str()
@@ -168,7 +264,9 @@ def test_tokenizers_are_the_same_in_another_process(manual, tmp_path):
 
 
 def test_a_run_without_a_tokenizer(tmp_path):
-    with pytest.raises(InputError, match="holds no tokenizer.json: give the folder of a run on text"):
+    with pytest.raises(
+        InputError, match="holds no tokenizer.json: give the folder of a run on text"
+    ):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="tokenizer.json can't be read as a tokenizer"):
@@ -191,26 +289,34 @@ def test_bpe_learns_what_is_frequent(manual):
     tokens, offsets = encode(tokenizer, manual)
     assert tokens.dtype == np.int32 and len(tokens) < 0.6 * sum(map(len, manual.text))
     for i in (0, 7):
-        assert tokenizer.decode(tokens[offsets[i]:offsets[i + 1]].tolist()) == manual.text[i]
-    with pytest.raises(InputError, match="A vocabulary of 256 can't hold the 256 bytes and the end of a document"):
+        assert tokenizer.decode(tokens[offsets[i] : offsets[i + 1]].tolist()) == manual.text[i]
+    with pytest.raises(
+        InputError, match="A vocabulary of 256 can't hold the 256 bytes and the end of a document"
+    ):
         bpe(manual, 256)
 
 
 @pytest.mark.parametrize("kind", MADE)
 def test_a_long_text_has_the_same_tokens_in_parts(kind, manual, monkeypatch):
     """Line ends between words and others, runs of them, and one long line, which has no place to be cut at."""
-    docs = replace(manual, text=[*manual.text, "ab cd\nef\n\n  gh\n\tij\nkl " * 30, "one long line " * 50, "a"])
+    docs = replace(
+        manual, text=[*manual.text, "ab cd\nef\n\n  gh\n\tij\nkl " * 30, "one long line " * 50, "a"]
+    )
     tokenizer = MADE[kind](docs)
     whole = [tokenizer.encode(text, add_special_tokens=False).ids for text in docs.text]
     monkeypatch.setattr(text_module, "LARGE", 200)
     parts = [len(list(text_module._cut(tokenizer, text))) for text in docs.text]
-    assert sum(parts[:8]) > 20 and parts[8] > 1 and parts[9:] == [4 if kind == "characters" else 1, 1]
+    assert (
+        sum(parts[:8]) > 20 and parts[8] > 1 and parts[9:] == [4 if kind == "characters" else 1, 1]
+    )
     found = text_module._encode(tokenizer, docs)
     np.testing.assert_array_equal(found["tokens"], np.concatenate(whole))
     np.testing.assert_array_equal(found["offsets"], np.cumsum([0, *map(len, whole)]))
 
 
-@given(st.lists(st.text(ANY, max_size=9) | st.text("abä \n\t~", max_size=9), min_size=1, max_size=4))
+@given(
+    st.lists(st.text(ANY, max_size=9) | st.text("abä \n\t~", max_size=9), min_size=1, max_size=4)
+)
 @settings(max_examples=200, deadline=None)
 def test_characters_are_numbered_in_the_order_of_unicode(texts):
     docs = Documents(texts)
@@ -218,15 +324,21 @@ def test_characters_are_numbered_in_the_order_of_unicode(texts):
     tokenizer = characters(docs)
     tokens, offsets = encode(tokenizer, docs)
     for i, text in enumerate(texts):
-        assert [order[t] for t in tokens[offsets[i]:offsets[i + 1]]] == list(text)
-        assert tokenizer.decode(tokens[offsets[i]:offsets[i + 1]].tolist()) == text
+        assert [order[t] for t in tokens[offsets[i] : offsets[i + 1]]] == list(text)
+        assert tokenizer.decode(tokens[offsets[i] : offsets[i + 1]].tolist()) == text
     assert tokenizer.encode(min(set(map(chr, range(99))) - set(order))).ids == [0]
 
 
 def test_words_are_ranked_by_count():
     docs = Documents(["b a b\nc b a\n"])
     tokenizer = words(docs)
-    assert sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get) == ["[UNK]", "b", "<eos>", "a", "c"]
+    assert sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get) == [
+        "[UNK]",
+        "b",
+        "<eos>",
+        "a",
+        "c",
+    ]
     assert encode(tokenizer, docs)[0].tolist() == [1, 3, 1, 2, 4, 1, 3, 2]
     assert tokenizer.decode(tokenizer.encode("a d\n").ids) == "a [UNK] <eos>"
     assert set(words(docs, min_count=2, newline="").get_vocab()) == {"[UNK]", "a", "b"}
@@ -251,11 +363,21 @@ def test_one_text_is_tokens_alone_and_several_end_with_a_boundary(tmp_path, kind
     folder = pathlib.Path(write(tmp_path, files))
     for names in (["a.txt"], ["a.txt", "b.txt"]):
         data, several = ",".join(str(folder / n) for n in names), len(names) > 1
-        read, make = tokenized(data, kind, vocabulary), {"words": lambda d: words(d, 2), "characters": characters,
-                                                         "bpe": lambda d: bpe(d, vocabulary)}[kind]
+        read, make = (
+            tokenized(data, kind, vocabulary),
+            {
+                "words": lambda d: words(d, 2),
+                "characters": characters,
+                "bpe": lambda d: bpe(d, vocabulary),
+            }[kind],
+        )
         for split, found in (("train", read.train), ("test", read.test)):
             text = documents(data, split).text
-            text = [t if t[-1] == "\n" else t + "\n" for t in text] if several and kind != "bpe" else text
+            text = (
+                [t if t[-1] == "\n" else t + "\n" for t in text]
+                if several and kind != "bpe"
+                else text
+            )
             end = [0] if several and kind == "bpe" else []
             want = [i for t in text for i in [*read.tokenizer.encode(t).ids, *end]]
             assert found.tolist() == want and found.dtype == np.int32
@@ -264,7 +386,11 @@ def test_one_text_is_tokens_alone_and_several_end_with_a_boundary(tmp_path, kind
         assert read.size == read.tokenizer.get_vocab_size()
         assert read.characters == (sum(map(len, text)) if kind != "words" else 0)
     last = {"words": "<eos>", "characters": "\n", "bpe": END}[kind]
-    assert read.tokenizer.id_to_token(int(read.train[-1])) == read.tokenizer.id_to_token(int(read.test[-1])) == last
+    assert (
+        read.tokenizer.id_to_token(int(read.train[-1]))
+        == read.tokenizer.id_to_token(int(read.test[-1]))
+        == last
+    )
 
 
 def test_what_is_unknown_is_counted(tmp_path):
@@ -283,28 +409,51 @@ def test_what_is_unknown_is_counted(tmp_path):
     (tmp_path / "x.test.txt").write_text("a b")
     read = tokenized(data, "characters", 0)
     assert read.unknown == 0 and read.characters == 3
-    treebank = write(tmp_path / "treebank", {"x.train.txt": " a <unk> c\n", "x.test.txt": " a c d <unk>\n"})
+    treebank = write(
+        tmp_path / "treebank", {"x.train.txt": " a <unk> c\n", "x.test.txt": " a c d <unk>\n"}
+    )
     read = tokenized(treebank, "words", 9)
-    assert set(read.tokenizer.get_vocab()) == {"<unk>", "a", "c", "<eos>"} and read.unknown == pytest.approx(40)
+    assert set(read.tokenizer.get_vocab()) == {
+        "<unk>",
+        "a",
+        "c",
+        "<eos>",
+    } and read.unknown == pytest.approx(40)
 
 
 def test_wordpiece_is_berts(manual):
     tokenizer = wordpiece(manual, 500)
-    assert tuple(tokenizer.id_to_token(i) for i in range(5)) == BERT and tokenizer.get_vocab_size() == 500
+    assert (
+        tuple(tokenizer.id_to_token(i) for i in range(5)) == BERT
+        and tokenizer.get_vocab_size() == 500
+    )
     text = "The Assert statement, with expressions"
     pieces = tokenizer.encode(text).tokens
     assert pieces[0] == "[CLS]" and pieces[-1] == "[SEP]"
     vocabulary = tokenizer.get_vocab()
     want = []
-    for word in "the assert statement , with expressions".split():  # The longest piece first, as BERT's paper has it.
+    for word in [
+        "the",
+        "assert",
+        "statement",
+        ",",
+        "with",
+        "expressions",
+    ]:  # The longest piece first, as BERT's paper has it.
         at = 0
         while at < len(word):
-            end = next(e for e in range(len(word), at, -1) if ("##" if at else "") + word[at:e] in vocabulary)
+            end = next(
+                e
+                for e in range(len(word), at, -1)
+                if ("##" if at else "") + word[at:e] in vocabulary
+            )
             want, at = [*want, ("##" if at else "") + word[at:end]], end
     assert pieces[1:-1] == want
     assert tokenizer.decode(tokenizer.encode(text).ids) == "the assert statement, with expressions"
     assert encode(tokenizer, Documents([text]))[0].tolist() == tokenizer.encode(text).ids[1:-1]
-    with pytest.raises(InputError, match="A vocabulary of 20 can't hold the special tokens and each character"):
+    with pytest.raises(
+        InputError, match="A vocabulary of 20 can't hold the special tokens and each character"
+    ):
         wordpiece(manual, 20)
 
 
@@ -340,22 +489,31 @@ def flat(docs: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 def test_packing(docs, length, separator):
     whole = [t for d in docs for t in (d if separator is None else [*d, separator])]
     if len(whole) < length:
-        with pytest.raises(InputError, match=f"A text of {len(whole)} tokens does not fill a row of {length}: choose"):
+        with pytest.raises(
+            InputError,
+            match=f"A text of {len(whole)} tokens does not fill a row of {length}: choose",
+        ):
             pack(*flat(docs), length, separator)
     else:
         packed = pack(*flat(docs), length, separator)
-        assert packed.dtype == np.int32 and packed.shape[1] == length and 0 <= len(whole) - packed.size < length
-        assert packed.ravel().tolist() == whole[:packed.size]
+        assert (
+            packed.dtype == np.int32
+            and packed.shape[1] == length
+            and 0 <= len(whole) - packed.size < length
+        )
+        assert packed.ravel().tolist() == whole[: packed.size]
 
 
-@given(documents_of_tokens, st.integers(2, 9), st.sampled_from([(None, None), (11, None), (11, 12)]))
+@given(
+    documents_of_tokens, st.integers(2, 9), st.sampled_from([(None, None), (11, None), (11, 12)])
+)
 @settings(max_examples=100, deadline=None)
 def test_rows_of_documents(docs, length, around):
     first, last = around
     out = rows(*flat(docs), length, 0, first, last)
     for i, doc in enumerate(docs):
         before, after = [first] * (first is not None), [last] * (last is not None)
-        one = before + doc[:length - len(before) - len(after)] + after
+        one = before + doc[: length - len(before) - len(after)] + after
         assert out[i].tolist() == one + [0] * (length - len(one))
     assert out.dtype == np.int32
 
@@ -367,10 +525,18 @@ def test_windows_are_a_function_of_seed_and_step():
     for a, b in zip(first[20:], batches(data, 3, 20, 4, mesh_of(8))):
         np.testing.assert_array_equal(a["tokens"], b["tokens"])
     x = np.stack([b["tokens"] for b in first])
-    assert x.shape == (60, 8, 6) and (np.diff(x, axis=-1) == 1).all() and x.min() == 100 and x.max() == 159
+    assert (
+        x.shape == (60, 8, 6)
+        and (np.diff(x, axis=-1) == 1).all()
+        and x.min() == 100
+        and x.max() == 159
+    )
     assert len(np.unique(x[..., 0])) == 55, "480 draws of the 55 places find them all."
     assert not np.array_equal(x[0], batches(data, 4, 0, 1, mesh_of(1))[0]["tokens"])
-    with pytest.raises(InputError, match="A text of 60 tokens is too short for a context of 60 and the token after it"):
+    with pytest.raises(
+        InputError,
+        match="A text of 60 tokens is too short for a context of 60 and the token after it",
+    ):
         Windows(tokens, 8, 60)
     whole = batches(Windows(tokens, 2, 59), 0, 0, 1, mesh_of(1))[0]["tokens"]
     assert np.asarray(whole).tolist() == [tokens.tolist()] * 2
@@ -384,15 +550,21 @@ def test_streams_go_on_where_the_last_step_ended():
     for step, batch in enumerate(got):
         for i, stream in enumerate(np.asarray(batch["tokens"])):
             begin = 21 * i + 5 * (step % 4)
-            assert stream.tolist() == tokens[begin:begin + 6].tolist()
+            assert stream.tolist() == tokens[begin : begin + 6].tolist()
     for a, b in zip(got[3:], batches(data, 7, 3, 3, mesh_of(1))):
         jax.tree.map(np.testing.assert_array_equal, dict(a), dict(b))
-    with pytest.raises(InputError, match="A text of 20 tokens is too short for 4 streams of 5 tokens and the"):
+    with pytest.raises(
+        InputError, match="A text of 20 tokens is too short for 4 streams of 5 tokens and the"
+    ):
         Streams(tokens[:20], 4, 5)
 
 
 def test_rows_of_any_arrays():
-    arrays = {"tokens": np.arange(60).reshape(20, 3), "length": np.arange(20), "label": np.arange(20) % 2}
+    arrays = {
+        "tokens": np.arange(60).reshape(20, 3),
+        "length": np.arange(20),
+        "label": np.arange(20) % 2,
+    }
     for step, batch in enumerate(batches(Rows(arrays, 8), 1, 0, 4, mesh_of(8))):
         at = indices(1, step, 20, 8)
         assert set(batch) == set(arrays)

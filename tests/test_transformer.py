@@ -4,7 +4,8 @@ GPT, BERT, ELECTRA, SimCSE and fine-tuning by hand."""
 from functools import partial
 import itertools
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +18,21 @@ from experiments.finetune_text import finetune_text
 from experiments.gpt import gpt
 from experiments.simcse import simcse
 from ssljax import sharding
-from ssljax.data.pieces import SPECIAL, labelled, labelled_rows
+from ssljax.data.pieces import labelled, labelled_rows, SPECIAL
 from ssljax.data.text import wordpiece
 from ssljax.errors import InputError
 from ssljax.losses.language import mask_tokens, replace_tokens
 from ssljax.models import attention
 from ssljax.models.attention import cpu_attention, rotary
 from ssljax.models.mlp import MLP
-from ssljax.models.transformer import LanguageModel, Transformer, empty_cache, generate, kept, sample
+from ssljax.models.transformer import (
+    empty_cache,
+    generate,
+    kept,
+    LanguageModel,
+    sample,
+    Transformer,
+)
 from tests.test_data import batches, mesh_of
 
 KEY = jax.random.key(0)
@@ -38,37 +46,50 @@ def naive(q, k, v, sees):
     out = np.zeros(q.shape)
     for i, j, a in np.ndindex(n, t, h):
         at = [s for s in range(k.shape[1]) if sees[i][j][s]]
-        w = np.exp([np.dot(q[i, j, a].astype(float), k[i, s, a].astype(float)) / np.sqrt(d) for s in at])
+        w = np.exp(
+            [np.dot(q[i, j, a].astype(float), k[i, s, a].astype(float)) / np.sqrt(d) for s in at]
+        )
         out[i, j, a] = sum(x * v[i, s, a].astype(float) for x, s in zip(w / w.sum(), at))
     return out
 
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("cache", [2**18, 80])  # Its gradient at once, or for two of the six heads at a time.
+@pytest.mark.parametrize(
+    "cache", [2**18, 80]
+)  # Its gradient at once, or for two of the six heads at a time.
 def test_attention_is_the_equation_and_jaxs(causal, padded, cache, monkeypatch):
     monkeypatch.setattr(attention, "CACHE", cache)
     q, k, v = (jax.random.normal(key, (2, 6, 3, 4)) for key in jax.random.split(KEY, 3))
     lengths = (4, 6) if padded else (6, 6)
     mask = jnp.asarray([[s < n for s in range(6)] for n in lengths])
-    sees = [[[bool(mask[i, s]) and (s <= t or not causal) for s in range(6)] for t in range(6)] for i in range(2)]
+    sees = [
+        [[bool(mask[i, s]) and (s <= t or not causal) for s in range(6)] for t in range(6)]
+        for i in range(2)
+    ]
     kwargs = dict(causal=causal, mask=mask[:, None, None] if padded else None)
     found = cpu_attention(q, k, v, **kwargs)
     np.testing.assert_allclose(found, naive(*map(np.asarray, (q, k, v)), sees), atol=1e-5)
     jaxs = partial(jax.nn.dot_product_attention, mask=kwargs["mask"], is_causal=causal)
     np.testing.assert_allclose(found, jaxs(q, k, v), atol=1e-5)
-    grads = [jax.grad(lambda *a: (f(*a) ** 2).sum(), (0, 1, 2))(q, k, v)
-             for f in (partial(cpu_attention, **kwargs), jaxs)]
+    grads = [
+        jax.grad(lambda *a: (f(*a) ** 2).sum(), (0, 1, 2))(q, k, v)
+        for f in (partial(cpu_attention, **kwargs), jaxs)
+    ]
     for a, b in zip(*grads):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 3e-2)])
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("first", [0, 1])  # Of the keys to be seen: with 1 the first token sees none.
+@pytest.mark.parametrize(
+    "first", [0, 1]
+)  # Of the keys to be seen: with 1 the first token sees none.
 def test_attention_of_few_tokens_to_many(dtype, tolerance, causal, first):
-    q, k, v, dy = (jax.random.normal(key, (2, n, 3, 4)).astype(dtype)
-                   for key, n in zip(jax.random.split(KEY, 4), (5, 6, 6, 5)))
+    q, k, v, dy = (
+        jax.random.normal(key, (2, n, 3, 4)).astype(dtype)
+        for key, n in zip(jax.random.split(KEY, 4), (5, 6, 6, 5))
+    )
     mask = (jnp.arange(6) >= first)[None, None, None] & jnp.ones((1, 1, 5, 1), bool)
 
     def plain(q, k, v):
@@ -87,13 +108,17 @@ def test_gradient_of_attention_stays_on_its_device(monkeypatch):
     monkeypatch.setattr(attention, "CACHE", 80)
     q, k, v, dy = (jax.random.normal(key, (16, 6, 3, 4)) for key in jax.random.split(KEY, 4))
     mask = jax.random.uniform(KEY, (16, 1, 1, 6)) < 0.7
-    grads = jax.jit(lambda q, k, v, mask, dy: jax.vjp(lambda *a: cpu_attention(*a, mask=mask), q, k, v)[1](dy))
+    grads = jax.jit(
+        lambda q, k, v, mask, dy: jax.vjp(lambda *a: cpu_attention(*a, mask=mask), q, k, v)[1](dy)
+    )
     alone = grads(q, k, v, mask, dy)
     with jax.set_mesh(mesh_of(8)):
         split = jax.device_put((q, k, v, mask, dy), jax.NamedSharding(mesh_of(8), sharding.BATCH))
         compiled = grads.lower(*split).compile()
         assert " while(" in compiled.as_text() and not any(
-            f" {f}" in compiled.as_text() for f in ("all-gather", "all-to-all", "all-reduce", "collective-permute"))
+            f" {f}" in compiled.as_text()
+            for f in ("all-gather", "all-to-all", "all-reduce", "collective-permute")
+        )
         for a, b in zip(compiled(*split), alone):
             np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -105,9 +130,16 @@ def test_rotary_positions_are_relative():
     assert np.abs(product(3, 8) - product(3, 9)).max() > 1e-2
     turned = rotary(q, jnp.array([5]))
     np.testing.assert_allclose(jnp.linalg.norm(turned), jnp.linalg.norm(q), rtol=1e-5)
-    x, angle = np.asarray(q[0, 0, 0], float), 5 * 10_000 ** (-2 / 8)  # Of channels 1 and 5, by hand.
-    np.testing.assert_allclose(turned[0, 0, 0, 1], x[1] * np.cos(angle) - x[5] * np.sin(angle), atol=1e-5)
-    np.testing.assert_allclose(turned[0, 0, 0, 5], x[1] * np.sin(angle) + x[5] * np.cos(angle), atol=1e-5)
+    x, angle = (
+        np.asarray(q[0, 0, 0], float),
+        5 * 10_000 ** (-2 / 8),
+    )  # Of channels 1 and 5, by hand.
+    np.testing.assert_allclose(
+        turned[0, 0, 0, 1], x[1] * np.cos(angle) - x[5] * np.sin(angle), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        turned[0, 0, 0, 5], x[1] * np.sin(angle) + x[5] * np.cos(angle), atol=1e-5
+    )
     with pytest.raises(InputError, match="can't have 3"):
         rotary(jnp.ones((1, 1, 1, 3)), jnp.zeros(1))
 
@@ -117,7 +149,9 @@ def model_of(kind, causal=True, vocabulary=11, size=0, **kwargs):
     net = Transformer(2, 2, 16, norm=norm, positions=positions, unit=unit, reach=16, **kwargs)
     model = LanguageModel(net, vocabulary, causal, size)
     params = model.init(KEY, jnp.zeros((1, 4), int))
-    return model, jax.tree.map(lambda x: x + 0.2 * jax.random.normal(KEY, x.shape), params)  # Far from uniform guesses.
+    return model, jax.tree.map(
+        lambda x: x + 0.2 * jax.random.normal(KEY, x.shape), params
+    )  # Far from uniform guesses.
 
 
 @pytest.mark.parametrize("kind", SOME, ids="-".join)
@@ -125,9 +159,14 @@ def test_the_past_does_not_see_the_future(kind):
     model, params = model_of(kind)
     tokens = jax.random.randint(KEY, (2, 10), 0, 11)
     apply = jax.jit(model.apply)
-    before, after = apply(params, tokens), apply(params, tokens.at[:, 6].set((tokens[:, 6] + 1) % 11))
+    before, after = (
+        apply(params, tokens),
+        apply(params, tokens.at[:, 6].set((tokens[:, 6] + 1) % 11)),
+    )
     np.testing.assert_array_equal(before[:, :6], after[:, :6])
-    assert np.abs(before[:, 6:] - after[:, 6:]).min(axis=(0, 2)).min() > 0  # And the future sees the past.
+    assert (
+        np.abs(before[:, 6:] - after[:, 6:]).min(axis=(0, 2)).min() > 0
+    )  # And the future sees the past.
 
 
 def test_what_is_padded_is_not_seen():
@@ -137,7 +176,9 @@ def test_what_is_padded_is_not_seen():
     other = model.apply(params, jnp.where(mask, tokens, 0), mask)
     np.testing.assert_array_equal(whole[0, :7], other[0, :7])
     np.testing.assert_allclose(whole[0, :7], model.apply(params, tokens[:1, :7])[0], atol=1e-5)
-    assert np.abs(whole[1] - model.apply(params, tokens[1:, ::-1])[0, ::-1]).max() > 1e-2  # Order counts.
+    assert (
+        np.abs(whole[1] - model.apply(params, tokens[1:, ::-1])[0, ::-1]).max() > 1e-2
+    )  # Order counts.
 
 
 @pytest.mark.parametrize("kind", SOME, ids="-".join)
@@ -146,10 +187,12 @@ def test_the_cache_gives_what_the_whole_text_gives(kind, size):
     model, params = model_of(kind, size=size)
     tokens = jax.random.randint(KEY, (2, 10), 0, 11)
     whole = model.apply(params, tokens)
-    logits, cache = model.apply(params, tokens[:, :4], empty_cache(model.net, 2, 10), 0, method="extend")
+    logits, cache = model.apply(
+        params, tokens[:, :4], empty_cache(model.net, 2, 10), 0, method="extend"
+    )
     found = [logits]
     for at in range(4, 10):
-        logits, cache = model.apply(params, tokens[:, at:at + 1], cache, at, method="extend")
+        logits, cache = model.apply(params, tokens[:, at : at + 1], cache, at, method="extend")
         found.append(logits)
     np.testing.assert_allclose(np.stack(found, 1), whole[:, 3:], atol=2e-5)
 
@@ -159,11 +202,13 @@ def test_the_likeliest_text_is_that_of_whole_forward_passes(window, length):
     """With the last half of the window where that is full; the window of training is never left."""
     model, params = model_of(KINDS[2])
     prompt = jax.random.randint(KEY, (3, 4), 0, 11)
-    found = jax.jit(lambda p: generate(model, params, KEY, p, length, window, temperature=0))(prompt)
+    found = jax.jit(lambda p: generate(model, params, KEY, p, length, window, temperature=0))(
+        prompt
+    )
     seen, want = np.asarray(prompt), []
     for _ in range(length):
         if seen.shape[1] == window:
-            seen = seen[:, -(window // 2):]
+            seen = seen[:, -(window // 2) :]
         token = np.asarray(model.apply(params, jnp.asarray(seen))[:, -1].argmax(-1))
         want.append(token)
         seen = np.concatenate([seen, token[:, None]], 1)
@@ -175,13 +220,18 @@ def test_the_likeliest_text_is_that_of_whole_forward_passes(window, length):
 
 
 @settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 999), k=st.integers(0, 8), p=st.sampled_from([0.1, 0.5, 0.9, 1.0]), ties=st.booleans())
+@given(
+    seed=st.integers(0, 999),
+    k=st.integers(0, 8),
+    p=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
+    ties=st.booleans(),
+)
 def test_exactly_the_right_tokens_are_kept(seed, k, p, ties):
     logits = np.random.default_rng(seed).normal(size=(3, 8)).astype(np.float32)
     logits = np.round(logits) if ties else logits
     found = np.asarray(kept(jnp.asarray(logits), k, p))
     for row, keep in zip(logits.astype(float), found):
-        order = sorted(range(8), key=lambda i: -row[i])[:k or 8]
+        order = sorted(range(8), key=lambda i: -row[i])[: k or 8]
         share, want = np.exp(row[order]) / np.exp(row[order]).sum(), set()
         for i, token in enumerate(order):
             if p == 1 or share[:i].sum() < p - 1e-6:
@@ -192,7 +242,9 @@ def test_exactly_the_right_tokens_are_kept(seed, k, p, ties):
 def test_samples_follow_the_distribution():
     logits = jnp.log(jnp.array([[0.4, 0.3, 0.2, 0.1]]))
     many = jnp.tile(logits, (20_000, 1))
-    draw = lambda **kwargs: np.bincount(np.asarray(sample(KEY, many, **kwargs)), minlength=4) / 20_000
+    draw = lambda **kwargs: (
+        np.bincount(np.asarray(sample(KEY, many, **kwargs)), minlength=4) / 20_000
+    )
     np.testing.assert_allclose(draw(), [0.4, 0.3, 0.2, 0.1], atol=0.02)
     np.testing.assert_allclose(draw(top_k=2), [4 / 7, 3 / 7, 0, 0], atol=0.02)
     np.testing.assert_allclose(draw(top_p=0.75), [4 / 9, 3 / 9, 2 / 9, 0], atol=0.02)
@@ -216,7 +268,9 @@ def test_dropout_is_of_training_alone_and_keeps_the_mean():
     a, b = run(jax.random.key(1)), run(jax.random.key(2))
     assert np.abs(a - b).max() > 1e-2
     np.testing.assert_array_equal(a, run(jax.random.key(1)))
-    np.testing.assert_array_equal(model.apply(params, tokens), model_of(KINDS[0])[0].apply(params, tokens))
+    np.testing.assert_array_equal(
+        model.apply(params, tokens), model_of(KINDS[0])[0].apply(params, tokens)
+    )
     x = jnp.ones((1000, 64))
     y = model.net.apply({}, x, True, method="drop", rngs={"dropout": KEY})
     assert set(np.unique(y)) == {0.0, np.float32(1 / 0.7)} and abs(float(y.mean()) - 1) < 0.01
@@ -231,12 +285,18 @@ def test_bad_sizes_are_sentences():
 
 def far(params):
     """Weights that are not near those at the start, so that no two ways to compute give nearly the same."""
-    return jax.tree.map(lambda x: x + 0.2 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    return jax.tree.map(
+        lambda x: x + 0.2 * jax.random.normal(jax.random.key(x.size), x.shape), params
+    )
 
 
 def log_softmax(z):
     z = np.asarray(z, np.float64)
-    return z - z.max(-1, keepdims=True) - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    return (
+        z
+        - z.max(-1, keepdims=True)
+        - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    )
 
 
 def begun(exp):
@@ -253,7 +313,12 @@ def test_gpts_loss_is_of_each_token_after_those_before_it():
     batch, state = begun(exp)
     seen, model = np.asarray(batch["tokens"]), LanguageModel(net, 300)
     assert seen.shape == (3, 7) and len(np.unique(seen)) > 5
-    nll = [-log_softmax(model.apply(state.params["model"], seen[:, :i])[:, -1])[np.arange(3), seen[:, i]] for i in range(1, 7)]
+    nll = [
+        -log_softmax(model.apply(state.params["model"], seen[:, :i])[:, -1])[
+            np.arange(3), seen[:, i]
+        ]
+        for i in range(1, 7)
+    ]
     found = jax.jit(exp.step)(state, batch, KEY)[1]["loss"]
     np.testing.assert_allclose(found, np.mean(nll), rtol=1e-5)
 
@@ -266,10 +331,13 @@ def test_berts_loss_is_of_what_is_hidden_from_either_side():
     masked = jax.tree.map(np.asarray, mask_tokens(to_mask, batch["tokens"], size, 4, SPECIAL, 0.15))
     assert (masked.tokens != batch["tokens"]).any()
     logits = LanguageModel(net, size, causal=False).apply(
-        state.params["model"], masked.tokens, train=True, rngs={"dropout": to_drop})
+        state.params["model"], masked.tokens, train=True, rngs={"dropout": to_drop}
+    )
     logp, told = log_softmax(logits), np.argwhere(masked.weight > 0)
     nll = [-logp[i, masked.at[i, j], batch["tokens"][i, masked.at[i, j]]] for i, j in told]
-    np.testing.assert_allclose(jax.jit(exp.step)(state, batch, k)[1]["loss"], np.mean(nll), rtol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(exp.step)(state, batch, k)[1]["loss"], np.mean(nll), rtol=1e-4
+    )
 
 
 def test_fine_tunings_loss_is_of_each_texts_own_class_by_the_mean_of_its_tokens():
@@ -284,7 +352,9 @@ def test_fine_tunings_loss_is_of_each_texts_own_class_by_the_mean_of_its_tokens(
     for row in np.asarray(batch["tokens"]):
         h = model.apply(state.params["model"], row[row >= 0][None], method="hidden")[0].mean(0)
         nll.append(-log_softmax(h @ head["kernel"] + head["bias"])[own[row.tobytes()]])
-    np.testing.assert_allclose(jax.jit(exp.step)(state, batch, k)[1]["loss"], np.mean(nll), rtol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(exp.step)(state, batch, k)[1]["loss"], np.mean(nll), rtol=1e-4
+    )
 
 
 def test_electras_loss_is_the_generators_and_the_weighted_discriminators():
@@ -292,16 +362,22 @@ def test_electras_loss_is_the_generators_and_the_weighted_discriminators():
     net, size, k = Transformer(1, 2, 16, dropout=0.2), 300, jax.random.key(3)
     exp = electra(net=net, vocabulary=size, length=24, batch_size=4, weight=3.0)
     batch, state = begun(exp)
-    model, small = (LanguageModel(n, size, False, s) for n, s in ((net, 0), (net.clone(width=8, heads=1), 16)))
+    model, small = (
+        LanguageModel(n, size, False, s) for n, s in ((net, 0), (net.clone(width=8, heads=1), 16))
+    )
     k1, k2, k3 = jax.random.split(k, 3)
     to_mask, to_drop = jax.random.split(k1)
     masked = mask_tokens(to_mask, batch["tokens"], size, 4, SPECIAL, 0.15, masked=1.0)
     told = np.asarray(masked.weight) > 0
-    assert (np.take_along_axis(np.asarray(masked.tokens), np.asarray(masked.at), 1)[told] == 4).all()
+    assert (
+        np.take_along_axis(np.asarray(masked.tokens), np.asarray(masked.at), 1)[told] == 4
+    ).all()
 
     def told_by_generator(params):
         weights = {"params": {**params["generator"], "embed": params["model"]["params"]["embed"]}}
-        return small.apply(weights, masked.tokens, masked.at, True, rngs={"dropout": to_drop}, method="logits_at")
+        return small.apply(
+            weights, masked.tokens, masked.at, True, rngs={"dropout": to_drop}, method="logits_at"
+        )
 
     tokens, replaced = replace_tokens(k2, told_by_generator(state.params), masked)
     assert 0 < replaced.sum() <= told.sum()
@@ -322,14 +398,22 @@ def test_electras_loss_is_the_generators_and_the_weighted_discriminators():
         logp = jax.nn.log_softmax(told_by_generator(params))
         return -jnp.take_along_axis(logp, masked.targets[:, :, None], -1)[:, :, 0][told].mean()
 
-    of_discriminator = lambda params: jnp.logaddexp(0, jnp.where(replaced, -1, 1) * told_by_discriminator(params)).mean()
+    of_discriminator = lambda params: jnp.logaddexp(
+        0, jnp.where(replaced, -1, 1) * told_by_discriminator(params)
+    ).mean()
     gs, ds = (jax.grad(f)(state.params) for f in (of_generator, of_discriminator))
     assert not any(x.any() for x in jax.tree.leaves(ds["generator"])) and all(
-        x["model"]["params"]["embed"]["embedding"].any() for x in (gs, ds))
+        x["model"]["params"]["embed"]["embedding"].any() for x in (gs, ds)
+    )
     total = jax.tree.map(lambda a, b: a + 3 * b, gs, ds)
-    scale = 0.1 * min(1, 1 / float(optax.tree.norm(total)))  # Clipped at 1, a tenth of it in Adam's mean.
-    jax.tree.map(lambda m, t: np.testing.assert_allclose(m, scale * t, atol=1e-6),
-                 optax.tree.get(new.opt_state, "mu"), total)
+    scale = 0.1 * min(
+        1, 1 / float(optax.tree.norm(total))
+    )  # Clipped at 1, a tenth of it in Adam's mean.
+    jax.tree.map(
+        lambda m, t: np.testing.assert_allclose(m, scale * t, atol=1e-6),
+        optax.tree.get(new.opt_state, "mu"),
+        total,
+    )
 
 
 def test_simcses_loss_is_infonce_of_two_dropouts():
@@ -343,10 +427,14 @@ def test_simcses_loss_is_infonce_of_two_dropouts():
     a, b = np.split(np.asarray(head.apply(state.params["head"], z), np.float64), 2)
     a, b = (x / np.sqrt((x**2).sum(-1, keepdims=True)) for x in (a, b))
     agree = (a * b).sum(-1)
-    assert (agree < 0.999).all() and agree.mean() > (a @ b.T).mean() + 0.05  # They differ, but less than texts do.
+    assert (agree < 0.999).all() and agree.mean() > (
+        a @ b.T
+    ).mean() + 0.05  # They differ, but less than texts do.
     want = -np.diagonal(log_softmax(a @ b.T / tau)).mean()
     np.testing.assert_allclose(jax.jit(exp.step)(state, batch, k)[1]["loss"], want, rtol=1e-4)
-    same = simcse(net=net.clone(dropout=0.0), vocabulary=300, length=24, batch_size=5, temperature=tau)
+    same = simcse(
+        net=net.clone(dropout=0.0), vocabulary=300, length=24, batch_size=5, temperature=tau
+    )
     z = model.apply(state.params["model"], batch["tokens"], method="pooled")
     a = np.asarray(head.apply(state.params["head"], z), np.float64)
     a /= np.sqrt((a**2).sum(-1, keepdims=True))

@@ -7,7 +7,7 @@ import pytest
 
 from ssljax.errors import InputError
 from ssljax.losses.masked import masked_error, patch_statistics, random_mask
-from ssljax.models.vit import MAEDecoder, ViT, patchify, positions, unpatchify
+from ssljax.models.vit import MAEDecoder, patchify, positions, unpatchify, ViT
 
 KEY = jax.random.key(0)
 
@@ -32,25 +32,37 @@ def test_learned_positions_are_added_to_patches_in_their_place():
     np.testing.assert_allclose(apply(net, same, x), apply(fixed, others, x), atol=1e-6)
     gradient = jax.grad(lambda p: apply(net, p, x)[:, 0, 0].sum())(params)["places"]["table"]
     assert jnp.abs(gradient).max(-1).min() > 0
-    level = params | {"places": {"table": jnp.broadcast_to(table[:1, :1], (2, 3, 16))}}  # All alike, so at any size too.
+    level = params | {
+        "places": {"table": jnp.broadcast_to(table[:1, :1], (2, 3, 16))}
+    }  # All alike, so at any size too.
     large = jax.random.uniform(KEY, (3, 8, 8, 1))
     alone = params | {"places": {"table": jnp.broadcast_to(table[:1, :1], (4, 4, 16))}}
     np.testing.assert_allclose(apply(net, level, large), apply(net, alone, large), atol=1e-5)
-    ramp = jnp.broadcast_to(jnp.arange(8.0)[:, None, None], (8, 8, 16))  # Half as many: between two of the old.
-    found = ViT(2, 16, 1, 2, positions="learned").bind({"params": {"places": {"table": ramp}}}).places(4, 4, 16)
+    ramp = jnp.broadcast_to(
+        jnp.arange(8.0)[:, None, None], (8, 8, 16)
+    )  # Half as many: between two of the old.
+    found = (
+        ViT(2, 16, 1, 2, positions="learned")
+        .bind({"params": {"places": {"table": ramp}}})
+        .places(4, 4, 16)
+    )
     np.testing.assert_allclose(found.reshape(4, 4, 16)[1:3, 0, 0], [2.5, 4.5], atol=1e-5)
 
 
 def test_learned_vit_b16_has_its_published_size():
     net = ViT(16, 768, 12, 12, "token", "learned")
     params = jax.eval_shape(lambda: net.init(KEY, jnp.zeros((1, 224, 224, 3))))
-    assert sum(x.size for x in jax.tree.leaves(params)) == 86_567_656 - 769_000 - 768  # The token needs no position.
+    assert (
+        sum(x.size for x in jax.tree.leaves(params)) == 86_567_656 - 769_000 - 768
+    )  # The token needs no position.
 
 
 def test_patches_are_cut_and_put_back():
     x = np.arange(2 * 6 * 4 * 3).reshape(2, 6, 4, 3)
     y = patchify(x, 2)
-    np.testing.assert_array_equal(y[1, 3].reshape(2, 2, 3), x[1, 2:4, 2:4])  # Row 1, column 1 of 3 x 2 patches.
+    np.testing.assert_array_equal(
+        y[1, 3].reshape(2, 2, 3), x[1, 2:4, 2:4]
+    )  # Row 1, column 1 of 3 x 2 patches.
     np.testing.assert_array_equal(unpatchify(y, (6, 4, 3)), x)
     with pytest.raises(InputError, match="Patches of 4 pixels can't tile images of 6x4"):
         patchify(x, 4)
@@ -80,11 +92,19 @@ def test_what_is_hidden_is_not_seen(shape, pool):
     tokens = lambda x, *a: net.apply(params, x, *a, method="tokens")
     np.testing.assert_allclose(tokens(x, keep), tokens(other, keep), atol=1e-5)
     assert np.abs(tokens(x) - tokens(other)).max() > 1e-2
-    everyone = jnp.broadcast_to(jnp.arange(patches)[::-1], (3, patches))  # In another order: positions go with patches.
-    np.testing.assert_allclose(tokens(x, everyone)[:, -patches:], tokens(x)[:, -patches:][:, ::-1], atol=1e-5)
+    everyone = jnp.broadcast_to(
+        jnp.arange(patches)[::-1], (3, patches)
+    )  # In another order: positions go with patches.
+    np.testing.assert_allclose(
+        tokens(x, everyone)[:, -patches:], tokens(x)[:, -patches:][:, ::-1], atol=1e-5
+    )
     blank = jnp.ones(16)
-    np.testing.assert_allclose(tokens(x, None, hidden, blank), tokens(other, None, hidden, blank), atol=1e-5)
-    np.testing.assert_allclose(net.apply(params, x), tokens(x)[:, 0] if pool == "token" else tokens(x).mean(1), atol=1e-6)
+    np.testing.assert_allclose(
+        tokens(x, None, hidden, blank), tokens(other, None, hidden, blank), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        net.apply(params, x), tokens(x)[:, 0] if pool == "token" else tokens(x).mean(1), atol=1e-6
+    )
 
 
 def test_masks_hide_their_share_anew_for_each_image():
@@ -92,10 +112,14 @@ def test_masks_hide_their_share_anew_for_each_image():
     assert keep.shape == (4000, 4)
     for k, p in zip(keep[:50], place):
         assert sorted(p) == list(range(16)) and set(np.flatnonzero(p < 4)) == set(k)
-        np.testing.assert_array_equal(p[k], np.arange(4))  # Where the decoder finds the token of each.
+        np.testing.assert_array_equal(
+            p[k], np.arange(4)
+        )  # Where the decoder finds the token of each.
     assert np.abs((place >= 4).mean(0) - 0.75).max() < 0.03
     for share, hidden in ((0.6, 10), (0.1, 2), (0.96, 15)):  # Of 16 in each image, to the nearest.
-        assert ((np.asarray(random_mask(KEY, 100, 16, share)[1]) >= 16 - hidden).sum(1) == hidden).all()
+        assert (
+            (np.asarray(random_mask(KEY, 100, 16, share)[1]) >= 16 - hidden).sum(1) == hidden
+        ).all()
         assert random_mask(KEY, 100, 16, share)[0].shape == (100, 16 - hidden)
     for share in (0.0, 1.0):
         with pytest.raises(InputError, match="leaves both"):
@@ -109,18 +133,30 @@ def test_the_decoder_puts_each_token_in_its_place():
     params = net.init(KEY, y, place)
     mixed = jnp.array([2, 0, 3, 1])  # The seen in another order are the same picture.
     again = jnp.where(place < 4, jnp.argsort(mixed)[jnp.minimum(place, 3)], place)
-    np.testing.assert_allclose(net.apply(params, y[:, mixed], again), net.apply(params, y, place), atol=1e-5)
+    np.testing.assert_allclose(
+        net.apply(params, y[:, mixed], again), net.apply(params, y, place), atol=1e-5
+    )
     assert np.abs(net.apply(params, y[:, mixed], place) - net.apply(params, y, place)).max() > 1e-2
 
 
 def test_the_error_is_a_loop_over_what_is_hidden():
     rng = np.random.default_rng(0)
-    y, t, hidden = rng.normal(size=(2, 5, 3)), rng.normal(size=(2, 5, 3)), rng.uniform(size=(2, 5)) < 0.6
+    y, t, hidden = (
+        rng.normal(size=(2, 5, 3)),
+        rng.normal(size=(2, 5, 3)),
+        rng.uniform(size=(2, 5)) < 0.6,
+    )
     for power in (1, 2):
-        each = [abs(y[i, j, k] - t[i, j, k]) ** power for i, j, k in np.ndindex(y.shape) if hidden[i, j]]
+        each = [
+            abs(y[i, j, k] - t[i, j, k]) ** power for i, j, k in np.ndindex(y.shape) if hidden[i, j]
+        ]
         np.testing.assert_allclose(masked_error(y, t, hidden, power), np.mean(each), rtol=1e-5)
-        moved = jax.grad(masked_error, 1)(jnp.asarray(y), jnp.asarray(t), jnp.asarray(hidden), power)
-        assert ((np.abs(moved) > 0) == hidden[:, :, None]).all()  # A pixel that was seen is no target.
+        moved = jax.grad(masked_error, 1)(
+            jnp.asarray(y), jnp.asarray(t), jnp.asarray(hidden), power
+        )
+        assert (
+            (np.abs(moved) > 0) == hidden[:, :, None]
+        ).all()  # A pixel that was seen is no target.
     mean, deviation = patch_statistics(jnp.asarray(y, "float32"))
     np.testing.assert_allclose(mean[1, 2, 0], y[1, 2].mean(), rtol=1e-5)
     np.testing.assert_allclose(deviation[1, 2, 0], np.std(y[1, 2], ddof=1), rtol=1e-4)

@@ -53,10 +53,14 @@ def test_blocks_are_the_text_and_a_function_of_seed_and_step():
     assert got.shape[1:] == (16, 12) and (np.diff(got, axis=-1) % 20_000 == 1).all()
     epochs = [set(part.ravel()) for part in np.split(got[:, :, 2:-2], 4)]
     assert all(len(words) == data.steps * 16 * 8 for words in epochs), "No word twice in an epoch."
-    assert len(set.intersection(*epochs)) < len(epochs[0]) and len(set.union(*epochs)) == 20_000, "None is always left out."
-    for a, b in zip(got[data.steps - 1:], batches(data, 5, data.steps - 1, 3, mesh_of(8))):
+    assert len(set.intersection(*epochs)) < len(epochs[0]) and len(set.union(*epochs)) == 20_000, (
+        "None is always left out."
+    )
+    for a, b in zip(got[data.steps - 1 :], batches(data, 5, data.steps - 1, 3, mesh_of(8))):
         np.testing.assert_array_equal(a, b["words"])
-    with pytest.raises(InputError, match="is too short for a step of 16 blocks of 8: choose a smaller --batch-size"):
+    with pytest.raises(
+        InputError, match="is too short for a step of 16 blocks of 8: choose a smaller --batch-size"
+    ):
         text(100)
 
 
@@ -72,14 +76,19 @@ def test_the_first_steps_move_rows_by_hand(small, model):
     exp = small(model=model, lr=0.1)
     batch = exp.data.batch((), jnp.asarray(next(exp.data.feed(0, 0, None))))
     state = exp.init(jax.random.key(0), batch)
-    state = state.replace(params=jax.tree.map(
-        lambda x: jax.random.normal(jax.random.key(x.shape[0]), x.shape) / 3, state.params))
+    state = state.replace(
+        params=jax.tree.map(
+            lambda x: jax.random.normal(jax.random.key(x.shape[0]), x.shape) / 3, state.params
+        )
+    )
     new, metrics = jax.jit(exp.step)(state, batch, jax.random.key(1))
 
     k1, k2 = jax.random.split(jax.random.key(1))
     reach = np.asarray(jax.random.randint(k1, (16, 8, 1), 1, 6))[..., 0]
     count = exp.data.count**0.75 / np.sum(exp.data.count**0.75)
-    drawn = np.searchsorted(np.cumsum(count).astype(np.float32), np.asarray(jax.random.uniform(k2, (16, 4))))
+    drawn = np.searchsorted(
+        np.cumsum(count).astype(np.float32), np.asarray(jax.random.uniform(k2, (16, 4)))
+    )
     a, b = (np.asarray(state.params[k], np.float64) for k in ("in", "out"))
     da, db, words = np.zeros_like(a), np.zeros_like(b), np.asarray(batch["words"])
     ca, cb = np.zeros((len(a), 1)), np.zeros((len(b), 1))  # The terms that each row is in.
@@ -88,8 +97,11 @@ def test_the_first_steps_move_rows_by_hand(small, model):
         for i, r in enumerate(reaches):
             near = [i + 5 + o for o in range(-r, r + 1) if o]
             centre, context = block[i + 5], block[near]
-            told = [(a[centre], [centre], c) for c in context] if model == "skip-gram" else [
-                (a[context].mean(0), context, centre)]
+            told = (
+                [(a[centre], [centre], c) for c in context]
+                if model == "skip-gram"
+                else [(a[context].mean(0), context, centre)]
+            )
             for h, rows, target in told:
                 dh = -(1 - sigmoid(h @ b[target])) * b[target]
                 db[target] += -(1 - sigmoid(h @ b[target])) * h
@@ -101,9 +113,15 @@ def test_the_first_steps_move_rows_by_hand(small, model):
                 for row in rows:
                     da[row] += dh / len(rows)
                     ca[row] += 6 / len(rows)
-    assert cb.max() > 1 / 0.1 > np.median(cb[cb > 0]), "Some rows go by their sums, and some by their means."
-    np.testing.assert_allclose(new.params["in"], a - da * np.minimum(0.1, 1 / np.maximum(ca, 1e-9)), atol=2e-5)
-    np.testing.assert_allclose(new.params["out"], b - db * np.minimum(0.1, 1 / np.maximum(cb, 1e-9)), atol=2e-5)
+    assert cb.max() > 1 / 0.1 > np.median(cb[cb > 0]), (
+        "Some rows go by their sums, and some by their means."
+    )
+    np.testing.assert_allclose(
+        new.params["in"], a - da * np.minimum(0.1, 1 / np.maximum(ca, 1e-9)), atol=2e-5
+    )
+    np.testing.assert_allclose(
+        new.params["out"], b - db * np.minimum(0.1, 1 / np.maximum(cb, 1e-9)), atol=2e-5
+    )
     assert new.step == state.step == 0 and np.isfinite(metrics["loss"])
 
 
@@ -111,7 +129,9 @@ def test_layouts_move_the_vectors_alike(small, devices):
     found = {}
     for n, fsdp in ((1, 1), (8, 1), (8, 4)):
         devices(n)
-        exp = replace(small(at_once=8), num_steps=3, evals={}, partition=lambda path, x, mesh: _split(x, mesh))
+        exp = replace(
+            small(at_once=8), num_steps=3, evals={}, partition=lambda path, x, mesh: _split(x, mesh)
+        )
         found[n, fsdp] = jax.device_get(train(exp, Run(fsdp=fsdp)).params)
     for other in ((8, 1), (8, 4)):
         for a, b in zip(jax.tree.leaves(found[1, 1]), jax.tree.leaves(found[other])):
@@ -133,8 +153,12 @@ def test_words_that_go_together_come_together(tmp_path, one_device):
     """Two topics of ten words that never meet: each word's nearest is of its own."""
     rng = np.random.default_rng(0)
     topics = [[f"{name}{c}" for c in "abcdefghij"] for name in ("sea", "land")]
-    (tmp_path / "x.txt").write_text("\n".join(" ".join(rng.choice(topics[i % 2], 60)) for i in range(400)))
-    exp = word2vec(data=str(tmp_path / "x.txt"), width=16, batch_size=32, at_once=8, epochs=5, sample=0)
+    (tmp_path / "x.txt").write_text(
+        "\n".join(" ".join(rng.choice(topics[i % 2], 60)) for i in range(400))
+    )
+    exp = word2vec(
+        data=str(tmp_path / "x.txt"), width=16, batch_size=32, at_once=8, epochs=5, sample=0
+    )
     state = train(replace(exp, evals={}))
     table = exp.evals["nearest"](state)["words"]
     for line in table.splitlines():

@@ -6,13 +6,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, InputError, TrainState, main, minimize
+from ssljax import Experiment, InputError, main, minimize, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.models.mlp import MLP
 
 
-def tiny(width: int = 16, batch_size: int = 32, num_steps: int = 40, lr: float = 1e-2, noise: float = 0.1,
-         nan_at: int = -1, delay: float = 0.0, norm: bool = True) -> Experiment:
+def tiny(
+    width: int = 16,
+    batch_size: int = 32,
+    num_steps: int = 40,
+    lr: float = 1e-2,
+    noise: float = 0.1,
+    nan_at: int = -1,
+    delay: float = 0.0,
+    norm: bool = True,
+) -> Experiment:
     """A denoising autoencoder with BatchNorm, dropout-like noise, and whatever a test wants to go wrong."""
     net = MLP((width, 64), norm=norm)
     tx = optax.adam(lr)
@@ -25,8 +33,12 @@ def tiny(width: int = 16, batch_size: int = 32, num_steps: int = 40, lr: float =
     def loss(params, state, batch, key):
         x = augment.to_float(batch["image"])
         noisy = x + noise * jax.random.normal(key, x.shape)
-        y, new = net.apply({"params": params, "batch_stats": state.extra["stats"]}, noisy, train=True,
-                           mutable=["batch_stats"])
+        y, new = net.apply(
+            {"params": params, "batch_stats": state.extra["stats"]},
+            noisy,
+            train=True,
+            mutable=["batch_stats"],
+        )
         value = jnp.mean((y - x.reshape(len(x), -1)) ** 2)
         value = jnp.where(state.step == nan_at, jnp.log(-jnp.abs(value)), value)
         if delay:
@@ -40,8 +52,13 @@ def tiny(width: int = 16, batch_size: int = 32, num_steps: int = 40, lr: float =
 
     if lr <= 0:
         raise InputError(f"lr must be positive, not {lr}.")
-    return Experiment(init=init, step=minimize(tx, loss), data=feed(train, batch_size), num_steps=num_steps,
-                      evals={"test": evaluate})
+    return Experiment(
+        init=init,
+        step=minimize(tx, loss),
+        data=feed(train, batch_size),
+        num_steps=num_steps,
+        evals={"test": evaluate},
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Data: sets of images and texts, their order, and how batches of them reach the devices."""
 
-from ssljax.data.feed import Rows, feed
+from ssljax.data.feed import feed, Rows
 from ssljax.data.sources import images
 
 __all__ = ["Rows", "feed", "images"]

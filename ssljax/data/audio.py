@@ -7,11 +7,19 @@ import contextlib
 import math
 import pathlib
 
-import jax.numpy as jnp
 from jax import Array
+import jax.numpy as jnp
 import numpy as np
 
-from ssljax.data.sources import RESIDENT_BYTES, Arrays, OnDisk, Source, class_files, held_out, held_out_of
+from ssljax.data.sources import (
+    Arrays,
+    class_files,
+    held_out,
+    held_out_of,
+    OnDisk,
+    RESIDENT_BYTES,
+    Source,
+)
 from ssljax.errors import InputError
 
 EMBEDDED = "signals"
@@ -31,15 +39,21 @@ def recordings(data: str, split: str, length: int, rate: int = 8000) -> Source:
     says what is wrong with the folder or a file.
     """
     if length < 1 or rate < 1:
-        raise InputError(f"A window must have a sample or more, at 1 Hz or more, not {length} at {rate} Hz.")
+        raise InputError(
+            f"A window must have a sample or more, at 1 Hz or more, not {length} at {rate} Hz."
+        )
     whole = held_out_of(data)
     if (whole or data) == EMBEDDED:
         return _signals(split, length, bool(whole))
     root = pathlib.Path(whole or data).expanduser()
     if not root.is_dir():
-        raise InputError(f"There is no folder {root}: give one with a folder of recordings for each class, or "
-                         f"{EMBEDDED}, which is embedded.")
-    _, files, names = class_files(root, "train" if whole else split, SUFFIXES, "recordings", "yes/1.wav")
+        raise InputError(
+            f"There is no folder {root}: give one with a folder of recordings for each class, or "
+            f"{EMBEDDED}, which is embedded."
+        )
+    _, files, names = class_files(
+        root, "train" if whole else split, SUFFIXES, "recordings", "yes/1.wav"
+    )
     if whole:
         files = [files[i] for i in held_out(whole, np.array([label for _, label in files]))[split]]
     windows, labels = [], []
@@ -49,7 +63,9 @@ def recordings(data: str, split: str, length: int, rate: int = 8000) -> Source:
         for i in range(max(1, math.floor(samples / length + 0.5))):
             windows.append((path, i))
             labels.append(label)
-    source = OnDisk(lambda i: _window(*windows[i], length, rate), np.array(labels, np.int32), names, (length,))
+    source = OnDisk(
+        lambda i: _window(*windows[i], length, rate), np.array(labels, np.int32), names, (length,)
+    )
     if len(source) * 2 * length > RESIDENT_BYTES:
         return source
     return Arrays(source.read(np.arange(len(source)))["image"], source.labels, names)
@@ -70,7 +86,9 @@ def _window(path: pathlib.Path, i: int, length: int, rate: int) -> np.ndarray:
     import soundfile
 
     with _readable(path), soundfile.SoundFile(path) as file:
-        start, stop = (min(file.frames, round(at * length * file.samplerate / rate)) for at in (i, i + 1))
+        start, stop = (
+            min(file.frames, round(at * length * file.samplerate / rate)) for at in (i, i + 1)
+        )
         file.seek(start)
         wave, own = file.read(stop - start, dtype="float32", always_2d=True), file.samplerate
     wave = resample(wave.mean(1), own, rate)[:length]
@@ -85,7 +103,9 @@ class _readable(contextlib.AbstractContextManager):
 
     def __exit__(self, kind, error, trace) -> None:
         if isinstance(error, (RuntimeError, OSError)):  # soundfile's are RuntimeErrors.
-            raise InputError(f"{self.path} can't be read as a recording ({error}): mend it or take it out.") from error
+            raise InputError(
+                f"{self.path} can't be read as a recording ({error}): mend it or take it out."
+            ) from error
 
 
 def resample(wave: np.ndarray, old: int, new: int) -> np.ndarray:
@@ -109,17 +129,22 @@ def _signals(split: str, length: int, first: bool = False) -> Arrays:
 
     eeg = np.frombuffer(cbook.get_sample_data("eeg.dat").read()).reshape(800, 4)
     cell = np.frombuffer(cbook.get_sample_data("membrane.dat").read(), np.float32)
-    waves = {**{f"eeg{i + 1}": eeg[:, i] for i in range(4)}, "membrane": decimate(cell.astype(float), 5)}
+    waves = {
+        **{f"eeg{i + 1}": eeg[:, i] for i in range(4)},
+        "membrane": decimate(cell.astype(float), 5),
+    }
     windows, labels = [], []
     for label, wave in enumerate(waves.values()):
-        wave = wave[:len(wave) * 2 // 3] if first else wave
+        wave = wave[: len(wave) * 2 // 3] if first else wave
         cut = len(wave) * 2 // 3
         part = wave[:cut] if split == "train" else wave[cut:]
         if len(part) < length:
-            raise InputError(f"The {split}ing part of {EMBEDDED} is {len(part)} samples long: choose shorter windows "
-                             f"than {length}, or a folder of recordings as --data.")
+            raise InputError(
+                f"The {split}ing part of {EMBEDDED} is {len(part)} samples long: choose shorter windows "
+                f"than {length}, or a folder of recordings as --data."
+            )
         part = to_int16((part - wave[:cut].mean()) / (4 * wave[:cut].std()))
-        found = np.lib.stride_tricks.sliding_window_view(part, length)[::max(1, length // 4)]
+        found = np.lib.stride_tricks.sliding_window_view(part, length)[:: max(1, length // 4)]
         windows.append(found)
         labels += [label] * len(found)
     return Arrays(np.concatenate(windows), np.array(labels, np.int32), list(waves))
@@ -141,12 +166,16 @@ def mel_filters(rate: int, size: int, bands: int) -> np.ndarray:
     low, middle, high = edge[:-2], edge[1:-1], edge[2:]
     filters = np.maximum(0, np.minimum((f - low) / (middle - low), (high - f) / (high - middle)))
     if not filters.sum(0).all():
-        raise InputError(f"{bands} bands are too many for windows of {size} samples at {rate} Hz: some would be empty. "
-                         "Take fewer bands, or longer windows.")
+        raise InputError(
+            f"{bands} bands are too many for windows of {size} samples at {rate} Hz: some would be empty. "
+            "Take fewer bands, or longer windows."
+        )
     return filters.astype(np.float32)
 
 
-def log_mel(x: Array, rate: int, size: int = 256, hop: int = 128, bands: int = 40, floor: float = 1e-6) -> Array:
+def log_mel(
+    x: Array, rate: int, size: int = 256, hop: int = 128, bands: int = 40, floor: float = 1e-6
+) -> Array:
     """Waves (n, samples) to log(mel filters · |DFT|² + floor) of Hann windows of `size` samples, each `hop` after the
     last: (n, 1 + (samples - size) // hop, bands).
 
@@ -154,13 +183,17 @@ def log_mel(x: Array, rate: int, size: int = 256, hop: int = 128, bands: int = 4
     fits.
     """
     if x.shape[1] < size:
-        raise InputError(f"A wave of {x.shape[1]} samples is shorter than a spectrogram's window of {size}.")
+        raise InputError(
+            f"A wave of {x.shape[1]} samples is shorter than a spectrogram's window of {size}."
+        )
     frames = 1 + (x.shape[1] - size) // hop
     at = hop * np.arange(frames)[:, None] + np.arange(size)
     angle = 2 * np.pi * np.outer(np.arange(size), np.arange(size // 2 + 1)) / size
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
-    dft = jnp.asarray(hann[:, None] * np.concatenate([np.cos(angle), np.sin(angle)], axis=1), jnp.float32)
+    dft = jnp.asarray(
+        hann[:, None] * np.concatenate([np.cos(angle), np.sin(angle)], axis=1), jnp.float32
+    )
     parts = jnp.matmul(x[:, at].reshape(-1, size), dft, precision="highest")
-    power = parts[:, :size // 2 + 1] ** 2 + parts[:, size // 2 + 1:] ** 2
+    power = parts[:, : size // 2 + 1] ** 2 + parts[:, size // 2 + 1 :] ** 2
     mel = jnp.matmul(power, mel_filters(rate, size, bands), precision="highest")
     return jnp.log(mel + floor).reshape(len(x), frames, bands)

@@ -19,7 +19,11 @@ GRAY = 0.2989, 0.587, 0.114  # ITU-R 601 luma, rounded as in torchvision.
 
 def to_float(images: Array) -> Array:
     """uint8 images as float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
+    return (
+        images.astype(jnp.float32) / 255
+        if images.dtype == jnp.uint8
+        else images.astype(jnp.float32)
+    )
 
 
 def eight_bits(x: Array) -> Array:
@@ -33,8 +37,12 @@ def binarize(key: Array, x: Array) -> Array:
 
 
 def random_resized_crop(
-    key: Array, x: Array, size: int | tuple[int, int] | None = None,
-    scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3), tries: int = 10,
+    key: Array,
+    x: Array,
+    size: int | tuple[int, int] | None = None,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    tries: int = 10,
 ) -> Array:
     """Crops a box of a random area (as a fraction, in `scale`) and aspect ratio, and resizes it to `size`.
 
@@ -45,9 +53,16 @@ def random_resized_crop(
     _check_range("ratio", ratio, 0, float("inf"))
     n, h, w, _ = x.shape
     k_area, k_ratio, k_top, k_left = jax.random.split(key, 4)
-    area = over_batch(jax.random.uniform(k_area, (n, tries), minval=scale[0], maxval=scale[1])) * h * w
-    aspect = jnp.exp(over_batch(jax.random.uniform(
-        k_ratio, (n, tries), minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1]))))
+    area = (
+        over_batch(jax.random.uniform(k_area, (n, tries), minval=scale[0], maxval=scale[1])) * h * w
+    )
+    aspect = jnp.exp(
+        over_batch(
+            jax.random.uniform(
+                k_ratio, (n, tries), minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])
+            )
+        )
+    )
     bw, bh = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
     fits = (bw >= 1) & (bw <= w) & (bh >= 1) & (bh <= h)
     first = jnp.argmax(fits, axis=1, keepdims=True)
@@ -55,7 +70,10 @@ def random_resized_crop(
     any_fits = fits.any(1)
     bw = jnp.where(any_fits, jnp.take_along_axis(bw, first, 1)[:, 0], whole_w)
     bh = jnp.where(any_fits, jnp.take_along_axis(bh, first, 1)[:, 0], whole_h)
-    u_top, u_left = over_batch(jax.random.uniform(k_top, (n,))), over_batch(jax.random.uniform(k_left, (n,)))
+    u_top, u_left = (
+        over_batch(jax.random.uniform(k_top, (n,))),
+        over_batch(jax.random.uniform(k_left, (n,))),
+    )
     top = jnp.where(any_fits, jnp.floor(u_top * (h - bh + 1)), (h - whole_h) // 2)
     left = jnp.where(any_fits, jnp.floor(u_left * (w - bw + 1)), (w - whole_w) // 2)
     return crop_and_resize(x, top, left, bh, bw, size or (h, w))
@@ -69,25 +87,34 @@ def resize(x: Array, size: int) -> Array:
     return crop_and_resize(x, zero, zero, x.shape[1] * ones, x.shape[2] * ones, size)
 
 
-def crop_and_resize(x: Array, top: Array, left: Array, height: Array, width: Array, size: int | tuple[int, int]) -> Array:
+def crop_and_resize(
+    x: Array, top: Array, left: Array, height: Array, width: Array, size: int | tuple[int, int]
+) -> Array:
     """Cuts box i, in pixels, out of image i and resizes it to `size` with an antialiased triangle filter (Pillow's).
 
     Separable, so it is two batched matrix products with (n, out, in) weights: no gathers.
     """
     out_h, out_w = (size, size) if isinstance(size, int) else size
-    einsum = partial(jnp.einsum, precision="highest")  # A TPU would round pixels to bfloat16, coarser than 8 bits.
+    einsum = partial(
+        jnp.einsum, precision="highest"
+    )  # A TPU would round pixels to bfloat16, coarser than 8 bits.
     x = einsum("nih,nhwc->niwc", _triangle(top, height, x.shape[1], out_h), x)
     return einsum("njw,niwc->nijc", _triangle(left, width, x.shape[2], out_w), x)
 
 
 def _triangle(start: Array, length: Array, n_in: int, n_out: int) -> Array:
     """The weights (n, n_out, n_in) that resample `length` pixels from `start` on to n_out pixels."""
-    start, length = start[:, None, None].astype(jnp.float32), length[:, None, None].astype(jnp.float32)
+    start, length = (
+        start[:, None, None].astype(jnp.float32),
+        length[:, None, None].astype(jnp.float32),
+    )
     step = length / n_out
     centre = start + (jnp.arange(n_out)[None, :, None] + 0.5) * step
     pixel = jnp.arange(n_in)[None, None, :] + 0.5
     weight = jnp.maximum(0, 1 - jnp.abs(pixel - centre) / jnp.maximum(step, 1))
-    weight = jnp.where((pixel > start) & (pixel < start + length), weight, 0)  # Nothing from outside the box.
+    weight = jnp.where(
+        (pixel > start) & (pixel < start + length), weight, 0
+    )  # Nothing from outside the box.
     return weight / weight.sum(-1, keepdims=True)
 
 
@@ -97,7 +124,12 @@ def flip(key: Array, x: Array, p: float = 0.5) -> Array:
 
 
 def colour_jitter(
-    key: Array, x: Array, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0,
+    key: Array,
+    x: Array,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    hue: float = 0.0,
     p: float = 1.0,
 ) -> Array:
     """With probability `p`: brightness, contrast, saturation and hue by random amounts, in a random order per image.
@@ -106,17 +138,29 @@ def colour_jitter(
     """
     if not 0 <= hue <= 0.5:
         raise InputError(f"hue must be in [0, 0.5] turns, not {hue}.")
-    for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
+    for name, amount in (
+        ("brightness", brightness),
+        ("contrast", contrast),
+        ("saturation", saturation),
+    ):
         if not amount >= 0:
             raise InputError(f"{name} must be at least 0, not {amount}.")
     n = len(x)
-    factor = lambda k, a: over_batch(jax.random.uniform(k, (n, 1, 1), minval=max(0.0, 1 - a), maxval=1 + a))
+    factor = lambda k, a: over_batch(
+        jax.random.uniform(k, (n, 1, 1), minval=max(0.0, 1 - a), maxval=1 + a)
+    )
     k_apply, k_order, kb, kc, ks, kh = jax.random.split(key, 6)
     b, c, s = factor(kb, brightness), factor(kc, contrast), factor(ks, saturation)
     shift = over_batch(jax.random.uniform(kh, (n, 1, 1), minval=-hue, maxval=hue))
-    ops = [(brightness, lambda v: _blend(v, [0.0] * len(v), b)), (contrast, lambda v: _contrast(v, c))]
+    ops = [
+        (brightness, lambda v: _blend(v, [0.0] * len(v), b)),
+        (contrast, lambda v: _contrast(v, c)),
+    ]
     if x.shape[-1] == 3:
-        ops += [(saturation, lambda v: _blend(v, [_luma(v)] * 3, s)), (hue, lambda v: _shift_hue(v, shift))]
+        ops += [
+            (saturation, lambda v: _blend(v, [_luma(v)] * 3, s)),
+            (hue, lambda v: _shift_hue(v, shift)),
+        ]
     ops = [op for amount, op in ops if amount > 0]
     if not ops:
         return x
@@ -127,7 +171,9 @@ def colour_jitter(
 
     def apply_one(v, at):
         results = [op(v) for op in ops]
-        return tuple(_select(at[:, None, None], [r[i] for r in results]) for i in range(len(v))), None
+        return tuple(
+            _select(at[:, None, None], [r[i] for r in results]) for i in range(len(v))
+        ), None
 
     new, _ = jax.lax.scan(apply_one, planes, order.T)
     return jnp.where(_coin(k_apply, p, x), jnp.stack(new, -1), x)
@@ -141,8 +187,13 @@ def grayscale(key: Array, x: Array, p: float = 0.2) -> Array:
     return jnp.where(_coin(key, p, x), gray, x)
 
 
-def gaussian_blur(key: Array, x: Array, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5,
-                  kernel: float = 0.1) -> Array:
+def gaussian_blur(
+    key: Array,
+    x: Array,
+    sigma: tuple[float, float] = (0.1, 2.0),
+    p: float = 0.5,
+    kernel: float = 0.1,
+) -> Array:
     """With probability `p`, blurs with a Gaussian of random width in pixels, its support `kernel` of the height (odd).
 
     The filter is torchvision's: sampled at whole pixels, normalised, borders reflected. (Chen et al., 2020,
@@ -152,15 +203,17 @@ def gaussian_blur(key: Array, x: Array, sigma: tuple[float, float] = (0.1, 2.0),
     n, h, w, _ = x.shape
     r = max(1, int(kernel * h) // 2)
     if r >= min(h, w):
-        raise InputError(f"A blur that reaches {r} pixels needs images larger than that, not {h}x{w}.")
+        raise InputError(
+            f"A blur that reaches {r} pixels needs images larger than that, not {h}x{w}."
+        )
     k_apply, k_sigma = jax.random.split(key)
     width = over_batch(jax.random.uniform(k_sigma, (n, 1), minval=sigma[0], maxval=sigma[1]))
     g = jnp.exp(-0.5 * (jnp.arange(-r, r + 1) / width) ** 2)
     g = (g / g.sum(1, keepdims=True))[:, :, None, None, None]
     y = jnp.pad(x, ((0, 0), (r, r), (0, 0), (0, 0)), mode="reflect")
-    y = sum(g[:, i] * y[:, i:i + h] for i in range(2 * r + 1))
+    y = sum(g[:, i] * y[:, i : i + h] for i in range(2 * r + 1))
     y = jnp.pad(y, ((0, 0), (0, 0), (r, r), (0, 0)), mode="reflect")
-    y = sum(g[:, i] * y[:, :, i:i + w] for i in range(2 * r + 1))
+    y = sum(g[:, i] * y[:, :, i : i + w] for i in range(2 * r + 1))
     return jnp.where(_coin(k_apply, p, x), y, x)
 
 
@@ -180,7 +233,9 @@ def diff_augment(key: Array, x: Array, shift: float = 1 / 8, hole: float = 1 / 2
 
 def diff_colour(key: Array, x: Array) -> Array:
     """Brightness by U(-0.5, 0.5), saturation by U(0, 2), contrast by U(0.5, 1.5), of images in [-1, 1], not clipped."""
-    b, s, c = over_batch(jax.random.uniform(key, (len(x), 3)))[:, :, None, None, None].swapaxes(0, 1)
+    b, s, c = over_batch(jax.random.uniform(key, (len(x), 3)))[:, :, None, None, None].swapaxes(
+        0, 1
+    )
     x = x + b - 0.5
     gray = x.mean(-1, keepdims=True)
     x = gray + 2 * s * (x - gray)
@@ -196,7 +251,9 @@ def translate(key: Array, x: Array, shift: float = 1 / 8) -> Array:
     row = over_batch(jax.random.randint(k1, (n, 1), -reach_h, reach_h + 1)) + jnp.arange(h)
     column = over_batch(jax.random.randint(k2, (n, 1), -reach_w, reach_w + 1)) + jnp.arange(w)
     x = jnp.einsum("nih,nhwc->niwc", jax.nn.one_hot(row, h, dtype=x.dtype), x, precision="highest")
-    return jnp.einsum("njw,niwc->nijc", jax.nn.one_hot(column, w, dtype=x.dtype), x, precision="highest")
+    return jnp.einsum(
+        "njw,niwc->nijc", jax.nn.one_hot(column, w, dtype=x.dtype), x, precision="highest"
+    )
 
 
 def cutout(key: Array, x: Array, hole: float = 1 / 2) -> Array:
@@ -254,4 +311,6 @@ def _shift_hue(v: list[Array], shift: Array) -> list[Array]:
 
 def _check_range(name: str, bounds: tuple[float, float], low: float, high: float) -> None:
     if not low < bounds[0] <= bounds[1] <= high:
-        raise InputError(f"{name} must be two rising numbers above {low} and at most {high}, not {bounds}.")
+        raise InputError(
+            f"{name} must be two rising numbers above {low} and at most {high}, not {bounds}."
+        )

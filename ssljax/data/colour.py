@@ -8,7 +8,9 @@ from scipy.spatial import KDTree
 from ssljax.errors import InputError
 
 # Linear sRGB to XYZ: IEC 61966-2-1. The white of D65 is where the rows sum to, so that greys have no colour at all.
-XYZ = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
+XYZ = np.array(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+)
 WHITE = XYZ.sum(1)
 BACK = np.linalg.inv(XYZ)
 
@@ -16,13 +18,17 @@ BACK = np.linalg.inv(XYZ)
 def rgb_to_lab(x: Array) -> Array:
     """sRGB in [0, 1], (..., 3), to L in [0, 100], a and b: CIE 15, by the exact sRGB curve."""
     if x.shape[-1] != 3:
-        raise InputError(f"Colours need three channels, not {x.shape[-1]}: give a set of coloured images.")
+        raise InputError(
+            f"Colours need three channels, not {x.shape[-1]}: give a set of coloured images."
+        )
     low = x <= 0.04045
     linear = jnp.where(low, x / 12.92, ((jnp.where(low, 1.0, x) + 0.055) / 1.055) ** 2.4)
     t = jnp.einsum("...c,dc->...d", linear, XYZ / WHITE[:, None], precision="highest")
     low = t <= (6 / 29) ** 3
     f = jnp.where(low, t / (3 * (6 / 29) ** 2) + 4 / 29, jnp.cbrt(jnp.where(low, 1.0, t)))
-    return jnp.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+    return jnp.stack(
+        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1
+    )
 
 
 def lab_to_rgb(lab: Array) -> Array:
@@ -32,7 +38,11 @@ def lab_to_rgb(lab: Array) -> Array:
     t = jnp.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
     linear = jnp.einsum("...c,dc->...d", t, BACK * WHITE, precision="highest")
     low = linear <= 0.0031308
-    return jnp.clip(jnp.where(low, 12.92 * linear, 1.055 * jnp.where(low, 1.0, linear) ** (1 / 2.4) - 0.055), 0, 1)
+    return jnp.clip(
+        jnp.where(low, 12.92 * linear, 1.055 * jnp.where(low, 1.0, linear) ** (1 / 2.4) - 0.055),
+        0,
+        1,
+    )
 
 
 def gamut(step: float = 10.0, colours: int = 48, k: int = 24) -> tuple[np.ndarray, np.ndarray]:
@@ -43,12 +53,16 @@ def gamut(step: float = 10.0, colours: int = 48, k: int = 24) -> tuple[np.ndarra
     Zhang et al., 2016, arXiv:1603.08511, section 2, have 313 of 10; the number depends on how finely the cube is tried.
     """
     levels = np.linspace(0, 1, colours, dtype=np.float32)
-    lab = np.asarray(rgb_to_lab(jnp.asarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3))))
+    lab = np.asarray(
+        rgb_to_lab(jnp.asarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)))
+    )
     places = np.unique(np.round(lab[:, 1:] / step).astype(int), axis=0)
     if len(places) < k:
-        raise InputError(f"Bins {step} wide cut the a*b* plane into {len(places)}: choose a narrower --step.")
+        raise InputError(
+            f"Bins {step} wide cut the a*b* plane into {len(places)}: choose a narrower --step."
+        )
     r = int(np.ceil(128 / step))
-    table = KDTree(places).query(np.mgrid[-r:r + 1, -r:r + 1].transpose(1, 2, 0), k)[1]
+    table = KDTree(places).query(np.mgrid[-r : r + 1, -r : r + 1].transpose(1, 2, 0), k)[1]
     return (places * step).astype(np.float32), table.astype(np.int32)
 
 

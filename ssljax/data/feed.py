@@ -50,8 +50,10 @@ def feed(source: Source, batch_size: int) -> Data:
 def check_batch(batch_size: int, n: int) -> None:
     """InputError for a batch larger than the set."""
     if not 1 <= batch_size <= n:
-        raise InputError(f"A batch of {batch_size} can't be drawn from a set of {n} examples: "
-                         f"choose --batch-size between 1 and {n}.")
+        raise InputError(
+            f"A batch of {batch_size} can't be drawn from a set of {n} examples: "
+            f"choose --batch-size between 1 and {n}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +111,15 @@ class Streamed:
             part = lambda index: x[[place[r] for r in range(*index[0].indices(self.batch_size))]]
             return jax.make_array_from_callback(shape, along, part)
 
-        read_ahead = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.ahead * len(rows))
-        stream = (grain.MapDataset.range(start * len(rows), 2**62).map(read)
-                  .to_iter_dataset(read_ahead).batch(len(rows)))
+        read_ahead = grain.ReadOptions(
+            num_threads=self.threads, prefetch_buffer_size=self.ahead * len(rows)
+        )
+        stream = (
+            grain.MapDataset.range(start * len(rows), 2**62)
+            .map(read)
+            .to_iter_dataset(read_ahead)
+            .batch(len(rows))
+        )
         for rows_of_batch in stream:
             yield {k: put(v) for k, v in rows_of_batch.items()}
 

@@ -21,9 +21,13 @@ def integrate(field: Array, mean: Array) -> Array:
     """
     below, right = jnp.split(field, 2, axis=-1)
     h, w = field.shape[1:3]
-    back = lambda g, axis: -jnp.diff(jnp.take(g, np.arange(g.shape[axis] - 1), axis), axis=axis, prepend=0, append=0)
+    back = lambda g, axis: (
+        -jnp.diff(jnp.take(g, np.arange(g.shape[axis] - 1), axis), axis=axis, prepend=0, append=0)
+    )
     divergence = back(below, 1) + back(right, 2)
-    eigenvalues = sum(np.meshgrid(*[2 - 2 * np.cos(np.pi * np.arange(s) / s) for s in (h, w)], indexing="ij"))
+    eigenvalues = sum(
+        np.meshgrid(*[2 - 2 * np.cos(np.pi * np.arange(s) / s) for s in (h, w)], indexing="ij")
+    )
     eigenvalues[0, 0] = 1  # Of the mean, which differences don't know.
     y = jax.scipy.fft.dctn(divergence, axes=(1, 2), norm="ortho") / eigenvalues[None, :, :, None]
     y = y.at[:, 0, 0].set(mean * np.sqrt(h * w))

@@ -17,7 +17,9 @@ class Mixture:
     def draw(self, n: int, seed: int = 0) -> np.ndarray:
         """`n` points, (n, 2) float32."""
         rng = np.random.default_rng(seed)
-        points = self.centres[rng.integers(len(self.centres), size=n)] + self.sigma * rng.normal(size=(n, 2))
+        points = self.centres[rng.integers(len(self.centres), size=n)] + self.sigma * rng.normal(
+            size=(n, 2)
+        )
         return points.astype(np.float32)
 
     def packs(self, n: int, m: int, seed: int = 0) -> np.ndarray:

@@ -36,7 +36,9 @@ def pieces(data: str, vocabulary: int, length: int) -> Pieces:
     train, test = (text.documents(data, split) for split in ("train", "test"))
     tokenizer = text.wordpiece(train, vocabulary)
     cls, sep = map(tokenizer.token_to_id, ("[CLS]", "[SEP]"))
-    rows = lambda docs: np.insert(text.pack(*text.encode(tokenizer, docs), length - 1, sep), 0, cls, axis=1)
+    rows = lambda docs: np.insert(
+        text.pack(*text.encode(tokenizer, docs), length - 1, sep), 0, cls, axis=1
+    )
     return Pieces(tokenizer, rows(train), rows(test))
 
 
@@ -52,17 +54,32 @@ def labelled(data: str, split: str) -> Documents:
     if data != text.EMBEDDED:
         docs = text.documents(data, split)
         if docs.labels is None or not docs.class_names:
-            raise InputError(f"{data} has no classes: give a TFDS set of labelled texts (imdb_reviews), a folder of "
-                             f"class folders, or {text.EMBEDDED}, which is embedded.")
+            raise InputError(
+                f"{data} has no classes: give a TFDS set of labelled texts (imdb_reviews), a folder of "
+                f"class folders, or {text.EMBEDDED}, which is embedded."
+            )
         return docs
-    topics = sorted(text.documents(data, "train").text + text.documents(data, "test").text, key=lambda t: (-len(t), t))
+    topics = sorted(
+        text.documents(data, "train").text + text.documents(data, "test").text,
+        key=lambda t: (-len(t), t),
+    )
     bodies = [topic.partition("\n\n")[2] for topic in topics[:8]]
     found = [(page, label) for label, body in enumerate(bodies) for page in half_pages(body)]
     tested = set().union(*(text.long_paragraphs(page) for page, _ in found[3::4]))
-    found = found[3::4] if split == "test" else [
-        (text.without(page, tested), label) for i, (page, label) in enumerate(found) if i % 4 != 3]
-    return Documents([page for page, _ in found], np.array([label for _, label in found], np.int32),
-                     [topic.partition("\n")[0] for topic in topics[:8]])
+    found = (
+        found[3::4]
+        if split == "test"
+        else [
+            (text.without(page, tested), label)
+            for i, (page, label) in enumerate(found)
+            if i % 4 != 3
+        ]
+    )
+    return Documents(
+        [page for page, _ in found],
+        np.array([label for _, label in found], np.int32),
+        [topic.partition("\n")[0] for topic in topics[:8]],
+    )
 
 
 def half_pages(topic: str, least: int = 800) -> list[str]:

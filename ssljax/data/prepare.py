@@ -1,6 +1,6 @@
 """Downloads a TensorFlow data set and writes it in the format that allows random access; does nothing where it is there.
 
-    python -m ssljax.data.prepare cifar10
+python -m ssljax.data.prepare cifar10
 """
 
 import sys
@@ -13,6 +13,8 @@ if __name__ == "__main__":
     try:
         tfds.builder(sys.argv[1], file_format="array_record").download_and_prepare()
     except ImportError as e:
-        sys.exit(f"error: TFDS prepares {sys.argv[1]} with a package that is missing ({e.name}): install it and run this again.")
+        sys.exit(
+            f"error: TFDS prepares {sys.argv[1]} with a package that is missing ({e.name}): install it and run this again."
+        )
     except ValueError as e:  # No such name, or no such version of it.
         sys.exit(f"error: {str(e).splitlines()[0]}")

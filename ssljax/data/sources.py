@@ -98,14 +98,20 @@ def images(name: str, split: str, size: int = 0) -> Source:
     training images, the same always, and its "train" the rest.
     """
     if size < 0:
-        raise InputError(f"--image-size must be a number of pixels, or 0 for the set's own size, not {size}.")
+        raise InputError(
+            f"--image-size must be a number of pixels, or 0 for the set's own size, not {size}."
+        )
     if whole := held_out_of(name):
         source = images(whole, "train", size)
         return rows(source, held_out(whole, source.labels)[split])
     path, (base, colon, part) = pathlib.Path(name).expanduser(), name.rpartition(":")
-    if colon and not (part[:1].isdigit() or part.startswith("*") or path.exists()):  # Versions: 3.0.1, *.*.*
-        raise InputError(f"{name} is no set: after a colon only {HELD_OUT} can stand, as in {base}:{HELD_OUT}, for a "
-                         "tenth of the training images instead of the test split; or the version of a TFDS set.")
+    if colon and not (
+        part[:1].isdigit() or part.startswith("*") or path.exists()
+    ):  # Versions: 3.0.1, *.*.*
+        raise InputError(
+            f"{name} is no set: after a colon only {HELD_OUT} can stand, as in {base}:{HELD_OUT}, for a "
+            "tenth of the training images instead of the test split; or the version of a TFDS set."
+        )
     if name == EMBEDDED:
         source = _digits(split)
     elif name == "photos":
@@ -143,7 +149,7 @@ def _of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray
     rng, at = np.random.default_rng(seed), []
     for c in np.unique(labels):
         every = rng.permutation(np.flatnonzero(labels == c))
-        at.append(every[:max(1, round(fraction * len(every)))])
+        at.append(every[: max(1, round(fraction * len(every)))])
     return np.sort(np.concatenate(at))
 
 
@@ -158,9 +164,13 @@ def held_out(name: str, labels: np.ndarray) -> dict[str, np.ndarray]:
 
     InputError where nothing can be held out.
     """
-    kept = _of_each_class(labels, 0.9, seed=10)  # By labels alone, so that no setting changes what is held out.
+    kept = _of_each_class(
+        labels, 0.9, seed=10
+    )  # By labels alone, so that no setting changes what is held out.
     if len(kept) == len(labels):
-        raise InputError(f"{name} has no class of 5 training examples or more, of which some could be held out.")
+        raise InputError(
+            f"{name} has no class of 5 training examples or more, of which some could be held out."
+        )
     return {"train": kept, "test": np.setdiff1d(np.arange(len(labels)), kept)}
 
 
@@ -175,7 +185,9 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
     from PIL import Image
 
     if image.shape[-1] not in (1, 3):  # Pillow takes 2 and 4 for colours and alpha, and no more.
-        return np.concatenate([fit(image[..., i:i + 1], size) for i in range(image.shape[-1])], -1)
+        return np.concatenate(
+            [fit(image[..., i : i + 1], size) for i in range(image.shape[-1])], -1
+        )
     height, width = image.shape[:2]
     scale = size / min(height, width)
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
@@ -203,8 +215,14 @@ def _photos(split: str) -> Arrays:
 
     photos = np.stack(load_sample_images().images)[:, :416, :640]
     columns = {"train": slice(15), "test": slice(16, 20)}[split]
-    tiles = photos.reshape(2, 13, 32, 20, 32, 3).swapaxes(2, 3)[:, :, columns].reshape(2, -1, 32, 32, 3)
-    return Arrays(np.concatenate(tiles), np.repeat(np.arange(2, dtype=np.int32), tiles.shape[1]), ["china", "flower"])
+    tiles = (
+        photos.reshape(2, 13, 32, 20, 32, 3).swapaxes(2, 3)[:, :, columns].reshape(2, -1, 32, 32, 3)
+    )
+    return Arrays(
+        np.concatenate(tiles),
+        np.repeat(np.arange(2, dtype=np.int32), tiles.shape[1]),
+        ["china", "flower"],
+    )
 
 
 def _npz(path: pathlib.Path, split: str) -> Arrays:
@@ -219,43 +237,65 @@ def _npz(path: pathlib.Path, split: str) -> Arrays:
     except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise InputError(f"{path} can't be read as an .npz of arrays ({e}).") from e
     if not arrays:
-        raise InputError(f"{path} holds {', '.join(held) or 'nothing'}; it needs {split}_images and {split}_labels, "
-                         f"or x_{split} and y_{split}.")
+        raise InputError(
+            f"{path} holds {', '.join(held) or 'nothing'}; it needs {split}_images and {split}_labels, "
+            f"or x_{split} and y_{split}."
+        )
     image, labels = arrays[0], arrays[1].reshape(-1)
     image = image[..., None] if image.ndim == 3 else image
     if image.ndim != 4 or image.dtype != np.uint8 or len(image) != len(labels):
-        raise InputError(f"{path}: images must be uint8 (n, height, width[, channels]) with a label each, not "
-                         f"{image.dtype} {image.shape} with {labels.shape[0]} labels.")
+        raise InputError(
+            f"{path}: images must be uint8 (n, height, width[, channels]) with a label each, not "
+            f"{image.dtype} {image.shape} with {labels.shape[0]} labels."
+        )
     if 0 in image.shape[1:] or (image.shape[1] in (1, 3) and image.shape[3] > 4):
-        raise InputError(f"{path}: images must be (n, height, width[, channels]), channels last, not {image.shape}.")
+        raise InputError(
+            f"{path}: images must be (n, height, width[, channels]), channels last, not {image.shape}."
+        )
     if len(labels) == 0 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise InputError(f"{path}: labels must be whole numbers from 0 on, one for each of at least one image.")
+        raise InputError(
+            f"{path}: labels must be whole numbers from 0 on, one for each of at least one image."
+        )
     return Arrays(image, labels.astype(np.int32), [str(i) for i in range(int(labels.max()) + 1)])
 
 
-def class_files(root: pathlib.Path, split: str, suffixes: Sequence[str], what: str,
-                example: str) -> tuple[pathlib.Path, list[tuple[pathlib.Path, int]], list[str]]:
+def class_files(
+    root: pathlib.Path, split: str, suffixes: Sequence[str], what: str, example: str
+) -> tuple[pathlib.Path, list[tuple[pathlib.Path, int]], list[str]]:
     """The folder of a split, each of its files with its class, and the names of the classes, of train/CLASS/* and
     test/CLASS/* (or val/, or validation/); or of CLASS/*, of which every tenth file is then the test split.
 
     InputError where there is one split but not the other, or no `what` (such as `example`) in the folder.
     """
-    own = {s: next((root / d for d in names if (root / d).is_dir()), None)
-           for s, names in {"train": ("train",), "test": ("test", "val", "validation")}.items()}
+    own = {
+        s: next((root / d for d in names if (root / d).is_dir()), None)
+        for s, names in {"train": ("train",), "test": ("test", "val", "validation")}.items()
+    }
     tops = [d for d in own.values() if d] or [root]
     top = own[split] if any(own.values()) else root
     if top is None:
-        raise InputError(f"{root} has a folder {tops[0].name} but no folder {split}: add {root / split}, with a "
-                         f"folder a class.")
+        raise InputError(
+            f"{root} has a folder {tops[0].name} but no folder {split}: add {root / split}, with a "
+            f"folder a class."
+        )
     # A label means the same class in both splits, even where one of them lacks some.
-    names = sorted({d.name for t in tops for d in t.iterdir() if d.is_dir() and not d.name.startswith(".")})
-    files = [(f, i) for i, name in enumerate(names) for f in sorted((top / name).rglob("*"))
-             if f.suffix.lower() in suffixes and not any(p.startswith(".") for p in f.relative_to(top).parts)]
+    names = sorted(
+        {d.name for t in tops for d in t.iterdir() if d.is_dir() and not d.name.startswith(".")}
+    )
+    files = [
+        (f, i)
+        for i, name in enumerate(names)
+        for f in sorted((top / name).rglob("*"))
+        if f.suffix.lower() in suffixes
+        and not any(p.startswith(".") for p in f.relative_to(top).parts)
+    ]
     if top == root:  # No split of its own: every tenth of the sorted list is for testing.
         files = [f for i, f in enumerate(files) if (i % 10 == 0) == (split == "test")]
     if not files:
-        raise InputError(f"{top} holds no {what}: put them in a folder for each class, as in {top}/{example} "
-                         f"({' '.join(suffixes)}).")
+        raise InputError(
+            f"{top} holds no {what}: put them in a folder for each class, as in {top}/{example} "
+            f"({' '.join(suffixes)})."
+        )
     return top, files, names
 
 
@@ -268,11 +308,15 @@ def _folder(root: pathlib.Path, split: str, size: int) -> Source:
         shapes = sorted({shape[:2] for shape in headers})
         size = shapes[0][0]
         if shapes != [(size, size)]:
-            raise InputError(f"The images in {top} are not all square and of one size "
-                             f"({', '.join('x'.join(map(str, s)) for s in shapes[:3])}, ...): give --image-size.")
+            raise InputError(
+                f"The images in {top} are not all square and of one size "
+                f"({', '.join('x'.join(map(str, s)) for s in shapes[:3])}, ...): give --image-size."
+            )
     paths = [f for f, _ in files]
     labels = np.array([c for _, c in files], np.int32)
-    source = OnDisk(lambda i: _decode(paths[i], size, channels, exact), labels, names, (size, size, channels))
+    source = OnDisk(
+        lambda i: _decode(paths[i], size, channels, exact), labels, names, (size, size, channels)
+    )
     return _in_memory(source)
 
 
@@ -295,7 +339,9 @@ def _decode(path: pathlib.Path, size: int, channels: int, exact: bool) -> np.nda
     if image.shape[:2] == (size, size):
         return image.reshape(size, size, channels)
     if exact:
-        raise InputError(f"{path} is {image.shape[1]}x{image.shape[0]}, others are {size}x{size}: give --image-size.")
+        raise InputError(
+            f"{path} is {image.shape[1]}x{image.shape[0]}, others are {size}x{size}: give --image-size."
+        )
     return fit(image.reshape(*image.shape[:2], channels), size)
 
 
@@ -309,7 +355,9 @@ class _readable:
 
     def __exit__(self, kind, error, trace) -> None:
         if isinstance(error, (OSError, SyntaxError, ValueError)):
-            raise InputError(f"{self.path} can't be read as an image ({error}): mend it or take it out.") from error
+            raise InputError(
+                f"{self.path} can't be read as an image ({error}): mend it or take it out."
+            ) from error
 
 
 def _in_memory(source: OnDisk) -> Source:
@@ -349,7 +397,9 @@ def _prepare(name: str) -> str:
 def check_prepared(name: str, builder, instead: str) -> None:
     """InputError where the set has not been downloaded and written."""
     if not builder.is_prepared():
-        raise InputError(f"{name} is not prepared in {builder.data_path}: run `{_prepare(name)}` once, {instead}.")
+        raise InputError(
+            f"{name} is not prepared in {builder.data_path}: run `{_prepare(name)}` once, {instead}."
+        )
 
 
 def data_source(name: str, builder, split: str, instead: str):
@@ -357,21 +407,36 @@ def data_source(name: str, builder, split: str, instead: str):
     try:
         return builder.as_data_source(split=split)
     except NotImplementedError as e:
-        raise InputError(f"{name} was prepared in a format without random access: move {builder.data_path} aside and "
-                         f"run `{_prepare(name)}`, {instead}.") from e
+        raise InputError(
+            f"{name} was prepared in a format without random access: move {builder.data_path} aside and "
+            f"run `{_prepare(name)}`, {instead}."
+        ) from e
 
 
 def _tfds(name: str, split: str, size: int) -> Source:
     import tensorflow_datasets as tfds
 
-    builder = tfds_builder(name, [EMBEDDED, "photos"], f"give a TFDS name, a folder of class folders, an .npz, or "
-                                                       f"{EMBEDDED}, which is embedded")
+    builder = tfds_builder(
+        name,
+        [EMBEDDED, "photos"],
+        f"give a TFDS name, a folder of class folders, an .npz, or {EMBEDDED}, which is embedded",
+    )
     instead = f"or take --data {EMBEDDED}, which is embedded and needs no download"
     features = builder.info.features
-    if "image" not in features or "label" not in features or not hasattr(features["label"], "names"):
-        raise InputError(f"{name} holds {', '.join(features)}, not image and label: it is not a labelled image set.")
+    if (
+        "image" not in features
+        or "label" not in features
+        or not hasattr(features["label"], "names")
+    ):
+        raise InputError(
+            f"{name} holds {', '.join(features)}, not image and label: it is not a labelled image set."
+        )
     check_prepared(name, builder, instead)
-    if split == "test" and "test" not in builder.info.splits and "validation" in builder.info.splits:
+    if (
+        split == "test"
+        and "test" not in builder.info.splits
+        and "validation" in builder.info.splits
+    ):
         split = "validation"
     if split not in builder.info.splits:
         raise InputError(f"{name} has no {split} split; it has {', '.join(builder.info.splits)}.")
@@ -381,7 +446,9 @@ def _tfds(name: str, split: str, size: int) -> Source:
     shape = (size, size, shape[-1] or 3) if size else shape
 
     names = list(features["label"].names)
-    made = (pathlib.Path(builder.data_path) / "dataset_info.json").stat().st_mtime_ns  # Prepared anew is another set.
+    made = (
+        (pathlib.Path(builder.data_path) / "dataset_info.json").stat().st_mtime_ns
+    )  # Prepared anew is another set.
     cache = cache_file(f"{builder.data_path}-{made}-{split}-{shape}")
     count = builder.info.splits[split].num_examples
     if cache.exists():
@@ -394,7 +461,9 @@ def _tfds(name: str, split: str, size: int) -> Source:
         return fit(x, size) if size and x.shape[:2] != (size, size) else x
 
     if count * int(np.prod(shape)) > RESIDENT_BYTES:
-        undecoded = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        undecoded = builder.as_data_source(
+            split=split, decoders={"image": tfds.decode.SkipDecoding()}
+        )
         labels = np.array([r["label"] for r in all_rows(undecoded)], np.int32)
         return OnDisk(image, labels, names, shape)
     examples = list(all_rows(rows))

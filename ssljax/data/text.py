@@ -16,7 +16,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 import tokenizers
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    Regex,
+    Tokenizer,
+    trainers,
+)
 
 from ssljax import sharding
 from ssljax.data import sources
@@ -26,7 +35,13 @@ Tree = Any
 EMBEDDED = "python"
 END = "<|endoftext|>"  # Between documents, in a byte-level vocabulary.
 LARGE = 2**20  # Characters from which on what was found of texts is kept between runs.
-BERT = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"  # The first ids of a WordPiece vocabulary, in this order.
+BERT = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+)  # The first ids of a WordPiece vocabulary, in this order.
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +96,16 @@ def held_out(whole: Documents, data: str, split: str) -> Documents:
     _known(f"{data}:{sources.HELD_OUT}", split, ("train", "test"))
     if whole.labels is None and len(whole) < 5:
         cuts = [int(len(text) * 0.9) for text in whole.text]
-        return Documents([text[:cut] if split == "train" else text[cut:] for text, cut in zip(whole.text, cuts)])
+        return Documents(
+            [text[:cut] if split == "train" else text[cut:] for text, cut in zip(whole.text, cuts)]
+        )
     labels = np.zeros(len(whole), np.int32) if whole.labels is None else whole.labels
     at = sources.held_out(data, labels)[split]
-    return replace(whole, text=[whole.text[i] for i in at], labels=None if whole.labels is None else whole.labels[at])
+    return replace(
+        whole,
+        text=[whole.text[i] for i in at],
+        labels=None if whole.labels is None else whole.labels[at],
+    )
 
 
 def _known(data: str, split: str, splits) -> str:
@@ -97,10 +118,14 @@ def _read(path: pathlib.Path) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as e:
-        raise InputError(f"{path} is not UTF-8 (byte {e.start} is {e.object[e.start]:#04x}): convert it, as in `iconv "
-                         f"-f latin1 -t utf-8`.") from None
+        raise InputError(
+            f"{path} is not UTF-8 (byte {e.start} is {e.object[e.start]:#04x}): convert it, as in `iconv "
+            f"-f latin1 -t utf-8`."
+        ) from None
     except OSError as e:
-        raise InputError(f"{path} can't be read ({e.strerror}): check the path given as --data.") from e
+        raise InputError(
+            f"{path} can't be read ({e.strerror}): check the path given as --data."
+        ) from e
     if not text.strip():
         raise InputError(f"{path} is empty: there is nothing to learn from in it.")
     return text
@@ -117,7 +142,9 @@ def _python(split: str) -> list[str]:
             kept.append(k)
             seen |= long[k]
     kept.sort()
-    test = {kept[i] for i in np.random.default_rng(0).permutation(len(kept))[:round(len(kept) / 10)]}
+    test = {
+        kept[i] for i in np.random.default_rng(0).permutation(len(kept))[: round(len(kept) / 10)]
+    }
     if _known(EMBEDDED, split, ("train", "test")) == "test":
         return [topics[k] for k in kept if k in test]
     tested = set().union(*(long[k] for k in test))
@@ -131,7 +158,9 @@ def long_paragraphs(text: str) -> set[str]:
 
 def without(text: str, paragraphs: set[str]) -> str:
     """The paragraphs of `text` that are neither empty nor, with single spaces, among `paragraphs`."""
-    return "\n\n".join(p for p in text.split("\n\n") if p.strip() and " ".join(p.split()) not in paragraphs)
+    return "\n\n".join(
+        p for p in text.split("\n\n") if p.strip() and " ".join(p.split()) not in paragraphs
+    )
 
 
 def _splits(path: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -139,21 +168,31 @@ def _splits(path: pathlib.Path) -> dict[str, pathlib.Path]:
     if path.is_dir():
         stems = {f.name.removesuffix(".train.txt") for f in path.glob("*.train.txt")}
         path = path / stems.pop() if len(stems) == 1 else path
-    files = {split: path.with_name(f"{path.name}.{split}.txt") for split in ("train", "valid", "test")}
+    files = {
+        split: path.with_name(f"{path.name}.{split}.txt") for split in ("train", "valid", "test")
+    }
     return {split: f for split, f in files.items() if f.exists()} if files["train"].exists() else {}
 
 
 def _folder(root: pathlib.Path, split: str) -> Documents:
     own = (root / "train").is_dir() or (root / "test").is_dir()
     top = root / split if own else root
-    files = sorted(f for f in top.rglob("*.txt") if not any(p.startswith(".") for p in f.relative_to(top).parts))
+    files = sorted(
+        f
+        for f in top.rglob("*.txt")
+        if not any(p.startswith(".") for p in f.relative_to(top).parts)
+    )
     if not own and len(files) > 1:
         _known(str(root), split, ("train", "test"))
         files = [f for i, f in enumerate(files) if (i % 10 == 0) == (split == "test")]
     elif not own and files:
-        raise InputError(f"{root} holds one .txt file, which makes no two splits: give the file itself as --data.")
+        raise InputError(
+            f"{root} holds one .txt file, which makes no two splits: give the file itself as --data."
+        )
     if not files:
-        raise InputError(f"{top} holds no .txt files: put the texts there, or give another folder as --data.")
+        raise InputError(
+            f"{top} holds no .txt files: put the texts there, or give another folder as --data."
+        )
     tops = [root / s for s in ("train", "test")] if own else [root]
     names = sorted({d.name for t in tops for d in t.glob("*/") if not d.name.startswith(".")})
     classes = [f.relative_to(top).parts[0] for f in files]
@@ -165,8 +204,11 @@ def _folder(root: pathlib.Path, split: str) -> Documents:
 
 def _tfds(name: str, split: str) -> Documents:
     instead = f"or take --data {EMBEDDED}, which is embedded and needs no download"
-    builder = sources.tfds_builder(name, [EMBEDDED], f"give a TFDS name, a text file, a folder of .txt files, or "
-                                                     f"{EMBEDDED}, which is embedded")
+    builder = sources.tfds_builder(
+        name,
+        [EMBEDDED],
+        f"give a TFDS name, a text file, a folder of .txt files, or {EMBEDDED}, which is embedded",
+    )
     features = builder.info.features
     if "text" not in features:
         raise InputError(f"{name} holds {', '.join(features)}, and no text: it is not a text set.")
@@ -175,7 +217,9 @@ def _tfds(name: str, split: str) -> Documents:
     rows = list(sources.all_rows(rows))
     text = [row["text"].decode() if isinstance(row["text"], bytes) else row["text"] for row in rows]
     labels = np.array([row["label"] for row in rows], np.int32) if "label" in features else None
-    if labels is None or labels.min() < 0:  # -1 where a split has none, as in imdb_reviews/unsupervised.
+    if (
+        labels is None or labels.min() < 0
+    ):  # -1 where a split has none, as in imdb_reviews/unsupervised.
         return Documents(text)
     return Documents(text, labels, list(getattr(features["label"], "names", None) or []))
 
@@ -189,7 +233,9 @@ def characters(docs: Documents) -> Tokenizer:
     return tokenizer
 
 
-def words(docs: Documents, min_count: int = 1, size: int | None = None, newline: str = "<eos>") -> Tokenizer:
+def words(
+    docs: Documents, min_count: int = 1, size: int | None = None, newline: str = "<eos>"
+) -> Tokenizer:
     """What white space parts, most frequent first, of those that occur `min_count` times at most `size`; and [UNK].
 
     The end of a line is the word `newline`, as is usual for the Penn Treebank; "" for none. Where the texts have a word
@@ -197,9 +243,15 @@ def words(docs: Documents, min_count: int = 1, size: int | None = None, newline:
     """
     unknown = "<unk>" if _holds(docs, "<unk>") else "[UNK]"
     # White space as Rust has it, where the package cuts: to Python \x1c to \x1f are white too.
-    count = Counter(itertools.chain.from_iterable(re.findall(
-        r"[\S\x1c-\x1f]+", text.replace("\n", f" {newline} ") if newline else text) for text in docs.text))
-    ranked = sorted((w for w in count if count[w] >= min_count and w != unknown), key=lambda w: (-count[w], w))
+    count = Counter(
+        itertools.chain.from_iterable(
+            re.findall(r"[\S\x1c-\x1f]+", text.replace("\n", f" {newline} ") if newline else text)
+            for text in docs.text
+        )
+    )
+    ranked = sorted(
+        (w for w in count if count[w] >= min_count and w != unknown), key=lambda w: (-count[w], w)
+    )
     vocabulary = [unknown, *ranked][:size]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unknown))
     if newline:
@@ -226,9 +278,15 @@ def _bpe(docs: Documents, size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(docs.text, trainers.BpeTrainer(
-        vocab_size=size, special_tokens=[END], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(
+        docs.text,
+        trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=[END],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     return tokenizer
 
 
@@ -239,16 +297,31 @@ def wordpiece(docs: Documents, size: int) -> Tokenizer:
 
 def _wordpiece(docs: Documents, size: int) -> Tokenizer:
     normalizer = normalizers.BertNormalizer(lowercase=True)
-    count = Counter(itertools.chain.from_iterable(normalizer.normalize_str(text) for text in docs.text))
-    letters = sorted(c for c, _ in sorted(count.items(), key=lambda x: (-x[1], x[0]))[:1000] if not c.isspace())
-    _at_least(size, len(BERT) + 2 * len(letters), "the special tokens and each character, first or not in its word")
+    count = Counter(
+        itertools.chain.from_iterable(normalizer.normalize_str(text) for text in docs.text)
+    )
+    letters = sorted(
+        c for c, _ in sorted(count.items(), key=lambda x: (-x[1], x[0]))[:1000] if not c.isspace()
+    )
+    _at_least(
+        size,
+        len(BERT) + 2 * len(letters),
+        "the special tokens and each character, first or not in its word",
+    )
     trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     trained.normalizer, trained.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
     # The trainer numbers the characters within words as it meets them, in an order that differs from run to run, and
     # breaks ties by these numbers; as special tokens they have their numbers beforehand.
-    trained.train_from_iterator(docs.text, trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=[*BERT, *letters, *(f"##{c}" for c in letters)], show_progress=False,
-        initial_alphabet=letters, limit_alphabet=len(letters)))
+    trained.train_from_iterator(
+        docs.text,
+        trainers.WordPieceTrainer(
+            vocab_size=size,
+            special_tokens=[*BERT, *letters, *(f"##{c}" for c in letters)],
+            show_progress=False,
+            initial_alphabet=letters,
+            limit_alphabet=len(letters),
+        ),
+    )
     tokenizer = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
@@ -259,10 +332,14 @@ def _wordpiece(docs: Documents, size: int) -> Tokenizer:
 
 def _trained(make: Callable[[Documents, int], Tokenizer], docs: Documents, size: int) -> Tokenizer:
     recipe = f"{inspect.getsource(make)} {size}"  # What an older recipe has made is not taken for this one's.
-    return Tokenizer.from_str(str(_cached(recipe, docs, lambda: {"json": np.array(make(docs, size).to_str())})["json"]))
+    return Tokenizer.from_str(
+        str(_cached(recipe, docs, lambda: {"json": np.array(make(docs, size).to_str())})["json"])
+    )
 
 
-def _cached(what: str, docs: Documents, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+def _cached(
+    what: str, docs: Documents, make: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
     """What is made of these documents, from the cache where they are large: tens of megabytes take minutes."""
     if sum(map(len, docs.text)) < LARGE:
         return make()
@@ -319,7 +396,7 @@ def _cut(tokenizer: Tokenizer, text: str) -> Iterator[str]:
     anywhere = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.Split)
     start, place = 0, re.compile("" if anywhere else r"(?<=\w)\n(?=[A-Za-z])")
     while len(text) - start > LARGE and (found := place.search(text, start + LARGE)):
-        yield text[start:found.end()]
+        yield text[start : found.end()]
         start = found.end()
     yield text[start:]
 
@@ -331,7 +408,9 @@ class Tokenized(NamedTuple):
     train: np.ndarray  # (n,) int32, end to end.
     test: np.ndarray
     characters: int  # Of the test text; 0 where its tokens don't tell it without loss.
-    unknown: float | None = None  # Per cent of `test` that is the unknown token; None where the tokenizer has none.
+    unknown: float | None = (
+        None  # Per cent of `test` that is the unknown token; None where the tokenizer has none.
+    )
 
     @property
     def size(self) -> int:
@@ -348,15 +427,24 @@ def tokenized(data: str, kind: Literal["words", "characters", "bpe"], vocabulary
     train, test = (documents(data, split) for split in ("train", "test"))
     several = max(len(train), len(test)) > 1
     if several and kind != "bpe":
-        train, test = (replace(docs, text=[text.removesuffix("\n") + "\n" for text in docs.text])
-                       for docs in (train, test))
-    tokenizer = {"words": lambda: words(train, 1 if _holds(train, "<unk>") else 2, vocabulary),
-                 "characters": lambda: characters(train), "bpe": lambda: bpe(train, vocabulary)}[kind]()
+        train, test = (
+            replace(docs, text=[text.removesuffix("\n") + "\n" for text in docs.text])
+            for docs in (train, test)
+        )
+    tokenizer = {
+        "words": lambda: words(train, 1 if _holds(train, "<unk>") else 2, vocabulary),
+        "characters": lambda: characters(train),
+        "bpe": lambda: bpe(train, vocabulary),
+    }[kind]()
     end = tokenizer.token_to_id(END) if several and kind == "bpe" else None
     x, y = (_joined(*encode(tokenizer, docs), end) for docs in (train, test))
     unknown = tokenizer.model.unk_token
-    share = None if unknown is None else 100 * float(np.sum(y == tokenizer.token_to_id(unknown))) / max(len(y), 1)
-    lost = kind == "words" or share or _holds(test, END) and kind == "bpe"
+    share = (
+        None
+        if unknown is None
+        else 100 * float(np.sum(y == tokenizer.token_to_id(unknown))) / max(len(y), 1)
+    )
+    lost = kind == "words" or share or (_holds(test, END) and kind == "bpe")
     return Tokenized(tokenizer, x, y, 0 if lost else sum(map(len, test.text)), share)
 
 
@@ -365,20 +453,30 @@ def _joined(tokens: np.ndarray, offsets: np.ndarray, separator: int | None) -> n
     return tokens if separator is None else np.insert(tokens, offsets[1:], separator)
 
 
-def pack(tokens: np.ndarray, offsets: np.ndarray, length: int, separator: int | None = None) -> np.ndarray:
+def pack(
+    tokens: np.ndarray, offsets: np.ndarray, length: int, separator: int | None = None
+) -> np.ndarray:
     """The documents end to end, each followed by `separator`, cut into rows: (n, length) int32, without the last rest.
 
     InputError where they don't fill one row.
     """
     tokens = _joined(tokens, offsets, separator)
     if len(tokens) < length:
-        raise InputError(f"A text of {len(tokens)} tokens does not fill a row of {length}: choose a shorter length, or "
-                         "more text.")
-    return tokens[:len(tokens) // length * length].reshape(-1, length).astype(np.int32)
+        raise InputError(
+            f"A text of {len(tokens)} tokens does not fill a row of {length}: choose a shorter length, or "
+            "more text."
+        )
+    return tokens[: len(tokens) // length * length].reshape(-1, length).astype(np.int32)
 
 
-def rows(tokens: np.ndarray, offsets: np.ndarray, length: int, pad: int, first: int | None = None,
-         last: int | None = None) -> np.ndarray:
+def rows(
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+    length: int,
+    pad: int,
+    first: int | None = None,
+    last: int | None = None,
+) -> np.ndarray:
     """One row for each document, cut or padded: (n, length) int32.
 
     `first` and `last` are put around each document ([CLS] and [SEP]), within the length.
@@ -387,7 +485,11 @@ def rows(tokens: np.ndarray, offsets: np.ndarray, length: int, pad: int, first: 
     own = np.minimum(np.diff(offsets), length - before - after)
     column = np.arange(length)[None] - before
     inside = (column >= 0) & (column < own[:, None])
-    out = np.where(inside, tokens[np.where(inside, offsets[:-1, None] + column, 0)] if len(tokens) else pad, pad)
+    out = np.where(
+        inside,
+        tokens[np.where(inside, offsets[:-1, None] + column, 0)] if len(tokens) else pad,
+        pad,
+    )
     if before:
         out[:, 0] = first
     if after:
@@ -407,7 +509,9 @@ class Windows:
     length: int
 
     def __post_init__(self) -> None:
-        _long_enough(len(self.tokens), self.length + 1, f"a context of {self.length} and the token after it")
+        _long_enough(
+            len(self.tokens), self.length + 1, f"a context of {self.length} and the token after it"
+        )
 
     def resident(self) -> np.ndarray:
         return np.asarray(self.tokens, np.int32)
@@ -435,8 +539,11 @@ class Streams:
     length: int
 
     def __post_init__(self) -> None:
-        _long_enough(len(self.tokens), self.batch_size * self.length + 1,
-                     f"{self.batch_size} streams of {self.length} tokens and the one after them")
+        _long_enough(
+            len(self.tokens),
+            self.batch_size * self.length + 1,
+            f"{self.batch_size} streams of {self.length} tokens and the one after them",
+        )
 
     @property
     def steps(self) -> int:
@@ -446,18 +553,28 @@ class Streams:
         return np.asarray(self.tokens, np.int32)
 
     def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[Tree]:
-        begins = (np.arange(self.batch_size) * ((len(self.tokens) - 1) // self.batch_size)).astype(np.int32)
+        begins = (np.arange(self.batch_size) * ((len(self.tokens) - 1) // self.batch_size)).astype(
+            np.int32
+        )
         for step in itertools.count(start):
             at = step % self.steps
-            yield {"at": begins + np.int32(at * self.length), "first": np.full(self.batch_size, at == 0)}
+            yield {
+                "at": begins + np.int32(at * self.length),
+                "first": np.full(self.batch_size, at == 0),
+            }
 
     def batch(self, resident: jax.Array, fed: Tree) -> dict[str, jax.Array]:
-        return {"tokens": _windows(resident, fed["at"], self.length), "first": sharding.over_batch(fed["first"])}
+        return {
+            "tokens": _windows(resident, fed["at"], self.length),
+            "first": sharding.over_batch(fed["first"]),
+        }
 
 
 def _long_enough(n: int, least: int, what: str) -> None:
     if n < least:
-        raise InputError(f"A text of {n} tokens is too short for {what}: choose a shorter one, or more text.")
+        raise InputError(
+            f"A text of {n} tokens is too short for {what}: choose a shorter one, or more text."
+        )
 
 
 def _windows(tokens: jax.Array, at: jax.Array, length: int) -> jax.Array:

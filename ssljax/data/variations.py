@@ -18,15 +18,22 @@ def images(name: str, split: str, image_size: int = 0) -> Source:
     `rect-1000` has the 1,000 and 200 images of the published files of `rect` for training and validation. InputError
     for another split of these, and for a validation split of other sets.
     """
-    made = {"rect": lambda: rectangles(split), "bg-rand": lambda: random_background(split),
-            "rect-1000": lambda: rectangles(split, {"train": 1000, "validation": 200}.get(split))}
+    made = {
+        "rect": lambda: rectangles(split),
+        "bg-rand": lambda: random_background(split),
+        "rect-1000": lambda: rectangles(split, {"train": 1000, "validation": 200}.get(split)),
+    }
     if name.removesuffix(f":{sources.HELD_OUT}") in made.keys() - {name}:
-        raise InputError(f"{name.split(':')[0]} has a validation split of its own: give --data {name.split(':')[0]} "
-                         "--judge validation.")
+        raise InputError(
+            f"{name.split(':')[0]} has a validation split of its own: give --data {name.split(':')[0]} "
+            "--judge validation."
+        )
     if name not in made:
         if split not in ("train", "test"):
-            raise InputError(f"{name} has no {split} split: only {', '.join(made)} have one for validation; of others "
-                             f"give --data {name}:{sources.HELD_OUT}.")
+            raise InputError(
+                f"{name} has no {split} split: only {', '.join(made)} have one for validation; of others "
+                f"give --data {name}:{sources.HELD_OUT}."
+            )
         return sources.images(name, split, image_size)
     if split not in SPLITS:
         raise InputError(f"{name} has no {split} split; it has {', '.join(SPLITS)}.")
@@ -41,7 +48,9 @@ def rectangles(split: str, n: int | None = None, seed: int = 2007) -> Arrays:
     rng = np.random.default_rng((seed, list(SPLITS).index(split)))
     n = n or SPLITS[split]
     sides = rng.integers(1, 29, (4 * n, 2))
-    sides = sides[np.abs(sides[:, 0] - sides[:, 1]) >= 3][:n]  # Of 28 x 28 pairs 652 differ enough: 4n are plenty.
+    sides = sides[np.abs(sides[:, 0] - sides[:, 1]) >= 3][
+        :n
+    ]  # Of 28 x 28 pairs 652 differ enough: 4n are plenty.
     top, left = (rng.integers(0, 29 - s) for s in sides.T)
     bottom, right = (np.stack([top, left]) + sides.T - 1)[..., None, None]
     top, left, y, x = top[:, None, None], left[:, None, None], np.arange(28)[:, None], np.arange(28)
@@ -57,7 +66,7 @@ def random_background(split: str, seed: int = 2007) -> Arrays:
     rng = np.random.default_rng(seed)
     ends = np.cumsum([0, *SPLITS.values()])
     i = list(SPLITS).index(split)
-    at = rng.permutation(sum(map(len, both)))[ends[i]:ends[i + 1]]
+    at = rng.permutation(sum(map(len, both)))[ends[i] : ends[i + 1]]
     image = np.concatenate([s.image for s in both])[at]
     noise = np.random.default_rng((seed, i)).integers(0, 256, image.shape, np.uint8)
     labels = np.concatenate([s.labels for s in both])[at]

@@ -64,7 +64,11 @@ class Views:
         """An image's first view or its second, at random: for a picture of what the net sees."""
         if self == self.later(1):
             return self(key, images)
-        return jax.numpy.where(jax.random.bernoulli(jax.random.fold_in(key, 6)), self(key, images), self(key, images, 1))
+        return jax.numpy.where(
+            jax.random.bernoulli(jax.random.fold_in(key, 6)),
+            self(key, images),
+            self(key, images, 1),
+        )
 
     def later(self, number: int) -> "Views":
         """These views from `number` on: the first of them is this one's `number`-th."""
@@ -95,31 +99,43 @@ class MultiCrop:
         """The large and, if any, the small views of images of `shape`. InputError where one has more pixels than they."""
         view, side = self.view, min(shape[:2])
         if self.small and not view.crop <= self.part <= view.crop_most:
-            raise InputError(f"--part must lie between --crop {view.crop} and --crop-most {view.crop_most}, not at "
-                             f"{self.part}.")
+            raise InputError(
+                f"--part must lie between --crop {view.crop} and --crop-most {view.crop_most}, not at "
+                f"{self.part}."
+            )
         large = view.view_size or side
         size = self.small_size or max(1, large // 2)
         _fits("--view-size", large, side)
         if not self.small:
-            return view,
+            return (view,)
         _fits("--small-size", size, side)
-        return replace(view, crop=self.part), replace(view.later(self.large), view_size=size, crop_most=self.part)
+        return replace(view, crop=self.part), replace(
+            view.later(self.large), view_size=size, crop_most=self.part
+        )
 
     def __call__(self, key: Array, images: Array) -> list[Array]:
         """Images (n, height, width, channels) to large views, (large n, ...), and small ones, (small n, ...), if any."""
         k1, k2 = jax.random.split(key)
-        return [kind.several(k, images, count)
-                for kind, k, count in zip(self.kinds(images.shape[1:]), (k1, k2), (self.large, self.small))]
+        return [
+            kind.several(k, images, count)
+            for kind, k, count in zip(
+                self.kinds(images.shape[1:]), (k1, k2), (self.large, self.small)
+            )
+        ]
 
 
 def _chance(flag: str, p: float | tuple[float, ...], number: int = 0) -> float:
     """That of view `number`: the last given stands for all that follow."""
     p = p if isinstance(p, tuple) else (p,)
     if not p or not all(0 <= one <= 1 for one in p):
-        raise InputError(f"{flag} takes how often, from 0 to 1, not {' '.join(map(str, p)) or 'nothing'}.")
+        raise InputError(
+            f"{flag} takes how often, from 0 to 1, not {' '.join(map(str, p)) or 'nothing'}."
+        )
     return p[min(number, len(p) - 1)]
 
 
 def _fits(flag: str, pixels: int, side: int) -> None:
     if pixels > side:
-        raise InputError(f"A crop can't be larger than the image: choose {flag} {side} or less, not {pixels}.")
+        raise InputError(
+            f"A crop can't be larger than the image: choose {flag} {side} or less, not {pixels}."
+        )

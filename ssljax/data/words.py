@@ -34,7 +34,9 @@ def vocabulary(data: str, min_count: int) -> tuple[Tokenizer, np.ndarray, np.nda
     tokens = encode(tokenizer, docs)[0]
     tokens = tokens[tokens > 0] - 1
     if not len(tokens):
-        raise InputError(f"No word of {data} occurs {min_count} times: choose a smaller --min-count, or more text.")
+        raise InputError(
+            f"No word of {data} occurs {min_count} times: choose a smaller --min-count, or more text."
+        )
     count = np.bincount(tokens)
     return tokenizer, tokens, count, [tokenizer.id_to_token(i + 1) for i in range(len(count))]
 
@@ -68,8 +70,10 @@ class Blocks:
 
     def __post_init__(self) -> None:
         if not self.steps:
-            raise InputError(f"A text of about {self.expected} words after subsampling is too short for a step of "
-                             f"{self.batch_size} blocks of {self.length}: choose a smaller --batch-size, or more text.")
+            raise InputError(
+                f"A text of about {self.expected} words after subsampling is too short for a step of "
+                f"{self.batch_size} blocks of {self.length}: choose a smaller --batch-size, or more text."
+            )
 
     @functools.cached_property
     def expected(self) -> int:
@@ -94,9 +98,13 @@ class Blocks:
             epoch, at = divmod(step, self.steps)
             if epoch != now:
                 now, text = epoch, self.epoch(seed, epoch)
-                blocks = order(seed, epoch, self.steps * self.batch_size).astype(np.int64) * self.length
-                blocks += np.random.default_rng((seed % 2**64, epoch, 2)).integers(len(text))  # What is left over differs.
-            begin = blocks[at * self.batch_size:(at + 1) * self.batch_size, None]
+                blocks = (
+                    order(seed, epoch, self.steps * self.batch_size).astype(np.int64) * self.length
+                )
+                blocks += np.random.default_rng((seed % 2**64, epoch, 2)).integers(
+                    len(text)
+                )  # What is left over differs.
+            begin = blocks[at * self.batch_size : (at + 1) * self.batch_size, None]
             # Behind its end the text begins again.
             yield text[(begin + inside) % len(text)].astype(np.int32)
 

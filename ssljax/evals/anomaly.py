@@ -7,13 +7,18 @@ from typing import Any
 from jax import Array
 import numpy as np
 
-from ssljax.data.sources import Source, rows
+from ssljax.data.sources import rows, Source
 from ssljax.errors import InputError
-from ssljax.evals.features import Tree, extractor, raw_pixels, subset
+from ssljax.evals.features import extractor, raw_pixels, subset, Tree
 
 
 def anomaly(
-    score: Callable[[Tree, Array], Array], normal: Any, test: Any, normal_class: int, k: int = 5, n: int = 10_000,
+    score: Callable[[Tree, Array], Array],
+    normal: Any,
+    test: Any,
+    normal_class: int,
+    k: int = 5,
+    n: int = 10_000,
     seed: int = 0,
 ) -> Callable[[Tree], Mapping[str, float]]:
     """`auroc`: how often, in percent, an image of another class scores above one of `normal_class`.
@@ -25,7 +30,9 @@ def anomaly(
     indices = subset(test, n, seed)
     strange = test.labels[indices] != normal_class
     if strange.all() or not strange.any():
-        raise InputError(f"The test set must hold images of class {normal_class} and of others, to tell them apart.")
+        raise InputError(
+            f"The test set must hold images of class {normal_class} and of others, to tell them apart."
+        )
     if len(normal) < k:
         raise InputError(f"{len(normal)} normal images are too few for {k} neighbours.")
     extract = extractor(_column(score))
@@ -35,14 +42,19 @@ def anomaly(
         bank, queries = raw_pixels(normal, subset(normal, n, seed)), raw_pixels(test, indices)
         return auroc(knn_distance(bank, queries, k), strange)
 
-    return lambda state: {"auroc": auroc(extract(state, test, indices)[:, 0], strange), "pixels_knn": pixels()}
+    return lambda state: {
+        "auroc": auroc(extract(state, test, indices)[:, 0], strange),
+        "pixels_knn": pixels(),
+    }
 
 
 def of_class(data: Source, which: int) -> Source:
     """The images of one class of a set; InputError where there are none."""
     at = np.flatnonzero(data.labels == which)
     if not len(at):
-        raise InputError(f"The set has no images of class {which}; its classes are 0 to {data.num_classes - 1}.")
+        raise InputError(
+            f"The set has no images of class {which}; its classes are 0 to {data.num_classes - 1}."
+        )
     return rows(data, at)
 
 

@@ -8,11 +8,17 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ssljax.errors import InputError
-from ssljax.evals.features import Encode, Tree, extractor, raw_pixels, subset
+from ssljax.evals.features import Encode, extractor, raw_pixels, subset, Tree
 
 
 def clusters(
-    encode: Encode, data: Any, k: int = 0, n: int = 10_000, starts: int = 10, seed: int = 0, floor: bool = True,
+    encode: Encode,
+    data: Any,
+    k: int = 0,
+    n: int = 10_000,
+    starts: int = 10,
+    seed: int = 0,
+    floor: bool = True,
 ) -> Callable[[Tree], Mapping[str, float]]:
     """`accuracy`, `nmi` and `ari` of k-means with `k` centres (0: one a class) on the features of `n` images of `data`.
 
@@ -30,7 +36,10 @@ def clusters(
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         numbers = agreement(labels, kmeans(extract(state, data, indices), k, starts, seed))
-        return {**numbers, **({f"pixels_{name}": x for name, x in pixels().items()} if floor else {})}
+        return {
+            **numbers,
+            **({f"pixels_{name}": x for name, x in pixels().items()} if floor else {}),
+        }
 
     return evaluate
 
@@ -47,8 +56,11 @@ def agreement(labels: np.ndarray, found: np.ndarray) -> dict[str, float]:
     counts = np.zeros((found.max() + 1, labels.max() + 1), int)
     np.add.at(counts, (found, labels), 1)
     right = counts[linear_sum_assignment(counts, maximize=True)].sum()
-    return {"accuracy": 100 * float(right / len(labels)), "nmi": float(normalized_mutual_info_score(labels, found)),
-            "ari": float(adjusted_rand_score(labels, found))}
+    return {
+        "accuracy": 100 * float(right / len(labels)),
+        "nmi": float(normalized_mutual_info_score(labels, found)),
+        "ari": float(adjusted_rand_score(labels, found)),
+    }
 
 
 def kmeans(z: np.ndarray, k: int, starts: int = 10, seed: int = 0) -> np.ndarray:
@@ -59,6 +71,11 @@ def kmeans(z: np.ndarray, k: int, starts: int = 10, seed: int = 0) -> np.ndarray
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1), warnings.catch_warnings():  # Its threads spin where others use the processor too.
-        warnings.simplefilter("ignore", ConvergenceWarning)  # Collapsed features have fewer points than centres.
+    with (
+        threadpool_limits(1),
+        warnings.catch_warnings(),
+    ):  # Its threads spin where others use the processor too.
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # Collapsed features have fewer points than centres.
         return KMeans(k, n_init=starts, random_state=seed).fit_predict(z)

@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from ssljax.evals.features import Encode, Tree, extractor, subset
+from ssljax.evals.features import Encode, extractor, subset, Tree
 
 
 def collapse(
-    encode: Encode, data: Any, n: int = 5000, seed: int = 0,
+    encode: Encode,
+    data: Any,
+    n: int = 5000,
+    seed: int = 0,
 ) -> Callable[[Tree], Mapping[str, float]]:
     """`rankme`, `feature_std` and the number of `dimensions` of the features of `n` images of `data`.
 

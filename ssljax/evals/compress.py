@@ -12,11 +12,15 @@ from scipy.ndimage import correlate1d
 from ssljax.data import augment
 from ssljax.errors import InputError
 from ssljax.evals.average import psnr
-from ssljax.evals.features import Tree, batches, gathered, put, subset
+from ssljax.evals.features import batches, gathered, put, subset, Tree
 
 
 def compression(
-    reconstruct: Callable[[Tree, Array], Array], data: Any, bits: float, n: int = 1000, batch_size: int = 250,
+    reconstruct: Callable[[Tree, Array], Array],
+    data: Any,
+    bits: float,
+    n: int = 1000,
+    batch_size: int = 250,
     seed: int = 0,
 ) -> Callable[[Tree], Mapping[str, float]]:
     """`psnr` in dB and `ssim` of `reconstruct(state, images)` for `n` images of `data`, at `bits` an image.
@@ -41,15 +45,22 @@ def compression(
         images = originals()
         rate, pictures = nearest_jpeg(images, bits)
         return {f"jpeg_{k}": v for k, v in likeness(images, pictures).items()} | {
-            "jpeg_bits_per_pixel": rate / np.prod(images.shape[1:3])}
+            "jpeg_bits_per_pixel": rate / np.prod(images.shape[1:3])
+        }
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         images, parts = originals(), batches(data, indices, batch_size)
-        found = np.concatenate([np.asarray(run(state, put(x, split=True)))[:count] for _, count, x in parts])
+        found = np.concatenate(
+            [np.asarray(run(state, put(x, split=True)))[:count] for _, count, x in parts]
+        )
         if not np.isfinite(found).all():
             raise InputError("Reconstructed images are not finite.")
         found = np.asarray(augment.eight_bits(found))
-        return {**likeness(images, found), "bits_per_pixel": bits / np.prod(images.shape[1:3]), **jpeg()}
+        return {
+            **likeness(images, found),
+            "bits_per_pixel": bits / np.prod(images.shape[1:3]),
+            **jpeg(),
+        }
 
     return evaluate
 
@@ -71,8 +82,10 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     _check(a, b)
     if min(a.shape[1:3]) < WINDOW:
-        raise InputError(f"Structural similarity needs images of {WINDOW} pixels a side or more, not {a.shape[1:3]}.")
-    w = np.exp(-0.5 * (np.arange(WINDOW) - WINDOW // 2)**2 / 1.5**2)
+        raise InputError(
+            f"Structural similarity needs images of {WINDOW} pixels a side or more, not {a.shape[1:3]}."
+        )
+    w = np.exp(-0.5 * (np.arange(WINDOW) - WINDOW // 2) ** 2 / 1.5**2)
     w, r = w / w.sum(), WINDOW // 2
 
     def mean(x: np.ndarray) -> np.ndarray:
@@ -81,7 +94,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     x, y = a.astype(np.float64), b.astype(np.float64)
     mx, my = mean(x), mean(y)
     vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
-    c1, c2 = (0.01 * 255)**2, (0.03 * 255)**2
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similar = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
     return similar.mean((1, 2, 3))
 
@@ -91,6 +104,7 @@ def nearest_jpeg(images: np.ndarray, bits: float) -> tuple[float, np.ndarray]:
 
     Found by bisection, on `images` (n, H, W, 1 or 3) uint8; the rate rises with the quality.
     """
+
     @functools.cache
     def rate(quality: int) -> float:
         return 8 * float(np.mean([_body(_jpeg(x, quality)) for x in images]))
@@ -121,9 +135,11 @@ def _decoded(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
 def _body(data: bytes) -> int:
     """Bytes of what is coded of the image: from the end of the header of its scan to the mark of the end."""
     scan = data.index(b"\xff\xda")
-    return len(data) - scan - 2 - int.from_bytes(data[scan + 2:scan + 4], "big") - 2
+    return len(data) - scan - 2 - int.from_bytes(data[scan + 2 : scan + 4], "big") - 2
 
 
 def _check(a: np.ndarray, b: np.ndarray) -> None:
     if a.shape != b.shape or a.ndim != 4:
-        raise InputError(f"Two sets of images (n, H, W, C) of one shape are needed, not {a.shape} and {b.shape}.")
+        raise InputError(
+            f"Two sets of images (n, H, W, C) of one shape are needed, not {a.shape} and {b.shape}."
+        )

@@ -50,12 +50,17 @@ def pixels() -> FeatureNet:
 
 def nearest(source: Any) -> FeatureNet:
     """A classifier that needs no training: the class of the nearest image of `source` in pixels, as one hot (n, classes)."""
-    image, label = source.read(np.arange(len(source)))["image"], jax.nn.one_hot(source.labels, source.num_classes)
+    image, label = (
+        source.read(np.arange(len(source)))["image"],
+        jax.nn.one_hot(source.labels, source.num_classes),
+    )
     params = {"image": image.reshape(len(image), -1) / np.float32(255), "label": np.asarray(label)}
 
     def apply(params: Tree, x: Array) -> Array:
         x, known = augment.to_float(x).reshape(len(x), -1), params["image"]
-        square = (known**2).sum(1) - 2 * jnp.matmul(x, known.T, precision="highest")  # The same |x|² is left out of all.
+        square = (known**2).sum(1) - 2 * jnp.matmul(
+            x, known.T, precision="highest"
+        )  # The same |x|² is left out of all.
         return params["label"][square.argmin(1)]
 
     return FeatureNet("nearest", params, apply, logits=lambda params, z: z)
@@ -70,22 +75,32 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
     folder = pathlib.Path(workdir).expanduser()
     try:
         arguments = json.loads((folder / "record.json").read_text())["computes"]
-        accuracy = json.loads((folder / "results.json").read_text())["results"]["test/accuracy"][seed]
+        accuracy = json.loads((folder / "results.json").read_text())["results"]["test/accuracy"][
+            seed
+        ]
         net = rebuild(arguments["encoder"])
     except (OSError, KeyError, IndexError, ValueError, TypeError):
-        raise InputError(f"{workdir} holds no trained classifier: make one with `launch/local.sh "
-                         f"experiments/supervised.py --data DATA --run.workdir {workdir}`.") from None
+        raise InputError(
+            f"{workdir} holds no trained classifier: make one with `launch/local.sh "
+            f"experiments/supervised.py --data DATA --run.workdir {workdir}`."
+        ) from None
     state, size = load(folder, seed), arguments["image_size"]
-    params = {"encoder": {"params": state["params"]["encoder"], "batch_stats": state["extra"]["encoder"]},
-              "head": state["params"]["head"]}
+    params = {
+        "encoder": {"params": state["params"]["encoder"], "batch_stats": state["extra"]["encoder"]},
+        "head": state["params"]["head"],
+    }
     kernel = params["encoder"]["params"]["conv1" if isinstance(net, ConvNet) else "stem"]["kernel"]
 
     def apply(params: Tree, x: Array) -> Array:
         if x.shape[-1] != kernel.shape[2]:
-            raise InputError(f"The classifier in {workdir} takes images of {kernel.shape[2]} channels, not "
-                             f"{x.shape[-1]}: train one on the same data.")
+            raise InputError(
+                f"The classifier in {workdir} takes images of {kernel.shape[2]} channels, not "
+                f"{x.shape[-1]}: train one on the same data."
+            )
         return net.apply(params["encoder"], augment.resize(augment.to_float(x), size))
 
     logits = lambda params, z: z @ params["head"]["kernel"] + params["head"]["bias"]
-    data = "_".join(pathlib.Path(part).stem for part in arguments["data"].split(":"))  # No colon in names of numbers.
+    data = "_".join(
+        pathlib.Path(part).stem for part in arguments["data"].split(":")
+    )  # No colon in names of numbers.
     return FeatureNet(f"{data}_classifier_{accuracy:.1f}", params, apply, logits=logits)

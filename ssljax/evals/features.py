@@ -9,7 +9,8 @@ import weakref
 import jax
 from jax import Array
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssljax.errors import InputError
@@ -23,17 +24,22 @@ def features(encode: Encode, state: Tree, data: Any, batch_size: int = 1000) -> 
     return extractor(encode, batch_size)(state, data)
 
 
-@functools.lru_cache(maxsize=8)  # Evaluators that share an `encode` share its program and what it has found.
+@functools.lru_cache(
+    maxsize=8
+)  # Evaluators that share an `encode` share its program and what it has found.
 def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarray]:
     """`(state, data, indices=None) -> (n, d)` float32; `encode` is compiled once, for one batch size.
 
     InputError if `encode` doesn't return (n, d), or if a feature is not finite.
     """
+
     @gathered
     def run(state, images):
         z = encode(state, images)
         if z.ndim != 2 or len(z) != len(images):
-            raise InputError(f"encode must return features (n, d); {images.shape} images gave {z.shape}.")
+            raise InputError(
+                f"encode must return features (n, d); {images.shape} images gave {z.shape}."
+            )
         return z.astype(jnp.float32)
 
     def extract(state: Tree, data: Any, indices: np.ndarray) -> np.ndarray:
@@ -41,7 +47,7 @@ def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarra
         for start, n, images in batches(data, indices, batch_size):
             z = np.asarray(run(state, put(images, split=True)))
             out = np.empty((len(indices), z.shape[1]), np.float32) if out is None else out
-            out[start:start + n] = z[:n]
+            out[start : start + n] = z[:n]
         if not np.isfinite(out).all():
             bad = len(out) - np.isfinite(out).all(1).sum()
             raise InputError(f"{bad} of {len(out)} images have features that are not finite.")
@@ -51,19 +57,27 @@ def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarra
     return _remember(extract)
 
 
-def raw_pixels(data: Any, indices: np.ndarray | None = None, chunk: int = 1000, most: int = 0) -> np.ndarray:
+def raw_pixels(
+    data: Any, indices: np.ndarray | None = None, chunk: int = 1000, most: int = 0
+) -> np.ndarray:
     """The images themselves as features: (n, H*W*C) float32 in [0, 1], shrunk to `most` pixels on the longer side, if
     any: a probe of d features needs room for d² numbers."""
     indices = np.arange(len(data)) if indices is None else indices
-    return np.concatenate([_shrunk(images, most).reshape(len(images), -1) / np.float32(255)
-                           for _, _, images in batches(data, indices, chunk, pad=False)])
+    return np.concatenate(
+        [
+            _shrunk(images, most).reshape(len(images), -1) / np.float32(255)
+            for _, _, images in batches(data, indices, chunk, pad=False)
+        ]
+    )
 
 
 def _shrunk(images: np.ndarray, most: int) -> np.ndarray:
     if not most or images.ndim != 4 or max(images.shape[1:3]) <= most:
         return images
     size = [max(1, round(most * s / max(images.shape[1:3]))) for s in images.shape[1:3]]
-    return np.asarray(jax.image.resize(images.astype(np.float32), (len(images), *size, images.shape[3]), "linear"))
+    return np.asarray(
+        jax.image.resize(images.astype(np.float32), (len(images), *size, images.shape[3]), "linear")
+    )
 
 
 def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:
@@ -71,13 +85,16 @@ def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(len(data))[:n])
 
 
-def batches(data: Any, indices: np.ndarray, size: int, pad: bool = True) -> Iterator[tuple[int, int, np.ndarray]]:
+def batches(
+    data: Any, indices: np.ndarray, size: int, pad: bool = True
+) -> Iterator[tuple[int, int, np.ndarray]]:
     """(start, n, images), by `in_parts`: `size` at a time, of which only the first n count."""
     return in_parts(lambda at: data.read(at)["image"], indices, size, pad)
 
 
-def in_parts(read: Callable[[np.ndarray], np.ndarray], indices: np.ndarray, size: int,
-             pad: bool = True) -> Iterator[tuple[int, int, np.ndarray]]:
+def in_parts(
+    read: Callable[[np.ndarray], np.ndarray], indices: np.ndarray, size: int, pad: bool = True
+) -> Iterator[tuple[int, int, np.ndarray]]:
     """(start, n, rows): `read(indices)`, `size` at a time, the next being read meanwhile. Only the first n rows count.
 
     Behind them, where they are to `pad`, they are repeated, so that all parts have one length, which the devices share
@@ -88,8 +105,9 @@ def in_parts(read: Callable[[np.ndarray], np.ndarray], indices: np.ndarray, size
     size = min(size, len(indices))
     room = round_up(size)
     with ThreadPoolExecutor(1) as pool:
+
         def begin(start):
-            at = indices[start:start + size]
+            at = indices[start : start + size]
             return pool.submit(read, np.resize(at, room) if pad else at)
 
         ahead = begin(0)
@@ -143,7 +161,10 @@ def _remember(extract: Callable[[Tree, Any, np.ndarray], np.ndarray]) -> Callabl
             found.clear()
             refs, tree = [weakref.ref(x, lambda _: found.clear()) for x in leaves], structure
         if key not in found:
-            found[key] = extract(state, data, indices), data  # While the data is held, its id is no other's.
+            found[key] = (
+                extract(state, data, indices),
+                data,
+            )  # While the data is held, its id is no other's.
         return found[key][0]
 
     return look

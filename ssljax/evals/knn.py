@@ -10,11 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.evals.features import Encode, Tree, extractor, gathered, put, raw_pixels, round_up
+from ssljax.evals.features import Encode, extractor, gathered, put, raw_pixels, round_up, Tree
 
 
-def knn(encode: Encode, train: Any, test: Any, k: int = 20, temperature: float = 0.07,
-        floor: bool = True) -> Callable[[Tree], Mapping[str, float]]:
+def knn(
+    encode: Encode,
+    train: Any,
+    test: Any,
+    k: int = 20,
+    temperature: float = 0.07,
+    floor: bool = True,
+) -> Callable[[Tree], Mapping[str, float]]:
     """Percent of `test` named rightly by the `k` nearest images of `train`, compared by cosine.
 
     `accuracy` weighs votes by exp(cosine / temperature): Wu et al., 2018, arXiv:1805.01978, sec. 3.4; `plain`
@@ -28,7 +34,9 @@ def knn(encode: Encode, train: Any, test: Any, k: int = 20, temperature: float =
     def score(bank: np.ndarray, queries: np.ndarray) -> tuple[float, float]:
         sims, index = neighbours(bank, queries, k)
         weighted, plain = vote(sims, train.labels[index], temperature)
-        return 100 * float(np.mean(weighted == test.labels)), 100 * float(np.mean(plain == test.labels))
+        return 100 * float(np.mean(weighted == test.labels)), 100 * float(
+            np.mean(plain == test.labels)
+        )
 
     @functools.cache
     def pixels() -> float:
@@ -41,8 +49,9 @@ def knn(encode: Encode, train: Any, test: Any, k: int = 20, temperature: float =
     return evaluate
 
 
-def neighbours(bank: np.ndarray, queries: np.ndarray, k: int,
-               tile: tuple[int, int] = (1024, 16384)) -> tuple[np.ndarray, np.ndarray]:
+def neighbours(
+    bank: np.ndarray, queries: np.ndarray, k: int, tile: tuple[int, int] = (1024, 16384)
+) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and rows, (m, k), of the `k` nearest of `bank` (n, d) to `queries` (m, d), nearest first.
 
     No more than `tile` (queries, bank) cosines exist at a time.
@@ -51,7 +60,9 @@ def neighbours(bank: np.ndarray, queries: np.ndarray, k: int,
     q, b = round_up(min(tile[0], m)), min(tile[1], n)
     starts = range(0, m, q)
     tiles = [put(_rows(queries, start, q), split=True) for start in starts]
-    best = [(put(np.full((q, k), -np.inf, np.float32)), put(np.zeros((q, k), np.int32))) for _ in starts]
+    best = [
+        (put(np.full((q, k), -np.inf, np.float32)), put(np.zeros((q, k), np.int32))) for _ in starts
+    ]
     for start in range(0, n, b):
         block = put(_rows(bank, start, b))
         best = [_merge(*found, queries, block, start, n) for found, queries in zip(best, tiles)]
@@ -64,7 +75,9 @@ def vote(sims: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[np.n
 
     A tie goes to the class of the nearer neighbour.
     """
-    weights = np.exp((sims - sims[:, :1]) / temperature, dtype=np.float64)  # At most 1: no overflow.
+    weights = np.exp(
+        (sims - sims[:, :1]) / temperature, dtype=np.float64
+    )  # At most 1: no overflow.
 
     def elect(weights: np.ndarray) -> np.ndarray:
         total = sum(weights[:, [j]] * (labels == labels[:, [j]]) for j in range(labels.shape[1]))
@@ -75,7 +88,12 @@ def vote(sims: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[np.n
 
 @gathered
 def _merge(
-    sims: Array, index: Array, queries: Array, block: Array, start: Array, n: Array,
+    sims: Array,
+    index: Array,
+    queries: Array,
+    block: Array,
+    start: Array,
+    n: Array,
 ) -> tuple[Array, Array]:
     """The best of those found, (q, k), and of the bank's rows from `start` on, padding from `n` on."""
     rows = start + jnp.arange(len(block))
@@ -89,6 +107,6 @@ def _merge(
 
 def _rows(z: np.ndarray, start: int, size: int) -> np.ndarray:
     """Rows `start` to `start + size` of `z` at length 1, and zeros where there are none."""
-    z = z[start:start + size]
+    z = z[start : start + size]
     z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
     return np.pad(z, ((0, size - len(z)), (0, 0)))

@@ -10,14 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.evals.features import Tree, gathered, put
+from ssljax.evals.features import gathered, put, Tree
 
 Params = Callable[[Tree], Tree]  # state -> params
-Advance = Callable[[Tree, Tree, Any], tuple[Tree, Array]]  # (params, carry, inputs) -> the new carry, losses (n,).
+Advance = Callable[
+    [Tree, Tree, Any], tuple[Tree, Array]
+]  # (params, carry, inputs) -> the new carry, losses (n,).
 
 
-def gradient_by_lag(nets: Mapping[str, tuple[Params, Advance, Tree]],
-                    inputs: Tree) -> Callable[[Tree], Mapping[str, Any]]:
+def gradient_by_lag(
+    nets: Mapping[str, tuple[Params, Advance, Tree]], inputs: Tree
+) -> Callable[[Tree], Mapping[str, Any]]:
     """‖∂L_T/∂h_{T-k}‖ by k = 1, 2, ... for each of `nets`, over its value at k = 1: the picture `lags`, and numbers.
 
     A net is (params, advance, start): `advance(params(state), carry, x)` takes one step of time to the carry after it
@@ -42,8 +45,12 @@ def gradient_by_lag(nets: Mapping[str, tuple[Params, Advance, Tree]],
                 return jax.lax.scan(step, start, (nudges, inputs))[1][-1].sum()
 
             grads = jax.grad(last)(jax.tree.map(lambda c: jnp.zeros((times, *c.shape)), start))
-            square = sum(jnp.sum(g.reshape(*g.shape[:2], -1) ** 2, -1) for g in jax.tree.leaves(grads))
-            return jnp.exp(jnp.log(jnp.maximum(square, 1e-37)).mean(1) / 2)[::-1]  # 1e-37: nearly float32's least.
+            square = sum(
+                jnp.sum(g.reshape(*g.shape[:2], -1) ** 2, -1) for g in jax.tree.leaves(grads)
+            )
+            return jnp.exp(jnp.log(jnp.maximum(square, 1e-37)).mean(1) / 2)[
+                ::-1
+            ]  # 1e-37: nearly float32's least.
 
         return gathered(by_lag)
 
@@ -68,7 +75,9 @@ def curves(lines: Mapping[str, np.ndarray]) -> np.ndarray:
 
     figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="lag k", ylabel="|dL(T)/dh(T-k)|, over its value at k = 1", yscale="log")
+    axes = figure.add_subplot(
+        xlabel="lag k", ylabel="|dL(T)/dh(T-k)|, over its value at k = 1", yscale="log"
+    )
     for name, y in lines.items():
         axes.plot(np.arange(1, len(y) + 1), np.maximum(y, 1e-12), label=name)
     axes.grid(alpha=0.3)

@@ -9,16 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.evals.features import Tree, batches, gathered, put, subset
+from ssljax.evals.features import batches, gathered, put, subset, Tree
 from ssljax.losses.elbo import kl_normal
 
-LogWeights = Callable[[Tree, Array, Array, int], Array]  # (state, key, what was observed of n images, k) -> (k, n)
-Observe = Callable[[Tree, Array, Array], Array]  # (state, key, (n, H, W, C) uint8) -> what a model has of them
+LogWeights = Callable[
+    [Tree, Array, Array, int], Array
+]  # (state, key, what was observed of n images, k) -> (k, n)
+Observe = Callable[
+    [Tree, Array, Array], Array
+]  # (state, key, (n, H, W, C) uint8) -> what a model has of them
 
 
-def likelihood(log_weights: LogWeights, test: Any, samples: int = 5000, n: int | None = None, batch_size: int = 50,
-               chunk: int = 100, seed: int = 0,
-               observe: Observe = lambda state, key, images: images) -> Callable[[Tree], Mapping[str, float]]:
+def likelihood(
+    log_weights: LogWeights,
+    test: Any,
+    samples: int = 5000,
+    n: int | None = None,
+    batch_size: int = 50,
+    chunk: int = 100,
+    seed: int = 0,
+    observe: Observe = lambda state, key, images: images,
+) -> Callable[[Tree], Mapping[str, float]]:
     """`nll`: -log p(x) in nats, the mean over `n` images of `test` (all by default), each from `samples` draws of q.
 
     Burda et al., 2015, arXiv:1509.00519, section 5: the bound L_5000, taken for the likelihood itself. `nll_error` is the
@@ -27,18 +38,24 @@ def likelihood(log_weights: LogWeights, test: Any, samples: int = 5000, n: int |
     draws at a time, divides `samples`.
     """
     if samples % chunk:
-        raise InputError(f"{samples} importance samples can't be drawn {chunk} at a time: the one must divide the other.")
+        raise InputError(
+            f"{samples} importance samples can't be drawn {chunk} at a time: the one must divide the other."
+        )
     indices = np.arange(len(test)) if n is None else subset(test, n, seed)
 
     @gathered
     def bounds(state, key, images):
         x = observe(state, jax.random.fold_in(key, samples), images)
 
-        def more(total, key):  # log of the sum so far, so that no more than `chunk` draws exist at a time.
+        def more(
+            total, key
+        ):  # log of the sum so far, so that no more than `chunk` draws exist at a time.
             log_w = log_weights(state, key, x, chunk)
             return jnp.logaddexp(total, jax.nn.logsumexp(log_w, axis=0)), jnp.mean(log_w, axis=0)
 
-        total, each = jax.lax.scan(more, jnp.full(len(images), -jnp.inf), jax.random.split(key, samples // chunk))
+        total, each = jax.lax.scan(
+            more, jnp.full(len(images), -jnp.inf), jax.random.split(key, samples // chunk)
+        )
         return total - jnp.log(samples), jnp.mean(each, axis=0)
 
     def evaluate(state: Tree) -> Mapping[str, float]:
@@ -47,13 +64,22 @@ def likelihood(log_weights: LogWeights, test: Any, samples: int = 5000, n: int |
             key = jax.random.fold_in(jax.random.key(seed), start)
             found.append(np.stack(bounds(state, key, put(images, split=True)))[:, :count])
         log_p, elbo = np.concatenate(found, axis=1).astype(np.float64)
-        return {"nll": -log_p.mean(), "nll_error": log_p.std(ddof=1) / np.sqrt(len(log_p)), "elbo": elbo.mean()}
+        return {
+            "nll": -log_p.mean(),
+            "nll_error": log_p.std(ddof=1) / np.sqrt(len(log_p)),
+            "elbo": elbo.mean(),
+        }
 
     return evaluate
 
 
-def latents(posterior: Callable[[Tree, Array], tuple[Array, Array]], test: Any, n: int = 1000, seed: int = 0,
-            threshold: float = 1e-2) -> Callable[[Tree], Mapping[str, Any]]:
+def latents(
+    posterior: Callable[[Tree, Array], tuple[Array, Array]],
+    test: Any,
+    n: int = 1000,
+    seed: int = 0,
+    threshold: float = 1e-2,
+) -> Callable[[Tree], Mapping[str, Any]]:
     """Which dimensions of a Gaussian `posterior(state, images) -> (mean, log_var)`, (n, d), carry anything?
 
     `active`: those whose mean varies over images by more than `threshold` (the variance; Burda et al., 2015,
@@ -63,13 +89,19 @@ def latents(posterior: Callable[[Tree, Array], tuple[Array, Array]], test: Any, 
     run = gathered(posterior)
 
     def evaluate(state: Tree) -> Mapping[str, Any]:
-        found = [[x[:count] for x in jax.device_get(run(state, put(images)))]
-                 for _, count, images in batches(test, indices, 500)]
+        found = [
+            [x[:count] for x in jax.device_get(run(state, put(images)))]
+            for _, count, images in batches(test, indices, 500)
+        ]
         mean, log_var = (np.concatenate(x) for x in zip(*found))
         kl = np.asarray(kl_normal(mean, log_var)).mean(0)
         active = mean.var(axis=0) > threshold
-        return {"active": int(active.sum()), "dead": int((~active).sum()), "kl": float(kl.sum()),
-                "kl_picture": _bars(kl[np.argsort(-kl)], active[np.argsort(-kl)])}
+        return {
+            "active": int(active.sum()),
+            "dead": int((~active).sum()),
+            "kl": float(kl.sum()),
+            "kl_picture": _bars(kl[np.argsort(-kl)], active[np.argsort(-kl)]),
+        }
 
     return evaluate
 

@@ -9,11 +9,16 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from ssljax.errors import InputError
-from ssljax.evals.features import Tree, gathered
+from ssljax.evals.features import gathered, Tree
 
 
-def modes(draw: Callable[[Tree, Array, int], Array], centres: np.ndarray, sigma: float, n: int = 2500,
-          seed: int = 0) -> Callable[[Tree], Mapping[str, Any]]:
+def modes(
+    draw: Callable[[Tree, Array, int], Array],
+    centres: np.ndarray,
+    sigma: float,
+    n: int = 2500,
+    seed: int = 0,
+) -> Callable[[Tree], Mapping[str, Any]]:
     """`modes` and `high_quality` of `n` samples `draw(state, key, n)`, (n, 2), and a picture of them over the centres.
 
     The ceilings are the number of centres and, for samples of the mixture itself, 98.9 % (1 - exp(-9/2)). The measures
@@ -33,7 +38,9 @@ def recovered(points: np.ndarray, centres: np.ndarray, sigma: float) -> tuple[in
     """The number of `centres` (k, d) that are the nearest of a point within 3 `sigma` of them, and the percentage of
     such points among `points` (n, d). InputError if a point is not finite."""
     if not np.isfinite(points).all():
-        raise InputError(f"{len(points) - np.isfinite(points).all(1).sum()} of {len(points)} points are not finite.")
+        raise InputError(
+            f"{len(points) - np.isfinite(points).all(1).sum()} of {len(points)} points are not finite."
+        )
     distance, nearest = KDTree(centres).query(points)
     good = distance < 3 * sigma
     return len(np.unique(nearest[good])), 100 * float(good.mean())
@@ -41,7 +48,9 @@ def recovered(points: np.ndarray, centres: np.ndarray, sigma: float) -> tuple[in
 
 def picture(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """`points` (n, 2) in blue over rings at `centres` (k, 2), (H, W, 3) uint8; points far outside are not shown."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # Slow imports, not needed before the end.
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,
+    )  # Slow imports, not needed before the end.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 6), dpi=100, layout="constrained")

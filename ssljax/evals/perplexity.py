@@ -2,20 +2,22 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import functools
-from typing import Any
 
 from jax import Array
 import numpy as np
 
 from ssljax.data.text import Tokenized
 from ssljax.errors import InputError
-from ssljax.evals.features import Tree, gathered, put, round_up
+from ssljax.evals.features import gathered, put, round_up, Tree
 
-Score = Callable[[Tree, Array], Array]  # (state, windows (n, length + 1)) -> -log p of all but the first, (n, length)
+Score = Callable[
+    [Tree, Array], Array
+]  # (state, windows (n, length + 1)) -> -log p of all but the first, (n, length)
 
 
-def perplexity(score: Score, text: Tokenized, length: int, stride: int,
-               batch_size: int = 64) -> Callable[[Tree], Mapping[str, float]]:
+def perplexity(
+    score: Score, text: Tokenized, length: int, stride: int, batch_size: int = 64
+) -> Callable[[Tree], Mapping[str, float]]:
     """The perplexity of `text.test` by windows of tokens, and what else `told` makes of it.
 
     `score(state, windows)` is given windows of `length` + 1 tokens that begin every `stride`, and of each only the last
@@ -23,8 +25,10 @@ def perplexity(score: Score, text: Tokenized, length: int, stride: int,
     InputError unless 1 <= stride <= length, and for less than two tokens.
     """
     if not 1 <= stride <= length:
-        raise InputError(f"Windows of {length} tokens can't begin every {stride}: the stride must be from 1 to the "
-                         "length.")
+        raise InputError(
+            f"Windows of {length} tokens can't begin every {stride}: the stride must be from 1 to the "
+            "length."
+        )
     run, tell = gathered(score), told(text)
 
     def evaluate(state: Tree) -> Mapping[str, float]:
@@ -45,7 +49,9 @@ def told(text: Tokenized) -> Callable[[float], dict[str, float]]:
     less than two tokens, and for a sum that is not finite.
     """
     if len(text.test) < 2:
-        raise InputError(f"The perplexity of {len(text.test)} tokens is not defined: 2 or more are needed.")
+        raise InputError(
+            f"The perplexity of {len(text.test)} tokens is not defined: 2 or more are needed."
+        )
     unigram = functools.cache(lambda: float(np.exp(unigram_nll(text.test[1:], text.train))))
 
     def tell(total: float) -> dict[str, float]:
@@ -60,20 +66,24 @@ def told(text: Tokenized) -> Callable[[float], dict[str, float]]:
     return tell
 
 
-def windows(tokens: np.ndarray, length: int, stride: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def windows(
+    tokens: np.ndarray, length: int, stride: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches of windows (b, length + 1) of `tokens` (n,), and which of their last `length` tokens count, (b, length).
 
     Each token of the text but the first counts in one window. What is beyond the text is 0 and counts nowhere.
     """
     n = len(tokens)
-    starts = np.arange(0, max(n - 1 - length, 0) + stride, stride)  # The last reaches the end, or beyond.
+    starts = np.arange(
+        0, max(n - 1 - length, 0) + stride, stride
+    )  # The last reaches the end, or beyond.
     at = starts[:, None] + np.arange(length + 1)
     fresh = np.arange(length) >= length - stride
     counted = (at[:, 1:] < n) & (fresh | (starts[:, None] == 0))
     rows = np.where(at < n, tokens[np.minimum(at, n - 1)], 0).astype(np.int32)
     for i in range(0, len(rows), batch_size):
-        short = batch_size - len(rows[i:i + batch_size])
-        yield tuple(np.pad(x[i:i + batch_size], ((0, short), (0, 0))) for x in (rows, counted))
+        short = batch_size - len(rows[i : i + batch_size])
+        yield tuple(np.pad(x[i : i + batch_size], ((0, short), (0, 0))) for x in (rows, counted))
 
 
 def unigram_nll(tokens: np.ndarray, train: np.ndarray) -> float:

@@ -9,11 +9,14 @@ from jax import Array
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.evals.features import Encode, Tree, extractor, gathered, put, subset
+from ssljax.evals.features import Encode, extractor, gathered, put, subset, Tree
 
 
 def feature_map(
-    encode: Encode, test: Any, n: int = 1000, seed: int = 0,
+    encode: Encode,
+    test: Any,
+    n: int = 1000,
+    seed: int = 0,
 ) -> Callable[[Tree], Mapping[str, np.ndarray]]:
     """`map`: the features of `n` images of `test` in the plane by t-SNE, coloured by class, (H, W, 3) uint8.
 
@@ -30,14 +33,17 @@ def feature_map(
     return evaluate
 
 
-def views(show: Callable[[Array, Array], Array], data: Any, n: int = 8, draws: int = 8,
-          seed: int = 0) -> Callable[[Tree], Mapping[str, np.ndarray]]:
+def views(
+    show: Callable[[Array, Array], Array], data: Any, n: int = 8, draws: int = 8, seed: int = 0
+) -> Callable[[Tree], Mapping[str, np.ndarray]]:
     """`views`: a row for each of `n` images of `data`, the original, then `draws` independent `show`s.
 
     `show(key, images)` takes (n, H, W, C) uint8 and returns floats in [0, 1], of whatever size it likes.
     """
     indices = subset(data, n, seed)
-    run = gathered(lambda key, images: jax.vmap(lambda key: show(key, images))(jax.random.split(key, draws)))
+    run = gathered(
+        lambda key, images: jax.vmap(lambda key: show(key, images))(jax.random.split(key, draws))
+    )
 
     @functools.cache  # It doesn't depend on the state.
     def picture() -> np.ndarray:
@@ -52,8 +58,9 @@ def views(show: Callable[[Array, Array], Array], data: Any, n: int = 8, draws: i
     return lambda state: {"views": picture()}
 
 
-def samples(draw: Callable[[Tree, Array, int], Array], rows: int = 8, columns: int = 8,
-            seed: int = 0) -> Callable[[Tree], Mapping[str, np.ndarray]]:
+def samples(
+    draw: Callable[[Tree, Array, int], Array], rows: int = 8, columns: int = 8, seed: int = 0
+) -> Callable[[Tree], Mapping[str, np.ndarray]]:
     """`samples`: a grid of `draw(state, key, n)`, (n, H, W, 1 or 3) in [0, 1], of the same noise each time."""
     run = gathered(lambda state: draw(state, jax.random.key(seed), rows * columns))
 
@@ -64,8 +71,9 @@ def samples(draw: Callable[[Tree, Array, int], Array], rows: int = 8, columns: i
     return evaluate
 
 
-def compared(show: Callable[[Tree, Array, Array], Sequence[Array]], data: Any, n: int = 8,
-             seed: int = 0) -> Callable[[Tree], Mapping[str, np.ndarray]]:
+def compared(
+    show: Callable[[Tree, Array, Array], Sequence[Array]], data: Any, n: int = 8, seed: int = 0
+) -> Callable[[Tree], Mapping[str, np.ndarray]]:
     """`compared`: a column for each of `n` images of `data`, the image on top and below it what `show` makes of it.
 
     `show(state, key, images)` takes (n, H, W, C) uint8 and returns one or more (n, H, W, 1 or 3) in [0, 1]: what the net
@@ -82,15 +90,21 @@ def compared(show: Callable[[Tree, Array, Array], Sequence[Array]], data: Any, n
     return evaluate
 
 
-def interpolations(encode: Callable[[Tree, Array], Array], decode: Callable[[Tree, Array], Array], data: Any,
-                   rows: int = 8, columns: int = 9, seed: int = 0) -> Callable[[Tree], Mapping[str, np.ndarray]]:
+def interpolations(
+    encode: Callable[[Tree, Array], Array],
+    decode: Callable[[Tree, Array], Array],
+    data: Any,
+    rows: int = 8,
+    columns: int = 9,
+    seed: int = 0,
+) -> Callable[[Tree], Mapping[str, np.ndarray]]:
     """`interpolations`: `decode(state, z)` along straight lines between the codes `encode(state, images)`, (n, d), of
     pairs of images; the images themselves are the first and last of each row."""
     indices = subset(data, 2 * rows, seed)
 
     def line(state, images):
         z = encode(state, images)
-        a, b = z[:rows], z[rows:2 * rows]
+        a, b = z[:rows], z[rows : 2 * rows]
         t = jax.numpy.linspace(0, 1, columns)[None, :, None]
         drawn = decode(state, ((1 - t) * a[:, None] + t * b[:, None]).reshape(rows * columns, -1))
         return drawn.reshape(rows, columns, *drawn.shape[1:])
@@ -100,13 +114,18 @@ def interpolations(encode: Callable[[Tree, Array], Array], decode: Callable[[Tre
     def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
         images = data.read(indices)["image"]
         ends = (images / np.float32(255)).reshape(2, rows, 1, *images.shape[1:])
-        return {"interpolations": grid(np.concatenate([ends[0], np.asarray(run(state, put(images))), ends[1]], axis=1))}
+        return {
+            "interpolations": grid(
+                np.concatenate([ends[0], np.asarray(run(state, put(images))), ends[1]], axis=1)
+            )
+        }
 
     return evaluate
 
 
-def filters(weights: Callable[[Tree], Array], shape: tuple[int, int, int], n: int = 64,
-            columns: int = 16) -> Callable[[Tree], Mapping[str, np.ndarray]]:
+def filters(
+    weights: Callable[[Tree], Array], shape: tuple[int, int, int], n: int = 64, columns: int = 16
+) -> Callable[[Tree], Mapping[str, np.ndarray]]:
     """`filters`: the first `n` columns of `weights(state)`, (H*W*C, d), as images of `shape`, each scaled to [0, 1]."""
     run = gathered(lambda state: weights(state)[:, :n].T)
 
@@ -136,12 +155,14 @@ def grid(images: np.ndarray, cell: int = 64, gap: int = 2) -> np.ndarray:
     images = np.pad(images, [(0, 0), (0, 0), (0, gap), (0, gap), (0, 0)], constant_values=255)
     height, width = images.shape[2:4]
     images = images.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-    return images[:len(images) - gap, :images.shape[1] - gap]
+    return images[: len(images) - gap, : images.shape[1] - gap]
 
 
 def scatter(points: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
     """Points (n, 2) coloured by class, with a legend of up to 20 names, (H, W, 3) uint8."""
-    from matplotlib import colormaps  # Here and below: slow imports, which the first step need not wait for.
+    from matplotlib import (
+        colormaps,
+    )  # Here and below: slow imports, which the first step need not wait for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -165,11 +186,17 @@ def _plane(z: np.ndarray) -> np.ndarray:
     from threadpoolctl import threadpool_limits
 
     z = np.pad(z, ((0, 0), (0, max(0, 2 - z.shape[1])))).astype(np.float64)
-    with np.errstate(invalid="ignore"):  # Where all rows are alike it divides 0 by 0, for a number not used.
+    with np.errstate(
+        invalid="ignore"
+    ):  # Where all rows are alike it divides 0 by 0, for a number not used.
         z = PCA(min(30, *z.shape), random_state=0).fit_transform(z)
-    start = 1e-4 * z[:, :2] / max(z[:, 0].std(), np.finfo(float).tiny)  # init="pca", which fails at collapse.
+    start = (
+        1e-4 * z[:, :2] / max(z[:, 0].std(), np.finfo(float).tiny)
+    )  # init="pca", which fails at collapse.
     with threadpool_limits(1):  # Its threads spin: 7 times slower on 2 cores that others use too.
-        return TSNE(perplexity=min(30, (len(z) - 1) / 3), init=start, random_state=0).fit_transform(z)
+        return TSNE(perplexity=min(30, (len(z) - 1) / 3), init=start, random_state=0).fit_transform(
+            z
+        )
 
 
 def _colour(images: np.ndarray) -> np.ndarray:

@@ -11,13 +11,15 @@ import numpy as np
 
 from ssljax.data.text import Tokenized
 from ssljax.errors import InputError
-from ssljax.evals.features import Tree, gathered, put
+from ssljax.evals.features import gathered, put, Tree
 from ssljax.evals.lag import gradient_by_lag
 from ssljax.evals.perplexity import told
 from ssljax.models.rnn import CELLS, LanguageModel, nats
 
 
-def perplexity(net: LanguageModel, text: Tokenized, length: int = 500) -> Callable[[Tree], Mapping[str, float]]:
+def perplexity(
+    net: LanguageModel, text: Tokenized, length: int = 500
+) -> Callable[[Tree], Mapping[str, float]]:
     """The perplexity of `text.test`, read once from first to last, `length` at a time, and what else
     `evals.perplexity.told` makes of it; InputError if there are fewer than two tokens.
     """
@@ -29,16 +31,18 @@ def perplexity(net: LanguageModel, text: Tokenized, length: int = 500) -> Callab
     def evaluate(state: Tree) -> Mapping[str, float]:
         total, carry = 0.0, jax.tree.map(put, jax.device_get(net.rnn.zeros(1)))
         for at in range(0, n, length):
-            found, carry = run(state.params, put(padded[None, at:at + length + 1]), carry)
-            total += float(np.asarray(found, np.float64)[0, :n - at].sum())
+            found, carry = run(state.params, put(padded[None, at : at + length + 1]), carry)
+            total += float(np.asarray(found, np.float64)[0, : n - at].sum())
         return tell(total)
 
     return evaluate
 
 
-def sample(net: LanguageModel, first: int, decode: Callable[[list[int]], str], n: int = 200,
-           seed: int = 0) -> Callable[[Tree], Mapping[str, str]]:
+def sample(
+    net: LanguageModel, first: int, decode: Callable[[list[int]], str], n: int = 200, seed: int = 0
+) -> Callable[[Tree], Mapping[str, str]]:
     """`sample`: `n` tokens drawn one after the other, the first of them after `first`, as `decode` writes them."""
+
     @gathered
     def draw(params):
         def step(carried, key):
@@ -53,13 +57,16 @@ def sample(net: LanguageModel, first: int, decode: Callable[[list[int]], str], n
     return lambda state: {"sample": decode(np.asarray(draw(state.params)).tolist())}
 
 
-def gradients(net: LanguageModel, test: np.ndarray, times: int = 64,
-              n: int = 16) -> Callable[[Tree], Mapping[str, Any]]:
+def gradients(
+    net: LanguageModel, test: np.ndarray, times: int = 64, n: int = 16
+) -> Callable[[Tree], Mapping[str, Any]]:
     """`gradient_by_lag` of the net as it is trained, and of one of each cell as it begins, on `n` stretches of
     `test`."""
     times = min(times, len(test) - 1)
     if times < 3:
-        raise InputError(f"A text of {len(test)} tokens has no stretches to look at: 4 or more are needed.")
+        raise InputError(
+            f"A text of {len(test)} tokens has no stretches to look at: 4 or more are needed."
+        )
     at = np.linspace(0, len(test) - times - 1, n).astype(int) + np.arange(times)[:, None]
 
     def of(net, params):
@@ -73,5 +80,7 @@ def gradients(net: LanguageModel, test: np.ndarray, times: int = 64,
         other = net.clone(rnn=replace(net.rnn, cell=cell))
         return of(other, lambda state: other.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
 
-    nets = {"trained": of(net, lambda state: state.params)} | {f"{c}_untrained": untrained(c) for c in CELLS}
+    nets = {"trained": of(net, lambda state: state.params)} | {
+        f"{c}_untrained": untrained(c) for c in CELLS
+    }
     return gradient_by_lag(nets, np.stack([test[at], test[at + 1]], axis=-1))

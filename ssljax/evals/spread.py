@@ -7,13 +7,16 @@ import jax
 from jax import Array
 import numpy as np
 
-from ssljax.evals.features import Tree, batches, gathered, put, subset
+from ssljax.evals.features import batches, gathered, put, subset, Tree
 
-View = Callable[[Tree, Array, Array], Array]  # (state, key, examples) -> features (n, d) of random views
+View = Callable[
+    [Tree, Array, Array], Array
+]  # (state, key, examples) -> features (n, d) of random views
 
 
-def alignment_uniformity(view: View, data: Any, n: int = 1000, batch_size: int = 250,
-                         seed: int = 0) -> Callable[[Tree], Mapping[str, float]]:
+def alignment_uniformity(
+    view: View, data: Any, n: int = 1000, batch_size: int = 250, seed: int = 0
+) -> Callable[[Tree], Mapping[str, float]]:
     """`alignment` and `uniformity` of two views each of `n` examples of `data`, drawn with the same keys each time.
 
     Wang and Isola, 2020, arXiv:2005.10242, eq. 5 and 6 (alpha 2, t 2), on features at length 1: the less the better; at
@@ -26,7 +29,12 @@ def alignment_uniformity(view: View, data: Any, n: int = 1000, batch_size: int =
         found = []
         for start, count, examples in batches(data, indices, batch_size):
             keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), start))
-            found.append([np.asarray(run(state, key, put(examples, split=True)), np.float64)[:count] for key in keys])
+            found.append(
+                [
+                    np.asarray(run(state, key, put(examples, split=True)), np.float64)[:count]
+                    for key in keys
+                ]
+            )
         a, b = (np.concatenate(z) for z in zip(*found))
         return {"alignment": alignment(a, b), "uniformity": uniformity(a)}
 

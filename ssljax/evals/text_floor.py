@@ -13,7 +13,9 @@ from ssljax.data.text import Documents
 from ssljax.errors import InputError
 
 
-def text_floors(train: Documents, test: Documents) -> dict[str, Callable[[Any], Mapping[str, float]]]:
+def text_floors(
+    train: Documents, test: Documents
+) -> dict[str, Callable[[Any], Mapping[str, float]]]:
     """Evaluators of the percent of `test` that is named rightly from words alone, whatever the state; fitted once.
 
     `tfidf`: logistic regression with C = 10 on TF-IDF, counts by 1 + log, vectors at length 1. `bag_of_words`: naive
@@ -21,9 +23,13 @@ def text_floors(train: Documents, test: Documents) -> dict[str, Callable[[Any], 
     percent by the most frequent class. InputError where a set has no labels, or one class only.
     """
     if train.labels is None or test.labels is None:
-        raise InputError("These documents have no labels: take a set with classes, as imdb_reviews.")
+        raise InputError(
+            "These documents have no labels: take a set with classes, as imdb_reviews."
+        )
     if len(np.unique(train.labels)) < 2:
-        raise InputError("The training documents are all of one class: there is nothing to tell apart.")
+        raise InputError(
+            "The training documents are all of one class: there is nothing to tell apart."
+        )
     majority = 100 * float(np.mean(test.labels == np.bincount(train.labels).argmax()))
 
     def floor(count: CountVectorizer, model: Any) -> Callable[[Any], Mapping[str, float]]:
@@ -34,6 +40,10 @@ def text_floors(train: Documents, test: Documents) -> dict[str, Callable[[Any], 
 
         return lambda state: {"accuracy": found(), "majority": majority}
 
-    return {"tfidf": floor(TfidfVectorizer(sublinear_tf=True, min_df=2, dtype=np.float32),
-                           LogisticRegression(C=10, max_iter=300)),
-            "bag_of_words": floor(CountVectorizer(min_df=2), MultinomialNB())}
+    return {
+        "tfidf": floor(
+            TfidfVectorizer(sublinear_tf=True, min_df=2, dtype=np.float32),
+            LogisticRegression(C=10, max_iter=300),
+        ),
+        "bag_of_words": floor(CountVectorizer(min_df=2), MultinomialNB()),
+    }

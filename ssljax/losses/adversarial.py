@@ -36,8 +36,10 @@ def relativistic_critic(real: Array, fake: Array) -> Array:
     Each real example is compared with the fake one of its row; InputError if there are not as many.
     """
     if real.shape != fake.shape:
-        raise InputError(f"Real and generated are compared in pairs: {real.shape} and {fake.shape} must be the same "
-                         "shape.")
+        raise InputError(
+            f"Real and generated are compared in pairs: {real.shape} and {fake.shape} must be the same "
+            "shape."
+        )
     return softplus(fake - real).mean()
 
 
@@ -48,12 +50,12 @@ def relativistic_generator(real: Array, fake: Array) -> Array:
 
 def least_squares_critic(real: Array, fake: Array) -> Array:
     """E (D(x) - 1)² / 2 + E D(G(z))² / 2: LSGAN, Mao et al., 2016, arXiv:1611.04076, eq. 9."""
-    return (jnp.mean((real - 1)**2) + jnp.mean(fake**2)) / 2
+    return (jnp.mean((real - 1) ** 2) + jnp.mean(fake**2)) / 2
 
 
 def least_squares_generator(fake: Array) -> Array:
     """E (D(G(z)) - 1)² / 2: Mao et al., 2016, eq. 9."""
-    return jnp.mean((fake - 1)**2) / 2
+    return jnp.mean((fake - 1) ** 2) / 2
 
 
 def hinge_critic(real: Array, fake: Array) -> Array:
@@ -85,11 +87,15 @@ def gradient_penalty(critic: Critic, real: Array, fake: Array, key: Array) -> Ar
     """E (|∇D(x)| - 1)², x uniform on the lines from `real[i]` to `fake[i]`, to be multiplied by λ, 10 in the paper:
     Gulrajani et al., 2017, arXiv:1704.00028, eq. 3. InputError if `real` and `fake` differ in shape."""
     if real.shape != fake.shape:
-        raise InputError(f"Lines between {real.shape} and {fake.shape} can't be drawn: they must be the same shape.")
+        raise InputError(
+            f"Lines between {real.shape} and {fake.shape} can't be drawn: they must be the same shape."
+        )
     t = over_batch(jax.random.uniform(key, (len(real),) + (1,) * (real.ndim - 1)))
     square = _square_gradient(critic, real + t * (fake - real))
-    norm = jnp.sqrt(jnp.maximum(square, 1e-24))  # A gradient of exactly 0 stays so, where the root's own is infinite.
-    return jnp.mean((norm - 1)**2)
+    norm = jnp.sqrt(
+        jnp.maximum(square, 1e-24)
+    )  # A gradient of exactly 0 stays so, where the root's own is infinite.
+    return jnp.mean((norm - 1) ** 2)
 
 
 def r1(critic: Critic, real: Array) -> Array:

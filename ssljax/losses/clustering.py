@@ -16,7 +16,9 @@ def sinkhorn(scores: Array, eps: float = 0.05, steps: int = 3) -> Array:
     Caron et al., 2020, arXiv:2006.09882, eqs. 3 to 5, in logarithms. InputError unless ε and `steps` are positive.
     """
     if eps <= 0 or steps < 1:
-        raise InputError(f"Sinkhorn's algorithm needs a positive epsilon and at least one step, not {eps} and {steps}.")
+        raise InputError(
+            f"Sinkhorn's algorithm needs a positive epsilon and at least one step, not {eps} and {steps}."
+        )
     n, k = scores.shape
     log_q = scores.astype(jnp.float32) / eps
     for _ in range(steps):
@@ -25,7 +27,9 @@ def sinkhorn(scores: Array, eps: float = 0.05, steps: int = 3) -> Array:
     return jnp.exp(log_q)
 
 
-def swav(scores: Array, large: int = 2, tau: float = 0.1, eps: float = 0.05, steps: int = 3) -> Array:
+def swav(
+    scores: Array, large: int = 2, tau: float = 0.1, eps: float = 0.05, steps: int = 3
+) -> Array:
     """Swapped prediction: from the `scores` of each view, (views, n, k), the codes of the first `large` but its own.
 
     Caron et al., 2020, arXiv:2006.09882, eqs. 1, 2 and 6: cosines with k prototypes. Codes get no gradient.

@@ -8,13 +8,17 @@ import numpy as np
 from ssljax.errors import InputError
 
 
-def rare_weights(counts: np.ndarray, centres: np.ndarray, lam: float = 0.5, sigma: float = 5.0) -> np.ndarray:
+def rare_weights(
+    counts: np.ndarray, centres: np.ndarray, lam: float = 0.5, sigma: float = 5.0
+) -> np.ndarray:
     """Weights of the colour bins, (q,), the rarer the larger: w ∝ 1 / ((1 - lam) p + lam / q), Σ p w = 1, eq. 4.
 
     p is how often each occurs, smoothed by a Gaussian of `sigma` over the bins' `centres`, (q, 2).
     """
     if not 0 < lam <= 1:
-        raise InputError(f"The uniform part of the weights must be in (0, 1], not {lam}: a bin may never occur.")
+        raise InputError(
+            f"The uniform part of the weights must be in (0, 1], not {lam}: a bin may never occur."
+        )
     distance = ((centres[:, None] - centres[None]) ** 2).sum(-1)
     kernel = np.exp(-distance / (2 * sigma**2))
     p = kernel / kernel.sum(0) @ (counts / counts.sum())
@@ -22,8 +26,9 @@ def rare_weights(counts: np.ndarray, centres: np.ndarray, lam: float = 0.5, sigm
     return (w / (p * w).sum()).astype(np.float32)
 
 
-def soft_bins(ab: Array, centres: Array, table: Array, step: float, k: int = 5,
-              sigma: float = 5.0) -> tuple[Array, Array]:
+def soft_bins(
+    ab: Array, centres: Array, table: Array, step: float, k: int = 5, sigma: float = 5.0
+) -> tuple[Array, Array]:
     """The `k` bins nearest to colours (..., 2), nearest first, and their shares z of the colour: (..., k) each.
 
     Shares fall with the distance as a Gaussian of `sigma`, and sum to 1: section 2.2. `centres` and `table` are

@@ -18,18 +18,26 @@ def cpc(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
     """
     steps, time = len(w), c.shape[1]
     if z.shape[:2] != c.shape[:2] or w.shape[1:] != (c.shape[-1], z.shape[-1]):
-        raise InputError("c (n, time, d), z (n, time, e) and w (steps, d, e) are needed, not "
-                         f"{c.shape}, {z.shape}, {w.shape}.")
+        raise InputError(
+            "c (n, time, d), z (n, time, e) and w (steps, d, e) are needed, not "
+            f"{c.shape}, {z.shape}, {w.shape}."
+        )
     if not 0 < steps < time:
-        raise InputError(f"{steps} steps into the future don't fit into {time} codes: take fewer, or longer waves.")
+        raise InputError(
+            f"{steps} steps into the future don't fit into {time} codes: take fewer, or longer waves."
+        )
     own = jnp.broadcast_to(jnp.arange(len(c)), (time, len(c)))
 
     def ahead(total, step):  # A loop, since as many copies of it take long to compile.
         k, w = step
         logits = jnp.einsum("itd,jtd->tij", c @ w, jnp.roll(z, -k, axis=1), precision="highest")
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, own)
-        there = jnp.arange(time)[:, None] < time - k  # The others' codes have come round from the beginning.
-        found = jnp.stack([jnp.sum(there * nll), jnp.sum(there * (jnp.argmax(logits, axis=-1) == own))])
+        there = (
+            jnp.arange(time)[:, None] < time - k
+        )  # The others' codes have come round from the beginning.
+        found = jnp.stack(
+            [jnp.sum(there * nll), jnp.sum(there * (jnp.argmax(logits, axis=-1) == own))]
+        )
         return total + found, None
 
     total, _ = jax.lax.scan(ahead, jnp.zeros(2), (jnp.arange(1, steps + 1), w))

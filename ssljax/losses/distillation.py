@@ -12,7 +12,9 @@ from ssljax.losses.infonce import normalize
 def negative_cosine(p: Array, z: Array) -> Array:
     """The mean of -cos(p_i, z_i), (n, d), with no gradient to z: Chen and He, 2020, arXiv:2011.10566, eqs. 1 and 3."""
     if p.shape != z.shape or p.ndim != 2:
-        raise InputError(f"Predictions and targets of the same shape (n, d) are needed, not {p.shape} and {z.shape}.")
+        raise InputError(
+            f"Predictions and targets of the same shape (n, d) are needed, not {p.shape} and {z.shape}."
+        )
     p, z = normalize(p.astype(jnp.float32)), normalize(jax.lax.stop_gradient(z).astype(jnp.float32))
     return -jnp.mean(jnp.sum(p * z, axis=-1))
 
@@ -34,15 +36,22 @@ def across_views(target: Array, logits: Array) -> Array:
     """
     m, v = len(target), len(logits)
     if v < 2 or not 1 <= m <= v or target.shape[1:] != logits.shape[1:]:
-        raise InputError(f"Targets (m, n, k) of the first m of two or more views (views, n, k) are needed, not "
-                         f"{target.shape} and {logits.shape}.")
+        raise InputError(
+            f"Targets (m, n, k) of the first m of two or more views (views, n, k) are needed, not "
+            f"{target.shape} and {logits.shape}."
+        )
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     others = log_p.sum(0) - log_p[:m]  # Of all views but the target's own.
     return -jnp.sum(jax.lax.stop_gradient(target) * others) / (m * (v - 1) * log_p.shape[1])
 
 
-def dino(teacher: Array, student: Array, centre: Array, tau_teacher: float | Array = 0.04,
-         tau_student: float = 0.1) -> Array:
+def dino(
+    teacher: Array,
+    student: Array,
+    centre: Array,
+    tau_teacher: float | Array = 0.04,
+    tau_student: float = 0.1,
+) -> Array:
     """DINO: the student's views, (views, n, k), learn from the teacher's of the first m of these, (m, n, k).
 
     The teacher's are centred, then sharpened: Caron et al., 2021, arXiv:2104.14294, eq. 3 and algorithm 1.
@@ -58,9 +67,13 @@ def sharpening(tau: float, steps: float) -> optax.Schedule:
     """The teacher's temperature: from 0.04 to `tau` over the first `steps`, as in DINO's section 3.2 over 30 epochs; `tau`
     all along where there are none. InputError if they are less than 0, or `tau` is not above it."""
     if tau <= 0:
-        raise InputError(f"The teacher's temperature must be positive: choose --sharp above 0, not {tau}.")
+        raise InputError(
+            f"The teacher's temperature must be positive: choose --sharp above 0, not {tau}."
+        )
     if steps < 0:
-        raise InputError("The teacher's temperature rises over a part of training: choose --sharpen 0 or above.")
+        raise InputError(
+            "The teacher's temperature rises over a part of training: choose --sharpen 0 or above."
+        )
     return optax.linear_schedule(0.04 if steps >= 1 else tau, tau, int(steps))
 
 

@@ -62,4 +62,6 @@ def _scale_gradient(x: Array, scale: Array) -> Array:
     return x
 
 
-_scale_gradient.defvjp(lambda x, scale: (x, scale), lambda scale, g: (g * scale, jnp.zeros_like(scale)))
+_scale_gradient.defvjp(
+    lambda x, scale: (x, scale), lambda scale, g: (g * scale, jnp.zeros_like(scale))
+)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax.errors import InputError
-from ssljax.losses.tiled import TILE, log_partition, product
+from ssljax.losses.tiled import log_partition, product, TILE
 
 
 def normalize(z: Array, eps: float = 1e-12) -> Array:
@@ -34,7 +34,9 @@ def nt_xent(za: Array, zb: Array, tau: float = 0.5, tiled: bool | None = None) -
     return optax.softmax_cross_entropy_with_integer_labels(logits, positive).mean()
 
 
-def info_nce(q: Array, k: Array, negatives: Array | None = None, tau: float = 0.07, tiled: bool | None = None) -> Array:
+def info_nce(
+    q: Array, k: Array, negatives: Array | None = None, tau: float = 0.07, tiled: bool | None = None
+) -> Array:
     """InfoNCE of queries `q` (n, d) for their keys `k` (n, d): van den Oord et al., 2018, arXiv:1807.03748, eq. 4.
 
     The negatives of a query are the other queries' keys or, where given, the rows of `negatives` (m, d) alone, as in
@@ -42,15 +44,21 @@ def info_nce(q: Array, k: Array, negatives: Array | None = None, tau: float = 0.
     matrix; with `negatives` it is whole, and asking otherwise an InputError.
     """
     if tiled and negatives is not None:
-        raise InputError("Against given negatives all products are there at once: leave `tiled` out.")
+        raise InputError(
+            "Against given negatives all products are there at once: leave `tiled` out."
+        )
     _check(q, k, tau)
     q, k = normalize(q.astype(jnp.float32)), normalize(k.astype(jnp.float32))
     if negatives is None and (_large(q, k) if tiled is None else tiled):
-        return log_partition(q, k, jnp.full(len(q), 1 / len(q)), 1 / tau) - jnp.sum(q * k) / (tau * len(q))
+        return log_partition(q, k, jnp.full(len(q), 1 / len(q)), 1 / tau) - jnp.sum(q * k) / (
+            tau * len(q)
+        )
     if negatives is None:
         logits, positive = product(q, k.T), jnp.arange(len(q))
     else:
-        logits = jnp.concatenate([jnp.sum(q * k, -1, keepdims=True), product(q, normalize(negatives).T)], axis=-1)
+        logits = jnp.concatenate(
+            [jnp.sum(q * k, -1, keepdims=True), product(q, normalize(negatives).T)], axis=-1
+        )
         positive = jnp.zeros(len(q), jnp.int32)
     return optax.softmax_cross_entropy_with_integer_labels(logits / tau, positive).mean()
 
@@ -71,12 +79,18 @@ def supcon(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = None)
     `tiled` as in `nt_xent`.
     """
     if z.ndim != 2 or labels.shape != z.shape[:1]:
-        raise InputError(f"Views (n, d) and their labels (n,) are needed, not {z.shape} and {labels.shape}.")
+        raise InputError(
+            f"Views (n, d) and their labels (n,) are needed, not {z.shape} and {labels.shape}."
+        )
     _check(z, z, tau)
     z = normalize(z.astype(jnp.float32))
-    if _large(z, z) if tiled is None else tiled:  # The mean over positives is a product with the sum of their class.
+    if (
+        _large(z, z) if tiled is None else tiled
+    ):  # The mean over positives is a product with the sum of their class.
         order, n = jnp.argsort(labels), len(z)
-        number = jnp.cumsum(jnp.diff(labels[order], prepend=labels[order[:1]]) != 0)  # Of the class, among those here.
+        number = jnp.cumsum(
+            jnp.diff(labels[order], prepend=labels[order[:1]]) != 0
+        )  # Of the class, among those here.
         number = jnp.zeros(n, jnp.int32).at[order].set(number)
         of_class = lambda x: jax.ops.segment_sum(x, number, n)[number]
         others = of_class(jnp.ones(n)) - 1
@@ -107,9 +121,11 @@ def enqueue(queue: Array, rows: Array) -> Array:
     """
     if not len(queue) or len(queue) % len(rows):  # So where the batch is larger, too.
         near = max(1, len(queue) // len(rows)) * len(rows)
-        raise InputError(f"A queue of {len(queue)} can't be renewed by batches of {len(rows)}: choose a --queue that "
-                         f"is a multiple of --batch-size, as {near}.")
-    return jax.lax.stop_gradient(jnp.concatenate([rows.astype(queue.dtype), queue[:-len(rows)]]))
+        raise InputError(
+            f"A queue of {len(queue)} can't be renewed by batches of {len(rows)}: choose a --queue that "
+            f"is a multiple of --batch-size, as {near}."
+        )
+    return jax.lax.stop_gradient(jnp.concatenate([rows.astype(queue.dtype), queue[: -len(rows)]]))
 
 
 def _large(q: Array, k: Array) -> bool:
@@ -118,6 +134,8 @@ def _large(q: Array, k: Array) -> bool:
 
 def _check(a: Array, b: Array, tau: float) -> None:
     if a.shape != b.shape or a.ndim != 2:
-        raise InputError(f"Two views of the same shape (n, d) are needed, not {a.shape} and {b.shape}.")
+        raise InputError(
+            f"Two views of the same shape (n, d) are needed, not {a.shape} and {b.shape}."
+        )
     if isinstance(tau, (int, float)) and tau <= 0:
         raise InputError(f"The temperature must be positive, not {tau}.")

@@ -14,7 +14,9 @@ from ssljax.sharding import over_batch
 
 def token_nll(logits: Array, targets: Array) -> Array:
     """-log p of each token of `targets` (...), whole numbers, by `logits` (..., v), in nats."""
-    flat = optax.softmax_cross_entropy_with_integer_labels(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+    flat = optax.softmax_cross_entropy_with_integer_labels(
+        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    )
     return flat.reshape(targets.shape)
 
 
@@ -24,7 +26,9 @@ def next_token(logits: Array, tokens: Array) -> Array:
     Bengio et al., 2003 (JMLR 3, section 2); perplexity is its exponential.
     """
     if logits.shape[:2] != (len(tokens), tokens.shape[1] - 1):
-        raise InputError(f"Logits {logits.shape} must be one place shorter than the tokens {tokens.shape}.")
+        raise InputError(
+            f"Logits {logits.shape} must be one place shorter than the tokens {tokens.shape}."
+        )
     return token_nll(logits, tokens[:, 1:]).mean()
 
 
@@ -37,8 +41,16 @@ class Masked(NamedTuple):
     weight: Array  # 1, or 0 in a row with fewer to tell.
 
 
-def mask_tokens(key: Array, tokens: Array, vocabulary: int, mask: int, special: int, share: float = 0.15,
-                starts: Array | None = None, masked: float = 0.8) -> Masked:
+def mask_tokens(
+    key: Array,
+    tokens: Array,
+    vocabulary: int,
+    mask: int,
+    special: int,
+    share: float = 0.15,
+    starts: Array | None = None,
+    masked: float = 0.8,
+) -> Masked:
     """Chooses `share` of each row's tokens (n, t) to be told: of them the part `masked` become `mask`, half of the others
     a random token, and the rest stay. Devlin et al., 2018, arXiv:1810.04805, section 3.1, with 80, 10 and 10 %.
 
@@ -49,28 +61,38 @@ def mask_tokens(key: Array, tokens: Array, vocabulary: int, mask: int, special: 
     """
     n, t = tokens.shape
     if not 0 < share < 1 or not special < vocabulary:
-        raise InputError(f"The share of masked tokens must be between 0 and 1, not {share}, and of {vocabulary} tokens "
-                         f"some must be no special ones, of which there are {special}.")
+        raise InputError(
+            f"The share of masked tokens must be between 0 and 1, not {share}, and of {vocabulary} tokens "
+            f"some must be no special ones, of which there are {special}."
+        )
     k = max(1, round(share * t))
     k1, k2, k3 = jax.random.split(key, 3)
     may = tokens >= special
-    budget = jnp.maximum(1, jnp.round(share * may.sum(1, keepdims=True))) * may.any(1, keepdims=True)
+    budget = jnp.maximum(1, jnp.round(share * may.sum(1, keepdims=True))) * may.any(
+        1, keepdims=True
+    )
     lot = over_batch(jax.random.uniform(k1, (n, t)))
     if starts is not None:
-        word = jnp.cumsum(jnp.asarray(starts)[tokens] | ~may, axis=1)  # A special token is a word of its own.
+        word = jnp.cumsum(
+            jnp.asarray(starts)[tokens] | ~may, axis=1
+        )  # A special token is a word of its own.
         lot = jnp.take_along_axis(lot, word % t, axis=1)
     at = jnp.argsort(jnp.where(may, lot, 2.0), axis=1, stable=True)[:, :k]
     weight = (jnp.arange(k) < budget) & jnp.take_along_axis(may, at, axis=1)
     if starts is not None:  # The last word, if not all of it was taken, is left out.
         mine = jnp.take_along_axis(word, at, axis=1)
-        whole = jax.vmap(lambda w, m: (w[None] == m[:, None]).sum(1))(jnp.where(may, word, -1), mine)
+        whole = jax.vmap(lambda w, m: (w[None] == m[:, None]).sum(1))(
+            jnp.where(may, word, -1), mine
+        )
         taken = ((mine[:, :, None] == mine[:, None]) & weight[:, None]).sum(2)
         weight = weight & (taken == whole)
     targets = jnp.take_along_axis(tokens, at, axis=1)
     fate = over_batch(jax.random.uniform(k2, (n, k)))
     other = over_batch(jax.random.randint(k3, (n, k), special, vocabulary, tokens.dtype))
     new = jnp.where(fate < masked, mask, jnp.where(fate < (1 + masked) / 2, other, targets))
-    return Masked(put_at(tokens, at, jnp.where(weight, new, targets)), at, targets, weight.astype(jnp.float32))
+    return Masked(
+        put_at(tokens, at, jnp.where(weight, new, targets)), at, targets, weight.astype(jnp.float32)
+    )
 
 
 def masked_lm(logits: Array, targets: Array, weight: Array) -> Array:

@@ -17,13 +17,19 @@ def random_mask(key: Array, n: int, patches: int, share: float) -> tuple[Array, 
     """
     seen = patches - round(share * patches)
     if not 1 <= seen < patches:
-        raise InputError(f"Of {patches} patches, {patches - seen} would be hidden: choose a share that leaves both.")
+        raise InputError(
+            f"Of {patches} patches, {patches - seen} would be hidden: choose a share that leaves both."
+        )
     order = jnp.argsort(over_batch(jax.random.uniform(key, (n, patches))), axis=1)
     return order[:, :seen], jnp.argsort(order, axis=1)
 
 
 def block_masks(
-    key: Array, n: int, grid: tuple[int, int], count: int, area: tuple[float, float] = (0.15, 0.2),
+    key: Array,
+    n: int,
+    grid: tuple[int, int],
+    count: int,
+    area: tuple[float, float] = (0.15, 0.2),
     aspect: tuple[float, float] = (0.75, 1.5),
 ) -> Array:
     """Of each of `n` images `count` blocks of patches, (n, count, patches), true inside: I-JEPA's targets by default.
@@ -32,8 +38,10 @@ def block_masks(
     arXiv:2301.08243, section 3. InputError unless there is a block and both ranges rise from above 0.
     """
     if count < 1 or not 0 < area[0] <= area[1] <= 1 or not 0 < aspect[0] <= aspect[1]:
-        raise InputError(f"{count} blocks of areas {area} and aspects {aspect} can't be drawn: one or more are needed, "
-                         "of areas in (0, 1] and positive aspects, the lower first.")
+        raise InputError(
+            f"{count} blocks of areas {area} and aspects {aspect} can't be drawn: one or more are needed, "
+            "of areas in (0, 1] and positive aspects, the lower first."
+        )
     low, high = jnp.array([area[0], aspect[0], 0, 0]), jnp.array([area[1], aspect[1], 1, 1])
     draw = over_batch(jax.random.uniform(key, (n, count, 4)))
     share, ratio, down, right = jnp.moveaxis(low + draw * (high - low), -1, 0)[..., None]
@@ -44,8 +52,10 @@ def block_masks(
         start = jnp.minimum(jnp.floor(place * (size - length + 1)), size - length)
         return (jnp.arange(size) >= start) & (jnp.arange(size) < start + length)
 
-    rows, columns = (inside(jnp.sqrt(whole * r), place, size) for r, place, size in
-                     ((ratio, down, grid[0]), (1 / ratio, right, grid[1])))
+    rows, columns = (
+        inside(jnp.sqrt(whole * r), place, size)
+        for r, place, size in ((ratio, down, grid[0]), (1 / ratio, right, grid[1]))
+    )
     return (rows[..., :, None] & columns[..., None, :]).reshape(n, count, -1)
 
 

@@ -17,7 +17,9 @@ def nearest(z: Array, vectors: Array) -> Array:
 
     van den Oord et al., 2017, arXiv:1711.00937, eq. 1.
     """
-    distance = jnp.sum(vectors**2, -1) - 2 * jnp.matmul(z, vectors.T, precision="highest")  # |z|² is the same for all.
+    distance = jnp.sum(vectors**2, -1) - 2 * jnp.matmul(
+        z, vectors.T, precision="highest"
+    )  # |z|² is the same for all.
     return jnp.argmin(distance, axis=-1)
 
 
@@ -31,7 +33,9 @@ def commitment(z: Array, q: Array) -> Array:
     return jnp.mean(jnp.sum((z - jax.lax.stop_gradient(q)) ** 2, axis=-1))
 
 
-def follow(book: Codebook, z: Array, index: Array, key: Array, decay: float = 0.99, dead: float = 0.01) -> Codebook:
+def follow(
+    book: Codebook, z: Array, index: Array, key: Array, decay: float = 0.99, dead: float = 0.01
+) -> Codebook:
     """The codebook after a batch of `z` (m, d) that took the entries `index` (m,): appendix A.1, eq. 6 to 8.
 
     An entry whose moving count falls below `dead` of an even share begins anew at a random row of `z` (Williams et al.,
@@ -45,8 +49,11 @@ def follow(book: Codebook, z: Array, index: Array, key: Array, decay: float = 0.
     share = len(z) / k
     fresh = z[jax.random.randint(key, (k,), 0, len(z))]
     revive = counts < dead * share
-    return {"vectors": jnp.where(revive[:, None], fresh, vectors), "counts": jnp.where(revive, share, counts),
-            "sums": jnp.where(revive[:, None], fresh * share, sums)}
+    return {
+        "vectors": jnp.where(revive[:, None], fresh, vectors),
+        "counts": jnp.where(revive, share, counts),
+        "sums": jnp.where(revive[:, None], fresh * share, sums),
+    }
 
 
 def perplexity(counts: Array) -> Array:

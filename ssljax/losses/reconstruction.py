@@ -30,9 +30,13 @@ def cross_entropy(x: Array, logits: Array) -> Array:
     Where x is 0 or 1 it is -log p(x) under independent Bernoullis. Logits (k, n, ...), for k draws, give (k, n).
     """
     _same(x, logits[(0,) * (logits.ndim - x.ndim)])
-    logits = logits.reshape(*logits.shape[:logits.ndim - x.ndim + 1], -1)  # A CPU's loop over one channel is not
-    x = x.reshape(len(x), -1)                                              # vectorised: six times as long.
-    softplus = jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))  # jax.nn's takes 2.5 times as long.
+    logits = logits.reshape(
+        *logits.shape[: logits.ndim - x.ndim + 1], -1
+    )  # A CPU's loop over one channel is not
+    x = x.reshape(len(x), -1)  # vectorised: six times as long.
+    softplus = jnp.maximum(logits, 0) + jnp.log1p(
+        jnp.exp(-jnp.abs(logits))
+    )  # jax.nn's takes 2.5 times as long.
     return jnp.sum(softplus - x * logits, axis=-1)
 
 
@@ -68,9 +72,14 @@ def kl_sparsity(logits: Array, rho: float) -> Array:
     Ng, 2011, notes of CS294A on the sparse autoencoder, section 3.
     """
     if not 0 < rho < 1:
-        raise InputError(f"The share of time that a unit is on must lie between 0 and 1, not {rho}.")
+        raise InputError(
+            f"The share of time that a unit is on must lie between 0 and 1, not {rho}."
+        )
     # The mean's logarithms by logsumexp of log-sigmoids: finite where all units of a column are off for good.
-    on, off = (jax.nn.logsumexp(jax.nn.log_sigmoid(s * logits), axis=0) - math.log(len(logits)) for s in (1, -1))
+    on, off = (
+        jax.nn.logsumexp(jax.nn.log_sigmoid(s * logits), axis=0) - math.log(len(logits))
+        for s in (1, -1)
+    )
     return jnp.sum(rho * (math.log(rho) - on) + (1 - rho) * (math.log1p(-rho) - off))
 
 
@@ -80,6 +89,7 @@ def contractive(key: Array, encode: Callable[[Array], Array], x: Array, draws: i
     Not the closed form of one layer, but the mean of ‖J v‖² over `draws` random sign vectors v, whose mean it is as
     E v vᵀ = 1; each costs one forward-mode product, for an encoder of any depth that treats rows apart.
     """
+
     def one(key: Array) -> Array:
         v = over_batch(jax.random.rademacher(key, x.shape, x.dtype))
         jv = jax.jvp(encode, (x,), (v,))[1]
@@ -90,7 +100,9 @@ def contractive(key: Array, encode: Callable[[Array], Array], x: Array, draws: i
 
 def _same(x: Array, y: Array) -> None:
     if x.shape != y.shape:
-        raise InputError(f"An image and its reconstruction must have the same shape, not {x.shape} and {y.shape}.")
+        raise InputError(
+            f"An image and its reconstruction must have the same shape, not {x.shape} and {y.shape}."
+        )
 
 
 def _probability(what: str, p: float) -> None:

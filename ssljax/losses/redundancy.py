@@ -49,12 +49,16 @@ def sigreg(z: Array, directions: Array, reach: float = 5.0, knots: int = 17) -> 
     Balestriero and LeCun, 2025, arXiv:2511.08544, algorithm 1. Directions are taken at length 1.
     """
     if z.ndim != 2 or directions.ndim != 2 or z.shape[1] != directions.shape[1]:
-        raise InputError(f"Features (n, d) and directions (m, d) are needed, not {z.shape} and {directions.shape}.")
+        raise InputError(
+            f"Features (n, d) and directions (m, d) are needed, not {z.shape} and {directions.shape}."
+        )
     if not len(directions):
-        raise InputError("Features can't be told apart from a Gaussian along no direction: choose --slices above 0.")
+        raise InputError(
+            "Features can't be told apart from a Gaussian along no direction: choose --slices above 0."
+        )
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     t = jnp.linspace(-reach, reach, knots)
-    normal = jnp.exp(-t**2 / 2)
+    normal = jnp.exp(-(t**2) / 2)
     angle = (z.astype(jnp.float32) @ directions.T)[:, :, None] * t
     error = (jnp.cos(angle).mean(0) - normal) ** 2 + jnp.sin(angle).mean(0) ** 2
     return len(z) * jnp.trapezoid(error * normal, t, axis=-1).mean()
@@ -86,6 +90,8 @@ def _standard(z: Array, eps: float = 1e-5) -> Array:
 
 def _check(a: Array, b: Array) -> None:
     if a.shape != b.shape or a.ndim != 2:
-        raise InputError(f"Two views of the same shape (n, d) are needed, not {a.shape} and {b.shape}.")
+        raise InputError(
+            f"Two views of the same shape (n, d) are needed, not {a.shape} and {b.shape}."
+        )
     if len(a) < 2:
         raise InputError("Statistics over a batch need two images or more.")

@@ -20,8 +20,10 @@ def output_cross_entropy(h: Array, w: Array, b: Array, y: Array) -> Array:
 
 def _forward(h, w, b, y):
     if h.ndim != 2 or w.shape != (h.shape[1], *b.shape) or y.shape != h.shape[:1]:
-        raise InputError("h (n, d), w (d, k), b (k,) and y (n,) are needed, not "
-                         f"{h.shape}, {w.shape}, {b.shape}, {y.shape}.")
+        raise InputError(
+            "h (n, d), w (d, k), b (k,) and y (n,) are needed, not "
+            f"{h.shape}, {w.shape}, {b.shape}, {y.shape}."
+        )
     logits = h @ w + b
     top = jnp.max(logits, axis=1, keepdims=True)
     at = jnp.take_along_axis(logits, y[:, None], axis=1)

@@ -21,7 +21,12 @@ def product(a: Array, b: Array) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def log_partition(
-    q: Array, k: Array, weights: Array, scale: Array | float, diagonal: bool = True, tile: int = TILE,
+    q: Array,
+    k: Array,
+    weights: Array,
+    scale: Array | float,
+    diagonal: bool = True,
+    tile: int = TILE,
 ) -> Array:
     """sum_i weights_i log sum_j exp(scale q_i · k_j), exactly, of queries q (n, d) and keys k (m, d), all float32.
 
@@ -59,7 +64,9 @@ def _value_and_grads(q, k, weights, scale, diagonal, tile):
         else:
             lse = _ring_lse(q, k, scale, diagonal, tile)
             dq, dk = _ring_grads(q, k, weights, scale, lse, diagonal, tile)
-        by_scale = _total(jnp.sum(q * dq))  # Of sum p (q · k); dq and dk still lack their factor, the scale.
+        by_scale = _total(
+            jnp.sum(q * dq)
+        )  # Of sum p (q · k); dq and dk still lack their factor, the scale.
         return _total(jnp.sum(weights * lse)), scale * dq, scale * dk, lse, by_scale
 
     return _on_devices(local, (P(), BATCH, BATCH, BATCH, P()), q, k, weights, scale)
@@ -67,6 +74,7 @@ def _value_and_grads(q, k, weights, scale, diagonal, tile):
 
 def _ring_lse(q, k, scale, diagonal, tile):
     """log sum_j exp(scale q_i · k_j) of this device's queries over all devices' keys."""
+
     def turn(carry, i):
         lse, k = carry
         following = _pass_on(k)  # Sent off before the products that hide the time it takes.
@@ -81,6 +89,7 @@ def _ring_lse(q, k, scale, diagonal, tile):
 
 def _ring_grads(q, k, weights, scale, lse, diagonal, tile):
     """The gradients by this device's queries and by its keys; a key's gathers on its way around."""
+
     def turn(carry, i):
         dq, k, dk = carry
         _, more, dk_block = _block(q, k, scale, diagonal | (i > 0), tile, weights, lse)
@@ -96,7 +105,9 @@ def _block(q, k, scale, diagonal, tile, weights=None, lse=None):
     scale q and scale k; with `lse`, the log of the whole sum is given, of which these keys are a part."""
     n, rows = len(q), max(1, min(len(q), tile // len(k)))
     tiles = -(-n // rows)
-    pad = lambda x: jnp.pad(x, [(0, tiles * rows - n)] + [(0, 0)] * (x.ndim - 1)).reshape(tiles, rows, *x.shape[1:])
+    pad = lambda x: jnp.pad(x, [(0, tiles * rows - n)] + [(0, 0)] * (x.ndim - 1)).reshape(
+        tiles, rows, *x.shape[1:]
+    )
 
     def one(dk, part):
         i, q, *rest = part
@@ -140,9 +151,13 @@ def _on_devices(f, out_specs, q, k, weights, scale):
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or any(len(x) % mesh.size for x in (q, k)):
         return f(q, k, weights, scale)
-    return jax.shard_map(f, in_specs=(BATCH, BATCH, BATCH, P()), out_specs=out_specs, check_vma=False)(q, k, weights, scale)
+    return jax.shard_map(
+        f, in_specs=(BATCH, BATCH, BATCH, P()), out_specs=out_specs, check_vma=False
+    )(q, k, weights, scale)
 
 
 def _check(q: Array, k: Array, diagonal: bool) -> None:
     if not diagonal and len(q) != len(k):
-        raise InputError(f"{len(q)} queries and {len(k)} keys have no diagonal to leave out: as many of each are needed.")
+        raise InputError(
+            f"{len(q)} queries and {len(k)} keys have no diagonal to leave out: as many of each are needed."
+        )

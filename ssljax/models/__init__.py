@@ -13,5 +13,10 @@ Activation = Literal["relu", "leaky_relu", "tanh", "gelu", "silu"]
 
 def activate(name: Activation) -> Callable[[Array], Array]:
     """The function of that name; leaky_relu with the slope of DCGAN, 0.2."""
-    return {"relu": jax.nn.relu, "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.2), "tanh": jnp.tanh,
-            "gelu": jax.nn.gelu, "silu": jax.nn.silu}[name]
+    return {
+        "relu": jax.nn.relu,
+        "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.2),
+        "tanh": jnp.tanh,
+        "gelu": jax.nn.gelu,
+        "silu": jax.nn.silu,
+    }[name]

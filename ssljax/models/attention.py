@@ -24,7 +24,9 @@ def attend(q: Array, k: Array, v: Array, causal: bool = False, mask: Array | Non
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
 
 
-def cpu_attention(q: Array, k: Array, v: Array, causal: bool = False, mask: Array | None = None) -> Array:
+def cpu_attention(
+    q: Array, k: Array, v: Array, causal: bool = False, mask: Array | None = None
+) -> Array:
     """What `jax.nn.dot_product_attention` computes, several times as fast on a CPU: softmax(q kᵀ / √d) v.
 
     Divides by softmax's sums after the product with v, and keeps no scores for the gradient, which computes them anew,
@@ -57,11 +59,18 @@ def _backward(causal, kept, dy):
     def some(q, k, v, mask, y, top, total, dy):
         seen = _seen(q, k, mask, causal)
         p = jnp.exp(_scores(q, k, seen) - top) / total
-        mean = jnp.sum(dy.astype(jnp.float32) * y, -1, keepdims=True)  # Of what the scores' gradients are centred on.
+        mean = jnp.sum(
+            dy.astype(jnp.float32) * y, -1, keepdims=True
+        )  # Of what the scores' gradients are centred on.
         ds = p * (_product(dy, v, 2, 2) - mean)
-        ds = (ds if seen is None else jnp.where(seen, ds, 0)).astype(q.dtype)  # Of a token that sees nothing, too.
+        ds = (ds if seen is None else jnp.where(seen, ds, 0)).astype(
+            q.dtype
+        )  # Of a token that sees nothing, too.
         turned = [jax.lax.optimization_barrier(x.swapaxes(1, 2)) for x in (ds, p.astype(q.dtype))]
-        return tuple(_product(a, b, 2, 1).astype(q.dtype) for a, b in ((ds, k), (turned[0], q), (turned[1], dy)))
+        return tuple(
+            _product(a, b, 2, 1).astype(q.dtype)
+            for a, b in ((ds, k), (turned[0], q), (turned[1], dy))
+        )
 
     return *_by_cache(some, (*kept, dy), kept[0].shape[1] * kept[1].shape[1]), None
 
@@ -76,13 +85,17 @@ def _seen(q, k, mask, causal):
 
 
 def _scores(q, k, seen):
-    scores = _product(q, k, 2, 2)  # exp(-1e9) is 0, and unlike -inf doesn't set off JAX's search for infinities.
+    scores = _product(
+        q, k, 2, 2
+    )  # exp(-1e9) is 0, and unlike -inf doesn't set off JAX's search for infinities.
     return scores if seen is None else jnp.where(seen, scores, -1e9)
 
 
 def _product(a: Array, b: Array, i: int, j: int) -> Array:
     """The matrix products of `a` (m, ...) and `b` (m, ...) over their axes i and j, in float32."""
-    return jax.lax.dot_general(a, b, (((i,), (j,)), ((0,), (0,))), preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(
+        a, b, (((i,), (j,)), ((0,), (0,))), preferred_element_type=jnp.float32
+    )
 
 
 def _by_cache(f, args, size):
@@ -99,6 +112,7 @@ def _by_cache(f, args, size):
     def one(args):
         out = f(*jax.tree.map(lambda x: x.reshape(devices * few, *x.shape[2:]), args))
         return jax.tree.map(lambda x: x.reshape(devices, few, *x.shape[1:]), out)
+
     out = jax.lax.map(one, jax.tree.map(split, args))
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(m, *x.shape[3:]), out)
 
@@ -111,7 +125,9 @@ def rotary(x: Array, at: Array, base: float = 10_000.0) -> Array:
     """
     d = x.shape[-1]
     if d % 2:
-        raise InputError(f"Rotary positions turn pairs of channels: a head can't have {d}. Change width or heads.")
+        raise InputError(
+            f"Rotary positions turn pairs of channels: a head can't have {d}. Change width or heads."
+        )
     angle = at[:, None] * base ** (-np.arange(0, d, 2) / d)
     cos, sin = (f(angle)[None, :, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))
     a, b = jnp.split(x, 2, axis=-1)

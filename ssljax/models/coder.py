@@ -7,8 +7,8 @@ import flax.linen as nn
 from jax import Array
 import jax.numpy as jnp
 
-from ssljax.models import Activation, Dtype, activate
-from ssljax.models.convnet import Conv, Up, halved
+from ssljax.models import activate, Activation, Dtype
+from ssljax.models.convnet import Conv, halved, Up
 from ssljax.models.mlp import MLP
 
 
@@ -60,8 +60,12 @@ class DenseDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        net = MLP((*self.hidden, math.prod(self.shape)), activation=self.activation, dtype=self.dtype)
-        return net(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], *self.shape).astype(jnp.float32)
+        net = MLP(
+            (*self.hidden, math.prod(self.shape)), activation=self.activation, dtype=self.dtype
+        )
+        return (
+            net(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], *self.shape).astype(jnp.float32)
+        )
 
 
 class ConvEncoder(nn.Module):
@@ -90,7 +94,9 @@ class ConvDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: Array) -> Array:
         sizes = halved(*self.shape[:2], len(self.widths))
-        x = nn.Dense(math.prod(sizes[-1]) * self.widths[0], dtype=self.dtype)(z.reshape(-1, z.shape[-1]))
+        x = nn.Dense(math.prod(sizes[-1]) * self.widths[0], dtype=self.dtype)(
+            z.reshape(-1, z.shape[-1])
+        )
         x = activate(self.activation)(x.reshape(-1, *sizes[-1], self.widths[0]))
         for width, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):
             x = activate(self.activation)(Up(width, bias=True, dtype=self.dtype)(x)[:, :h, :w])

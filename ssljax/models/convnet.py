@@ -29,7 +29,9 @@ class ConvNet(nn.Module):
         for i, width in enumerate(self.widths, 1):
             x = Conv(width, self.size, stride=2, dtype=self.dtype, name=f"conv{i}")(x)
             # Normalised as a matrix: XLA on a CPU is far slower on four dimensions.
-            y = nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, name=f"norm{i}")(x.reshape(-1, width))
+            y = nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, name=f"norm{i}")(
+                x.reshape(-1, width)
+            )
             x = nn.relu(y).reshape(x.shape)
         return x.mean((1, 2)).astype(jnp.float32)
 
@@ -46,10 +48,16 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.width))
+        kernel = self.param(
+            "kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.width)
+        )
         convolve = patch_matmul if jax.default_backend() == "cpu" else lax_conv
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
-        return y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype) if self.bias else y
+        return (
+            y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+            if self.bias
+            else y
+        )
 
 
 class Up(nn.Module):
@@ -66,7 +74,11 @@ class Up(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], self.width))
         expand = patch_matmul_transpose if jax.default_backend() == "cpu" else lax_conv_transpose
         y = expand(x.astype(self.dtype), kernel.astype(self.dtype))
-        return y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype) if self.bias else y
+        return (
+            y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+            if self.bias
+            else y
+        )
 
 
 def halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
@@ -81,7 +93,8 @@ def halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
 def lax_conv(x: Array, kernel: Array, stride: int) -> Array:
     """x (n, h, w, c) * kernel (k, k, c, f), padded to ceil(size / stride): XLA's convolution."""
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def patch_matmul(x: Array, kernel: Array, stride: int) -> Array:
@@ -91,26 +104,42 @@ def patch_matmul(x: Array, kernel: Array, stride: int) -> Array:
     k, s = len(kernel), stride
     out_h, out_w = -(-h // s), -(-w // s)
     pad_h, pad_w = max((out_h - 1) * s + k - h, 0), max((out_w - 1) * s + k - w, 0)
-    x = jnp.pad(x, ((0, 0), (pad_h // 2, pad_h - pad_h // 2), (pad_w // 2, pad_w - pad_w // 2), (0, 0)))
+    x = jnp.pad(
+        x, ((0, 0), (pad_h // 2, pad_h - pad_h // 2), (pad_w // 2, pad_w - pad_w // 2), (0, 0))
+    )
     if k == s:
         x = x.reshape(n, out_h, s, out_w, s, c).swapaxes(2, 3)
     else:
-        x = jnp.concatenate([x[:, i:i + (out_h - 1) * s + 1:s, j:j + (out_w - 1) * s + 1:s]
-                             for i in range(k) for j in range(k)], axis=-1)
-    return (x.reshape(n * out_h * out_w, k * k * c) @ kernel.reshape(k * k * c, -1)).reshape(n, out_h, out_w, -1)
+        x = jnp.concatenate(
+            [
+                x[:, i : i + (out_h - 1) * s + 1 : s, j : j + (out_w - 1) * s + 1 : s]
+                for i in range(k)
+                for j in range(k)
+            ],
+            axis=-1,
+        )
+    return (x.reshape(n * out_h * out_w, k * k * c) @ kernel.reshape(k * k * c, -1)).reshape(
+        n, out_h, out_w, -1
+    )
 
 
 def lax_conv_transpose(x: Array, kernel: Array) -> Array:
     """x (n, h, w, c) to (n, 2h, 2w, f) by `kernel` (4, 4, c, f): XLA's transposed convolution."""
-    return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_transpose(
+        x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def patch_matmul_transpose(x: Array, kernel: Array) -> Array:
     """What `lax_conv_transpose` computes: each patch of 2x2 gives the four pixels around its centre."""
     n, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate([x[:, i:i + h + 1, j:j + w + 1] for i in (0, 1) for j in (0, 1)], axis=-1)
-    taps = kernel.reshape(2, 2, 2, 2, c, -1).transpose(0, 2, 4, 1, 3, 5)  # Row tap, column tap, c, row phase, column phase, f.
+    patches = jnp.concatenate(
+        [x[:, i : i + h + 1, j : j + w + 1] for i in (0, 1) for j in (0, 1)], axis=-1
+    )
+    taps = kernel.reshape(2, 2, 2, 2, c, -1).transpose(
+        0, 2, 4, 1, 3, 5
+    )  # Row tap, column tap, c, row phase, column phase, f.
     y = (patches.reshape(-1, 4 * c) @ taps.reshape(4 * c, -1)).reshape(n, h + 1, w + 1, 2, 2, -1)
-    rows = [jnp.stack([y[:, p:p + h, q:q + w, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
+    rows = [jnp.stack([y[:, p : p + h, q : q + w, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
     return jnp.stack(rows, axis=2).reshape(n, 2 * h, 2 * w, -1)

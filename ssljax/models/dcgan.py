@@ -10,8 +10,8 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.errors import InputError
-from ssljax.models import Dtype, activate
-from ssljax.models.convnet import Conv, Up, halved
+from ssljax.models import activate, Dtype
+from ssljax.models.convnet import Conv, halved, Up
 
 Norm = Literal["batch", "layer", "spectral", "none"]
 
@@ -81,11 +81,15 @@ class Discriminator(nn.Module):
 def _one_hot(label: Array | None, classes: int) -> Array | None:
     """(n, classes), or None for a net that is told nothing; InputError where it is told too little or too much."""
     if (label is None) == bool(classes):
-        raise InputError(f"A net of {classes} classes must be called {'with' if classes else 'without'} labels.")
+        raise InputError(
+            f"A net of {classes} classes must be called {'with' if classes else 'without'} labels."
+        )
     return None if label is None else jax.nn.one_hot(label, classes)
 
 
-def _layers(norm: Norm, train: bool, dtype: Dtype, y: Array | None = None) -> tuple[Callable, Callable]:
+def _layers(
+    norm: Norm, train: bool, dtype: Dtype, y: Array | None = None
+) -> tuple[Callable, Callable]:
     """How a net makes a layer, `layer(kind, *sizes, last)`, `last` where no norm follows, and how it normalises.
 
     `y`, (n, classes), chooses the scale and shift after a BatchNorm; InputError where there is none.
@@ -96,9 +100,14 @@ def _layers(norm: Norm, train: bool, dtype: Dtype, y: Array | None = None) -> tu
         raise InputError(f"Only BatchNorms can be told a class, and this net's norm is {norm}.")
 
     def layer(kind, *sizes, last=False, bias=True):
-        uses = {"use_bias" if kind is nn.Dense else "bias": bias and (last or norm in ("spectral", "none"))}
+        uses = {
+            "use_bias" if kind is nn.Dense else "bias": bias
+            and (last or norm in ("spectral", "none"))
+        }
         made = kind(*sizes, dtype=dtype, **uses, **({"kernel_init": small} if small else {}))
-        return (lambda x: nn.SpectralNorm(made)(x, update_stats=train)) if norm == "spectral" else made
+        return (
+            (lambda x: nn.SpectralNorm(made)(x, update_stats=train)) if norm == "spectral" else made
+        )
 
     def normalise(x):
         if norm == "batch":  # As a matrix: XLA on a CPU is far slower on four dimensions.
@@ -107,8 +116,15 @@ def _layers(norm: Norm, train: bool, dtype: Dtype, y: Array | None = None) -> tu
             out = bn(x.reshape(-1, width)).reshape(x.shape)
             if own:
                 return out
-            scale, shift = (nn.Dense(width, use_bias=False, dtype=dtype, kernel_init=start, name=f"{bn.name}_{name}")(y)
-                            for name, start in (("scale", nn.initializers.ones), ("shift", nn.initializers.zeros)))
+            scale, shift = (
+                nn.Dense(
+                    width, use_bias=False, dtype=dtype, kernel_init=start, name=f"{bn.name}_{name}"
+                )(y)
+                for name, start in (
+                    ("scale", nn.initializers.ones),
+                    ("shift", nn.initializers.zeros),
+                )
+            )
             return out * scale[:, None, None] + shift[:, None, None]
         return nn.LayerNorm(reduction_axes=(1, 2, 3), dtype=dtype)(x) if norm == "layer" else x
 

@@ -13,13 +13,17 @@ from ssljax.models.resnet import ResNet
 from ssljax.models.vit import ViT
 
 Tree = Any
-Encoder = ConvNet | ResNet | Annotated[ViT, tyro.conf.subcommand("vit")]  # Of images, (n, h, w, c) to (n, d).
+Encoder = (
+    ConvNet | ResNet | Annotated[ViT, tyro.conf.subcommand("vit")]
+)  # Of images, (n, h, w, c) to (n, d).
 
 
 def rebuild(form: Mapping[str, Any]) -> nn.Module:
     """The encoder that a run's record describes, {"class": "ConvNet", "widths": [...], ...}; KeyError for no such."""
     net = {kind.__name__: kind for kind in (ConvNet, ResNet, ViT)}[form["class"]]
-    return net(**{k: tuple(v) if isinstance(v, list) else v for k, v in form.items() if k != "class"})
+    return net(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in form.items() if k != "class"}
+    )
 
 
 class Chain:
@@ -38,7 +42,9 @@ class Chain:
             params[name], stats[name] = made["params"], made.get("batch_stats", {})
         return params, stats
 
-    def __call__(self, params: Tree, stats: Tree, x: Array, train: bool) -> tuple[Array, dict[str, Tree]]:
+    def __call__(
+        self, params: Tree, stats: Tree, x: Array, train: bool
+    ) -> tuple[Array, dict[str, Tree]]:
         """What comes out at the end, and the batch statistics, new where `train`."""
         new = {}
         for name, net in self.nets.items():
@@ -47,7 +53,9 @@ class Chain:
             new[name] = changed.get("batch_stats", {})
         return x, new
 
-    def each(self, params: Tree, stats: Tree, parts: Sequence[Array]) -> tuple[list[Array], dict[str, Tree]]:
+    def each(
+        self, params: Tree, stats: Tree, parts: Sequence[Array]
+    ) -> tuple[list[Array], dict[str, Tree]]:
         """What comes of each of several batches in training, of any sizes, normalised each by itself; and the batch
         statistics after all of them."""
         out = []
@@ -56,7 +64,9 @@ class Chain:
             out.append(y)
         return out, stats
 
-    def crops(self, params: Tree, stats: Tree, parts: Sequence[Array]) -> tuple[Array, dict[str, Tree]]:
+    def crops(
+        self, params: Tree, stats: Tree, parts: Sequence[Array]
+    ) -> tuple[Array, dict[str, Tree]]:
         """What comes of several batches of views in training, one after another, (n, d); and the batch statistics.
 
         The first net has each batch, of one size, by itself; the others have all at once, as in SwAV's and DINO's code.

@@ -27,6 +27,8 @@ class Hourglass(nn.Module):
             x = nn.relu(Conv(width, 4, stride=2, bias=True, dtype=self.dtype)(x))
         features = x.mean((1, 2)).astype(jnp.float32)
         for width, y in zip(self.widths[-2::-1], reversed(beside)):
-            x = nn.relu(Up(width, bias=True, dtype=self.dtype)(x)[:, :y.shape[1], :y.shape[2]])
-            x = nn.relu(Conv(width, 3, bias=True, dtype=self.dtype)(jnp.concatenate([x, y], axis=-1)))
+            x = nn.relu(Up(width, bias=True, dtype=self.dtype)(x)[:, : y.shape[1], : y.shape[2]])
+            x = nn.relu(
+                Conv(width, 3, bias=True, dtype=self.dtype)(jnp.concatenate([x, y], axis=-1))
+            )
         return Conv(self.out, 1, bias=True, dtype=self.dtype)(x).astype(jnp.float32), features

@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 from jax import Array
 
-from ssljax.models import Activation, Dtype, activate
+from ssljax.models import activate, Activation, Dtype
 
 
 class MLP(nn.Module):
@@ -34,7 +34,9 @@ class MLP(nn.Module):
         for width in self.widths[:-1]:
             x = nn.Dense(width, use_bias=not self.norm, dtype=self.dtype)(x)
             x = activate(self.activation)(norm()(x) if self.norm else x)
-        x = nn.Dense(self.widths[-1], use_bias=self.last_bias and not self.last_norm, dtype=self.dtype)(x)
+        x = nn.Dense(
+            self.widths[-1], use_bias=self.last_bias and not self.last_norm, dtype=self.dtype
+        )(x)
         return norm(use_scale=False, use_bias=False, name="last_norm")(x) if self.last_norm else x
 
 
@@ -50,5 +52,9 @@ class Maxout(nn.Module):
     def __call__(self, x: Array) -> Array:
         x = x.reshape(len(x), -1)
         for width in self.widths[:-1]:
-            x = nn.Dense(self.pieces * width, kernel_init=self.kernel_init)(x).reshape(len(x), self.pieces, width).max(1)
+            x = (
+                nn.Dense(self.pieces * width, kernel_init=self.kernel_init)(x)
+                .reshape(len(x), self.pieces, width)
+                .max(1)
+            )
         return nn.Dense(self.widths[-1], kernel_init=self.kernel_init)(x)

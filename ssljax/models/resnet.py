@@ -27,25 +27,51 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, padding="SAME",
-                       kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
+        conv = partial(
+            nn.Conv,
+            use_bias=False,
+            dtype=self.dtype,
+            padding="SAME",
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        )
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
-        pad = lambda k: [(k // 2, k // 2)] * 2  # As in PyTorch; "SAME" would pad strided convolutions unevenly.
+        pad = lambda k: (
+            [(k // 2, k // 2)] * 2
+        )  # As in PyTorch; "SAME" would pad strided convolutions unevenly.
         if self.stem == "imagenet":
             x = conv(self.width, (7, 7), (2, 2), padding=pad(7), name="stem")(x)
         else:
             x = conv(self.width, (3, 3), name="stem")(x)
         x = nn.relu(norm(name="stem_norm")(x))
         if self.stem == "imagenet":
-            x = nn.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))  # After a ReLU, 0 is no value.
+            x = nn.max_pool(
+                jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2)
+            )  # After a ReLU, 0 is no value.
         block = self.bottleneck if self.depth == 50 else self.basic
         for stage, blocks in enumerate(STAGES[self.depth]):
             for i in range(blocks):
                 stride = 2 if stage and not i else 1
-                x = block(x, self.width * 2**stage, stride, conv, norm, pad, f"stage{stage + 1}_block{i + 1}")
+                x = block(
+                    x,
+                    self.width * 2**stage,
+                    stride,
+                    conv,
+                    norm,
+                    pad,
+                    f"stage{stage + 1}_block{i + 1}",
+                )
         return x.mean((1, 2)).astype(jnp.float32)
 
-    def basic(self, x: Array, width: int, stride: int, conv: Callable, norm: Callable, pad: Callable, name: str) -> Array:
+    def basic(
+        self,
+        x: Array,
+        width: int,
+        stride: int,
+        conv: Callable,
+        norm: Callable,
+        pad: Callable,
+        name: str,
+    ) -> Array:
         y = conv(width, (3, 3), (stride, stride), padding=pad(3), name=f"{name}_conv1")(x)
         y = nn.relu(norm(name=f"{name}_norm1")(y))
         y = conv(width, (3, 3), name=f"{name}_conv2")(y)
@@ -53,7 +79,16 @@ class ResNet(nn.Module):
         y = norm(name=f"{name}_norm2", scale_init=nn.initializers.zeros)(y)
         return nn.relu(y + self.shortcut(x, y, stride, conv, norm, name))
 
-    def bottleneck(self, x: Array, width: int, stride: int, conv: Callable, norm: Callable, pad: Callable, name: str) -> Array:
+    def bottleneck(
+        self,
+        x: Array,
+        width: int,
+        stride: int,
+        conv: Callable,
+        norm: Callable,
+        pad: Callable,
+        name: str,
+    ) -> Array:
         y = nn.relu(norm(name=f"{name}_norm1")(conv(width, (1, 1), name=f"{name}_conv1")(x)))
         y = conv(width, (3, 3), (stride, stride), padding=pad(3), name=f"{name}_conv2")(y)
         y = nn.relu(norm(name=f"{name}_norm2")(y))
@@ -61,7 +96,9 @@ class ResNet(nn.Module):
         y = norm(name=f"{name}_norm3", scale_init=nn.initializers.zeros)(y)
         return nn.relu(y + self.shortcut(x, y, stride, conv, norm, name))
 
-    def shortcut(self, x: Array, y: Array, stride: int, conv: Callable, norm: Callable, name: str) -> Array:
+    def shortcut(
+        self, x: Array, y: Array, stride: int, conv: Callable, norm: Callable, name: str
+    ) -> Array:
         if x.shape == y.shape:
             return x
         x = conv(y.shape[-1], (1, 1), (stride, stride), name=f"{name}_shortcut")(x)

@@ -43,9 +43,13 @@ class RNN(nn.Module):
     """Weights start uniform in [-scale, scale]; 0 for 1 / sqrt(width)."""
 
     @nn.compact
-    def __call__(self, x: Array, carry: Carry = None, key: Array | None = None) -> tuple[Array, Carry, Array]:
+    def __call__(
+        self, x: Array, carry: Carry = None, key: Array | None = None
+    ) -> tuple[Array, Carry, Array]:
         if self.layers < 1 or self.width < 1:
-            raise InputError(f"A recurrent net needs a layer of a unit at least, not {self.layers} of {self.width}.")
+            raise InputError(
+                f"A recurrent net needs a layer of a unit at least, not {self.layers} of {self.width}."
+            )
         for name in ("dropout", "recurrent_dropout", "weight_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be in [0, 1), not {getattr(self, name)}.")
@@ -53,17 +57,27 @@ class RNN(nn.Module):
         advance, gates = CELLS[self.cell]
         scale = self.scale or 1 / math.sqrt(self.width)
         draw = lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
-        keys = [None] * (3 * self.layers + 1) if key is None else jax.random.split(key, 3 * self.layers + 1)
+        keys = (
+            [None] * (3 * self.layers + 1)
+            if key is None
+            else jax.random.split(key, 3 * self.layers + 1)
+        )
         new = []
         for i in range(self.layers):
             x = self.drop(keys[3 * i], x)
             w = self.param(f"input{i}", draw, (x.shape[-1], gates * self.width))
             u = self.param(f"recurrent{i}", draw, (self.width, gates * self.width))
-            more = self.forget_bias * (jnp.arange(gates * self.width) // self.width == 1) if self.cell == "lstm" else 0.0
+            more = (
+                self.forget_bias * (jnp.arange(gates * self.width) // self.width == 1)
+                if self.cell == "lstm"
+                else 0.0
+            )
             b = self.param(f"bias{i}", lambda *a, more=more: draw(*a) + more, (gates * self.width,))
             # The inputs' part of all time steps at once; time goes first for the scan.
             p = (x.reshape(-1, x.shape[-1]) @ w + b).reshape(*x.shape[:2], -1).swapaxes(0, 1)
-            if self.cell == "gru":  # The candidate's recurrent part has a bias of its own, within the reset gate.
+            if (
+                self.cell == "gru"
+            ):  # The candidate's recurrent part has a bias of its own, within the reset gate.
                 inner = self.param(f"inner_bias{i}", draw, (self.width,))
                 candidate, r, z = jnp.split(p, 3, axis=-1)
                 p = jnp.concatenate([r, z, jnp.broadcast_to(inner, r.shape), candidate], axis=-1)
@@ -73,7 +87,10 @@ class RNN(nn.Module):
             mask = jnp.ones(())
             if key is not None and self.recurrent_dropout:
                 keep = 1 - self.recurrent_dropout
-                mask = over_batch(jax.random.bernoulli(keys[3 * i + 2], keep, (len(x), self.width))) / keep
+                mask = (
+                    over_batch(jax.random.bernoulli(keys[3 * i + 2], keep, (len(x), self.width)))
+                    / keep
+                )
             last, h = recur(advance, p, u, carry[i], mask)
             new.append(last)
             x = h.swapaxes(0, 1)
@@ -84,11 +101,17 @@ class RNN(nn.Module):
         if key is None or not self.dropout:
             return x
         shape = (len(x), 1, x.shape[-1]) if self.variational else x.shape
-        return jnp.where(over_batch(jax.random.bernoulli(key, 1 - self.dropout, shape)), x / (1 - self.dropout), 0)
+        return jnp.where(
+            over_batch(jax.random.bernoulli(key, 1 - self.dropout, shape)),
+            x / (1 - self.dropout),
+            0,
+        )
 
     def zeros(self, batch: int) -> Carry:
         """The state before any input."""
-        return ((jnp.zeros((batch, self.width)),) * (2 if self.cell == "lstm" else 1),) * self.layers
+        return (
+            (jnp.zeros((batch, self.width)),) * (2 if self.cell == "lstm" else 1),
+        ) * self.layers
 
 
 def lstm(carry: tuple[Array, Array], a: Array) -> tuple[Array, Array]:
@@ -120,8 +143,13 @@ def elman(carry: tuple[Array], a: Array) -> tuple[Array]:
 CELLS: dict[Cell, tuple[Callable, int]] = {"lstm": (lstm, 4), "gru": (gru, 3), "tanh": (elman, 1)}
 
 
-def recur(advance: Callable[[Carry, Array], Carry], x: Array, u: Array, carry: Carry,
-          mask: Array | float = 1.0) -> tuple[Carry, Array]:
+def recur(
+    advance: Callable[[Carry, Array], Carry],
+    x: Array,
+    u: Array,
+    carry: Carry,
+    mask: Array | float = 1.0,
+) -> tuple[Carry, Array]:
     """carry = advance(carry, x_t + (h * mask) u) through time, h being the carry's last: x (time, batch, k), u (d, j).
 
     Where j < k the product is added to the first j alone. Returns the last carry and all h, (time, batch, d).
@@ -134,7 +162,11 @@ def _run(advance, x, u, carry, mask):
 
     def step(carry, x):
         product = (carry[-1] * mask if mask.ndim else carry[-1]) @ u
-        a = x + product if x.shape[-1] == j else jnp.concatenate([x[:, :j] + product, x[:, j:]], axis=-1)
+        a = (
+            x + product
+            if x.shape[-1] == j
+            else jnp.concatenate([x[:, :j] + product, x[:, j:]], axis=-1)
+        )
         carry = advance(carry, a)
         return carry, carry[-1]
 
@@ -155,7 +187,7 @@ def _backward(advance, kept, grads):
     back, before, u, mask = kept
     dx, dcarry = back(grads)
     before = before * mask if mask.ndim else before
-    du = jnp.einsum("tbd,tbj->dj", before, dx[..., :u.shape[1]])
+    du = jnp.einsum("tbd,tbj->dj", before, dx[..., : u.shape[1]])
     return dx, du, dcarry, jnp.zeros_like(mask)
 
 
@@ -180,10 +212,14 @@ class LanguageModel(nn.Module):
         scale = self.rnn.scale or 1 / math.sqrt(self.rnn.width)
         draw = lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
         self.embedding = self.param("embedding", draw, (self.vocabulary, self.rnn.width))
-        self.kernel = None if self.tied else self.param("kernel", draw, (self.rnn.width, self.vocabulary))
+        self.kernel = (
+            None if self.tied else self.param("kernel", draw, (self.rnn.width, self.vocabulary))
+        )
         self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
 
-    def __call__(self, tokens: Array, carry: Carry = None, key: Array | None = None) -> tuple[Array, Carry, Array]:
+    def __call__(
+        self, tokens: Array, carry: Carry = None, key: Array | None = None
+    ) -> tuple[Array, Carry, Array]:
         x = self.embedding[tokens]
         if key is not None and self.word_dropout:
             k, key = jax.random.split(key)
@@ -201,8 +237,9 @@ class LanguageModel(nn.Module):
         return (self.embedding.T if self.tied else self.kernel), self.bias
 
 
-def nats(net: LanguageModel, params: Tree, tokens: Array, carry: Carry = None,
-         key: Array | None = None) -> tuple[Array, tuple[Array, Array], Carry]:
+def nats(
+    net: LanguageModel, params: Tree, tokens: Array, carry: Carry = None, key: Array | None = None
+) -> tuple[Array, tuple[Array, Array], Carry]:
     """-log p of each of `tokens` (batch, time + 1) but the first, given those before it: (batch, time); the features
     that they were told from, (batch, time, d), and the same before their dropout; and the carry. Dropout is on where
     there is a key."""

@@ -42,8 +42,15 @@ class Transformer(nn.Module):
     """To compute in; parameters stay float32."""
 
     @nn.compact
-    def __call__(self, x: Array, causal: bool = False, mask: Array | None = None, train: bool = False,
-                 cache: Cache | None = None, at: Array | int = 0) -> tuple[Array, Cache]:
+    def __call__(
+        self,
+        x: Array,
+        causal: bool = False,
+        mask: Array | None = None,
+        train: bool = False,
+        cache: Cache | None = None,
+        at: Array | int = 0,
+    ) -> tuple[Array, Cache]:
         """The last tokens, and keys and values of each layer.
 
         No token sees those where `mask`, (n, t), is false. With a `cache`, x is what comes from place `at` on: each
@@ -51,15 +58,24 @@ class Transformer(nn.Module):
         """
         n, t, d = x.shape
         if d % self.heads:
-            raise InputError(f"{self.heads} heads can't share {d} channels evenly: choose a number that divides them.")
+            raise InputError(
+                f"{self.heads} heads can't share {d} channels evenly: choose a number that divides them."
+            )
         if self.positions == "learned" and t > self.reach:
-            raise InputError(f"Learned positions reach {self.reach} tokens, not {t}: choose --reach {t} or more.")
+            raise InputError(
+                f"Learned positions reach {self.reach} tokens, not {t}: choose --reach {t} or more."
+            )
         bias = self.norm == "layer"
-        norm = functools.partial(nn.LayerNorm if bias else nn.RMSNorm, epsilon=1e-6, dtype=self.dtype)
+        norm = functools.partial(
+            nn.LayerNorm if bias else nn.RMSNorm, epsilon=1e-6, dtype=self.dtype
+        )
         normal = nn.initializers.normal
         dense = lambda size, name, scale=1.0: nn.Dense(
-            size, use_bias=bias, dtype=self.dtype, kernel_init=normal(0.02 * scale), name=name)
-        last = 1 / math.sqrt(2 * self.layers)  # So that the sum over layers has one layer's variance, as in GPT-2.
+            size, use_bias=bias, dtype=self.dtype, kernel_init=normal(0.02 * scale), name=name
+        )
+        last = 1 / math.sqrt(
+            2 * self.layers
+        )  # So that the sum over layers has one layer's variance, as in GPT-2.
         drop = functools.partial(self.drop, train=train)
         place = at + jnp.arange(t)
         if cache is not None:
@@ -71,15 +87,20 @@ class Transformer(nn.Module):
         if self.positions == "learned":
             table = self.param("positions", normal(0.02), (self.reach, d))
             x = x + table[place].astype(x.dtype)
-        x, kept = drop(x.reshape(n * t, d)), []  # Flat between attentions: XLA on a CPU is far slower on more axes.
+        x, kept = (
+            drop(x.reshape(n * t, d)),
+            [],
+        )  # Flat between attentions: XLA on a CPU is far slower on more axes.
         for i in range(1, self.layers + 1):
             y = dense(3 * d, f"qkv{i}")(norm(name=f"norm{i}a")(x)).reshape(n, t, 3, self.heads, -1)
             q, k, v = (y[:, :, j] for j in range(3))
             if self.positions == "rotary":
                 q, k = rotary(q, place), rotary(k, place)
             if cache is not None:
-                k, v = (jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=1)
-                        for old, new in zip(cache[i - 1], (k, v)))
+                k, v = (
+                    jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=1)
+                    for old, new in zip(cache[i - 1], (k, v))
+                )
             kept.append((k, v))
             y = attend(q, k, v, causal, mask).reshape(n * t, d)
             x = x + drop(dense(d, f"out{i}", last)(y))
@@ -113,9 +134,14 @@ class LanguageModel(nn.Module):
 
     def setup(self) -> None:
         size, dtype = self.size or self.net.width, self.net.dtype
-        self.embed = nn.Embed(self.vocabulary, size, embedding_init=nn.initializers.normal(0.02), dtype=dtype)
+        self.embed = nn.Embed(
+            self.vocabulary, size, embedding_init=nn.initializers.normal(0.02), dtype=dtype
+        )
         if size != self.net.width:
-            self.into, self.onto = nn.Dense(self.net.width, dtype=dtype), nn.Dense(size, dtype=dtype)
+            self.into, self.onto = (
+                nn.Dense(self.net.width, dtype=dtype),
+                nn.Dense(size, dtype=dtype),
+            )
 
     def __call__(self, tokens: Array, mask: Array | None = None, train: bool = False) -> Array:
         return self.logits(self.hidden(tokens, mask, train))
@@ -127,11 +153,17 @@ class LanguageModel(nn.Module):
     def logits(self, h: Array) -> Array:
         """(..., width) to (..., vocabulary), float32."""
         h = self.onto(h) if self.embed.features != self.net.width else h
-        return self.embed.attend(h.reshape(-1, h.shape[-1])).reshape(*h.shape[:-1], -1).astype(jnp.float32)
+        return (
+            self.embed.attend(h.reshape(-1, h.shape[-1]))
+            .reshape(*h.shape[:-1], -1)
+            .astype(jnp.float32)
+        )
 
     def logits_at(self, tokens: Array, at: Array, train: bool = False) -> Array:
         """Logits (n, k, vocabulary) at the places `at` (n, k) alone: all of them would cost more than the net."""
-        return self.logits(jnp.take_along_axis(self.hidden(tokens, train=train), at[:, :, None], axis=1))
+        return self.logits(
+            jnp.take_along_axis(self.hidden(tokens, train=train), at[:, :, None], axis=1)
+        )
 
     def pooled(self, rows: Array, train: bool = False) -> Array:
         """The mean (n, width) over the tokens of each of `rows` (n, t), which are -1 where there is none."""
@@ -155,8 +187,17 @@ def empty_cache(net: Transformer, n: int, room: int) -> Cache:
     return [(zeros, zeros)] * net.layers
 
 
-def generate(model: LanguageModel, params: dict, key: Array, prompt: Array, length: int, window: int,
-             temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Array:
+def generate(
+    model: LanguageModel,
+    params: dict,
+    key: Array,
+    prompt: Array,
+    length: int,
+    window: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Array:
     """`length` tokens that go on from `prompt` (n, p), each drawn given those before it: (n, length). Call it jitted.
 
     The model never sees more than `window` tokens, as in training: when so many are there, it goes on from the last
@@ -164,12 +205,16 @@ def generate(model: LanguageModel, params: dict, key: Array, prompt: Array, leng
     """
     n, p = prompt.shape
     if not 0 < p < window or not model.causal:
-        raise InputError(f"A causal model with a window of {window} tokens goes on from 1 to {window - 1}, not {p}.")
+        raise InputError(
+            f"A causal model with a window of {window} tokens goes on from 1 to {window - 1}, not {p}."
+        )
 
     def fill(key: Array, seen: Array) -> Array:
         """The tokens that fill the window after `seen`."""
         start = seen.shape[1]
-        logits, cache = model.apply(params, seen, empty_cache(model.net, n, window), 0, method="extend")
+        logits, cache = model.apply(
+            params, seen, empty_cache(model.net, n, window), 0, method="extend"
+        )
 
         def draw(logits, at):
             return sample(jax.random.fold_in(key, at), logits, temperature, top_k, top_p)
@@ -179,7 +224,9 @@ def generate(model: LanguageModel, params: dict, key: Array, prompt: Array, leng
             logits, cache = model.apply(params, token[:, None], cache, at, method="extend")
             return (draw(logits, at + 1), cache), token
 
-        (last, _), tokens = jax.lax.scan(more, (draw(logits, start), cache), jnp.arange(start, window - 1))
+        (last, _), tokens = jax.lax.scan(
+            more, (draw(logits, start), cache), jnp.arange(start, window - 1)
+        )
         return jnp.concatenate([tokens, last[None]]).T
 
     keep = max(1, window // 2)
@@ -195,7 +242,9 @@ def generate(model: LanguageModel, params: dict, key: Array, prompt: Array, leng
     return jnp.concatenate([first, rest.swapaxes(0, 1).reshape(n, -1)], axis=1)[:, :length]
 
 
-def sample(key: Array, logits: Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Array:
+def sample(
+    key: Array, logits: Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Array:
     """A token (n,) of each row of `logits` (n, v) over `temperature`, among those `kept`; the likeliest if it is 0."""
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)
@@ -214,4 +263,6 @@ def kept(logits: Array, top_k: int = 0, top_p: float = 1.0) -> Array:
     if top_p < 1:
         p = jax.nn.softmax(jnp.where(keep, ranked, -1e9), axis=-1)
         keep = keep & (jnp.cumsum(p, axis=-1) - p < top_p)
-    return jnp.take_along_axis(jnp.broadcast_to(keep, logits.shape), jnp.argsort(order, axis=-1), axis=-1)
+    return jnp.take_along_axis(
+        jnp.broadcast_to(keep, logits.shape), jnp.argsort(order, axis=-1), axis=-1
+    )

@@ -58,15 +58,23 @@ class VAE(nn.Module):
 
     def draw(self, key: Array, mean: Array, log_var: Array, k: int) -> Array:
         """k draws of q(z|x): (k, n, latents)."""
-        noise = jax.random.normal(key, (len(mean), k, self.latents))  # Examples first: they lie over the devices.
+        noise = jax.random.normal(
+            key, (len(mean), k, self.latents)
+        )  # Examples first: they lie over the devices.
         return mean + jnp.exp(log_var / 2) * over_batch(noise).swapaxes(0, 1)
 
     def log_prob(self, x: Array, z: Array, y: Array | None = None) -> Array:
         """log p(x|z) of x (n, *shape) and z (..., n, latents): (..., n)."""
         out = self._out(z, y)
-        return gaussian_log_prob(x, out, self.log_var) if self.pixels == "gaussian" else -cross_entropy(x, out)
+        return (
+            gaussian_log_prob(x, out, self.log_var)
+            if self.pixels == "gaussian"
+            else -cross_entropy(x, out)
+        )
 
-    def log_weight(self, x: Array, z: Array, mean: Array, log_var: Array, y: Array | None = None) -> Array:
+    def log_weight(
+        self, x: Array, z: Array, mean: Array, log_var: Array, y: Array | None = None
+    ) -> Array:
         """log p(x, z) - log q(z|x), (..., n)."""
         return self.log_prob(x, z, y) + (log_normal(z) - log_normal(z, mean, log_var)).sum(-1)
 

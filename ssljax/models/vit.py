@@ -46,8 +46,14 @@ class ViT(nn.Module):
         y = self.tokens(x)
         return (y[:, 0] if self.pool == "token" else y.mean(1)).astype(jnp.float32)
 
-    def tokens(self, x: Array, keep: Array | None = None, hidden: Array | None = None,
-               blank: Array | None = None, seen: Array | None = None) -> Array:
+    def tokens(
+        self,
+        x: Array,
+        keep: Array | None = None,
+        hidden: Array | None = None,
+        blank: Array | None = None,
+        seen: Array | None = None,
+    ) -> Array:
         """The last tokens, (n, patches, width), one more in front where there is a class token.
 
         `keep`, (n, k), has the indices of the patches that are seen, if not all, as in MAE; where `hidden`, (n, patches)
@@ -57,12 +63,18 @@ class ViT(nn.Module):
         h, w = (s // self.patch for s in x.shape[1:3])
         y = self.embed(patchify(x, self.patch).astype(self.dtype))
         y = y if hidden is None else jnp.where(hidden[:, :, None], blank.astype(y.dtype), y)
-        place = self.places(h, w, self.width) if self.positions == "learned" else positions(h, w, self.width)
+        place = (
+            self.places(h, w, self.width)
+            if self.positions == "learned"
+            else positions(h, w, self.width)
+        )
         y = y + place.astype(y.dtype)
         if keep is not None:
             y = jnp.take_along_axis(y, keep[:, :, None], axis=1)
         if self.pool == "token":
-            y = jnp.concatenate([jnp.broadcast_to(self.token.astype(y.dtype), (len(y), 1, self.width)), y], axis=1)
+            y = jnp.concatenate(
+                [jnp.broadcast_to(self.token.astype(y.dtype), (len(y), 1, self.width)), y], axis=1
+            )
             seen = None if seen is None else jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
         return self.blocks(y, seen)
 
@@ -73,19 +85,30 @@ class Places(nn.Module):
     @nn.compact
     def __call__(self, h: int, w: int, width: int) -> Array:
         if not self.has_variable("params", "table"):
-            return self.param("table", nn.initializers.normal(0.02), (h, w, width)).reshape(-1, width)
+            return self.param("table", nn.initializers.normal(0.02), (h, w, width)).reshape(
+                -1, width
+            )
         return resampled(self.get_variable("params", "table"), h, w).reshape(-1, width)
 
 
 def resampled(table: Array, h: int, w: int) -> Array:
     """A table of places, (height, width, d), as (h, w, d)."""
-    return table if table.shape[:2] == (h, w) else jax.image.resize(table, (h, w, table.shape[2]), "cubic", antialias=False)
+    return (
+        table
+        if table.shape[:2] == (h, w)
+        else jax.image.resize(table, (h, w, table.shape[2]), "cubic", antialias=False)
+    )
 
 
 def at_places_of(params: Tree, like: Tree) -> Tree:
     """The parameters of a net with its learned positions, where it has any, resampled to the places that `like` has."""
+
     def fit(path, old, new):
-        return resampled(old, *new.shape[:2]) if jax.tree_util.keystr(path).endswith("['places']['table']") else old
+        return (
+            resampled(old, *new.shape[:2])
+            if jax.tree_util.keystr(path).endswith("['places']['table']")
+            else old
+        )
 
     return jax.tree_util.tree_map_with_path(fit, params, like)
 
@@ -133,7 +156,9 @@ class Predictor(nn.Module):
         """`seen` and `asked`, (n, patches), are apart; a patch in neither is not looked at."""
         y = nn.Dense(self.width, dtype=self.dtype)(y)
         blank = self.param("blank", nn.initializers.normal(0.02), (self.width,)).astype(y.dtype)
-        y = jnp.where(seen[:, :, None], y, blank) + positions(*self.grid, self.width).astype(y.dtype)
+        y = jnp.where(seen[:, :, None], y, blank) + positions(*self.grid, self.width).astype(
+            y.dtype
+        )
         y = Blocks(self.depth, self.heads, self.dtype)(y, seen | asked)
         return nn.Dense(self.out, dtype=self.dtype)(y).astype(jnp.float32)
 
@@ -153,11 +178,15 @@ class Blocks(nn.Module):
         n, t, d = x.shape
         mask = None if seen is None else seen[:, None, None]
         if d % self.heads:
-            raise InputError(f"{self.heads} heads can't share {d} channels evenly: choose a number that divides them.")
+            raise InputError(
+                f"{self.heads} heads can't share {d} channels evenly: choose a number that divides them."
+            )
         xavier = nn.initializers.xavier_uniform()
         dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name=name)
         norm = lambda name: nn.LayerNorm(1e-6, dtype=self.dtype, name=name)
-        x = x.reshape(n * t, d)  # Flat between attentions: XLA on a CPU is far slower on three dimensions.
+        x = x.reshape(
+            n * t, d
+        )  # Flat between attentions: XLA on a CPU is far slower on three dimensions.
         for i in range(1, self.depth + 1):
             y = dense(3 * d, f"qkv{i}")(norm(f"norm{i}a")(x))
             q, k, v = jnp.split(y.reshape(n, t, 3 * self.heads, -1), 3, axis=2)
@@ -171,7 +200,9 @@ def patchify(x: Array, patch: int) -> Array:
     """Images (n, height, width, c) to (n, patches, patch² c), row by row. InputError if the sides are no multiples."""
     n, h, w, c = x.shape
     if h % patch or w % patch:
-        raise InputError(f"Patches of {patch} pixels can't tile images of {h}x{w}: choose one that divides both.")
+        raise InputError(
+            f"Patches of {patch} pixels can't tile images of {h}x{w}: choose one that divides both."
+        )
     x = x.reshape(n, h // patch, patch, w // patch, patch, c).swapaxes(2, 3)
     return x.reshape(n, -1, patch * patch * c)
 
@@ -189,7 +220,12 @@ def positions(h: int, w: int, width: int) -> Array:
     half the sines and half the cosines at wavelengths from 2π to 20,000π, as in MAE's code. InputError unless 4 divides
     the width."""
     if width % 4:
-        raise InputError(f"Sine and cosine positions in two directions need a width that 4 divides, not {width}.")
+        raise InputError(
+            f"Sine and cosine positions in two directions need a width that 4 divides, not {width}."
+        )
     omega = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
     rows, columns = (a.reshape(-1, 1) * omega for a in np.mgrid[:h, :w])
-    return jnp.asarray(np.concatenate([f(a) for a in (rows, columns) for f in (np.sin, np.cos)], axis=1), jnp.float32)
+    return jnp.asarray(
+        np.concatenate([f(a) for a in (rows, columns) for f in (np.sin, np.cos)], axis=1),
+        jnp.float32,
+    )

@@ -5,7 +5,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.models import Dtype
-from ssljax.models.convnet import Conv, Up, halved
+from ssljax.models.convnet import Conv, halved, Up
 
 
 class VQVAE(nn.Module):
@@ -32,7 +32,9 @@ class VQVAE(nn.Module):
         self.before = [Block(self.width, self.dtype) for _ in range(self.blocks)]
         self.last, self.first = Conv(self.size, 1, **make), Conv(self.width, 3, **make)
         self.after = [Block(self.width, self.dtype) for _ in range(self.blocks)]
-        self.up = [Up(self.width if i else self.shape[-1], **make) for i in reversed(range(self.halvings))]
+        self.up = [
+            Up(self.width if i else self.shape[-1], **make) for i in reversed(range(self.halvings))
+        ]
 
     def __call__(self, x: Array) -> Array:
         return self.decode(self.encode(x))

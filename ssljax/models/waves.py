@@ -22,11 +22,13 @@ class Waves(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = x[:, :x.shape[1] // math.prod(self.strides) * math.prod(self.strides), None]
+        x = x[:, : x.shape[1] // math.prod(self.strides) * math.prod(self.strides), None]
         for i, stride in enumerate(self.strides, 1):
             x = x.reshape(len(x), -1, stride * x.shape[-1])
             x = jnp.concatenate([jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1], x], axis=-1)
             n, time, d = x.shape
-            x = nn.Dense(self.width, kernel_init=nn.initializers.he_normal(), name=f"conv{i}")(x.reshape(-1, d))
+            x = nn.Dense(self.width, kernel_init=nn.initializers.he_normal(), name=f"conv{i}")(
+                x.reshape(-1, d)
+            )
             x = nn.relu(nn.LayerNorm(name=f"norm{i}")(x)).reshape(n, time, self.width)
         return x

@@ -53,7 +53,10 @@ def main() -> None:
     two, many = view.several(key, x, 2), crops(key, x)
     params, stats = net.init((key, key), two[:2])
     vit = ViT(patch=max(2, two.shape[1] // 8), depth=4, width=128, heads=4)
-    weights, grid = vit.init(key, two[:2])["params"], (two.shape[1] // vit.patch, two.shape[2] // vit.patch)
+    weights, grid = (
+        vit.init(key, two[:2])["params"],
+        (two.shape[1] // vit.patch, two.shape[2] // vit.patch),
+    )
 
     def agree(params, x):
         z, _ = net(params, stats, x, train=True)
@@ -63,21 +66,40 @@ def main() -> None:
         z, _ = net.each(params, stats, xs)
         return sum(jnp.sum(a**2) for a in z)
 
-    seconds = alternating({
-        "two views": (lambda k, x: view.several(k, x, 2), (key, x)),
-        "... blurred and solarised too": (lambda k, x: replace(view, blur=0.5, solarize=0.2).several(k, x, 2), (key, x)),
-        "two large views and two small": (crops, (key, x)),
-        "a view and I-JEPA's masks": (lambda k, x: (view(k, x), block_masks(k, len(x), grid, 4)), (key, x)),
-        "network, two views": (jax.grad(agree), (params, two)),
-        "network, multi-crop": (jax.grad(agree_crops), (params, many)),
-        "ViT, one view": (jax.grad(lambda p, x: jnp.sum(vit.apply({"params": p}, x) ** 2)), (weights, two[:len(x)])),
-    }, args.rounds)
-    print(f"{args.data}, {args.batch_size} images, views of {two.shape[1]}x{two.shape[2]}, {jax.devices()[0].device_kind}")
-    for views, against in (("two views", "network, two views"), ("... blurred and solarised too", "network, two views"),
-                           ("two large views and two small", "network, multi-crop"),
-                           ("a view and I-JEPA's masks", "ViT, one view")):
+    seconds = alternating(
+        {
+            "two views": (lambda k, x: view.several(k, x, 2), (key, x)),
+            "... blurred and solarised too": (
+                lambda k, x: replace(view, blur=0.5, solarize=0.2).several(k, x, 2),
+                (key, x),
+            ),
+            "two large views and two small": (crops, (key, x)),
+            "a view and I-JEPA's masks": (
+                lambda k, x: (view(k, x), block_masks(k, len(x), grid, 4)),
+                (key, x),
+            ),
+            "network, two views": (jax.grad(agree), (params, two)),
+            "network, multi-crop": (jax.grad(agree_crops), (params, many)),
+            "ViT, one view": (
+                jax.grad(lambda p, x: jnp.sum(vit.apply({"params": p}, x) ** 2)),
+                (weights, two[: len(x)]),
+            ),
+        },
+        args.rounds,
+    )
+    print(
+        f"{args.data}, {args.batch_size} images, views of {two.shape[1]}x{two.shape[2]}, {jax.devices()[0].device_kind}"
+    )
+    for views, against in (
+        ("two views", "network, two views"),
+        ("... blurred and solarised too", "network, two views"),
+        ("two large views and two small", "network, multi-crop"),
+        ("a view and I-JEPA's masks", "ViT, one view"),
+    ):
         a, n = seconds[views], seconds[against]
-        print(f"{views:<32} {1e3 * a:7.2f} ms   {against:<20} {1e3 * n:7.2f} ms   share {a / (a + n):.1%}")
+        print(
+            f"{views:<32} {1e3 * a:7.2f} ms   {against:<20} {1e3 * n:7.2f} ms   share {a / (a + n):.1%}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Examples per second: the resident feed against reading the same TFDS set through its Python iterator.
 
-    python tests/benchmarks/feed.py [cifar10]
+python tests/benchmarks/feed.py [cifar10]
 """
 
 import itertools
@@ -41,4 +41,6 @@ def iterator(name: str, batch_size: int = 256, steps: int = 10) -> float:
 if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else "cifar10"
     a, b = resident(name), iterator(name)
-    print(f"RESULT {name}: resident feed {a:,.0f} examples/s, TFDS iterator {b:,.0f} examples/s, ratio {a / b:.1f}")
+    print(
+        f"RESULT {name}: resident feed {a:,.0f} examples/s, TFDS iterator {b:,.0f} examples/s, ratio {a / b:.1f}"
+    )

@@ -1,6 +1,6 @@
 """Seconds from the command to the first step of the digits run, with a cold and with a warm compilation cache.
 
-    python tests/benchmarks/first_step.py
+python tests/benchmarks/first_step.py
 """
 
 import os
@@ -16,7 +16,21 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as tmp:
         for name in ("cold", "warm", "warm again"):
             done = subprocess.run(
-                [sys.executable, ROOT / "experiments" / "simclr.py", "--epochs", "2", "--run.workdir", f"{tmp}/{name}"],
-                env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{tmp}/cache",
-                     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}, capture_output=True, text=True, check=True)
+                [
+                    sys.executable,
+                    ROOT / "experiments" / "simclr.py",
+                    "--epochs",
+                    "2",
+                    "--run.workdir",
+                    f"{tmp}/{name}",
+                ],
+                env={
+                    **os.environ,
+                    "JAX_COMPILATION_CACHE_DIR": f"{tmp}/cache",
+                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+                },
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             print(f"RESULT {name}: {re.search('First step.*', done.stdout)[0]}", flush=True)

@@ -1,7 +1,7 @@
 """FID by Inception of CIFAR-10's training images against its test images: about 3.15 of all 50,000 and 10,000.
 
-    python tests/benchmarks/inception_fid.py            # Minutes on a GPU, hours on a CPU.
-    python tests/benchmarks/inception_fid.py 3000       # Of fewer images, which makes it larger.
+python tests/benchmarks/inception_fid.py            # Minutes on a GPU, hours on a CPU.
+python tests/benchmarks/inception_fid.py 3000       # Of fewer images, which makes it larger.
 """
 
 import pathlib
@@ -12,16 +12,19 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 
-from ssljax.data import images  # noqa: E402
-from ssljax.evals.features import extractor, subset  # noqa: E402
-from ssljax.evals.fid import comparison  # noqa: E402
-from ssljax.evals.inception import inception  # noqa: E402
+from ssljax.data import images
+from ssljax.evals.features import extractor, subset
+from ssljax.evals.fid import comparison
+from ssljax.evals.inception import inception
 
 if __name__ == "__main__":
     net, n = inception(), int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
     extract, start = extractor(net.apply, net.batch_size), time.time()
     params = jax.tree.map(jax.numpy.asarray, net.params)
-    real, test = (extract(params, data, subset(data, n)) for data in (images("cifar10", s) for s in ("train", "test")))
+    real, test = (
+        extract(params, data, subset(data, n))
+        for data in (images("cifar10", s) for s in ("train", "test"))
+    )
     print(f"{len(real)} training and {len(test)} test images in {time.time() - start:.0f} s")
-    for name, number in comparison(real, real[:len(test)])(test).items():
+    for name, number in comparison(real, real[: len(test)])(test).items():
         print(f"{name:10} {number:.5g}")

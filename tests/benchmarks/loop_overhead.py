@@ -17,9 +17,9 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 
-from experiments.simclr import simclr  # noqa: E402
-from ssljax import Experiment, Run, loop, sharding, train  # noqa: E402
-from tests.tiny import tiny  # noqa: E402
+from experiments.simclr import simclr
+from ssljax import Experiment, loop, Run, sharding, train
+from tests.tiny import tiny
 
 
 def bare(exp: Experiment) -> float:
@@ -29,7 +29,9 @@ def bare(exp: Experiment) -> float:
     feed = exp.data.feed(0, 0, mesh)
 
     def step(state, key, resident, fed):
-        new, metrics = exp.step(state, exp.data.batch(resident, fed), jax.random.fold_in(key, state.step))
+        new, metrics = exp.step(
+            state, exp.data.batch(resident, fed), jax.random.fold_in(key, state.step)
+        )
         return new.replace(step=state.step + 1), metrics
 
     step = jax.jit(step, donate_argnums=0)
@@ -57,8 +59,11 @@ def compare(name: str, exp: Experiment, rounds: int = 5) -> None:
     exp = replace(exp, evals={})
     rates = np.array([(bare(exp), ours(exp)) for _ in range(rounds)])
     b, o = np.median(rates, axis=0)
-    print(f"RESULT {name}: bare loop {b:.1f} steps/s, train {o:.1f} steps/s, ratio {o / b:.3f} "
-          f"(of each round: {', '.join(f'{r:.3f}' for r in rates[:, 1] / rates[:, 0])})", flush=True)
+    print(
+        f"RESULT {name}: bare loop {b:.1f} steps/s, train {o:.1f} steps/s, ratio {o / b:.3f} "
+        f"(of each round: {', '.join(f'{r:.3f}' for r in rates[:, 1] / rates[:, 0])})",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

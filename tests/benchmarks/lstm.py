@@ -34,7 +34,9 @@ def ours():
     exp = lstm(vocabulary=VOCABULARY)
     data, key = exp.data, jax.random.key(0)
     resident, feed = jnp.asarray(data.resident()), data.feed(0, 0, None)
-    step = jax.jit(lambda state, fed: exp.step(state, data.batch(resident, fed), key)[0], donate_argnums=0)
+    step = jax.jit(
+        lambda state, fed: exp.step(state, data.batch(resident, fed), key)[0], donate_argnums=0
+    )
     state = jax.jit(exp.init)(key, data.batch(resident, next(feed)))
 
     def run(steps):
@@ -72,8 +74,10 @@ def peers():
     def run(steps):
         nonlocal carry, at
         for _ in range(steps):
-            logits, carry = model(words[at:at + LENGTH], carry)
-            loss = LENGTH * nn.functional.cross_entropy(logits, words[at + 1:at + LENGTH + 1].view(-1))
+            logits, carry = model(words[at : at + LENGTH], carry)
+            loss = LENGTH * nn.functional.cross_entropy(
+                logits, words[at + 1 : at + LENGTH + 1].view(-1)
+            )
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5)
@@ -94,8 +98,12 @@ def serve(run):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", required=True, help="a Python in which torch can be imported")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peer-python", required=True, help="a Python in which torch can be imported"
+    )
     parser.add_argument("--steps", type=int, default=100, help="of each side")
     parser.add_argument("--serve", choices=("ours", "peers"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -104,8 +112,12 @@ def main():
     sides, stretch = {}, 10
     for name, python in (("ours", sys.executable), ("peers", args.peer_python)):
         sides[name] = subprocess.Popen(
-            [python, __file__, "--peer-python", "-", "--serve", name], text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, env={k: v for k, v in os.environ.items() if name == "ours" or k != "PYTHONPATH"})
+            [python, __file__, "--peer-python", "-", "--serve", name],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={k: v for k, v in os.environ.items() if name == "ours" or k != "PYTHONPATH"},
+        )
         while (line := sides[name].stdout.readline()) != "ready\n":
             if not line:
                 raise SystemExit(f"The side of {name} did not start: see above.")
@@ -114,14 +126,20 @@ def main():
         for name, side in sides.items():
             side.stdin.write(f"{stretch}\n")
             side.stdin.flush()
-            rates[name].append([stretch * BATCH * LENGTH / float(t) for t in side.stdout.readline().split()])
+            rates[name].append(
+                [stretch * BATCH * LENGTH / float(t) for t in side.stdout.readline().split()]
+            )
     for side in sides.values():
         side.stdin.close()
         side.wait()
-    for i, unit in enumerate(("second", "second of a processor")):  # The latter says more where others use the machine.
+    for i, unit in enumerate(
+        ("second", "second of a processor")
+    ):  # The latter says more where others use the machine.
         a, b = (statistics.median(r[i] for r in rates[name]) for name in ("ours", "peers"))
-        print(f"RESULT words a {unit}: ssljax {a:.0f}, torch.nn.LSTM {b:.0f}, ratio {a / b:.2f} "
-              f"(median of {len(rates['ours'])} stretches each)")
+        print(
+            f"RESULT words a {unit}: ssljax {a:.0f}, torch.nn.LSTM {b:.0f}, ratio {a / b:.2f} "
+            f"(median of {len(rates['ours'])} stretches each)"
+        )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def ours(data: str, steps: int, devices: int) -> tuple[float, float]:
     from dataclasses import replace
 
     from experiments.gpt import gpt
-    from ssljax import Run, logging, sharding, train
+    from ssljax import logging, Run, sharding, train
 
     sharding.split_cpu(devices)
     exp = gpt(data, length=LENGTH, batch_size=ROWS, steps=steps)
@@ -54,20 +54,29 @@ def theirs(data: str, steps: int) -> tuple[float, float]:
     text = pathlib.Path(data).read_text()
     symbols = {c: i for i, c in enumerate(sorted(set(text)))}
     tokens = torch.tensor([symbols[c] for c in text])
-    seen, held_out = tokens[:int(0.9 * len(tokens))], tokens[int(0.9 * len(tokens)):]
+    seen, held_out = tokens[: int(0.9 * len(tokens))], tokens[int(0.9 * len(tokens)) :]
     model = nano_gpt(len(symbols), layers=4, heads=4, width=128, length=LENGTH)
-    kinds = [[p for p in model.parameters() if (p.ndim > 1) == decayed] for decayed in (True, False)]
-    tx = torch.optim.AdamW([{"params": kinds[0], "weight_decay": 0.1}, {"params": kinds[1], "weight_decay": 0.0}],
-                           lr=1e-3, betas=(0.9, 0.99))
+    kinds = [
+        [p for p in model.parameters() if (p.ndim > 1) == decayed] for decayed in (True, False)
+    ]
+    tx = torch.optim.AdamW(
+        [{"params": kinds[0], "weight_decay": 0.1}, {"params": kinds[1], "weight_decay": 0.0}],
+        lr=1e-3,
+        betas=(0.9, 0.99),
+    )
     for step in range(steps):
         if step == 1:
             start = time.perf_counter()
         done = (step - 100) / (steps - 100)
-        rate = 1e-3 * (step + 1) / 101 if step < 100 else 1e-4 + 9e-4 * (1 + math.cos(math.pi * done)) / 2
+        rate = (
+            1e-3 * (step + 1) / 101
+            if step < 100
+            else 1e-4 + 9e-4 * (1 + math.cos(math.pi * done)) / 2
+        )
         for group in tx.param_groups:
             group["lr"] = rate
         at = torch.randint(len(seen) - LENGTH, (ROWS,))
-        x, y = (torch.stack([seen[i + j:i + j + LENGTH] for i in at]) for j in (0, 1))
+        x, y = (torch.stack([seen[i + j : i + j + LENGTH] for i in at]) for j in (0, 1))
         F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         tx.step()
@@ -75,32 +84,61 @@ def theirs(data: str, steps: int) -> tuple[float, float]:
     seconds, total, count = time.perf_counter() - start, 0.0, 0
     with torch.no_grad():
         for i in range(0, len(held_out) - 1, LENGTH):
-            y = held_out[i + 1:i + 1 + LENGTH]
-            total += F.cross_entropy(model(held_out[None, i:i + len(y)])[0], y, reduction="sum").item()
+            y = held_out[i + 1 : i + 1 + LENGTH]
+            total += F.cross_entropy(
+                model(held_out[None, i : i + len(y)])[0], y, reduction="sum"
+            ).item()
             count += len(y)
     return seconds, total / count
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peer-python", help="the Python with torch")
     parser.add_argument("--data", required=True, help="a text file")
     parser.add_argument("--steps", type=int, default=2000, help="of nanoGPT")
-    parser.add_argument("--devices", type=int, default=math.gcd(ROWS, len(os.sched_getaffinity(0))),
-                        help="of the CPU, for ours")
-    parser.add_argument("--side", choices=["ours", "theirs"], help="train one side in this process, print JSON")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=math.gcd(ROWS, len(os.sched_getaffinity(0))),
+        help="of the CPU, for ours",
+    )
+    parser.add_argument(
+        "--side", choices=["ours", "theirs"], help="train one side in this process, print JSON"
+    )
     args = parser.parse_args()
     if args.side:
         sys.path.insert(0, str(ROOT))
-        ran = ours(args.data, args.steps, args.devices) if args.side == "ours" else theirs(args.data, args.steps)
+        ran = (
+            ours(args.data, args.steps, args.devices)
+            if args.side == "ours"
+            else theirs(args.data, args.steps)
+        )
         print(json.dumps(ran))
         sys.exit()
     if not args.peer_python:
         parser.error("--peer-python is needed: the Python with torch to compare with")
 
     def side(python: str, which: str, steps: int) -> tuple[float, float]:
-        said = subprocess.run([python, __file__, "--side", which, "--data", args.data, "--steps", str(steps),
-                               "--devices", str(args.devices)], check=True, stdout=subprocess.PIPE, text=True).stdout
+        said = subprocess.run(
+            [
+                python,
+                __file__,
+                "--side",
+                which,
+                "--data",
+                args.data,
+                "--steps",
+                str(steps),
+                "--devices",
+                str(args.devices),
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
         return json.loads(said.splitlines()[-1])
 
     seconds, nll = side(args.peer_python, "theirs", args.steps)
@@ -111,5 +149,8 @@ if __name__ == "__main__":
         took, found = side(sys.executable, "ours", steps)
         if 0.9 * seconds < took < seconds:
             break
-    print(f"RESULT nanoGPT: {nll:.3f} nats a held-out character after {args.steps} steps in {seconds:.0f} s; "
-          f"ours: {found:.3f} after {steps} steps in {took:.0f} s", flush=True)
+    print(
+        f"RESULT nanoGPT: {nll:.3f} nats a held-out character after {args.steps} steps in {seconds:.0f} s; "
+        f"ours: {found:.3f} after {steps} steps in {took:.0f} s",
+        flush=True,
+    )

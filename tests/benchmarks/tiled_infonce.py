@@ -12,14 +12,14 @@ import time
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
-import jax  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from jax.sharding import AxisType, NamedSharding  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+import numpy as np
 
-from ssljax.losses.infonce import nt_xent  # noqa: E402
-from ssljax.sharding import BATCH  # noqa: E402
+from ssljax.losses.infonce import nt_xent
+from ssljax.sharding import BATCH
 
 
 def gradient(tiled):
@@ -43,26 +43,36 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - start)
     dense, tiled = (float(np.median(seconds[name])) for name in forms)
     apart = float(jnp.abs(grads["dense"] - grads["tiled"]).max() / jnp.abs(grads["dense"]).max())
-    print(f"{args.views} views of {args.width} on {jax.devices()[0].device_kind}: dense {1e3 * dense:.1f} ms, tiled "
-          f"{1e3 * tiled:.1f} ms, ratio {tiled / dense:.2f}; gradients differ by {apart:.1e} of the largest")
+    print(
+        f"{args.views} views of {args.width} on {jax.devices()[0].device_kind}: dense {1e3 * dense:.1f} ms, tiled "
+        f"{1e3 * tiled:.1f} ms, ratio {tiled / dense:.2f}; gradients differ by {apart:.1e} of the largest"
+    )
     large = jax.ShapeDtypeStruct((65536, 256), jnp.float32)
     used = lambda f, x: f.lower(x).compile().memory_analysis().temp_size_in_bytes / 1e9
-    print(f"65536 x 256, temporary memory: tiled {used(forms['tiled'], large):.3f} GB, "
-          f"dense {used(forms['dense'], large):.1f} GB")
+    print(
+        f"65536 x 256, temporary memory: tiled {used(forms['tiled'], large):.3f} GB, "
+        f"dense {used(forms['dense'], large):.1f} GB"
+    )
     try:
         chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices
     except Exception as e:  # Whatever keeps libtpu from loading: its absence, most of all.
         print(f"No compiler for TPU v5e:4x4 here ({type(e).__name__}): pip install libtpu")
         return
-    mesh = jax.sharding.Mesh(np.array(chips).reshape(16, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    mesh = jax.sharding.Mesh(
+        np.array(chips).reshape(16, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
+    )
     with jax.set_mesh(mesh):
-        spread = jax.ShapeDtypeStruct((65536, 256), jnp.float32, sharding=NamedSharding(mesh, BATCH))
+        spread = jax.ShapeDtypeStruct(
+            (65536, 256), jnp.float32, sharding=NamedSharding(mesh, BATCH)
+        )
         for name, tiled in (("tiled", True), ("dense", False)):
             try:
                 memory = f"{used(gradient(tiled), spread):.3f} GB"
             except jax.errors.JaxRuntimeError as e:
                 memory = "does not fit: " + str(e).split(". ")[0]
-            print(f"TPU v5e:4x4, 65536 x 256 over 16 chips, temporary memory of each: {name} {memory}")
+            print(
+                f"TPU v5e:4x4, 65536 x 256 over 16 chips, temporary memory of each: {name} {memory}"
+            )
 
 
 if __name__ == "__main__":

@@ -34,16 +34,27 @@ def ours(which: str, steps: int, data: str, devices: int) -> tuple[float, int]:
 
     from experiments.bert import bert
     from experiments.gpt import gpt
-    from ssljax import Run, logging, sharding, train
+    from ssljax import logging, Run, sharding, train
     from ssljax.models.transformer import Transformer
 
     sharding.split_cpu(devices)
 
-    classic = dict(norm="layer", positions="learned", unit="gelu", dropout=0.0)  # What the peers compute.
+    classic = dict(
+        norm="layer", positions="learned", unit="gelu", dropout=0.0
+    )  # What the peers compute.
     if which == "gpt":
-        exp = gpt(data, net=Transformer(4, 4, 128, **classic), length=64, batch_size=12, steps=steps)
+        exp = gpt(
+            data, net=Transformer(4, 4, 128, **classic), length=64, batch_size=12, steps=steps
+        )
     else:
-        exp = bert(data, net=Transformer(4, 4, 256, **classic), length=128, batch_size=32, vocabulary=8192, steps=steps)
+        exp = bert(
+            data,
+            net=Transformer(4, 4, 256, **classic),
+            length=128,
+            batch_size=32,
+            vocabulary=8192,
+            steps=steps,
+        )
     with tempfile.TemporaryDirectory() as workdir:
         train(replace(exp, evals={}), Run(workdir=workdir, save_every=10**9))
         rows = [r for r in logging.read_metrics(pathlib.Path(workdir)) if "seconds" in r]
@@ -63,15 +74,31 @@ def theirs(which: str, steps: int, vocabulary: int) -> tuple[float, int]:
 
         def loss():
             at = torch.randint(len(text) - 64, (12,))
-            x, y = (torch.stack([text[i + j:i + j + 64] for i in at]) for j in (0, 1))
+            x, y = (torch.stack([text[i + j : i + j + 64] for i in at]) for j in (0, 1))
             return torch.nn.functional.cross_entropy(model(x).view(-1, vocabulary), y.view(-1))
     else:
-        sys.path = [p for p in sys.path if pathlib.Path(p).resolve() != pathlib.Path(__file__).resolve().parent]
-        from transformers import BertConfig, BertForMaskedLM  # Not this file, which has the same name.
+        sys.path = [
+            p
+            for p in sys.path
+            if pathlib.Path(p).resolve() != pathlib.Path(__file__).resolve().parent
+        ]
+        from transformers import (
+            BertConfig,
+            BertForMaskedLM,
+        )  # Not this file, which has the same name.
 
-        model = BertForMaskedLM(BertConfig(
-            vocab_size=vocabulary, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
-            max_position_embeddings=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+        model = BertForMaskedLM(
+            BertConfig(
+                vocab_size=vocabulary,
+                hidden_size=256,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                intermediate_size=1024,
+                max_position_embeddings=128,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        )
         text = torch.randint(5, vocabulary, (32, 128))
 
         def loss():
@@ -107,7 +134,10 @@ def nano_gpt(vocabulary: int, layers: int, heads: int, width: int, length: int):
 
         def forward(self, x):
             b, t, d = x.shape
-            q, k, v = (a.view(b, t, heads, -1).transpose(1, 2) for a in self.qkv(self.norm1(x)).split(d, dim=2))
+            q, k, v = (
+                a.view(b, t, heads, -1).transpose(1, 2)
+                for a in self.qkv(self.norm1(x)).split(d, dim=2)
+            )
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + self.out(y.transpose(1, 2).reshape(b, t, d))
             return x + self.down(F.gelu(self.up(self.norm2(x))))
@@ -116,10 +146,17 @@ def nano_gpt(vocabulary: int, layers: int, heads: int, width: int, length: int):
         def __init__(self):
             super().__init__()
             self.embed, self.place = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
-            self.blocks, self.norm = nn.ModuleList(Block() for _ in range(layers)), nn.LayerNorm(width)
+            self.blocks, self.norm = (
+                nn.ModuleList(Block() for _ in range(layers)),
+                nn.LayerNorm(width),
+            )
             for name, p in self.named_parameters():
                 if p.ndim == 2:
-                    nn.init.normal_(p, std=0.02 / (math.sqrt(2 * layers) if "out" in name or "down" in name else 1))
+                    nn.init.normal_(
+                        p,
+                        std=0.02
+                        / (math.sqrt(2 * layers) if "out" in name or "down" in name else 1),
+                    )
 
         def forward(self, x):
             x = self.embed(x) + self.place(torch.arange(x.shape[1]))
@@ -131,36 +168,74 @@ def nano_gpt(vocabulary: int, layers: int, heads: int, width: int, length: int):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peer-python", help="the Python with torch and transformers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--devices", type=int, help="of the CPU, for ours; else as many as cores, if the batch divides")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        help="of the CPU, for ours; else as many as cores, if the batch divides",
+    )
     parser.add_argument("--models", nargs="+", choices=list(TOKENS), default=list(TOKENS))
-    parser.add_argument("--data", default="python", help="what ours learns; the peers have as many random tokens")
+    parser.add_argument(
+        "--data", default="python", help="what ours learns; the peers have as many random tokens"
+    )
     parser.add_argument("--vocabulary", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--side", choices=["ours", "theirs"], help="time one side in this process and print it as JSON")
+    parser.add_argument(
+        "--side",
+        choices=["ours", "theirs"],
+        help="time one side in this process and print it as JSON",
+    )
     args = parser.parse_args()
     if args.side:
         one, n = args.models[0], args.steps
-        ran = ours(one, n, args.data, args.devices) if args.side == "ours" else theirs(one, n, args.vocabulary)
+        ran = (
+            ours(one, n, args.data, args.devices)
+            if args.side == "ours"
+            else theirs(one, n, args.vocabulary)
+        )
         print(json.dumps(ran))
         sys.exit()
     if not args.peer_python:
-        parser.error("--peer-python is needed: the Python with torch and transformers to compare with")
+        parser.error(
+            "--peer-python is needed: the Python with torch and transformers to compare with"
+        )
     for model in args.models:
         devices = args.devices or math.gcd(ROWS[model], len(os.sched_getaffinity(0)))
         found: dict[str, list[float]] = {"ours": [], "theirs": []}
         vocabulary = 0
         for _ in range(args.rounds):
             for side, python in (("ours", sys.executable), ("theirs", args.peer_python)):
-                said = subprocess.run([
-                    python, __file__, "--side", side, "--models", model, "--steps", str(args.steps), "--data",
-                    args.data, "--vocabulary", str(vocabulary), "--devices", str(devices)],
-                    check=True, stdout=subprocess.PIPE, text=True).stdout
+                said = subprocess.run(
+                    [
+                        python,
+                        __file__,
+                        "--side",
+                        side,
+                        "--models",
+                        model,
+                        "--steps",
+                        str(args.steps),
+                        "--data",
+                        args.data,
+                        "--vocabulary",
+                        str(vocabulary),
+                        "--devices",
+                        str(devices),
+                    ],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                ).stdout
                 rate, vocabulary = json.loads(said.splitlines()[-1])
                 found[side].append(rate)
         a, b = (sorted(v)[len(v) // 2] for v in found.values())
         each = ", ".join(f"{x / y:.2f}" for x, y in zip(found["ours"], found["theirs"]))
-        print(f"RESULT {model}, vocabulary {vocabulary}: ours {a:.0f} tokens/s, PyTorch {b:.0f}, ratio {a / b:.2f} "
-              f"(of each round: {each})", flush=True)
+        print(
+            f"RESULT {model}, vocabulary {vocabulary}: ours {a:.0f} tokens/s, PyTorch {b:.0f}, ratio {a / b:.2f} "
+            f"(of each round: {each})",
+            flush=True,
+        )

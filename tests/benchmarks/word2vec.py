@@ -74,7 +74,9 @@ def ours(data: str, arguments: dict, out: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", help="as --data of the experiment")
     parser.add_argument("--peer-python", default=sys.executable, help="a Python with gensim")
     parser.add_argument("--runs", type=int, default=1, help="of each side, in turn")
@@ -91,18 +93,44 @@ def main() -> None:
     from ssljax.evals.words import word_tests
 
     _, tokens, _, names = vocabulary(given.data, 5)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:given.threads])  # Which the sides inherit.
+    os.sched_setaffinity(
+        0, sorted(os.sched_getaffinity(0))[: given.threads]
+    )  # Which the sides inherit.
     with tempfile.TemporaryDirectory() as folder:
         at = lambda name: os.path.join(folder, name)
         np.savez(at("tokens.npz"), tokens=tokens, names=np.array(names))
-        pathlib.Path(at("words.txt")).write_text(" ".join(np.array(names)[tokens]), encoding="utf-8")
+        pathlib.Path(at("words.txt")).write_text(
+            " ".join(np.array(names)[tokens]), encoding="utf-8"
+        )
         settings = {"model": given.model, "epochs": given.epochs, "lr": given.lr}
         sides = {
-            "ssljax": [sys.executable, __file__, "--ours", at("tokens.npz"), json.dumps(settings), at("ssljax.npz")],
-            "gensim": [given.peer_python, "-c", PEER, at("words.txt"), "100", "5", "5", "1e-3", str(given.epochs),
-                       str(given.peer_lr), str(int(given.model == "skip-gram")), str(given.threads),
-                       at("gensim.npz")]}
-        print(f"{len(tokens)} words, {len(names)} different, {settings}, gensim at {given.peer_lr}, {given.threads} threads")
+            "ssljax": [
+                sys.executable,
+                __file__,
+                "--ours",
+                at("tokens.npz"),
+                json.dumps(settings),
+                at("ssljax.npz"),
+            ],
+            "gensim": [
+                given.peer_python,
+                "-c",
+                PEER,
+                at("words.txt"),
+                "100",
+                "5",
+                "5",
+                "1e-3",
+                str(given.epochs),
+                str(given.peer_lr),
+                str(int(given.model == "skip-gram")),
+                str(given.threads),
+                at("gensim.npz"),
+            ],
+        }
+        print(
+            f"{len(tokens)} words, {len(names)} different, {settings}, gensim at {given.peer_lr}, {given.threads} threads"
+        )
         for _ in range(given.runs):
             for side, command in sides.items():
                 done = subprocess.run(command, capture_output=True, text=True)
@@ -111,10 +139,17 @@ def main() -> None:
                 seconds, cpu = map(float, done.stdout.split())
                 with np.load(at(f"{side}.npz")) as file:
                     tests = word_tests(lambda x: x, file["names"].tolist())
-                    found = {f"{k} {n}": v for k, test in tests.items() for n, v in test(file["vectors"]).items()}
+                    found = {
+                        f"{k} {n}": v
+                        for k, test in tests.items()
+                        for n, v in test(file["vectors"]).items()
+                    }
                 rate = given.epochs * len(tokens) / 1e6
-                print(f"{side}: {rate / seconds:.3f} million words/s, {rate / cpu:.3f} a second of CPU; "
-                      + ", ".join(f"{k} {v:.3f}" for k, v in found.items()), flush=True)
+                print(
+                    f"{side}: {rate / seconds:.3f} million words/s, {rate / cpu:.3f} a second of CPU; "
+                    + ", ".join(f"{k} {v:.3f}" for k, v in found.items()),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def test_auroc_counts_pairs():
 def test_knn_distance_is_the_loop():
     rng = np.random.default_rng(0)
     bank, queries = rng.normal(size=(30, 4)), rng.normal(size=(7, 4))
-    expected = [np.mean(sorted(np.sqrt(((q - b)**2).sum()) for b in bank)[:3]) for q in queries]
+    expected = [np.mean(sorted(np.sqrt(((q - b) ** 2).sum()) for b in bank)[:3]) for q in queries]
     np.testing.assert_allclose(knn_distance(bank, queries, 3), expected)
 
 
@@ -33,11 +33,13 @@ def test_numbers_of_known_scores(digits):
     train, test = digits
     normal = of_class(train, 0)
     assert set(normal.labels) == {0} and len(normal) == np.sum(train.labels == 0)
-    np.testing.assert_array_equal(normal.read(np.arange(3))["image"], train.image[train.labels == 0][:3])
+    np.testing.assert_array_equal(
+        normal.read(np.arange(3))["image"], train.image[train.labels == 0][:3]
+    )
     state = {"zeros": jnp.asarray(test.image[test.labels == 0]), "sign": jnp.float32(1)}
 
     def known(state, x):  # 1 but for the test set's zeros.
-        return state["sign"] * (1. - (x[:, None] == state["zeros"][None]).all((2, 3, 4)).any(1))
+        return state["sign"] * (1.0 - (x[:, None] == state["zeros"][None]).all((2, 3, 4)).any(1))
 
     numbers = anomaly(known, normal, test, 0)(state)
     assert numbers["auroc"] == 100 and 95 < numbers["pixels_knn"] <= 100

@@ -17,8 +17,11 @@ def test_accuracy_is_the_best_naming(k, classes):
         labels, found = rng.integers(0, classes, 30), rng.integers(0, k, 30)
         labels[0], found[0] = classes - 1, k - 1
         names = list(range(classes)) + [-1] * k  # A cluster may stand for none.
-        best = max(np.mean([names[f] == y for f, y in zip(found, labels)])
-                   for names in itertools.permutations(names, k) if len(names) == k)
+        best = max(
+            np.mean([names[f] == y for f, y in zip(found, labels)])
+            for names in itertools.permutations(names, k)
+            if len(names) == k
+        )
         assert agreement(labels, found)["accuracy"] == pytest.approx(100 * best)
 
 
@@ -47,8 +50,12 @@ def test_known_agreements():
     labels = np.repeat(np.arange(4), 25)
     assert agreement(labels, 3 - labels) == {"accuracy": 100, "nmi": pytest.approx(1), "ari": 1}
     assert agreement(labels, np.zeros(100, int)) == {"accuracy": 25, "nmi": 0, "ari": 0}
-    merged = agreement(labels, labels // 2)  # Two pairs of classes in one cluster each: half right, ln 2 of ln 4 known.
-    assert merged["accuracy"] == 50 and merged["nmi"] == pytest.approx(np.log(2) / ((np.log(2) + np.log(4)) / 2))
+    merged = agreement(
+        labels, labels // 2
+    )  # Two pairs of classes in one cluster each: half right, ln 2 of ln 4 known.
+    assert merged["accuracy"] == 50 and merged["nmi"] == pytest.approx(
+        np.log(2) / ((np.log(2) + np.log(4)) / 2)
+    )
 
 
 def test_kmeans_finds_separate_groups():
@@ -70,7 +77,7 @@ def test_numbers_of_an_encoder_that_knows_and_one_that_does_not():
     numbers = clusters(knows, test)(state)
     assert numbers["accuracy"] == 100 and numbers["ari"] == 1
     assert 60 < numbers["pixels_accuracy"] < 90 and 0.5 < numbers["pixels_nmi"] < 0.9
-    pixels = clusters(lambda state, x: x.reshape(len(x), -1) / 255., test, floor=False)({})
+    pixels = clusters(lambda state, x: x.reshape(len(x), -1) / 255.0, test, floor=False)({})
     assert set(pixels) == {"accuracy", "nmi", "ari"}
     assert pixels["nmi"] == pytest.approx(numbers["pixels_nmi"], abs=0.05)
     with pytest.raises(ValueError, match="5 images can't be put into 10 clusters"):

@@ -30,10 +30,22 @@ def test():
 def workdir(tmp_path_factory):
     """A run of two seeds by the command line."""
     folder = tmp_path_factory.mktemp("classifier")
-    mesh = jax.make_mesh((1, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    mesh = jax.make_mesh(
+        (1, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1]
+    )
     with pytest.MonkeyPatch.context() as patch:  # Of one device, whose steps are quicker here.
         patch.setattr(sharding, "make_mesh", lambda fsdp: mesh)
-        main(supervised, ["--epochs=6", "--encoder.widths", "16", "32", "--run.seeds=2", f"--run.workdir={folder}"])
+        main(
+            supervised,
+            [
+                "--epochs=6",
+                "--encoder.widths",
+                "16",
+                "32",
+                "--run.seeds=2",
+                f"--run.workdir={folder}",
+            ],
+        )
     return folder
 
 
@@ -47,8 +59,12 @@ def test_a_trained_classifier_is_read_back(workdir, test):
         assert z.shape == (360, 32)
         # The head on these features gives the accuracy on record.
         head = load(workdir, nets.index(net))["params"]["head"]
-        assert 100 * np.mean(np.argmax(z @ head["kernel"] + head["bias"], 1) == test.labels) == pytest.approx(percent)
-        np.testing.assert_allclose(net.logits(net.params, z), z @ head["kernel"] + head["bias"], atol=1e-4)
+        assert 100 * np.mean(
+            np.argmax(z @ head["kernel"] + head["bias"], 1) == test.labels
+        ) == pytest.approx(percent)
+        np.testing.assert_allclose(
+            net.logits(net.params, z), z @ head["kernel"] + head["bias"], atol=1e-4
+        )
     assert feature_net(str(workdir)).name == nets[0].name
 
 
@@ -63,7 +79,10 @@ def test_its_features_tell_blurred_images_from_real_ones(workdir, test):
     net = replace(classifier(workdir), batch_size=360)
     numbers = [generated(draw, net, train, test)({"blur": jnp.float32(b)}) for b in (0, 0.5)]
     fids = [x[f"fid_{net.name}"] for x in numbers]
-    assert fids[0] == pytest.approx(numbers[0][f"fid_{net.name}_floor"], rel=1e-3) and fids[1] > 3 * fids[0]
+    assert (
+        fids[0] == pytest.approx(numbers[0][f"fid_{net.name}_floor"], rel=1e-3)
+        and fids[1] > 3 * fids[0]
+    )
 
 
 def test_changed_images_are_named_by_it(workdir, test):
@@ -78,9 +97,16 @@ def test_changed_images_are_named_by_it(workdir, test):
     named = lambda x: np.argmax(net.logits(net.params, net.apply(net.params, x)), 1)
     by_hand = lambda x: float(100 * np.mean(np.asarray(named(x)) == test.labels))
     dark = np.round(test.image * np.float32(0.5)).astype(np.uint8)
-    want = {"accuracy": by_hand(test.image[:, ::-1]), "accuracy_of_dark": by_hand(dark),
-            "accuracy_of_same": by_hand(test.image), "accuracy_of_images": by_hand(test.image)}
-    assert numbers == pytest.approx(want, abs=0.6) and numbers["accuracy_of_same"] == numbers["accuracy_of_images"]
+    want = {
+        "accuracy": by_hand(test.image[:, ::-1]),
+        "accuracy_of_dark": by_hand(dark),
+        "accuracy_of_same": by_hand(test.image),
+        "accuracy_of_images": by_hand(test.image),
+    }
+    assert (
+        numbers == pytest.approx(want, abs=0.6)
+        and numbers["accuracy_of_same"] == numbers["accuracy_of_images"]
+    )
     assert numbers["accuracy"] < numbers["accuracy_of_images"] - 20
     with pytest.raises(ValueError, match="pixels names no classes"):
         recognised(versions, pixels(), test)
@@ -88,13 +114,17 @@ def test_changed_images_are_named_by_it(workdir, test):
 
 def test_images_of_other_channels_are_refused(workdir):
     net = classifier(workdir)
-    with pytest.raises(ValueError, match="takes images of 1 channels, not 3: train one on the same data"):
+    with pytest.raises(
+        ValueError, match="takes images of 1 channels, not 3: train one on the same data"
+    ):
         net.apply(net.params, jnp.zeros((2, 8, 8, 3), jnp.uint8))
 
 
 def test_a_missing_run_says_which_command_makes_it(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ValueError, match="no trained classifier: make one with `launch/local.sh"):
+        with pytest.raises(
+            ValueError, match="no trained classifier: make one with `launch/local.sh"
+        ):
             classifier(folder)
 
 

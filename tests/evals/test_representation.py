@@ -16,13 +16,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from ssljax.data.sources import Arrays
+from ssljax.evals import probe
 from ssljax.evals.average import average
 from ssljax.evals.collapse import collapse, feature_std, rankme
 from ssljax.evals.features import extractor, features, in_parts, raw_pixels, subset
 from ssljax.evals.knn import knn, neighbours, vote
 from ssljax.evals.masked import keyed
 from ssljax.evals.pictures import compared, feature_map, grid, interpolations, samples, views
-from ssljax.evals import probe
 from ssljax.evals.probe import linear_probe
 
 
@@ -71,7 +71,7 @@ def random_state(d=32, seed=0):
 @pytest.mark.parametrize("batch_size", [100, 333, 10_000])
 def test_features_are_in_order_whatever_the_batch(test, batch_size):
     state = random_state()
-    expected = test.images.reshape(len(test), -1) / 255. @ np.asarray(state["w"], np.float64)
+    expected = test.images.reshape(len(test), -1) / 255.0 @ np.asarray(state["w"], np.float64)
     found = features(project, state, test, batch_size)
     assert found.shape == (497, 32) and found.dtype == np.float32
     np.testing.assert_allclose(found, np.maximum(expected, 0), atol=1e-4)
@@ -125,26 +125,46 @@ def test_bad_features_are_refused(test):
 def test_raw_pixels(test):
     expected = test.images.reshape(497, 64) / 255
     np.testing.assert_allclose(raw_pixels(test, chunk=100), expected, atol=1e-6)
-    np.testing.assert_allclose(raw_pixels(test, np.array([7, 2, 9]), chunk=2), expected[[7, 2, 9]], atol=1e-6)
+    np.testing.assert_allclose(
+        raw_pixels(test, np.array([7, 2, 9]), chunk=2), expected[[7, 2, 9]], atol=1e-6
+    )
     assert [len(at) for at in test.reads] == [100, 100, 100, 100, 97, 2, 1]  # None is read twice.
-    halves = raw_pixels(Arrays(np.tile(np.uint8([[0, 255]]), (3, 64, 16))[..., None], np.zeros(3, np.int32), ["a"]), most=8)
-    assert halves.shape == (3, 8 * 4) and abs(halves - 0.5).max() < 0.02  # Antialiased, and of the same shape.
+    halves = raw_pixels(
+        Arrays(np.tile(np.uint8([[0, 255]]), (3, 64, 16))[..., None], np.zeros(3, np.int32), ["a"]),
+        most=8,
+    )
+    assert (
+        halves.shape == (3, 8 * 4) and abs(halves - 0.5).max() < 0.02
+    )  # Antialiased, and of the same shape.
 
 
-@pytest.mark.parametrize("n, size, want", [
-    (7, 3, [[0, 1, 2], [3, 4, 5], [6, 6, 6]]), (5, 9, [[0, 1, 2, 3, 4]]), (4, 2, [[0, 1], [2, 3]])])
+@pytest.mark.parametrize(
+    "n, size, want",
+    [
+        (7, 3, [[0, 1, 2], [3, 4, 5], [6, 6, 6]]),
+        (5, 9, [[0, 1, 2, 3, 4]]),
+        (4, 2, [[0, 1], [2, 3]]),
+    ],
+)
 def test_parts_are_of_one_length_and_shared_evenly(n, size, want):
     """With their first rows repeated behind, on one device and eight; those that are masked have a key each besides."""
     rows, data = 10 * np.arange(n)[:, None] + np.arange(3), jax.random.key_data
     for room, count in (len(want[0]), 1), (8, 8):
-        mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+        mesh = jax.make_mesh(
+            (count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count]
+        )
         with jax.set_mesh(mesh):
-            found, masked = list(in_parts(rows.__getitem__, np.arange(n), size)), list(keyed(rows, size, seed=3))
+            found, masked = (
+                list(in_parts(rows.__getitem__, np.arange(n), size)),
+                list(keyed(rows, size, seed=3)),
+            )
         for (start, k, part), (key, m, again), at in zip(found, masked, want, strict=True):
             assert (start, k) == (at[0], len(set(at))) and k == m
             for x in part, again:
                 np.testing.assert_array_equal(x, rows[np.resize(at[:k], room)])
-            np.testing.assert_array_equal(data(key), data(jax.random.fold_in(jax.random.key(3), start)))
+            np.testing.assert_array_equal(
+                data(key), data(jax.random.fold_in(jax.random.key(3), start))
+            )
     with pytest.raises(ValueError, match="A set to evaluate on is empty"):
         next(in_parts(rows.__getitem__, np.arange(0), size))
 
@@ -172,7 +192,9 @@ def encoded(train, test):
     return [features(project, random_state(), data) for data in (train, test)]
 
 
-@pytest.mark.parametrize("k, temperature", [(1, 0.07), (4, 0.07), (20, 0.07), (20, 0.01), (50, 1.0)])
+@pytest.mark.parametrize(
+    "k, temperature", [(1, 0.07), (4, 0.07), (20, 0.07), (20, 0.01), (50, 1.0)]
+)
 def test_knn_is_the_papers(encoded, train, test, k, temperature):
     bank, queries = encoded[0], encoded[1][:60]
     sims, index = neighbours(bank, queries, k, tile=(32, 500))  # Neither divides.
@@ -277,8 +299,13 @@ def test_probe_numbers(train, test):
     score = 100 * theirs.score(StandardScaler().fit(z).transform(zt), test.labels)
     assert numbers["accuracy"] == pytest.approx(score, abs=0.5)
     assert numbers["train_accuracy"] > numbers["accuracy"]
-    pixels = linear_probe(lambda state, x: x.reshape(len(x), -1) / 255, train, test, floor=False)({})
-    assert numbers["raw_pixels"] == pytest.approx(pixels["accuracy"], abs=0.5) and pixels["accuracy"] > 85
+    pixels = linear_probe(lambda state, x: x.reshape(len(x), -1) / 255, train, test, floor=False)(
+        {}
+    )
+    assert (
+        numbers["raw_pixels"] == pytest.approx(pixels["accuracy"], abs=0.5)
+        and pixels["accuracy"] > 85
+    )
     reads = len(train.reads)
     assert evaluate(random_state(64, seed=1))["raw_pixels"] == numbers["raw_pixels"]
     assert len(train.reads) == reads + 2  # The encoder's two batches; pixels were kept.
@@ -286,8 +313,10 @@ def test_probe_numbers(train, test):
 
 def test_the_regulariser_is_chosen_without_the_test_set(train, test):
     shuffled = Digits(slice(1300, None), np.random.default_rng(0).permutation(test.labels))
-    honest, blind = (linear_probe(project, train, data, floor=False)(random_state(64))
-                     for data in (test, shuffled))
+    honest, blind = (
+        linear_probe(project, train, data, floor=False)(random_state(64))
+        for data in (test, shuffled)
+    )
     assert honest["regulariser"] == blind["regulariser"]
     assert honest["train_accuracy"] == blind["train_accuracy"]
     assert honest["accuracy"] > 85 and blind["accuracy"] < 25
@@ -296,9 +325,13 @@ def test_the_regulariser_is_chosen_without_the_test_set(train, test):
 def test_the_regulariser_is_chosen_on_images_held_out(train, test):
     """With wrong labels among the right ones the weakest fits the training set best and new images worst."""
     rng = np.random.default_rng(0)
-    train.labels = np.where(rng.random(1300) < 0.4, rng.integers(0, 10, 1300, dtype=np.int32), train.labels)
-    weak, both = (linear_probe(project, train, test, lams, floor=False)(random_state(64))
-                  for lams in ((1e-6,), (1e-6, 0.1)))
+    train.labels = np.where(
+        rng.random(1300) < 0.4, rng.integers(0, 10, 1300, dtype=np.int32), train.labels
+    )
+    weak, both = (
+        linear_probe(project, train, test, lams, floor=False)(random_state(64))
+        for lams in ((1e-6,), (1e-6, 0.1))
+    )
     assert both["regulariser"] == 0.1 and both["accuracy"] > weak["accuracy"] + 1
     assert both["train_accuracy"] < weak["train_accuracy"]
 
@@ -331,7 +364,9 @@ def test_feature_std_is_one_for_a_gaussian_and_none_for_a_point():
     z = np.random.default_rng(0).normal(size=(4000, 50)).astype(np.float32)
     assert feature_std(z[:, :12]) == pytest.approx(1, abs=0.02)
     assert feature_std(z) == pytest.approx(1, abs=0.02)
-    assert feature_std(z * np.linspace(1, 9, 4000, dtype=np.float32)[:, None]) == pytest.approx(1, abs=0.02)
+    assert feature_std(z * np.linspace(1, 9, 4000, dtype=np.float32)[:, None]) == pytest.approx(
+        1, abs=0.02
+    )
     assert feature_std(np.ones((100, 50), np.float32)) == pytest.approx(0, abs=1e-6)
     assert feature_std(z[:, :1] * np.ones(50, np.float32) + 50) == pytest.approx(0, abs=1e-2)
 
@@ -353,7 +388,9 @@ def test_grid_places_and_enlarges():
     images[1, 2, 0, 0] = [1, 0.5, 2]
     picture = grid(images)
     assert picture.shape == (2 * 80 + 2, 3 * 120 + 4, 3) and picture.dtype == np.uint8
-    assert (picture[82:86, 244:248] == [255, 128, 255]).all()  # 4 x 4 pixels of image (1, 2), after two gaps.
+    assert (
+        picture[82:86, 244:248] == [255, 128, 255]
+    ).all()  # 4 x 4 pixels of image (1, 2), after two gaps.
     assert (picture[80:82] == 255).all() and (picture[:80, :120] == 0).all()
     gray = grid(np.full((1, 1, 100, 100, 1), 7, np.uint8))
     assert gray.shape == (100, 100, 3) and (gray == 7).all()
@@ -368,15 +405,28 @@ def test_grid_of_another_shape_is_refused(shape):
 def cells(picture, rows, columns, factor=8):
     """The images of a grid of enlarged 8x8 images with gaps of 2, (rows, columns, 8, 8), as in the first channel."""
     step = 8 * factor + 2
-    return np.array([[picture[r * step:(r + 1) * step - 2:factor, c * step:(c + 1) * step - 2:factor, 0]
-                      for c in range(columns)] for r in range(rows)])
+    return np.array(
+        [
+            [
+                picture[
+                    r * step : (r + 1) * step - 2 : factor,
+                    c * step : (c + 1) * step - 2 : factor,
+                    0,
+                ]
+                for c in range(columns)
+            ]
+            for r in range(rows)
+        ]
+    )
 
 
 def test_samples_are_what_was_drawn():
     drawn = lambda state, key, n: state["x"] * jax.random.uniform(key, (n, 8, 8, 1))
     picture = samples(drawn, rows=2, columns=3, seed=5)({"x": jnp.float32(0.5)})["samples"]
     want = np.asarray(drawn({"x": 0.5}, jax.random.key(5), 6))
-    np.testing.assert_array_equal(cells(picture, 2, 3), np.round(255 * want.reshape(2, 3, 8, 8)).astype(np.uint8))
+    np.testing.assert_array_equal(
+        cells(picture, 2, 3), np.round(255 * want.reshape(2, 3, 8, 8)).astype(np.uint8)
+    )
 
 
 def test_compared_has_the_image_over_what_is_made_of_it(test):
@@ -389,25 +439,40 @@ def test_compared_has_the_image_over_what_is_made_of_it(test):
 
 
 def test_interpolations_go_straight_from_one_image_to_another(test):
-    encode, decode = lambda state, x: x.reshape(len(x), -1) / 255.0, lambda state, z: z.reshape(-1, 8, 8, 1)
-    picture = cells(interpolations(encode, decode, test, rows=2, columns=3)({"x": jnp.zeros(())})["interpolations"], 2, 5)
+    encode, decode = (
+        lambda state, x: x.reshape(len(x), -1) / 255.0,
+        lambda state, z: z.reshape(-1, 8, 8, 1),
+    )
+    picture = cells(
+        interpolations(encode, decode, test, rows=2, columns=3)({"x": jnp.zeros(())})[
+            "interpolations"
+        ],
+        2,
+        5,
+    )
     ends = test.images[subset(test, 4)][..., 0].reshape(2, 2, 8, 8).astype(int)
-    for column, want in zip(range(5), (ends[0], ends[0], (ends[0] + ends[1]) / 2, ends[1], ends[1])):
+    for column, want in zip(
+        range(5), (ends[0], ends[0], (ends[0] + ends[1]) / 2, ends[1], ends[1])
+    ):
         assert np.abs(picture[:, column] - want).max() <= 0.5
 
 
 def test_views_are_originals_and_draws(test):
     def show(key, images):
         shift = jax.random.uniform(key, (len(images), 1, 1, 1))
-        return jnp.clip(images[:, 1:, 1:] / 255 + shift, 0, 1)  # Smaller than the original, as a crop may be.
+        return jnp.clip(
+            images[:, 1:, 1:] / 255 + shift, 0, 1
+        )  # Smaller than the original, as a crop may be.
 
     evaluate = views(show, test, n=3, draws=4)
     picture = evaluate(random_state())["views"]
     side = 7 * 10  # The least multiple of 7 from 64 on.
     assert picture.shape == (3 * side + 4, 5 * side + 8, 3) and picture.dtype == np.uint8
-    cells = [picture[:side, c * (side + 2):c * (side + 2) + side] for c in range(5)]
+    cells = [picture[:side, c * (side + 2) : c * (side + 2) + side] for c in range(5)]
     assert len({cell.tobytes() for cell in cells}) == 5
-    first = jax.image.resize(test.images[subset(test, 3)[:1]] / np.float32(255), (1, 7, 7, 1), "linear")
+    first = jax.image.resize(
+        test.images[subset(test, 3)[:1]] / np.float32(255), (1, 7, 7, 1), "linear"
+    )
     np.testing.assert_array_equal(cells[0], grid(first[None]))
     reads = len(test.reads)
     assert evaluate(random_state(seed=1))["views"] is picture and len(test.reads) == reads
@@ -439,7 +504,10 @@ def test_the_map_of_four_images_is_refused():
 
 def numbers(train, test):
     probed = linear_probe(project, train, test, floor=False)
-    return [e(random_state(64)) for e in (knn(project, train, test), probed, collapse(project, test, 100))]
+    return [
+        e(random_state(64))
+        for e in (knn(project, train, test), probed, collapse(project, test, 100))
+    ]
 
 
 def check_mesh():
@@ -463,7 +531,7 @@ def check_mesh():
         train, test = Digits(slice(0, 1300)), Digits(slice(1300, None))
         for one, eight in zip(expected, numbers(train, test), strict=True):
             assert eight == pytest.approx(one, rel=1e-3)
-        assert views(lambda key, images: images / 255., test)(state)["views"].std() > 0
+        assert views(lambda key, images: images / 255.0, test)(state)["views"].std() > 0
 
 
 @pytest.mark.parametrize("n", [1, 6, 8])
@@ -471,10 +539,14 @@ def test_what_is_drawn_for_an_image_does_not_depend_on_the_devices(n):
     def measure(state, key, images, labels):
         return {"noise": jax.random.uniform(key, (len(images), 3))[:, 1] * labels}
 
-    rng = lambda start, n: jax.random.uniform(jax.random.fold_in(jax.random.key(0), start), (n, 3))[:, 1]
+    rng = lambda start, n: jax.random.uniform(jax.random.fold_in(jax.random.key(0), start), (n, 3))[
+        :, 1
+    ]
     first = Digits(slice(1300, 1450))
     expected = np.concatenate([rng(0, 100), rng(100, 50)]) * first.labels
-    mesh = jax.make_mesh((n, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:n])
+    mesh = jax.make_mesh(
+        (n, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:n]
+    )
     with jax.set_mesh(mesh):
         found = average(measure, first, batch_size=100)({})
     assert found["noise"] == pytest.approx(expected.mean(), rel=1e-6)
@@ -483,7 +555,10 @@ def test_what_is_drawn_for_an_image_does_not_depend_on_the_devices(n):
 def test_a_mesh_changes_nothing():
     if jax.device_count() == 8:
         return check_mesh()
-    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
     run = subprocess.run([sys.executable, __file__], env=flags, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
 

@@ -21,16 +21,26 @@ def test_a_word_that_tells_and_none():
     for name in ("tfidf", "bag_of_words"):
         out = text_floors(reviews(90, True, 0), reviews(60, True, 1))[name](None)
         assert out["accuracy"] == 100 and out["majority"] == pytest.approx(100 * 40 / 60)
-        assert text_floors(reviews(90, False, 0), reviews(60, False, 1))[name](None)["accuracy"] < 75
+        assert (
+            text_floors(reviews(90, False, 0), reviews(60, False, 1))[name](None)["accuracy"] < 75
+        )
 
 
 def test_bag_of_words_is_naive_bayes():
     """By hand: the class's share, and of each word its share of the class's words, one added to each count."""
     rng = np.random.default_rng(0)
-    draw = lambda n: Documents([" ".join(rng.choice(["aa", "bb", "cc", "dd"], 6, p=p)) for p in (
-        [0.4, 0.3, 0.2, 0.1], [0.1, 0.3, 0.2, 0.4]) for _ in range(n)], np.repeat([0, 1], n).astype(np.int32))
+    draw = lambda n: Documents(
+        [
+            " ".join(rng.choice(["aa", "bb", "cc", "dd"], 6, p=p))
+            for p in ([0.4, 0.3, 0.2, 0.1], [0.1, 0.3, 0.2, 0.4])
+            for _ in range(n)
+        ],
+        np.repeat([0, 1], n).astype(np.int32),
+    )
     train, test = draw(30), draw(40)
-    rare = Documents([*train.text[:-1], train.text[-1] + " once"], train.labels)  # In one document: not a word.
+    rare = Documents(
+        [*train.text[:-1], train.text[-1] + " once"], train.labels
+    )  # In one document: not a word.
     hits = []
     for text, label in zip(test.text, test.labels):
         score = []
@@ -40,7 +50,10 @@ def test_bag_of_words_is_naive_bayes():
         hits.append(np.argmax(score) == label)
     asked = Documents([text + 9 * " once" for text in test.text], test.labels)
     found = text_floors(rare, asked)["bag_of_words"](None)
-    assert found == {"accuracy": pytest.approx(100 * np.mean(hits)), "majority": 50} and 60 < found["accuracy"] < 100
+    assert (
+        found == {"accuracy": pytest.approx(100 * np.mean(hits)), "majority": 50}
+        and 60 < found["accuracy"] < 100
+    )
 
 
 def test_documents_without_classes():

@@ -2,7 +2,8 @@
 
 import math
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,13 +24,17 @@ def mean(values):
 
 
 NAIVE = {  # The equations as they are printed, with D = sigmoid(logit) where the paper's D is a probability.
-    "gan_critic": lambda r, f: -mean(math.log(sigmoid(x)) for x in r) - mean(math.log(1 - sigmoid(x)) for x in f),
+    "gan_critic": lambda r, f: (
+        -mean(math.log(sigmoid(x)) for x in r) - mean(math.log(1 - sigmoid(x)) for x in f)
+    ),
     "minimax_generator": lambda f: mean(math.log(1 - sigmoid(x)) for x in f),
     "nonsaturating_generator": lambda f: -mean(math.log(sigmoid(x)) for x in f),
     "relativistic_critic": lambda r, f: -mean(math.log(sigmoid(x - y)) for x, y in zip(r, f)),
     "relativistic_generator": lambda r, f: -mean(math.log(sigmoid(y - x)) for x, y in zip(r, f)),
-    "least_squares_critic": lambda r, f: 0.5 * mean((x - 1)**2 for x in r) + 0.5 * mean(x**2 for x in f),
-    "least_squares_generator": lambda f: 0.5 * mean((x - 1)**2 for x in f),
+    "least_squares_critic": lambda r, f: (
+        0.5 * mean((x - 1) ** 2 for x in r) + 0.5 * mean(x**2 for x in f)
+    ),
+    "least_squares_generator": lambda f: 0.5 * mean((x - 1) ** 2 for x in f),
     "hinge_critic": lambda r, f: -mean(min(0, -1 + x) for x in r) - mean(min(0, -1 - x) for x in f),
     "wasserstein_critic": lambda r, f: mean(f) - mean(r),
     "linear_generator": lambda f: -mean(f),
@@ -58,7 +63,9 @@ def test_equal_the_equations(name, seed, scale):
 @LOSSES
 def test_gradient_is_the_finite_difference_of_the_equation(name):
     args = arguments(name, *draw(3))
-    grads = jax.grad(getattr(adv, name), tuple(range(len(args))))(*(jnp.asarray(a, jnp.float32) for a in args))
+    grads = jax.grad(getattr(adv, name), tuple(range(len(args))))(
+        *(jnp.asarray(a, jnp.float32) for a in args)
+    )
     for which, grad in enumerate(grads):
         for i in range(len(grad)):
             ends = []
@@ -81,7 +88,9 @@ def test_extremes_stay_finite(name, signs):
 def test_a_sure_critic_stops_the_minimax_generator_alone():
     """Goodfellow et al., 2014, section 3: log(1 - D) saturates where samples are rejected with confidence."""
     sure = jnp.full(8, -20.0)
-    saturated, strong = (jax.grad(f)(sure) for f in (adv.minimax_generator, adv.nonsaturating_generator))
+    saturated, strong = (
+        jax.grad(f)(sure) for f in (adv.minimax_generator, adv.nonsaturating_generator)
+    )
     assert np.abs(saturated).max() < 1e-8
     np.testing.assert_allclose(strong, -1 / 8, rtol=1e-5)
 
@@ -95,12 +104,17 @@ def test_the_best_critic_gives_log_four():
 
 def test_only_differences_count_in_pairs():
     real, fake = (jnp.asarray(a, jnp.float32) for a in draw(5))
-    np.testing.assert_allclose(adv.relativistic_critic(real + 9, fake + 9), adv.relativistic_critic(real, fake), rtol=1e-5)
+    np.testing.assert_allclose(
+        adv.relativistic_critic(real + 9, fake + 9), adv.relativistic_critic(real, fake), rtol=1e-5
+    )
     mixed = jnp.roll(fake, 1)
-    assert abs(adv.relativistic_critic(real, mixed) - adv.relativistic_critic(real, fake)) > 1e-3  # The pairing matters.
+    assert (
+        abs(adv.relativistic_critic(real, mixed) - adv.relativistic_critic(real, fake)) > 1e-3
+    )  # The pairing matters.
 
 
 # Penalties, on critics whose gradients are known.
+
 
 def images(seed, n=6):
     rng = np.random.default_rng(seed)
@@ -117,7 +131,9 @@ def linear(length):
 def test_gradient_penalty_of_a_linear_critic(length, expected):
     """|∇D| is `length` everywhere: (length - 1)², and nothing for a critic of slope 1."""
     real, fake = images(0)
-    np.testing.assert_allclose(adv.gradient_penalty(linear(length), real, fake, KEY), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        adv.gradient_penalty(linear(length), real, fake, KEY), expected, atol=1e-6
+    )
 
 
 def test_gradient_penalty_is_taken_between_the_two():
@@ -134,10 +150,14 @@ def test_gradient_penalty_is_taken_between_the_two():
     jax.effects_barrier()
     r, f = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     t = ((points[0] - r) / (f - r)).reshape(len(r), -1)
-    np.testing.assert_allclose(t, t[:, :1] * np.ones(12), atol=1e-3)  # One place on the line for an image,
-    assert 0 <= t.min() + 1e-3 and t.max() <= 1 + 1e-3 and abs(t[:, 0].mean() - 0.5) < 0.03  # uniform in [0, 1].
+    np.testing.assert_allclose(
+        t, t[:, :1] * np.ones(12), atol=1e-3
+    )  # One place on the line for an image,
+    assert (
+        t.min() + 1e-3 >= 0 and t.max() <= 1 + 1e-3 and abs(t[:, 0].mean() - 0.5) < 0.03
+    )  # uniform in [0, 1].
     assert abs(t[:, 0].std() - 12**-0.5) < 0.02
-    expected = mean((math.sqrt(sum(v * v for v in x.ravel())) - 1)**2 for x in points[0])
+    expected = mean((math.sqrt(sum(v * v for v in x.ravel())) - 1) ** 2 for x in points[0])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -145,12 +165,17 @@ def test_r1_and_r2_of_a_known_critic():
     """D(x) = sum(a x²)/2 + sin(x_0): the gradient is a x + cos(x_0) e_0."""
     real, fake = images(2)
     a = np.random.default_rng(1).normal(size=12)
-    critic = lambda x: x.reshape(len(x), -1)**2 @ jnp.asarray(a / 2, jnp.float32) + jnp.sin(x.reshape(len(x), -1)[:, 0])
+    critic = lambda x: (
+        x.reshape(len(x), -1) ** 2 @ jnp.asarray(a / 2, jnp.float32)
+        + jnp.sin(x.reshape(len(x), -1)[:, 0])
+    )
 
     def naive(points):
         total = 0.0
         for x in np.asarray(points, np.float64).reshape(len(points), -1):
-            total += sum((a[j] * x[j] + (math.cos(x[0]) if j == 0 else 0))**2 for j in range(12)) / 2
+            total += (
+                sum((a[j] * x[j] + (math.cos(x[0]) if j == 0 else 0)) ** 2 for j in range(12)) / 2
+            )
         return total / len(points)
 
     np.testing.assert_allclose(adv.r1(critic, real), naive(real), rtol=1e-5)
@@ -164,19 +189,25 @@ def test_penalties_reach_the_critics_parameters():
     critic = lambda w: lambda x: jnp.tanh(x.reshape(len(x), -1) @ w)
 
     def square(x, w):  # |∇ tanh(w x)|² = (1 - tanh²)² |w|²
-        return (1 - math.tanh(x @ w)**2)**2 * (w @ w)
+        return (1 - math.tanh(x @ w) ** 2) ** 2 * (w @ w)
 
     t = np.asarray(jax.random.uniform(KEY, (6, 1, 1, 1)), np.float64)
     real64, fake64 = (np.asarray(v, np.float64) for v in (real, fake))
     between = (real64 + t * (fake64 - real64)).reshape(6, -1)
     naive_r1 = lambda w: mean(square(x, w) / 2 for x in real64.reshape(6, -1))
-    naive_gp = lambda w: mean((math.sqrt(square(x, w)) - 1)**2 for x in between)
+    naive_gp = lambda w: mean((math.sqrt(square(x, w)) - 1) ** 2 for x in between)
     ours_r1 = jax.grad(lambda w: adv.r1(critic(w), real))(jnp.asarray(w, jnp.float32))
-    ours_gp = jax.grad(lambda w: adv.gradient_penalty(critic(w), real, fake, KEY))(jnp.asarray(w, jnp.float32))
+    ours_gp = jax.grad(lambda w: adv.gradient_penalty(critic(w), real, fake, KEY))(
+        jnp.asarray(w, jnp.float32)
+    )
     for i in range(12):
         e = np.eye(12)[i] * 1e-5
-        np.testing.assert_allclose(ours_r1[i], (naive_r1(w + e) - naive_r1(w - e)) / 2e-5, rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(ours_gp[i], (naive_gp(w + e) - naive_gp(w - e)) / 2e-5, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            ours_r1[i], (naive_r1(w + e) - naive_r1(w - e)) / 2e-5, rtol=1e-3, atol=1e-4
+        )
+        np.testing.assert_allclose(
+            ours_gp[i], (naive_gp(w + e) - naive_gp(w - e)) / 2e-5, rtol=1e-3, atol=1e-4
+        )
 
 
 def test_a_flat_critic_makes_no_nan():
@@ -184,7 +215,9 @@ def test_a_flat_critic_makes_no_nan():
     real, fake = images(5)
     flat = lambda w: lambda x: w * jax.nn.relu(x.reshape(len(x), -1).sum(1) - 1e3)
     with jax.debug_nans(True):
-        value, grad = jax.value_and_grad(lambda w: adv.gradient_penalty(flat(w), real, fake, KEY))(2.0)
+        value, grad = jax.value_and_grad(lambda w: adv.gradient_penalty(flat(w), real, fake, KEY))(
+            2.0
+        )
     assert value == 1 and grad == 0
 
 

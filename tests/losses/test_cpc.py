@@ -29,9 +29,13 @@ def draw():
 
 def test_equals_the_equation():
     args = draw()
-    np.testing.assert_allclose(cpc(*(jnp.asarray(a, jnp.float32) for a in args)), naive(*args), rtol=1e-5)
+    np.testing.assert_allclose(
+        cpc(*(jnp.asarray(a, jnp.float32) for a in args)), naive(*args), rtol=1e-5
+    )
     c, z, w = args
-    np.testing.assert_allclose(cpc(c, z, 0 * w)[0], math.log(5), rtol=1e-6)  # Knowing nothing is chance.
+    np.testing.assert_allclose(
+        cpc(c, z, 0 * w)[0], math.log(5), rtol=1e-6
+    )  # Knowing nothing is chance.
 
 
 def test_gradient_is_the_finite_difference_of_the_equation():
@@ -39,7 +43,10 @@ def test_gradient_is_the_finite_difference_of_the_equation():
     grads = jax.grad(lambda *a: cpc(*a)[0], (0, 1, 2))(*(jnp.asarray(a, jnp.float32) for a in args))
     for which, grad in enumerate(grads):
         way = np.random.default_rng(which).normal(size=grad.shape)
-        up, down = (naive(*[a + s * 1e-5 * way if i == which else a for i, a in enumerate(args)])[0] for s in (1, -1))
+        up, down = (
+            naive(*[a + s * 1e-5 * way if i == which else a for i, a in enumerate(args)])[0]
+            for s in (1, -1)
+        )
         np.testing.assert_allclose(np.sum(grad * way), (up - down) / 2e-5, rtol=1e-3, atol=1e-5)
 
 

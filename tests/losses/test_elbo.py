@@ -2,7 +2,8 @@
 
 import math
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,11 @@ f32 = lambda *xs: [jnp.asarray(x, jnp.float32) for x in xs]
 @given(st.integers(0, 1000))
 def test_log_probabilities_equal_loops(seed):
     rng = np.random.default_rng(seed)
-    x, y, v = rng.uniform(size=(2, 3, 2, 1)), 3 * rng.normal(size=(2, 3, 2, 1)), rng.normal(size=(2, 3, 2, 1))
+    x, y, v = (
+        rng.uniform(size=(2, 3, 2, 1)),
+        3 * rng.normal(size=(2, 3, 2, 1)),
+        rng.normal(size=(2, 3, 2, 1)),
+    )
     gaussian = [sum(stats.norm.logpdf(x[i].flat, y[i].flat, np.exp(v[i] / 2).flat)) for i in (0, 1)]
     np.testing.assert_allclose(gaussian_log_prob(*f32(x, y, v)), gaussian, rtol=1e-5)
 
@@ -31,20 +36,30 @@ def test_kl_is_the_expectation_of_the_log_ratio(mean, std):
     x, width = np.linspace(mean - 12 * std, mean + 12 * std, 200_001, retstep=True)
     q, p = stats.norm(mean, std), stats.norm(0, 1)
     by_sum = np.sum(q.pdf(x) * (q.logpdf(x) - p.logpdf(x))) * width
-    np.testing.assert_allclose(kl_normal(*f32(mean, 2 * math.log(std))), by_sum, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        kl_normal(*f32(mean, 2 * math.log(std))), by_sum, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_iwae_equals_the_equation_and_grows_with_k():
     log_w = np.random.default_rng(0).normal(-90, 4, size=(64, 500))
     naive = [math.log(sum(math.exp(w + 90) for w in column) / 64) - 90 for column in log_w.T]
     np.testing.assert_allclose(iwae(*f32(log_w)), naive, rtol=1e-5)
-    np.testing.assert_allclose(iwae(*f32(log_w[:1])), log_w[0], rtol=1e-6)  # k = 1 is the ELBO by sampling.
-    bounds = [np.mean([iwae(*f32(log_w[i:i + k])).mean() for i in range(0, 64, k)]) for k in (1, 2, 4, 16, 64)]
-    assert (np.diff(bounds) > 0.1).all()  # Of all draws in equal parts it grows for certain (Burda, theorem 1).
+    np.testing.assert_allclose(
+        iwae(*f32(log_w[:1])), log_w[0], rtol=1e-6
+    )  # k = 1 is the ELBO by sampling.
+    bounds = [
+        np.mean([iwae(*f32(log_w[i : i + k])).mean() for i in range(0, 64, k)])
+        for k in (1, 2, 4, 16, 64)
+    ]
+    assert (
+        np.diff(bounds) > 0.1
+    ).all()  # Of all draws in equal parts it grows for certain (Burda, theorem 1).
 
 
 # A model with a known likelihood: p(z) = N(0, 1), p(x|z) = N(w z, 1), so p(x) = N(0, 1 + w²).
 # q(z|x) = N(a x, exp(s)); the exact posterior has a = w / (1 + w²), exp(s) = 1 / (1 + w²).
+
 
 def log_weight(w, x, z, a, s):
     return log_normal(x, w * z[..., 0]) + (log_normal(z) - log_normal(z, a * x[:, None], s)).sum(-1)
@@ -58,7 +73,9 @@ def test_the_exact_posterior_gives_the_likelihood_from_one_draw():
     w, x = 1.7, jnp.array([-2.0, 0.3, 4.0])
     a, s = w / (1 + w**2), -math.log(1 + w**2)
     z = draw(jax.random.key(0), 1, x, a, s)
-    np.testing.assert_allclose(iwae(log_weight(w, x, z, a, s)), stats.norm.logpdf(x, 0, np.sqrt(1 + w**2)), rtol=1e-4)
+    np.testing.assert_allclose(
+        iwae(log_weight(w, x, z, a, s)), stats.norm.logpdf(x, 0, np.sqrt(1 + w**2)), rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -75,7 +92,9 @@ def test_dreg_is_unbiased_and_less_noisy(k):
                     return iwae(log_weight(w, x, z, a, s)).sum()
                 held = jax.lax.stop_gradient((a, s))
                 return dreg(lambda z: log_weight(w, x, z, *held), z).sum()
+
             return jnp.stack(jax.grad(value, (0, 1, 2))(*params))
+
         return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), n)))
 
     own, doubly = grads((1.7, 0.2, -0.5), "iwae"), grads((1.7, 0.2, -0.5), "dreg")
@@ -98,7 +117,8 @@ def test_the_gradient_of_one_draw_is_the_bounds_on_average_and_of_that_draw_each
     keys = jax.random.split(jax.random.key(1), n)
     values, (by_w, by_z) = jax.vmap(jax.value_and_grad(value, (0, 1)), (None, None, 0))(w, z, keys)
     bound, (exact_w, exact_z) = jax.value_and_grad(
-        lambda w, z: iwae(log_weight(w, x, z, 0.2, -0.5)).sum(), (0, 1))(w, z)
+        lambda w, z: iwae(log_weight(w, x, z, 0.2, -0.5)).sum(), (0, 1)
+    )(w, z)
     np.testing.assert_allclose(values, bound, rtol=1e-5)
     assert abs(by_w.mean() - exact_w) < 4 * by_w.std() / math.sqrt(n) < 0.1 * abs(exact_w)
     np.testing.assert_allclose(by_z.mean(0), exact_z, atol=4 * by_z.std(0).max() / math.sqrt(n))
@@ -122,9 +142,25 @@ def test_likelihood_by_importance_sampling_finds_the_known_one():
     found = likelihood(log_weights, data, samples=20_000, batch_size=10, chunk=1000)({})
     np.testing.assert_allclose(found["nll"], truth.mean(), atol=5e-3)
     np.testing.assert_allclose(found["nll_error"], truth.std(ddof=1) / np.sqrt(33), rtol=0.02)
-    expected_elbo = np.mean([-t - (0.5 * ((0.3 * v - w * v / (1 + w**2)) ** 2 * (1 + w**2) + math.exp(-0.5) * (1 + w**2)
-                                          - 1 + 0.5 - math.log(1 + w**2))) for t, v in zip(truth, x)])
-    np.testing.assert_allclose(found["elbo"], expected_elbo, atol=2e-2)  # log p(x) - KL(q || p(z|x)).
+    expected_elbo = np.mean(
+        [
+            -t
+            - (
+                0.5
+                * (
+                    (0.3 * v - w * v / (1 + w**2)) ** 2 * (1 + w**2)
+                    + math.exp(-0.5) * (1 + w**2)
+                    - 1
+                    + 0.5
+                    - math.log(1 + w**2)
+                )
+            )
+            for t, v in zip(truth, x)
+        ]
+    )
+    np.testing.assert_allclose(
+        found["elbo"], expected_elbo, atol=2e-2
+    )  # log p(x) - KL(q || p(z|x)).
     with pytest.raises(InputError, match="divide"):
         likelihood(log_weights, data, samples=10, chunk=3)
 

@@ -2,7 +2,8 @@
 
 import math
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,9 @@ from ssljax.losses.infonce import clip, enqueue, info_nce, nearest, normalize, n
 
 
 def cosine(a, b):
-    return sum(x * y for x, y in zip(a, b)) / (math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b)))
+    return sum(x * y for x, y in zip(a, b)) / (
+        math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
+    )
 
 
 def naive_nt_xent(za, zb, tau):
@@ -34,7 +37,9 @@ def naive_info_nce(q, k, negatives, tau):
     for i in range(len(q)):
         others = negatives if negatives is not None else [k[j] for j in range(len(k)) if j != i]
         positive = math.exp(cosine(q[i], k[i]) / tau)
-        total += -math.log(positive / (positive + sum(math.exp(cosine(q[i], o) / tau) for o in others)))
+        total += -math.log(
+            positive / (positive + sum(math.exp(cosine(q[i], o) / tau) for o in others))
+        )
     return total / len(q)
 
 
@@ -52,8 +57,20 @@ def naive_supcon(z, labels, tau):
 def naive_clip(za, zb, tau):
     """Radford et al., 2021, figure 3: cross-entropies of the rows and columns of the cosines over tau."""
     n, logits = len(za), [[cosine(a, b) / tau for b in zb] for a in za]
-    rows = sum(-logits[i][i] + math.log(sum(math.exp(logits[i][j]) for j in range(n))) for i in range(n)) / n
-    columns = sum(-logits[i][i] + math.log(sum(math.exp(logits[j][i]) for j in range(n))) for i in range(n)) / n
+    rows = (
+        sum(
+            -logits[i][i] + math.log(sum(math.exp(logits[i][j]) for j in range(n)))
+            for i in range(n)
+        )
+        / n
+    )
+    columns = (
+        sum(
+            -logits[i][i] + math.log(sum(math.exp(logits[j][i]) for j in range(n)))
+            for i in range(n)
+        )
+        / n
+    )
     return (rows + columns) / 2
 
 
@@ -62,7 +79,9 @@ def naive_nnclr(za, support, pb, tau):
     total = 0.0
     for i in range(len(za)):
         nn = max(support, key=lambda q: cosine(q, za[i]))
-        total += -math.log(math.exp(cosine(nn, pb[i]) / tau) / sum(math.exp(cosine(nn, p) / tau) for p in pb))
+        total += -math.log(
+            math.exp(cosine(nn, pb[i]) / tau) / sum(math.exp(cosine(nn, p) / tau) for p in pb)
+        )
     return total / len(za)
 
 
@@ -77,8 +96,12 @@ def test_equal_the_equations(seed, tau):
     a, b, queue = draw(seed, (6, 5), (6, 5), (9, 5))
     args = [jnp.asarray(x, jnp.float32) for x in (a, b, queue)]
     np.testing.assert_allclose(nt_xent(*args[:2], tau), naive_nt_xent(a, b, tau), rtol=2e-5)
-    np.testing.assert_allclose(info_nce(*args[:2], tau=tau), naive_info_nce(a, b, None, tau), rtol=2e-5, atol=1e-6)
-    np.testing.assert_allclose(info_nce(*args, tau=tau), naive_info_nce(a, b, queue, tau), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        info_nce(*args[:2], tau=tau), naive_info_nce(a, b, None, tau), rtol=2e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        info_nce(*args, tau=tau), naive_info_nce(a, b, queue, tau), rtol=2e-5, atol=1e-6
+    )
 
 
 def test_nt_xent_equals_optax():
@@ -97,7 +120,9 @@ def test_those_with_labels_texts_and_neighbours_equal_their_equations(seed, tau)
     a, b, support, z = draw(seed, (6, 5), (6, 5), (9, 5), (8, 5))
     f = [jnp.asarray(x, jnp.float32) for x in (a, b, support, z)]
     np.testing.assert_allclose(clip(f[0], f[1], tau), naive_clip(a, b, tau), rtol=2e-5)
-    np.testing.assert_allclose(supcon(f[3], jnp.array(LABELS), tau), naive_supcon(z, LABELS, tau), rtol=2e-5)
+    np.testing.assert_allclose(
+        supcon(f[3], jnp.array(LABELS), tau), naive_supcon(z, LABELS, tau), rtol=2e-5
+    )
     found = info_nce(nearest(f[0], f[2]), f[1], tau=tau)
     np.testing.assert_allclose(found, naive_nnclr(a, support, b, tau), rtol=2e-5)
 
@@ -107,7 +132,9 @@ def test_supcon_with_a_label_for_each_image_is_nt_xent():
     both, labels = jnp.concatenate([a, b]), jnp.tile(jnp.arange(6), 2)
     np.testing.assert_allclose(supcon(both, labels, 0.3), nt_xent(a, b, 0.3), rtol=1e-5)
     mixed = jnp.array(np.random.default_rng(0).permutation(12))
-    np.testing.assert_allclose(supcon(both[mixed], labels[mixed], 0.3), nt_xent(a, b, 0.3), rtol=1e-5)
+    np.testing.assert_allclose(
+        supcon(both[mixed], labels[mixed], 0.3), nt_xent(a, b, 0.3), rtol=1e-5
+    )
     alone = supcon(both, jnp.arange(12), 0.3)  # No two share a label.
     np.testing.assert_array_equal(alone, 0)
 
@@ -125,9 +152,13 @@ def test_a_queue_holds_the_last_rows():
     queue = jnp.full((8, 1), -1.0)
     for i in range(6):
         queue = enqueue(queue, rows[i])
-        assert set(np.ravel(queue)) == ({-1, 0, 1, 2, 3} if i == 0 else set(range(4 * i - 4, 4 * i + 4)))
+        assert set(np.ravel(queue)) == (
+            {-1, 0, 1, 2, 3} if i == 0 else set(range(4 * i - 4, 4 * i + 4))
+        )
     for size in (0, 2, 6):  # None, smaller than a batch, and no multiple of it.
-        with pytest.raises(ValueError, match=f"queue of {size} can't be renewed by batches of 4: choose a --queue"):
+        with pytest.raises(
+            ValueError, match=f"queue of {size} can't be renewed by batches of 4: choose a --queue"
+        ):
             enqueue(jnp.zeros((size, 1)), rows[0])
     with pytest.raises(InputError, match="leave `tiled` out"):
         info_nce(rows[0], rows[0], negatives=queue, tiled=True)
@@ -135,12 +166,18 @@ def test_a_queue_holds_the_last_rows():
         nearest(rows[0], queue[:0])
 
 
-@pytest.mark.parametrize("loss, naive", [
-    (lambda a, b: clip(a, b, 0.3), lambda a, b: naive_clip(a, b, 0.3)),
-    (lambda a, b: supcon(jnp.concatenate([a, b]), jnp.array(LABELS), 0.3),
-     lambda a, b: naive_supcon([*a, *b], LABELS, 0.3)),
-    (lambda a, b: nt_xent(a, b, 0.3), lambda a, b: naive_nt_xent(a, b, 0.3)),
-    (lambda a, b: info_nce(a, b, tau=0.3), lambda a, b: naive_info_nce(a, b, None, 0.3))])
+@pytest.mark.parametrize(
+    "loss, naive",
+    [
+        (lambda a, b: clip(a, b, 0.3), lambda a, b: naive_clip(a, b, 0.3)),
+        (
+            lambda a, b: supcon(jnp.concatenate([a, b]), jnp.array(LABELS), 0.3),
+            lambda a, b: naive_supcon([*a, *b], LABELS, 0.3),
+        ),
+        (lambda a, b: nt_xent(a, b, 0.3), lambda a, b: naive_nt_xent(a, b, 0.3)),
+        (lambda a, b: info_nce(a, b, tau=0.3), lambda a, b: naive_info_nce(a, b, None, 0.3)),
+    ],
+)
 def test_gradient_is_the_finite_difference_of_the_equation(loss, naive):
     a, b = draw(3, (4, 3), (4, 3))
     grads = jax.grad(loss, (0, 1))(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
@@ -149,25 +186,37 @@ def test_gradient_is_the_finite_difference_of_the_equation(loss, naive):
             step = np.zeros(grad.shape)
             step[at] = 1e-5
             up, down = ((a + s * step, b) if which == 0 else (a, b + s * step) for s in (1, -1))
-            np.testing.assert_allclose(grad[at], (naive(*up) - naive(*down)) / 2e-5, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(
+                grad[at], (naive(*up) - naive(*down)) / 2e-5, rtol=1e-3, atol=1e-4
+            )
 
 
 def test_symmetries():
     a, b = (jnp.asarray(x, jnp.float32) for x in draw(1, (8, 4), (8, 4)))
     whole = nt_xent(a, b, 0.2)
     mixed = jax.random.permutation(jax.random.key(0), 8)
-    np.testing.assert_allclose(nt_xent(a[mixed], b[mixed], 0.2), whole, rtol=1e-6)  # The order of the images,
+    np.testing.assert_allclose(
+        nt_xent(a[mixed], b[mixed], 0.2), whole, rtol=1e-6
+    )  # The order of the images,
     np.testing.assert_allclose(nt_xent(b, a, 0.2), whole, rtol=1e-6)  # which view is first,
-    np.testing.assert_allclose(nt_xent(3 * a, 0.5 * b, 0.2), whole, rtol=1e-5)  # and lengths don't matter;
+    np.testing.assert_allclose(
+        nt_xent(3 * a, 0.5 * b, 0.2), whole, rtol=1e-5
+    )  # and lengths don't matter;
     assert abs(nt_xent(a, b[mixed], 0.2) - whole) > 0.1  # who belongs to whom does.
 
 
 def test_extremes():
     same = jnp.ones((16, 4))
-    np.testing.assert_allclose(nt_xent(same, same, 0.1), np.log(31), rtol=1e-5)  # Collapse: a uniform guess of 31.
+    np.testing.assert_allclose(
+        nt_xent(same, same, 0.1), np.log(31), rtol=1e-5
+    )  # Collapse: a uniform guess of 31.
     eye = jnp.eye(8)
-    np.testing.assert_allclose(nt_xent(eye, eye, 0.1), -np.log(np.e**10 / (np.e**10 + 14)), rtol=1e-3)
-    assert np.isfinite(jax.grad(lambda z: nt_xent(z, z, 0.1))(jnp.zeros((4, 3)))).all()  # A dead row makes no NaN.
+    np.testing.assert_allclose(
+        nt_xent(eye, eye, 0.1), -np.log(np.e**10 / (np.e**10 + 14)), rtol=1e-3
+    )
+    assert np.isfinite(
+        jax.grad(lambda z: nt_xent(z, z, 0.1))(jnp.zeros((4, 3)))
+    ).all()  # A dead row makes no NaN.
     assert np.isfinite(nt_xent(100 * eye, eye, 1e-3))
     np.testing.assert_array_equal(normalize(jnp.zeros((1, 3))), 0)
     with jax.debug_infs(True), jax.debug_nans(True):  # As --run.replay looks for the first of them.

@@ -2,15 +2,23 @@
 
 import math
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ssljax.errors import InputError
-from ssljax.losses.language import (mask_tokens, masked_lm, next_token, replace_tokens, replaced_detection, token_nll,
-                                    word_starts)
+from ssljax.losses.language import (
+    mask_tokens,
+    masked_lm,
+    next_token,
+    replace_tokens,
+    replaced_detection,
+    token_nll,
+    word_starts,
+)
 
 V, MASK, SPECIAL = 30, 4, 5
 KEY = jax.random.key(0)
@@ -26,16 +34,24 @@ def log_p(logits, token):
 @given(seed=st.integers(0, 1000), scale=st.sampled_from([1.0, 50.0]))
 def test_equal_the_equations(seed, scale):
     rng = np.random.default_rng(seed)
-    logits, tokens = (scale * rng.normal(size=(2, 5, 7))).astype(np.float32), rng.integers(7, size=(2, 6))
+    logits, tokens = (
+        (scale * rng.normal(size=(2, 5, 7))).astype(np.float32),
+        rng.integers(7, size=(2, 6)),
+    )
     want = -sum(log_p(logits[i, t], tokens[i, t + 1]) for i, t in np.ndindex(2, 5)) / 10
-    np.testing.assert_allclose(next_token(jnp.asarray(logits), jnp.asarray(tokens)), want, rtol=2e-5)
+    np.testing.assert_allclose(
+        next_token(jnp.asarray(logits), jnp.asarray(tokens)), want, rtol=2e-5
+    )
     weight = rng.integers(2, size=(2, 5))
     weight[0, 0] = 1
     told = [-log_p(logits[i, t], tokens[i, t]) for i, t in np.ndindex(2, 5) if weight[i, t]]
     found = masked_lm(jnp.asarray(logits), jnp.asarray(tokens[:, :5]), jnp.asarray(weight))
     np.testing.assert_allclose(found, np.mean(told), rtol=2e-5)
     z, replaced = logits[:, :, 0], rng.integers(2, size=(2, 5))
-    each = [math.log1p(math.exp(-abs(a))) + max(-a, 0) for a in map(float, np.where(replaced, z, -z).ravel())]
+    each = [
+        math.log1p(math.exp(-abs(a))) + max(-a, 0)
+        for a in map(float, np.where(replaced, z, -z).ravel())
+    ]
     found = replaced_detection(jnp.asarray(z), jnp.asarray(replaced))
     np.testing.assert_allclose(found, np.mean(each), rtol=2e-5, atol=1e-6)
 
@@ -48,12 +64,18 @@ def test_gradient_is_the_finite_difference_of_the_equation():
     for at in np.ndindex(logits.shape):
         step = np.zeros(logits.shape)
         step[at] = 1e-5
-        np.testing.assert_allclose(grad[at], (naive(logits + step) - naive(logits - step)) / 2e-5, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            grad[at], (naive(logits + step) - naive(logits - step)) / 2e-5, rtol=1e-3, atol=1e-4
+        )
 
 
 def test_uniform_guesses_cost_the_log_of_the_vocabulary():
-    np.testing.assert_allclose(token_nll(jnp.zeros((2, 3, 8)), jnp.zeros((2, 3), int)), math.log(8), rtol=1e-6)
-    assert masked_lm(jnp.zeros((2, 3, 8)), jnp.zeros((2, 3), int), jnp.zeros((2, 3))) == 0  # Nothing to tell: no NaN.
+    np.testing.assert_allclose(
+        token_nll(jnp.zeros((2, 3, 8)), jnp.zeros((2, 3), int)), math.log(8), rtol=1e-6
+    )
+    assert (
+        masked_lm(jnp.zeros((2, 3, 8)), jnp.zeros((2, 3), int), jnp.zeros((2, 3))) == 0
+    )  # Nothing to tell: no NaN.
     with pytest.raises(InputError, match="one place shorter"):
         next_token(jnp.zeros((2, 3, 8)), jnp.zeros((2, 3), int))
 
@@ -72,8 +94,12 @@ def rows(seed, n=40, t=40):
 @given(seed=st.integers(0, 1000), share=st.sampled_from([0.15, 0.4]), whole=st.booleans())
 def test_what_is_masked(seed, share, whole):
     tokens, starts = rows(seed), np.arange(V) < 20
-    run = jax.jit(lambda key, x: mask_tokens(key, x, V, MASK, SPECIAL, share, starts if whole else None))
-    new, at, targets, weight = (np.asarray(a) for a in run(jax.random.key(seed), jnp.asarray(tokens)))
+    run = jax.jit(
+        lambda key, x: mask_tokens(key, x, V, MASK, SPECIAL, share, starts if whole else None)
+    )
+    new, at, targets, weight = (
+        np.asarray(a) for a in run(jax.random.key(seed), jnp.asarray(tokens))
+    )
     assert at.shape == (40, round(share * 40))
     for before, after, places, target, told in zip(tokens, new, at, targets, weight > 0):
         allowed = set(np.flatnonzero(before >= SPECIAL))
@@ -94,29 +120,43 @@ def test_what_is_masked(seed, share, whole):
                 word = []
             word.append(place)
         assert all(w <= chosen or not w & chosen for w in words)
-        if chosen != allowed and len(chosen) < budget:  # It stopped since the next word did not fit.
+        if (
+            chosen != allowed and len(chosen) < budget
+        ):  # It stopped since the next word did not fit.
             assert max(len(w) for w in words if not w & chosen) > budget - len(chosen)
 
 
 def test_the_shares_are_the_papers():
     tokens = np.random.default_rng(0).integers(SPECIAL, V, size=(4000, 100))
-    new, at, targets, weight = (np.asarray(a) for a in mask_tokens(KEY, jnp.asarray(tokens), V, MASK, SPECIAL))
+    new, at, targets, weight = (
+        np.asarray(a) for a in mask_tokens(KEY, jnp.asarray(tokens), V, MASK, SPECIAL)
+    )
     assert weight.sum() == 4000 * 15
     shown = np.take_along_axis(new, at, 1)
     np.testing.assert_allclose((shown == MASK).mean(), 0.8, atol=0.006)  # 4.5 standard errors.
     np.testing.assert_allclose((shown == targets).mean(), 0.1 + 0.1 / 25, atol=0.006)
     other = shown[(shown != MASK) & (shown != targets)]
-    np.testing.assert_allclose(np.bincount(other, minlength=V)[SPECIAL:] / len(other), 1 / 25, atol=0.012)
-    np.testing.assert_allclose(np.bincount(at.ravel(), minlength=100) / 4000, 0.15, atol=0.03)  # Each place alike,
+    np.testing.assert_allclose(
+        np.bincount(other, minlength=V)[SPECIAL:] / len(other), 1 / 25, atol=0.012
+    )
+    np.testing.assert_allclose(
+        np.bincount(at.ravel(), minlength=100) / 4000, 0.15, atol=0.03
+    )  # Each place alike,
     for part in (1.0, 0.5):
-        all_masked, places, *_ = (np.asarray(a) for a in mask_tokens(
-            KEY, jnp.asarray(tokens), V, MASK, SPECIAL, masked=part))
+        all_masked, places, *_ = (
+            np.asarray(a)
+            for a in mask_tokens(KEY, jnp.asarray(tokens), V, MASK, SPECIAL, masked=part)
+        )
         np.testing.assert_array_equal(places, at)
         shown = np.take_along_axis(all_masked, places, 1)
         np.testing.assert_allclose((shown == MASK).mean(), part, atol=0.01)
-        np.testing.assert_allclose((shown == targets).mean(), (1 - part) / 2 * (1 + 1 / 25), atol=0.01)
+        np.testing.assert_allclose(
+            (shown == targets).mean(), (1 - part) / 2 * (1 + 1 / 25), atol=0.01
+        )
     again = np.asarray(mask_tokens(jax.random.key(1), jnp.asarray(tokens), V, MASK, SPECIAL)[0])
-    assert ((new == MASK) & (again == MASK)).mean() < 0.02  # and others the next time: dynamic masking.
+    assert (
+        (new == MASK) & (again == MASK)
+    ).mean() < 0.02  # and others the next time: dynamic masking.
 
 
 def test_words_that_are_common_are_as_often_masked_as_they_occur():
@@ -124,7 +164,9 @@ def test_words_that_are_common_are_as_often_masked_as_they_occur():
     _, _, targets, weight = mask_tokens(KEY, jnp.asarray(tokens), V, MASK, SPECIAL, 0.3, starts)
     told = np.bincount(np.asarray(targets)[np.asarray(weight) > 0], minlength=V)
     share = told[SPECIAL:] / np.bincount(tokens.ravel(), minlength=V)[SPECIAL:]
-    assert share.min() > 0.2 and share.max() < 0.34  # Less than 0.3 in long words, which may not fit.
+    assert (
+        share.min() > 0.2 and share.max() < 0.34
+    )  # Less than 0.3 in long words, which may not fit.
 
 
 def test_replacements_are_draws_of_the_generator():
@@ -141,7 +183,9 @@ def test_replacements_are_draws_of_the_generator():
     np.testing.assert_allclose(np.bincount(new[told], minlength=V) / told.sum(), p, atol=0.02)
     sure = 1e4 * jax.nn.one_hot(masked.targets, V)  # A generator that is right replaces nothing,
     assert not replace_tokens(KEY, sure, masked)[1].any()
-    slope = jax.grad(lambda z: replace_tokens(KEY, z, masked)[0].astype(float).sum() + 0 * z.sum())(logits)
+    slope = jax.grad(lambda z: replace_tokens(KEY, z, masked)[0].astype(float).sum() + 0 * z.sum())(
+        logits
+    )
     assert not np.asarray(slope).any()  # and learns nothing from the discriminator.
 
 
@@ -150,4 +194,6 @@ def test_bad_input_is_a_sentence():
     for kwargs in (dict(share=0.0), dict(share=1.0), dict(special=V)):
         with pytest.raises(InputError, match="share of masked tokens"):
             mask_tokens(KEY, tokens, **{"vocabulary": V, "mask": MASK, "special": SPECIAL} | kwargs)
-    np.testing.assert_array_equal(word_starts(["[PAD]", "in", "##put", "#"]), [True, True, False, True])
+    np.testing.assert_array_equal(
+        word_starts(["[PAD]", "in", "##put", "#"]), [True, True, False, True]
+    )

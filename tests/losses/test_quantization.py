@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax.losses.quantization import codebook, commitment, follow, nearest, perplexity, straight_through
+from ssljax.losses.quantization import (
+    codebook,
+    commitment,
+    follow,
+    nearest,
+    perplexity,
+    straight_through,
+)
 
 
 def draw(seed, *shapes):
@@ -16,7 +23,13 @@ def draw(seed, *shapes):
 
 def test_nearest_is_the_nearest():
     z, vectors = draw(0, (5, 7, 3), (11, 3))
-    naive = [[min(range(11), key=lambda k: sum((a - b) ** 2 for a, b in zip(v, vectors[k]))) for v in row] for row in z]
+    naive = [
+        [
+            min(range(11), key=lambda k: sum((a - b) ** 2 for a, b in zip(v, vectors[k])))
+            for v in row
+        ]
+        for row in z
+    ]
     np.testing.assert_array_equal(nearest(z, vectors), naive)
 
 
@@ -30,7 +43,9 @@ def test_straight_through_takes_the_value_of_one_and_the_gradient_of_the_other()
 
 def test_commitment_moves_z_alone():
     z, q = (jnp.asarray(x) for x in draw(2, (4, 3), (4, 3)))
-    naive = sum((a - b) ** 2 for i in range(4) for a, b in zip(np.float64(z)[i], np.float64(q)[i])) / 4
+    naive = (
+        sum((a - b) ** 2 for i in range(4) for a, b in zip(np.float64(z)[i], np.float64(q)[i])) / 4
+    )
     value, (dz, dq) = jax.value_and_grad(commitment, (0, 1))(z, q)
     np.testing.assert_allclose(value, naive, rtol=1e-5)
     np.testing.assert_allclose(dz, (z - q) / 2, rtol=1e-5)
@@ -43,7 +58,9 @@ def test_the_codebook_follows_as_the_equations_say():
     counts, sums = [1.0] * 4, [list(map(float, v)) for v in vectors]
     for z in batches:
         index = np.asarray(nearest(z, book["vectors"]))
-        book = follow(book, jnp.asarray(z), jnp.asarray(index), jax.random.key(0), decay=0.9, dead=0.0)
+        book = follow(
+            book, jnp.asarray(z), jnp.asarray(index), jax.random.key(0), decay=0.9, dead=0.0
+        )
         for k in range(4):
             mine = [z[i] for i in range(30) if index[i] == k]
             counts[k] = 0.9 * counts[k] + 0.1 * len(mine)
@@ -77,4 +94,6 @@ def test_perplexity():
     np.testing.assert_allclose(perplexity(jnp.full(7, 3.0)), 7, rtol=1e-6)
     np.testing.assert_allclose(perplexity(jnp.array([5.0, 0, 0])), 1, rtol=1e-6)
     p = [0.5, 0.3, 0.2]
-    np.testing.assert_allclose(perplexity(jnp.array([5.0, 3, 2])), math.exp(-sum(x * math.log(x) for x in p)), rtol=1e-6)
+    np.testing.assert_allclose(
+        perplexity(jnp.array([5.0, 3, 2])), math.exp(-sum(x * math.log(x) for x in p)), rtol=1e-6
+    )

@@ -2,7 +2,8 @@
 
 import math
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,16 +30,27 @@ def test_equal_the_equations(seed, rho):
         p = sigmoid(t[i, j, k])
         square[i] += (x[i, j, k] - t[i, j, k]) ** 2
         nats[i] -= x[i, j, k] * math.log(p) + (1 - x[i, j, k]) * math.log(1 - p)
-    np.testing.assert_allclose(r.squared_error(jnp.asarray(x, "float32"), jnp.asarray(t, "float32")), square, rtol=1e-5)
-    np.testing.assert_allclose(r.cross_entropy(jnp.asarray(x, "float32"), jnp.asarray(t, "float32")), nats, rtol=1e-5)
-    several = r.cross_entropy(jnp.asarray(x, "float32"), jnp.asarray(np.stack([t, -t, 2 * t]), "float32"))
-    want = [r.cross_entropy(jnp.asarray(x, "float32"), jnp.asarray(s * t, "float32")) for s in (1, -1, 2)]
+    np.testing.assert_allclose(
+        r.squared_error(jnp.asarray(x, "float32"), jnp.asarray(t, "float32")), square, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        r.cross_entropy(jnp.asarray(x, "float32"), jnp.asarray(t, "float32")), nats, rtol=1e-5
+    )
+    several = r.cross_entropy(
+        jnp.asarray(x, "float32"), jnp.asarray(np.stack([t, -t, 2 * t]), "float32")
+    )
+    want = [
+        r.cross_entropy(jnp.asarray(x, "float32"), jnp.asarray(s * t, "float32"))
+        for s in (1, -1, 2)
+    ]
     np.testing.assert_allclose(several, want, rtol=1e-5)
     kl = 0.0
     for j in range(4):
         mean = sum(sigmoid(v) for v in t[:, j, 0]) / 3
         kl += rho * math.log(rho / mean) + (1 - rho) * math.log((1 - rho) / (1 - mean))
-    np.testing.assert_allclose(r.kl_sparsity(jnp.asarray(t[..., 0], "float32"), rho), kl, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        r.kl_sparsity(jnp.asarray(t[..., 0], "float32"), rho), kl, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_extreme_logits_stay_finite():
@@ -53,8 +65,12 @@ def test_the_sparse_are_not_punished_and_the_dead_give_no_nan():
     np.testing.assert_allclose(r.kl_sparsity(logits, 0.05), 0, atol=1e-6)
     assert r.kl_sparsity(logits, 0.2) > 0.1
     value, grad = jax.value_and_grad(r.kl_sparsity)(jnp.full((6, 3), -200.0), 0.05)
-    np.testing.assert_allclose(value, 3 * (0.05 * (math.log(0.05) + 200) + 0.95 * math.log(0.95)), rtol=1e-5)
-    np.testing.assert_allclose(grad, -0.05 / 6, rtol=1e-4)  # d/dt of -rho log mean exp(t): it can still be woken.
+    np.testing.assert_allclose(
+        value, 3 * (0.05 * (math.log(0.05) + 200) + 0.95 * math.log(0.95)), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        grad, -0.05 / 6, rtol=1e-4
+    )  # d/dt of -rho log mean exp(t): it can still be woken.
 
 
 def test_contraction_of_a_deep_net_is_the_jacobians_on_average():
@@ -84,11 +100,17 @@ def test_corruptions_are_the_papers():
         np.testing.assert_array_equal(corrupt(KEY, x, 0.0), x)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda x: r.squared_error(x, x[:1]), "same shape"), (lambda x: r.cross_entropy(x, x[:, :1]), "same shape"),
-    (lambda x: r.masking(KEY, x, 1.5), "masked must be in"),
-    (lambda x: r.salt_and_pepper(KEY, x, -1), "peppered must be in"),
-    (lambda x: r.gaussian(KEY, x, -1), "at least 0"), (lambda x: r.kl_sparsity(x, 0), "between 0 and 1")])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x: r.squared_error(x, x[:1]), "same shape"),
+        (lambda x: r.cross_entropy(x, x[:, :1]), "same shape"),
+        (lambda x: r.masking(KEY, x, 1.5), "masked must be in"),
+        (lambda x: r.salt_and_pepper(KEY, x, -1), "peppered must be in"),
+        (lambda x: r.gaussian(KEY, x, -1), "at least 0"),
+        (lambda x: r.kl_sparsity(x, 0), "between 0 and 1"),
+    ],
+)
 def test_bad_input_is_a_sentence(call, message):
     with pytest.raises(InputError, match=message):
         call(jnp.ones((2, 3)))

@@ -27,7 +27,9 @@ def naive_barlow(za, zb, lam):
     for i in range(d):
         for j in range(d):
             a, b = column(za, i), column(zb, j)
-            c = sum(x * y for x, y in zip(a, b)) / (math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b)))
+            c = sum(x * y for x, y in zip(a, b)) / (
+                math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
+            )
             total += (1 - c) ** 2 if i == j else lam * c**2
     return total
 
@@ -54,10 +56,17 @@ def naive_sigreg(z, directions, reach=5.0, knots=17):
         length = math.sqrt(sum(x * x for x in a))
         values = []
         for t in ts:
-            phi = sum(complex(math.cos(t * p), math.sin(t * p)) for p in
-                      (sum(x * y for x, y in zip(row, a)) / length for row in z)) / n
+            phi = (
+                sum(
+                    complex(math.cos(t * p), math.sin(t * p))
+                    for p in (sum(x * y for x, y in zip(row, a)) / length for row in z)
+                )
+                / n
+            )
             values.append(abs(phi - math.exp(-t * t / 2)) ** 2 * math.exp(-t * t / 2))
-        total += n * sum((values[k] + values[k + 1]) / 2 * (ts[k + 1] - ts[k]) for k in range(knots - 1))
+        total += n * sum(
+            (values[k] + values[k + 1]) / 2 * (ts[k + 1] - ts[k]) for k in range(knots - 1)
+        )
     return total / len(directions)
 
 
@@ -65,19 +74,30 @@ def naive_lejepa(z, directions, lam, large=None):
     v, n, d = np.shape(z)
     m = large or v
     mean = [[sum(z[k][b][i] for k in range(m)) / m for i in range(d)] for b in range(n)]
-    distance = sum((z[k][b][i] - mean[b][i]) ** 2 for k in range(v) for b in range(n) for i in range(d)) / (v * n * d)
+    distance = sum(
+        (z[k][b][i] - mean[b][i]) ** 2 for k in range(v) for b in range(n) for i in range(d)
+    ) / (v * n * d)
     return (1 - lam) * distance + lam * sum(naive_sigreg(view, directions) for view in z) / v
 
 
 A, B, DIRECTIONS = draw(0, (7, 4), (7, 4), (3, 4))
 CASES = {
     "barlow": (lambda a, b: barlow_twins(a, b, 0.01), lambda a, b: naive_barlow(a, b, 0.01)),
-    "vicreg": (lambda a, b: vicreg(0.7 * a, b, 5, 7, 2), lambda a, b: naive_vicreg(0.7 * a, b, 5, 7, 2)),
-    "lejepa": (lambda a, b: lejepa(jnp.stack([a, b]), jnp.asarray(DIRECTIONS, jnp.float32), 0.3),
-               lambda a, b: naive_lejepa([a, b], DIRECTIONS, 0.3)),
+    "vicreg": (
+        lambda a, b: vicreg(0.7 * a, b, 5, 7, 2),
+        lambda a, b: naive_vicreg(0.7 * a, b, 5, 7, 2),
+    ),
+    "lejepa": (
+        lambda a, b: lejepa(jnp.stack([a, b]), jnp.asarray(DIRECTIONS, jnp.float32), 0.3),
+        lambda a, b: naive_lejepa([a, b], DIRECTIONS, 0.3),
+    ),
     "lejepa, local views": (  # Two global ones, and another.
-        lambda a, b: lejepa(jnp.stack([a, b, 0.8 * b]), jnp.asarray(DIRECTIONS, jnp.float32), 0.3, large=2),
-        lambda a, b: naive_lejepa([a, b, 0.8 * b], DIRECTIONS, 0.3, large=2))}
+        lambda a, b: lejepa(
+            jnp.stack([a, b, 0.8 * b]), jnp.asarray(DIRECTIONS, jnp.float32), 0.3, large=2
+        ),
+        lambda a, b: naive_lejepa([a, b, 0.8 * b], DIRECTIONS, 0.3, large=2),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -99,7 +119,9 @@ def test_gradient_is_the_finite_difference_of_the_equation(name):
             step = np.zeros(A.shape)
             step[at] = 1e-5
             up, down = ((A + s * step, B) if which == 0 else (A, B + s * step) for s in (1, -1))
-            np.testing.assert_allclose(grad[at], (naive(*up) - naive(*down)) / 2e-5, rtol=2e-3, atol=1e-4)
+            np.testing.assert_allclose(
+                grad[at], (naive(*up) - naive(*down)) / 2e-5, rtol=2e-3, atol=1e-4
+            )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -117,7 +139,9 @@ def test_the_order_of_images_and_of_views_does_not_matter_but_who_belongs_to_who
 def test_closed_forms():
     eye = jnp.array([[1, 1], [1, -1], [-1, 1], [-1, -1.0]])  # Uncorrelated, of variance 1.
     np.testing.assert_allclose(barlow_twins(eye, eye, 0.1), 0, atol=1e-6)
-    np.testing.assert_allclose(barlow_twins(eye, 3 * eye + 1, 0.1), 0, atol=1e-6)  # Neither scale nor offset counts.
+    np.testing.assert_allclose(
+        barlow_twins(eye, 3 * eye + 1, 0.1), 0, atol=1e-6
+    )  # Neither scale nor offset counts.
     np.testing.assert_allclose(barlow_twins(eye, -eye, 0.1), 8, rtol=1e-5)
     np.testing.assert_allclose(barlow_twins(eye, eye[:, ::-1], 0.1), 2 + 0.1 * 2, rtol=1e-5)
     np.testing.assert_allclose(covariance(eye), 0, atol=1e-7)
@@ -129,7 +153,10 @@ def test_closed_forms():
 
 def test_sigreg_is_near_its_integral_and_tells_normal_features_from_others():
     z, directions = jnp.zeros((10, 4)), jnp.eye(4)  # At 0 the empirical function is 1.
-    exact = 10 * integrate.quad(lambda t: (1 - math.exp(-t * t / 2)) ** 2 * math.exp(-t * t / 2), -5, 5)[0]
+    exact = (
+        10
+        * integrate.quad(lambda t: (1 - math.exp(-t * t / 2)) ** 2 * math.exp(-t * t / 2), -5, 5)[0]
+    )
     np.testing.assert_allclose(sigreg(z, directions), exact, rtol=1e-3)
     np.testing.assert_allclose(sigreg(z, 7 * directions), sigreg(z, directions), rtol=1e-6)
     normal, directions = (jax.random.normal(jax.random.key(i), (2000, 8)) for i in (0, 1))
@@ -138,7 +165,9 @@ def test_sigreg_is_near_its_integral_and_tells_normal_features_from_others():
         assert sigreg(other, directions[:64]) > 5 * low
 
 
-@pytest.mark.parametrize("loss", [barlow_twins, vicreg, lambda a, b: lejepa(jnp.stack([a, b]), jnp.eye(3))])
+@pytest.mark.parametrize(
+    "loss", [barlow_twins, vicreg, lambda a, b: lejepa(jnp.stack([a, b]), jnp.eye(3))]
+)
 def test_a_collapsed_batch_makes_no_nan(loss):
     for z in (jnp.ones((4, 3)), jnp.zeros((4, 3))):
         assert np.isfinite(loss(z, z)) and np.isfinite(jax.grad(loss)(z, z)).all()

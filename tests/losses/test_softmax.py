@@ -21,11 +21,18 @@ def naive_cross_entropy(h, w, b, y):
 
 def test_cross_entropy_and_its_gradient_are_the_equations():
     rng = np.random.default_rng(0)
-    h, w, b, y = rng.normal(size=(4, 3)), rng.normal(size=(3, 5)), rng.normal(size=5), np.array([0, 3, 3, 4])
+    h, w, b, y = (
+        rng.normal(size=(4, 3)),
+        rng.normal(size=(3, 5)),
+        rng.normal(size=5),
+        np.array([0, 3, 3, 4]),
+    )
     weight = rng.normal(size=4)  # Of each example.
     f32 = lambda x: jnp.asarray(x, jnp.float32)
     args = f32(h), f32(w), f32(b)
-    np.testing.assert_allclose(output_cross_entropy(*args, y), naive_cross_entropy(h, w, b, y), rtol=1e-5)
+    np.testing.assert_allclose(
+        output_cross_entropy(*args, y), naive_cross_entropy(h, w, b, y), rtol=1e-5
+    )
     grads = jax.grad(lambda *a: jnp.sum(weight * output_cross_entropy(*a, y)), (0, 1, 2))(*args)
     for which, grad in enumerate(grads):
         for at in np.ndindex(grad.shape):
@@ -38,8 +45,9 @@ def test_cross_entropy_and_its_gradient_are_the_equations():
 
 def test_is_finite_where_a_word_is_all_but_certain():
     h, w, b = 100 * jnp.eye(3), 100 * jnp.eye(3), jnp.zeros(3)
-    value, grads = jax.value_and_grad(lambda *a: output_cross_entropy(*a, jnp.array([0, 1, 0])).sum(), (0, 1, 2))(
-        h, w, b)
+    value, grads = jax.value_and_grad(
+        lambda *a: output_cross_entropy(*a, jnp.array([0, 1, 0])).sum(), (0, 1, 2)
+    )(h, w, b)
     np.testing.assert_allclose(value, 10_000)
     assert all(np.isfinite(g).all() for g in grads)
 

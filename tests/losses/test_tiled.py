@@ -1,8 +1,8 @@
 """The tiled partition function against the whole matrix: on one device, on rings of eight, and in the losses."""
 
 import jax
-from jax.sharding import AxisType
 import jax.numpy as jnp
+from jax.sharding import AxisType
 import numpy as np
 import pytest
 
@@ -13,14 +13,19 @@ from ssljax.losses.tiled import log_partition
 
 def arrays(n=48, m=48, d=8):
     r = np.random.default_rng(0)
-    return tuple(jnp.asarray(x, jnp.float32) for x in (r.normal(size=(n, d)), r.normal(size=(m, d)), r.random(n), 0.7))
+    return tuple(
+        jnp.asarray(x, jnp.float32)
+        for x in (r.normal(size=(n, d)), r.normal(size=(m, d)), r.random(n), 0.7)
+    )
 
 
 def whole(q, k, w, s, diagonal):
     """As a float64 loop."""
     total = 0.0
     for i in range(len(q)):
-        total += w[i] * np.log(sum(np.exp(s * (q[i] @ k[j])) for j in range(len(k)) if diagonal or i != j))
+        total += w[i] * np.log(
+            sum(np.exp(s * (q[i] @ k[j])) for j in range(len(k)) if diagonal or i != j)
+        )
     return total
 
 
@@ -33,7 +38,11 @@ def dense(q, k, w, s, diagonal):
 
 def both(diagonal, tile):
     """A jitted function to (value, gradients by all four)."""
-    return jax.jit(jax.value_and_grad(lambda q, k, w, s: log_partition(q, k, w, s, diagonal, tile), (0, 1, 2, 3)))
+    return jax.jit(
+        jax.value_and_grad(
+            lambda q, k, w, s: log_partition(q, k, w, s, diagonal, tile), (0, 1, 2, 3)
+        )
+    )
 
 
 def close(a, b):
@@ -47,7 +56,9 @@ def test_tiles_of_any_height(diagonal, n, tile):
     value, grads = both(diagonal, tile)(q, k, w, s)
     exact = whole(*(np.asarray(x, np.float64) for x in (q, k, w, s)), diagonal)
     np.testing.assert_allclose(value, exact, rtol=1e-5)
-    np.testing.assert_allclose(log_partition(q, k, w, s, diagonal, tile), exact, rtol=1e-5)  # Without a gradient.
+    np.testing.assert_allclose(
+        log_partition(q, k, w, s, diagonal, tile), exact, rtol=1e-5
+    )  # Without a gradient.
     close(grads, jax.grad(dense, (0, 1, 2, 3))(q, k, w, s, diagonal))
 
 
@@ -65,26 +76,41 @@ def test_rings_of_devices(diagonal, shape):
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.5])
-@pytest.mark.parametrize("loss", [nt_xent, lambda a, b, tau, tiled: info_nce(a, b, tau=tau, tiled=tiled)])
+@pytest.mark.parametrize(
+    "loss", [nt_xent, lambda a, b, tau, tiled: info_nce(a, b, tau=tau, tiled=tiled)]
+)
 def test_the_losses_agree_with_their_dense_form(loss, tau):
     a, b, *_ = arrays(64, 64)
-    tiled, dense = (jax.value_and_grad(lambda a, b: loss(a, b, tau, which), (0, 1))(a, b) for which in (True, False))
+    tiled, dense = (
+        jax.value_and_grad(lambda a, b: loss(a, b, tau, which), (0, 1))(a, b)
+        for which in (True, False)
+    )
     close(tiled, dense)
 
 
-@pytest.mark.parametrize("loss", [
-    lambda a, b, tiled: clip(a, b, 0.2, tiled),
-    lambda a, b, tiled: supcon(jnp.concatenate([a, b]), jnp.array([*range(7, 20), *3 * [9, 9, 30]] * 2), 0.2, tiled),
-    lambda a, b, tiled: supcon(a, jnp.arange(22) // 2 * (jnp.arange(22) > 3) - 5, 0.2, tiled)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda a, b, tiled: clip(a, b, 0.2, tiled),
+        lambda a, b, tiled: supcon(
+            jnp.concatenate([a, b]), jnp.array([*range(7, 20), *3 * [9, 9, 30]] * 2), 0.2, tiled
+        ),
+        lambda a, b, tiled: supcon(a, jnp.arange(22) // 2 * (jnp.arange(22) > 3) - 5, 0.2, tiled),
+    ],
+)
 def test_clip_and_supcon_agree_with_their_dense_form(loss):
     a, b, *_ = arrays(22, 22)
-    tiled, dense = (jax.value_and_grad(lambda a, b: loss(a, b, which), (0, 1))(a, b) for which in (True, False))
+    tiled, dense = (
+        jax.value_and_grad(lambda a, b: loss(a, b, which), (0, 1))(a, b) for which in (True, False)
+    )
     close(tiled, dense)
 
 
 def test_the_temperature_may_be_learned():
     a, b, *_ = arrays(16, 16)
-    tiled, dense = (jax.grad(lambda tau: info_nce(a, b, tau=tau, tiled=which))(0.3) for which in (True, False))
+    tiled, dense = (
+        jax.grad(lambda tau: info_nce(a, b, tau=tau, tiled=which))(0.3) for which in (True, False)
+    )
     np.testing.assert_allclose(tiled, dense, rtol=1e-5)
 
 
@@ -104,9 +130,16 @@ def test_no_diagonal_of_a_matrix_that_is_not_square():
 
 
 @pytest.mark.parametrize("tiled", [False, True])
-@pytest.mark.parametrize("loss", [nt_xent, info_nce, clip, lambda a, b, tiled: supcon(a, jnp.arange(48) % 3, tiled=tiled)])
+@pytest.mark.parametrize(
+    "loss",
+    [nt_xent, info_nce, clip, lambda a, b, tiled: supcon(a, jnp.arange(48) % 3, tiled=tiled)],
+)
 def test_products_keep_all_bits_on_accelerators(loss, tiled):
     q, k, *_ = arrays()
-    program = jax.jit(jax.value_and_grad(lambda q, k: loss(q, k, tiled=tiled), (0, 1))).lower(q, k).as_text()
+    program = (
+        jax.jit(jax.value_and_grad(lambda q, k: loss(q, k, tiled=tiled), (0, 1)))
+        .lower(q, k)
+        .as_text()
+    )
     products = [line for line in program.splitlines() if "dot_general" in line]
     assert len(products) >= 2 and all("precision = [HIGHEST, HIGHEST]" in line for line in products)

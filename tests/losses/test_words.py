@@ -58,13 +58,17 @@ def test_equal_the_equations(model, naive):
 @pytest.mark.parametrize("model, naive", [(skip_gram, naive_skip_gram), (cbow, naive_cbow)])
 def test_gradients_are_those_of_finite_differences(model, naive):
     a, b, near, n = draw(5, model)
-    grads = jax.grad(lambda x: model(x[0], x[1], near, x[2], 5))([jnp.asarray(x) for x in (a, b, n)])
+    grads = jax.grad(lambda x: model(x[0], x[1], near, x[2], 5))(
+        [jnp.asarray(x) for x in (a, b, n)]
+    )
     rng = np.random.default_rng(0)
     for i in range(3):
         way = [np.zeros_like(x) for x in (a, b, n)]
         way[i] = rng.normal(size=way[i].shape)
         at = lambda e: naive(a + e * way[0], b + e * way[1], near, n + e * way[2], 5)
-        np.testing.assert_allclose(np.sum(np.asarray(grads[i]) * way[i]), (at(1e-5) - at(-1e-5)) / 2e-5, rtol=1e-4)
+        np.testing.assert_allclose(
+            np.sum(np.asarray(grads[i]) * way[i]), (at(1e-5) - at(-1e-5)) / 2e-5, rtol=1e-4
+        )
 
 
 def test_a_word_without_neighbours_moves_nothing():
