@@ -20,10 +20,10 @@ from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, feature_map
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.reconstruction import (
-    contractive,
+    contractive_penalty,
     corrupt,
     cross_entropy,
-    kl_sparsity,
+    kl_sparsity_penalty,
     Noise,
     squared_error,
 )
@@ -81,10 +81,12 @@ def autoencoder(
         terms = {
             "cross_entropy": cross_entropy(x, decoder.apply(params["decoder"], squash(z))).mean()
         }
-        terms |= {"sparsity": sparsity * kl_sparsity(z, rho)} if sparsity else {}
+        terms |= {"sparsity": sparsity * kl_sparsity_penalty(z, rho)} if sparsity else {}
         f, k = lambda x: squash(encoder.apply(params["encoder"], x)), jax.random.fold_in(key, 1)
         terms |= (
-            {"contraction": contraction * contractive(k, f, seen).mean()} if contraction else {}
+            {"contraction": contraction * contractive_penalty(k, f, seen).mean()}
+            if contraction
+            else {}
         )
         return sum(terms.values()), (state.extra, {"loss": sum(terms.values())} | terms)
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import text
+from ssljax.data.token_feeds import Streams, tokenized
 from ssljax.evals.recurrent import gradients, perplexity, sample
-from ssljax.models.rnn import LanguageModel, nats, RNN
+from ssljax.models.rnn import nats, RNN, RNNLanguageModel
 from ssljax.optim import adamw, warmup_cosine
 
 
@@ -51,10 +51,10 @@ def awd_lstm(
         lr: Its peak, after a warm-up over a tenth of training.
         clip: The greatest norm of the gradient of the loss, in nats a token.
     """
-    read = text.tokenized(data, tokens, vocabulary)
-    streams = text.Streams(read.train, batch_size, length)
+    read = tokenized(data, tokens, vocabulary)
+    streams = Streams(read.train, batch_size, length)
     net, steps = (
-        LanguageModel(read.size, rnn, tied=True, word_dropout=word_dropout),
+        RNNLanguageModel(read.size, rnn, tied=True, word_dropout=word_dropout),
         epochs * streams.steps,
     )
     tx = optax.chain(optax.clip_by_global_norm(clip), adamw(warmup_cosine(lr, steps), weight_decay))

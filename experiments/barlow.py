@@ -19,7 +19,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.redundancy import barlow_twins
+from ssljax.losses.redundancy import barlow_twins_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -64,7 +64,7 @@ def barlow(
         z, stats = net.each(
             params, state.extra, x
         )  # Each view by its own batch statistics, as in the authors' code.
-        value = barlow_twins(*z, redundancy)
+        value = barlow_twins_loss(*z, redundancy)
         return value, (stats, {"loss": value})
 
     def encode(state, x):

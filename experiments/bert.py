@@ -12,11 +12,11 @@ import optax
 import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
+from ssljax.data.documents import EMBEDDED
 from ssljax.data.feed import Rows
-from ssljax.data.pieces import pieces, SPECIAL
-from ssljax.data.text import EMBEDDED
+from ssljax.data.token_rows import SPECIAL, token_rows
 from ssljax.evals.masked import masked_accuracy
-from ssljax.losses.language import mask_tokens, masked_lm, word_starts
+from ssljax.losses.language import mask_tokens, masked_lm_loss, word_starts
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.optim import adamw, warmup_cosine
 
@@ -43,7 +43,7 @@ def bert(
         length: Tokens in a row, of documents end to end.
         lr: Its peak, after a warm-up over a tenth of training.
     """
-    read = pieces(data, vocabulary, length)
+    read = token_rows(data, vocabulary, length)
     starts = (
         word_starts([read.tokenizer.id_to_token(i) for i in range(read.size)])
         if whole_words
@@ -67,7 +67,7 @@ def bert(
 
     def loss(params, state, batch, key):
         logits, masked = predict(params, key, batch["tokens"], train=True)
-        value = masked_lm(logits, masked.targets, masked.weight)
+        value = masked_lm_loss(logits, masked.targets, masked.weight)
         return value, (state.extra, {"loss": value})
 
     tell = masked_accuracy(lambda state, *a: predict(state.params, *a), read)

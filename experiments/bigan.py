@@ -13,7 +13,7 @@ from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, samples
-from ssljax.losses.adversarial import gan_critic
+from ssljax.losses.adversarial import gan_critic_loss
 from ssljax.models.mlp import MLP
 from ssljax.sharding import over_batch
 
@@ -70,8 +70,10 @@ def bigan(
         logits, gen_stats = apply(gen, params["gen"], state.extra["gen"], z)
         # All three move at once, as in the authors' code: each side's loss is cut off from the other's parameters.
         fake, moving, fixed = jnp.tanh(logits), params["disc"], stop_gradient(params["disc"])
-        d = gan_critic(judge(moving, x, stop_gradient(code)), judge(moving, stop_gradient(fake), z))
-        g = gan_critic(
+        d = gan_critic_loss(
+            judge(moving, x, stop_gradient(code)), judge(moving, stop_gradient(fake), z)
+        )
+        g = gan_critic_loss(
             judge(fixed, fake, z), judge(fixed, x, code)
         )  # The labels exchanged, section 3.4.
         return d + g, (

@@ -24,7 +24,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.distillation import normalized_error
+from ssljax.losses.distillation import byol_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -78,7 +78,7 @@ def byol(
             params, state.extra, x
         )  # Each view by its own batch statistics: in both nets.
         (z1, z2), _ = projection.each(target, state.extra, x)
-        value = normalized_error(q1, z2) + normalized_error(q2, z1)
+        value = byol_loss(q1, z2) + byol_loss(q2, z1)
         return value, ({**stats, "target": target}, {"loss": value})
 
     def encode(state, x):

@@ -20,8 +20,8 @@ from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.features import subset
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared
-from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced, soft_bins
-from ssljax.models.hourglass import Hourglass
+from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced_loss, soft_bins
+from ssljax.models.unet import UNet
 from ssljax.optim import adamw, warmup_cosine
 
 
@@ -52,7 +52,7 @@ def colourise(
     some = jax.jit(to_lab)(train.read(subset(train, 2000))["image"])[..., 1:].reshape(-1, 2)
     weights = jnp.asarray(rare_weights(occurrences(some, centres), centres, 1 - rarity))
     net, steps = (
-        Hourglass(len(centres) if loss == "bins" else 2),
+        UNet(len(centres) if loss == "bins" else 2),
         epochs * (len(train) // batch_size),
     )
     tx, look = (
@@ -68,7 +68,9 @@ def colourise(
         lab = to_lab(batch["image"])
         y, ab = look(params, lab)[0], lab[..., 1:]
         bins = soft_bins(ab, centres, table, step)
-        value = rebalanced(y, *bins, weights) if loss == "bins" else jnp.mean((y - ab / 100) ** 2)
+        value = (
+            rebalanced_loss(y, *bins, weights) if loss == "bins" else jnp.mean((y - ab / 100) ** 2)
+        )
         return value, (state.extra, {"loss": value})
 
     def versions(state, x):

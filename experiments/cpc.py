@@ -21,7 +21,7 @@ from ssljax.data import audio, feed
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.cpc import cpc as info_nce
+from ssljax.losses.cpc import cpc_loss
 from ssljax.models.rnn import RNN
 from ssljax.models.waves import Waves
 from ssljax.optim import adamw, warmup_cosine
@@ -69,7 +69,7 @@ def cpc(
 
     def loss(params, state, batch, key):
         z, c = codes(params, batch["image"])
-        value, accuracy = info_nce(c, z, params["w"])
+        value, accuracy = cpc_loss(c, z, params["w"])
         return value, (state.extra, {"loss": value, "accuracy": accuracy})
 
     def encode(state, x):

@@ -12,7 +12,7 @@ from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import samples
-from ssljax.losses.elbo import iwae, kl_normal
+from ssljax.losses.elbo import iwae_bound, kl_normal
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.vae import Pixels, VAE
 
@@ -65,7 +65,7 @@ def cvae(
 
         def one(y):
             y = jnp.broadcast_to(jax.nn.one_hot(y, classes), (len(x), classes))
-            return iwae(apply(state.params, net.log_weights, jax.random.key(1), x, draws, y))
+            return iwae_bound(apply(state.params, net.log_weights, jax.random.key(1), x, draws, y))
 
         return jax.lax.map(one, jnp.arange(classes)).T
 

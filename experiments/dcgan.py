@@ -14,7 +14,7 @@ from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.adversarial import gan_critic, nonsaturating_generator
+from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models.dcgan import Discriminator, Generator
 from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
@@ -71,12 +71,12 @@ def dcgan(
         real, fake, _ = seen(state.params["gen"], state, batch, key)
         on_real, stats = apply(disc, d, state.extra["disc"], real)  # Real and generated are batches
         on_fake, stats = apply(disc, d, stats, fake)  # of their own to BatchNorm.
-        value = gan_critic(on_real, on_fake)
+        value = gan_critic_loss(on_real, on_fake)
         return value, ({"disc": stats}, {"discriminator": value})
 
     def gen_loss(g, state, batch, key):
         _, fake, stats = seen(g, state, batch, key)
-        value = nonsaturating_generator(
+        value = nonsaturating_generator_loss(
             apply(disc, state.params["disc"], state.extra["disc"], fake)[0]
         )
         return value, ({"gen": stats}, {"generator": value})

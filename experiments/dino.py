@@ -20,8 +20,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.distillation import dino as loss_of
-from ssljax.losses.distillation import sharpening
+from ssljax.losses.distillation import dino_loss, teacher_temperature
 from ssljax.losses.infonce import normalize, product
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
@@ -77,7 +76,7 @@ def dino(
     )
     rate, tau, (large, *small) = (
         rising_decay(decay, num_steps),
-        sharpening(sharp, sharpen * num_steps),
+        teacher_temperature(sharp, sharpen * num_steps),
         crops.kinds(train.shape),
     )
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
@@ -100,7 +99,7 @@ def dino(
         )  # Own statistics.
         c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
         t = scores(t, teacher["prototypes"])
-        value = loss_of(t, scores(s, c), extra["centre"], tau(state.step), temperature)
+        value = dino_loss(t, scores(s, c), extra["centre"], tau(state.step), temperature)
         centre = ema(extra["centre"], t.mean((0, 1)), moving_average(centre_decay))
         return value, (
             stats | {"teacher": teacher, "seen": seen, "centre": centre},

@@ -13,11 +13,16 @@ import optax
 import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
+from ssljax.data.documents import EMBEDDED
 from ssljax.data.feed import Rows
-from ssljax.data.pieces import pieces, SPECIAL
-from ssljax.data.text import EMBEDDED
+from ssljax.data.token_rows import SPECIAL, token_rows
 from ssljax.evals.masked import masked_accuracy, replaced_auroc
-from ssljax.losses.language import mask_tokens, masked_lm, replace_tokens, replaced_detection
+from ssljax.losses.language import (
+    mask_tokens,
+    masked_lm_loss,
+    replace_tokens,
+    replaced_detection_loss,
+)
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.optim import adamw, warmup_cosine
 
@@ -46,7 +51,7 @@ def electra(
         length: Tokens in a row, of documents end to end.
         lr: Its peak, after a warm-up over a tenth of training.
     """
-    read = pieces(data, vocabulary, length)
+    read = token_rows(data, vocabulary, length)
     model, head = LanguageModel(net, read.size, causal=False), nn.Dense(1)
     small = net.clone(width=net.width // part, heads=max(1, net.heads // part))
     generator = LanguageModel(small, read.size, causal=False, size=net.width)
@@ -81,7 +86,10 @@ def electra(
 
     def loss(params, state, batch, key):
         z, replaced, logits, masked = discriminate(params, key, batch["tokens"], train=True)
-        g, d = masked_lm(logits, masked.targets, masked.weight), replaced_detection(z, replaced)
+        g, d = (
+            masked_lm_loss(logits, masked.targets, masked.weight),
+            replaced_detection_loss(z, replaced),
+        )
         value = g + weight * d
         return value, (state.extra, {"loss": value, "generator": g, "discriminator": d})
 

@@ -14,7 +14,11 @@ from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
-from ssljax.losses.adversarial import gan_critic, minimax_generator, nonsaturating_generator
+from ssljax.losses.adversarial import (
+    gan_critic_loss,
+    minimax_generator_loss,
+    nonsaturating_generator_loss,
+)
 from ssljax.models.coder import DenseDecoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import ema_decay
@@ -48,7 +52,7 @@ def gan(
     gen, disc = DenseDecoder(hidden, train.shape), MLP((*hidden[::-1], 1), activation="leaky_relu")
     tx, generator_loss = (
         optax.adam(lr, b1),
-        minimax_generator if minimax else nonsaturating_generator,
+        minimax_generator_loss if minimax else nonsaturating_generator_loss,
     )
 
     def generate(params, z):
@@ -68,7 +72,7 @@ def gan(
     def disc_loss(d, state, batch, key):
         on_real = judge(d, augment.to_float(batch["image"]))
         on_fake = judge(d, generate(state.params["gen"], latent(key)))
-        value = gan_critic(on_real, on_fake)
+        value = gan_critic_loss(on_real, on_fake)
         right = ((on_real > 0).mean() + (on_fake < 0).mean()) / 2
         return value, ({}, {"discriminator": value, "right": right})
 

@@ -12,16 +12,17 @@ import optax
 import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import text
+from ssljax.data.documents import EMBEDDED
+from ssljax.data.token_feeds import tokenized, Windows
 from ssljax.evals.perplexity import perplexity
 from ssljax.evals.texts import samples
-from ssljax.losses.language import next_token, token_nll
+from ssljax.losses.language import next_token_loss, token_nll
 from ssljax.models.transformer import generate, LanguageModel, Transformer
 from ssljax.optim import adamw, warmup_cosine
 
 
 def gpt(
-    data: str = text.EMBEDDED,
+    data: str = EMBEDDED,
     tokens: Literal["characters", "bpe"] = "characters",
     vocabulary: int = 4096,
     net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(layers=4, heads=4, width=128),
@@ -47,7 +48,7 @@ def gpt(
         temperature: Of the samples; so are top_k and top_p, the share of likely tokens to draw from.
         top_k: The likeliest tokens to draw from; 0 for all.
     """
-    read = text.tokenized(data, tokens, vocabulary)
+    read = tokenized(data, tokens, vocabulary)
     model = LanguageModel(net, read.size)
     schedule = warmup_cosine(lr, steps, warmup, lr / 10)
     tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(schedule, weight_decay, b2=0.99))
@@ -59,7 +60,7 @@ def gpt(
         logits = model.apply(
             params["model"], batch["tokens"][:, :-1], train=True, rngs={"dropout": key}
         )
-        value = next_token(logits, batch["tokens"])
+        value = next_token_loss(logits, batch["tokens"])
         return value, (state.extra, {"loss": value})
 
     def score(state, windows):
@@ -77,7 +78,7 @@ def gpt(
     return Experiment(
         init=init,
         step=minimize(tx, loss),
-        data=text.Windows(read.train, batch_size, length),
+        data=Windows(read.train, batch_size, length),
         num_steps=steps,
         files={"tokenizer.json": read.tokenizer.to_str()},
         evals={

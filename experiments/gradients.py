@@ -15,7 +15,7 @@ from ssljax.data.gradients import gradient, integrate
 from ssljax.evals.average import average, psnr
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared
-from ssljax.models.hourglass import Hourglass
+from ssljax.models.unet import UNet
 from ssljax.optim import adamw, warmup_cosine
 
 
@@ -27,7 +27,7 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, grey):
         # What a grey image would have is there from the start; the net adds the difference to it.
-        field, features = Hourglass(6, self.widths)(2 * grey - 1)
+        field, features = UNet(6, self.widths)(2 * grey - 1)
         mean = nn.Dense(3)(features)
         return field + jnp.repeat(gradient(grey), 3, axis=-1), mean + grey.mean((1, 2)), features
 

@@ -17,8 +17,8 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, feature_map
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.distillation import embedding_error
-from ssljax.losses.masked import block_masks
+from ssljax.losses.distillation import ijepa_loss
+from ssljax.losses.masked_image import block_masks
 from ssljax.models.vit import patchify, Predictor, unpatchify, ViT
 from ssljax.optim import cosine, linear_rise, Optimizer, optimizer_of, warmup_cosine
 
@@ -90,7 +90,7 @@ def ijepa(
         y, seen, goal = (
             jnp.repeat(a, targets, axis=0) for a in (y, seen, tokens(target, x))
         )  # Block by block.
-        value = embedding_error(predictor.apply(params["predictor"], y, seen, asked), goal, asked)
+        value = ijepa_loss(predictor.apply(params["predictor"], y, seen, asked), goal, asked)
         return value, ({"teacher": {"encoder": target}}, {"loss": value})
 
     def show(state, key, x):

@@ -15,7 +15,7 @@ from ssljax.evals.average import average, psnr
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.adversarial import gan_critic, nonsaturating_generator
+from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.dcgan import Discriminator
 
@@ -86,13 +86,15 @@ def inpainting(
         ):  # Eq. 3, with the discriminator's judgement in the form that has gradients from the start.
             y = fill(net, x)
             error = jnp.mean((middle(x) - middle(y)) ** 2)
-            fooling = nonsaturating_generator(disc.apply(told, middle(y))) if adversarial else 0.0
+            fooling = (
+                nonsaturating_generator_loss(disc.apply(told, middle(y))) if adversarial else 0.0
+            )
             return (1 - adversarial) * error + adversarial * fooling, (error, y)
 
         net, opt, (metrics["error"], y) = descend(tx, filling, net, opt)
         if adversarial:
             telling = lambda told: (
-                2 * (gan_critic(*(disc.apply(told, middle(im)) for im in (x, y))),)
+                2 * (gan_critic_loss(*(disc.apply(told, middle(im)) for im in (x, y))),)
             )  # Eq. 2.
             told, opt_told, metrics["discriminator"] = descend(slow, telling, told, opt_told)
         return state.replace(params=(net, told), opt_state=(opt, opt_told)), metrics

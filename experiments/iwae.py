@@ -17,8 +17,7 @@ from ssljax.data import feed, images
 from ssljax.evals.likelihood import latents as latent_use
 from ssljax.evals.likelihood import likelihood
 from ssljax.evals.pictures import samples
-from ssljax.losses.elbo import dreg, one_of_k
-from ssljax.losses.elbo import iwae as bound
+from ssljax.losses.elbo import dreg_bound, iwae_bound, one_sample_bound
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.vae import VAE
 
@@ -75,9 +74,11 @@ def iwae(
             q = jax.lax.stop_gradient(q)
         log_w = lambda z: apply(params, net.log_weight, x, z, *q)
         if gradient == "iwae":
-            value = -bound(log_w(z)).mean()
+            value = -iwae_bound(log_w(z)).mean()
         else:
-            value = -(dreg(log_w, z) if gradient == "dreg" else one_of_k(k3, log_w, z)).mean()
+            value = -(
+                dreg_bound(log_w, z) if gradient == "dreg" else one_sample_bound(k3, log_w, z)
+            ).mean()
         return value, (state.extra, {"loss": value})
 
     observe = lambda state, key, x: apply(state.params, net.observe, key, x)

@@ -20,7 +20,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.redundancy import lejepa as loss_of
+from ssljax.losses.redundancy import lejepa_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -69,7 +69,7 @@ def lejepa(
         directions = jax.random.normal(
             k2, (slices, z.shape[-1])
         )  # The same for all examples: no batch to split.
-        value = loss_of(z.reshape(-1, batch_size, z.shape[-1]), directions, sketch, crops.large)
+        value = lejepa_loss(z.reshape(-1, batch_size, z.shape[-1]), directions, sketch, crops.large)
         return value, (stats, {"loss": value})
 
     def encode(state, x):

@@ -14,7 +14,7 @@ from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
-from ssljax.losses.adversarial import least_squares_critic, least_squares_generator
+from ssljax.losses.adversarial import least_squares_critic_loss, least_squares_generator_loss
 from ssljax.models.dcgan import Discriminator, Generator
 from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
@@ -66,12 +66,12 @@ def lsgan(
             disc, d, state.extra["disc"], 2 * augment.to_float(batch["image"]) - 1
         )
         on_fake, stats = apply(disc, d, stats, generate(state.params["gen"], state, key)[0])
-        value = least_squares_critic(on_real, on_fake)
+        value = least_squares_critic_loss(on_real, on_fake)
         return value, ({"disc": stats}, {"discriminator": value})
 
     def gen_loss(g, state, batch, key):
         fake, stats = generate(g, state, key)
-        value = least_squares_generator(
+        value = least_squares_generator_loss(
             apply(disc, state.params["disc"], state.extra["disc"], fake)[0]
         )
         return value, ({"gen": stats}, {"generator": value})

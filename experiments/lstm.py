@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import text
+from ssljax.data.token_feeds import Streams, tokenized
 from ssljax.evals.recurrent import gradients, perplexity, sample
-from ssljax.models.rnn import LanguageModel, nats, RNN
+from ssljax.models.rnn import nats, RNN, RNNLanguageModel
 
 
 def lstm(
@@ -48,9 +48,9 @@ def lstm(
         flat_epochs: Those with the whole learning rate; `decay` multiplies it for each epoch after them.
         clip: The greatest norm of the gradient of the loss, in nats summed over time, a stream.
     """
-    read = text.tokenized(data, tokens, vocabulary)
-    streams = text.Streams(read.train, batch_size, length)
-    net = LanguageModel(read.size, rnn, tied)
+    read = tokenized(data, tokens, vocabulary)
+    streams = Streams(read.train, batch_size, length)
+    net = RNNLanguageModel(read.size, rnn, tied)
     rate = lambda step: lr * decay ** jnp.maximum(step // streams.steps + 1 - flat_epochs, 0)
     tx = optax.chain(optax.clip_by_global_norm(clip), optax.sgd(rate))
 

@@ -13,7 +13,7 @@ from ssljax.data import augment, feed, images
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, feature_map
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.masked import masked_error, patch_statistics, random_mask
+from ssljax.losses.masked_image import masked_patch_loss, patch_statistics, random_mask
 from ssljax.models.vit import MAEDecoder, patchify, unpatchify, ViT
 from ssljax.optim import adamw, warmup_cosine
 
@@ -72,7 +72,7 @@ def mae(
         keep, place = draw_mask(k3, len(x))
         y = patchify(x, vit.patch)
         mean, deviation = patch_statistics(y)
-        value = masked_error(
+        value = masked_patch_loss(
             predict(params, x, keep, place), (y - mean) / deviation, place >= keep.shape[1]
         )
         return value, (state.extra, {"loss": value})

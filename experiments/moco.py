@@ -22,7 +22,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.infonce import enqueue, info_nce, normalize
+from ssljax.losses.infonce import enqueue, info_nce_loss, normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -72,7 +72,7 @@ def moco(
         target, keys = ema(state.extra["target"], params, m), state.extra["queue"]
         q, stats = net(params, state.extra, x, train=True)
         k, _ = net(target, state.extra, k, train=True)  # By the batch's statistics.
-        value = info_nce(q, k, keys, temperature)
+        value = info_nce_loss(q, k, keys, temperature)
         return value, (
             {**stats, "target": target, "queue": enqueue(keys, normalize(k))},
             {"loss": value},

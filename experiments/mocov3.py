@@ -25,7 +25,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.infonce import info_nce
+from ssljax.losses.infonce import info_nce_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -81,7 +81,7 @@ def mocov3(
         value = (
             2
             * temperature
-            * (info_nce(q1, k2, tau=temperature) + info_nce(q2, k1, tau=temperature))
+            * (info_nce_loss(q1, k2, tau=temperature) + info_nce_loss(q2, k1, tau=temperature))
         )
         return value, ({**stats, "target": target}, {"loss": value})
 

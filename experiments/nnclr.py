@@ -20,7 +20,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.infonce import enqueue, info_nce, nearest, normalize
+from ssljax.losses.infonce import enqueue, info_nce_loss, nearest_neighbour, normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -73,7 +73,8 @@ def nnclr(
         )  # Each view by its own batch statistics.
         (p1, p2), rest = predict.each(params, state.extra, (z1, z2))
         one, two = (
-            info_nce(nearest(a, support), b, tau=temperature) for a, b in ((z1, p2), (z2, p1))
+            info_nce_loss(nearest_neighbour(a, support), b, tau=temperature)
+            for a, b in ((z1, p2), (z2, p1))
         )
         value = (one + two) / 2
         return value, (stats | rest | {"queue": enqueue(support, normalize(z1))}, {"loss": value})

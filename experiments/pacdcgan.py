@@ -15,7 +15,7 @@ from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import classifier, nearest
 from ssljax.evals.pictures import samples
 from ssljax.evals.stacked import stacked_modes
-from ssljax.losses.adversarial import gan_critic, nonsaturating_generator
+from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models.dcgan import Discriminator, Generator
 from ssljax.sharding import over_batch
 
@@ -71,12 +71,12 @@ def pacdcgan(
             disc, d, state.extra["disc"], packed(2 * augment.to_float(batch["image"]) - 1, count)
         )
         on_fake, stats = apply(disc, d, stats, generate(state.params["gen"], state, key)[0])
-        value = gan_critic(on_real, on_fake)
+        value = gan_critic_loss(on_real, on_fake)
         return value, ({"disc": stats}, {"discriminator": value})
 
     def gen_loss(g, state, batch, key):
         fake, stats = generate(g, state, key)
-        value = nonsaturating_generator(
+        value = nonsaturating_generator_loss(
             apply(disc, state.params["disc"], state.extra["disc"], fake)[0]
         )
         return value, ({"gen": stats}, {"generator": value})

@@ -16,7 +16,7 @@ from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.feed import Rows
 from ssljax.data.mixtures import GRID, RING
 from ssljax.evals.modes import modes
-from ssljax.losses.adversarial import gan_critic, nonsaturating_generator
+from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models.mlp import Maxout
 from ssljax.sharding import over_batch
 
@@ -80,10 +80,10 @@ def pacgan(
         fake, stats = generate(params["gen"], state.extra["stats"], z)
         judge = lambda disc_params, x: disc.apply({"params": disc_params}, x)
         # Both move at once, as in the authors' code: each player's loss is cut off from the other's parameters.
-        d = gan_critic(
+        d = gan_critic_loss(
             judge(params["disc"], batch["x"]), judge(params["disc"], stop_gradient(fake))
         )
-        g = nonsaturating_generator(judge(stop_gradient(params["disc"]), fake))
+        g = nonsaturating_generator_loss(judge(stop_gradient(params["disc"]), fake))
         return d + g, ({"stats": stats}, {"discriminator": d, "generator": g})
 
     def draw(state, key, n):

@@ -12,7 +12,7 @@ from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
-from ssljax.losses.adversarial import hinge_critic, linear_generator
+from ssljax.losses.adversarial import hinge_critic_loss, linear_generator_loss
 from ssljax.models.dcgan import Discriminator, Generator
 from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
@@ -72,12 +72,14 @@ def projection(
             disc, d, state.extra["disc"], 2 * augment.to_float(batch["image"]) - 1, batch["label"]
         )
         on_fake, _ = apply(disc, d, state.extra["disc"], fake, y)  # The same power iteration.
-        value = hinge_critic(on_real, on_fake)
+        value = hinge_critic_loss(on_real, on_fake)
         return value, ({"disc": stats}, {"discriminator": value})
 
     def gen_loss(g, state, batch, key):
         fake, stats, y = generate(g, state, key)
-        value = linear_generator(apply(disc, state.params["disc"], state.extra["disc"], fake, y)[0])
+        value = linear_generator_loss(
+            apply(disc, state.params["disc"], state.extra["disc"], fake, y)[0]
+        )
         return value, ({"gen": stats}, {"generator": value})
 
     follow = lambda state: {

@@ -14,7 +14,7 @@ from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
-from ssljax.losses.adversarial import gan_critic, nonsaturating_generator, r1
+from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss, r1_penalty
 from ssljax.models.dcgan import Discriminator, Generator
 from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
@@ -62,13 +62,13 @@ def r1gan(
             2 * augment.to_float(batch["image"]) - 1,
         )
         value, penalty = (
-            gan_critic(judge(real), judge(generate(state.params["gen"], key))),
-            r1(judge, real),
+            gan_critic_loss(judge(real), judge(generate(state.params["gen"], key))),
+            r1_penalty(judge, real),
         )
         return value + gamma * penalty, ({}, {"discriminator": value, "penalty": penalty})
 
     def gen_loss(g, state, batch, key):
-        value = nonsaturating_generator(
+        value = nonsaturating_generator_loss(
             disc.apply({"params": state.params["disc"]}, generate(g, key))
         )
         return value, ({}, {"generator": value})

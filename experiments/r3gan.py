@@ -15,7 +15,12 @@ from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
-from ssljax.losses.adversarial import r1, r2, relativistic_critic, relativistic_generator
+from ssljax.losses.adversarial import (
+    r1_penalty,
+    r2_penalty,
+    relativistic_critic_loss,
+    relativistic_generator_loss,
+)
 from ssljax.models.dcgan import Discriminator, Generator
 from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
@@ -69,14 +74,14 @@ def r3gan(
             pairs(state.params["gen"], batch, key),
         )
         value, penalty = (
-            relativistic_critic(judge(real), judge(fake)),
-            r1(judge, real) + r2(judge, fake),
+            relativistic_critic_loss(judge(real), judge(fake)),
+            r1_penalty(judge, real) + r2_penalty(judge, fake),
         )
         return value + gamma * penalty, ({}, {"discriminator": value, "penalty": penalty})
 
     def gen_loss(g, state, batch, key):
         real, fake = (disc.apply({"params": state.params["disc"]}, x) for x in pairs(g, batch, key))
-        value = relativistic_generator(real, fake)
+        value = relativistic_generator_loss(real, fake)
         return value, ({}, {"generator": value})
 
     def follow(state):

@@ -18,7 +18,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.infonce import nt_xent
+from ssljax.losses.infonce import nt_xent_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -59,7 +59,7 @@ def simclr(
 
     def loss(params, state, batch, key):
         z, stats = net(params, state.extra, view.several(key, batch["image"], 2), train=True)
-        value = nt_xent(*jax.numpy.split(z, 2), temperature)
+        value = nt_xent_loss(*jax.numpy.split(z, 2), temperature)
         return value, (stats, {"loss": value})
 
     def encode(state, x):

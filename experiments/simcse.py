@@ -13,15 +13,15 @@ import optax
 import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
+from ssljax.data.documents import EMBEDDED, labelled_documents
 from ssljax.data.feed import Rows
-from ssljax.data.pieces import labelled, labelled_rows
-from ssljax.data.text import EMBEDDED
+from ssljax.data.token_rows import labelled_rows
 from ssljax.evals.knn import knn
 from ssljax.evals.probe import linear_probe
 from ssljax.evals.spread import alignment_uniformity
 from ssljax.evals.text_floor import text_floors
 from ssljax.evals.texts import nearest
-from ssljax.losses.infonce import info_nce
+from ssljax.losses.infonce import info_nce_loss
 from ssljax.models.mlp import MLP
 from ssljax.models.transformer import Transformer
 from ssljax.optim import adamw, warmup_cosine
@@ -53,7 +53,7 @@ def simcse(
         length: Tokens of a text that are read.
         lr: Its peak, after a warm-up over a tenth of training.
     """
-    docs = {split: labelled(data, split) for split in ("train", "test")}
+    docs = {split: labelled_documents(data, split) for split in ("train", "test")}
     old = pretrained_or_new(pretrained, net, docs["train"], vocabulary, length)
     train, test = (labelled_rows(old.tokenizer, d, length) for d in docs.values())
     model, head = old.model, MLP((old.model.net.width, old.model.net.width), activation="tanh")
@@ -78,7 +78,7 @@ def simcse(
         z = embed(
             params, jnp.concatenate([batch["tokens"]] * 2), train=True, key=key
         )  # Each its own dropout.
-        value = info_nce(*jnp.split(head.apply(params["head"], z), 2), tau=temperature)
+        value = info_nce_loss(*jnp.split(head.apply(params["head"], z), 2), tau=temperature)
         return value, (state.extra, {"loss": value})
 
     encode = lambda state, rows: embed(

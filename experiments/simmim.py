@@ -15,7 +15,7 @@ from ssljax.evals.average import average
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, feature_map
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.masked import masked_error, random_mask
+from ssljax.losses.masked_image import masked_patch_loss, random_mask
 from ssljax.models.vit import patchify, unpatchify, ViT
 from ssljax.optim import adamw, warmup_cosine
 
@@ -66,7 +66,7 @@ def simmim(
     def loss(params, state, batch, key):
         k1, k2, k3 = jax.random.split(key, 3)
         x = augment.random_resized_crop(k1, augment.to_float(batch["image"]), scale=(crop, 1.0))
-        value = masked_error(*answer(params, k3, augment.flip(k2, x, flip)), power=1)
+        value = masked_patch_loss(*answer(params, k3, augment.flip(k2, x, flip)), power=1)
         return value, (state.extra, {"loss": value})
 
     def errors(state, key, x, label):

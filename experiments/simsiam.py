@@ -19,7 +19,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.distillation import negative_cosine
+from ssljax.losses.distillation import negative_cosine_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -67,7 +67,7 @@ def simsiam(
             params, state.extra, x
         )  # Each view by its own batch statistics.
         (p1, p2), rest = predict.each(params, state.extra, (z1, z2))
-        value = negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2
+        value = negative_cosine_loss(p1, z2) / 2 + negative_cosine_loss(p2, z1) / 2
         return value, (stats | rest, {"loss": value})
 
     def encode(state, x):

@@ -13,7 +13,7 @@ from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
-from ssljax.losses.adversarial import hinge_critic, linear_generator
+from ssljax.losses.adversarial import hinge_critic_loss, linear_generator_loss
 from ssljax.models.dcgan import Discriminator, Generator
 from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
@@ -77,14 +77,14 @@ def sngan(
                 on_fake, _ = apply(
                     disc, d, d_stats, apply(gen, g, g_stats, noise)[0]
                 )  # The same power iteration.
-                value = hinge_critic(on_real, on_fake)
+                value = hinge_critic_loss(on_real, on_fake)
                 return value, (value, stats)
 
             d, opt_d, (d_value, d_stats) = descend(tx, disc_loss, d, opt_d)
 
         def gen_loss(g):
             fake, stats = apply(gen, g, g_stats, z)
-            return linear_generator(apply(disc, d, d_stats, fake)[0]), stats
+            return linear_generator_loss(apply(disc, d, d_stats, fake)[0]), stats
 
         g, opt_g, g_stats = descend(tx, gen_loss, g, opt_g)
         mean = ema(

@@ -21,7 +21,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.infonce import supcon as loss_of
+from ssljax.losses.infonce import supcon_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -62,7 +62,7 @@ def supcon(
 
     def loss(params, state, batch, key):
         z, stats = net(params, state.extra, view.several(key, batch["image"], 2), train=True)
-        value = loss_of(z, jnp.tile(batch["label"], 2), temperature)
+        value = supcon_loss(z, jnp.tile(batch["label"], 2), temperature)
         return value, (stats, {"loss": value})
 
     def encode(state, x):

@@ -20,7 +20,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.clustering import swav as loss_of
+from ssljax.losses.clustering import swav_loss
 from ssljax.losses.infonce import normalize, product
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
@@ -73,7 +73,7 @@ def swav(
         c = params["prototypes"]
         c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
         scores = product(normalize(z), c.T).reshape(-1, batch_size, prototypes)
-        value = loss_of(scores, crops.large, temperature, epsilon, steps)
+        value = swav_loss(scores, crops.large, temperature, epsilon, steps)
         return value, (stats, {"loss": value})
 
     def step(state, batch, key):

@@ -19,7 +19,7 @@ from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.redundancy import vicreg as loss_of
+from ssljax.losses.redundancy import vicreg_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
@@ -68,7 +68,7 @@ def vicreg(
         z, stats = net.each(
             params, state.extra, x
         )  # Each view by its own batch statistics, as in the authors' code.
-        value = loss_of(*z, invariance, variance, covariance)
+        value = vicreg_loss(*z, invariance, variance, covariance)
         return value, (stats, {"loss": value})
 
     def encode(state, x):

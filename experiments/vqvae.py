@@ -15,11 +15,11 @@ from ssljax.evals.compress import compression
 from ssljax.evals.pictures import compared
 from ssljax.losses.quantization import (
     codebook,
-    commitment,
-    follow,
-    nearest,
-    perplexity,
+    codebook_perplexity,
+    commitment_loss,
+    nearest_code,
     straight_through,
+    update_codebook,
 )
 from ssljax.models.vqvae import VQVAE
 
@@ -62,7 +62,7 @@ def vqvae(
 
     def quantize(params, book, x):
         z = net.apply({"params": params}, x, method=net.encode)
-        index = nearest(z, book["vectors"])
+        index = nearest_code(z, book["vectors"])
         return z, index, book["vectors"][index]
 
     def loss(params, state, batch, key):
@@ -70,11 +70,11 @@ def vqvae(
         z, index, q = quantize(params, book, x)
         y = net.apply({"params": params}, straight_through(z, q), method=net.decode)
         error = jnp.mean((x - y) ** 2) / variance
-        value = error + beta * commitment(z, q)
-        book = follow(book, z.reshape(-1, size), index.ravel(), key, decay)
+        value = error + beta * commitment_loss(z, q)
+        book = update_codebook(book, z.reshape(-1, size), index.ravel(), key, decay)
         return value, (
             {"book": book},
-            {"loss": value, "error": error, "perplexity": perplexity(book["counts"])},
+            {"loss": value, "error": error, "perplexity": codebook_perplexity(book["counts"])},
         )
 
     def reconstruct(state, x):
@@ -90,7 +90,7 @@ def vqvae(
             ]
         )
         counts = np.bincount(index, minlength=entries)
-        return {"perplexity": perplexity(counts), "used": np.sum(counts > 0)}
+        return {"perplexity": codebook_perplexity(counts), "used": np.sum(counts > 0)}
 
     places = int(np.prod([-(-s // 2**halvings) for s in train.shape[:2]]))
     steps = epochs * (len(train) // batch_size)

@@ -12,7 +12,11 @@ from ssljax.data import augment, feed, images
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
-from ssljax.losses.adversarial import gradient_penalty, linear_generator, wasserstein_critic
+from ssljax.losses.adversarial import (
+    gradient_penalty,
+    linear_generator_loss,
+    wasserstein_critic_loss,
+)
 from ssljax.models.dcgan import Discriminator, Generator
 from ssljax.optim import ema_decay
 from ssljax.sharding import over_batch
@@ -73,14 +77,14 @@ def wgan_gp(
 
             def critic_loss(c):
                 fake, judge = generate(g, stats, z)[0], lambda x: critic.apply({"params": c}, x)
-                value = wasserstein_critic(judge(real), judge(fake))
+                value = wasserstein_critic_loss(judge(real), judge(fake))
                 return value + penalty * gradient_penalty(judge, real, fake, kt), value
 
             c, opt_c, value = descend(tx, critic_loss, c, opt_c)
 
         def gen_loss(g):
             fake, new = generate(g, stats, last)
-            return linear_generator(critic.apply({"params": c}, fake)), new
+            return linear_generator_loss(critic.apply({"params": c}, fake)), new
 
         g, opt_g, stats = descend(tx, gen_loss, g, state.opt_state["gen"])
         slow = ema_decay(decay, state.step)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax import Experiment, InputError, main, TrainState
-from ssljax.data.words import Blocks, vocabulary
+from ssljax.data.words import WordBlocks, vocabulary
 from ssljax.evals.words import nearest, word_tests
-from ssljax.losses.words import cbow, skip_gram, terms
+from ssljax.losses.words import cbow_loss, skip_gram_loss, term_counts
 from ssljax.optim import descend_rows
 from ssljax.sharding import over_batch
 
@@ -53,7 +53,7 @@ def word2vec(
         raise InputError(f"--at-once {at_once} must divide --batch-size {batch_size}.")
     tokenizer, tokens, count, names = vocabulary(data, min_count)
     unigram = jnp.asarray(np.cumsum(count**0.75) / np.sum(count**0.75), jnp.float32)
-    text = Blocks(tokens, count, batch_size, length, window, sample)
+    text = WordBlocks(tokens, count, batch_size, length, window, sample)
     num_steps = epochs * text.steps
     here, there = jnp.arange(length)[:, None] + window, jnp.arange(length + 2 * window)
 
@@ -78,13 +78,15 @@ def word2vec(
                 text[:, window:-window],
             )
             ins, outs, loss = (
-                (middle, text, skip_gram) if model == "skip-gram" else (text, middle, cbow)
+                (middle, text, skip_gram_loss)
+                if model == "skip-gram"
+                else (text, middle, cbow_loss)
             )
             rows = params["in"][ins], params["out"][outs], params["out"][drawn]
             value, (v, u, n) = jax.value_and_grad(
                 lambda rows: loss(rows[0], rows[1], near, rows[2], negatives)
             )(rows)
-            vs, us, ns = terms(loss, near, shared, negatives)
+            vs, us, ns = term_counts(loss, near, shared, negatives)
             both = lambda a, b: jnp.concatenate(
                 [a, b], 1
             )  # One sum into a table: for two, XLA copies it.

@@ -12,7 +12,8 @@ from ssljax.experiment import (
     minimize,
     TrainState,
 )
-from ssljax.loop import main, Run, train
+from ssljax.run import Run, train
+from ssljax.cli import main
 
 __all__ = [
     "Batch",

@@ -16,7 +16,7 @@ import tyro
 
 from ssljax.data.sources import HELD_OUT
 from ssljax.errors import InputError
-from ssljax.loop import interval
+from ssljax.stats import interval
 
 HERE = pathlib.Path(__file__).parent.parent / "experiments"
 START, END = "<!-- ledger: written by python -m ssljax.ledger -->", "<!-- end of ledger -->"

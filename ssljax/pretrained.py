@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from tokenizers import Tokenizer
 
 from ssljax.checkpoint import load
-from ssljax.data.text import Documents, load_tokenizer, wordpiece
+from ssljax.data.documents import Documents
+from ssljax.data.tokenizers import load_tokenizer, wordpiece
 from ssljax.errors import InputError
 from ssljax.experiment import TrainState
-from ssljax.logging import plain
+from ssljax.record import plain
 from ssljax.models.encoder import rebuild
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import at_places_of

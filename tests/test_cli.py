@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ssljax import loop
+from ssljax import cli
 from tests.conftest import ROOT
 from tests.tiny import tiny
 
@@ -20,7 +20,7 @@ def cli(capsys, monkeypatch, tmp_path):
 
     def run(function, *flags):
         try:
-            loop.main(function, flags)
+            cli.main(function, flags)
             status = 0
         except SystemExit as e:
             status = e.code

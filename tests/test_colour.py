@@ -8,7 +8,7 @@ import pytest
 from ssljax.data.colour import gamut, lab_to_rgb, occurrences, rgb_to_lab
 from ssljax.data.sources import images
 from ssljax.errors import InputError
-from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced, soft_bins
+from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced_loss, soft_bins
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_five_bins_share_a_pixel_as_the_paper_says():
         )
         p = np.exp(logits[at]) / np.exp(logits[at]).sum()
         total -= w[target.argmax()] * sum(z * np.log(q) for z, q in zip(target, p))
-    found = rebalanced(jnp.asarray(logits, "float32"), bins, share, jnp.asarray(w, "float32"))
+    found = rebalanced_loss(jnp.asarray(logits, "float32"), bins, share, jnp.asarray(w, "float32"))
     np.testing.assert_allclose(found, total / 24, rtol=1e-4)
     for width in (
         10.0,

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from ssljax import loop, sharding
+from ssljax import cli, sharding
 from ssljax.data import audio, sources
 from ssljax.data.sources import Arrays
 from tests.conftest import ROOT
@@ -106,7 +106,7 @@ def zeros(monkeypatch):
 
 
 def called(monkeypatch, command, build):
-    """What `loop.main` would train, or only the arguments, by name, of the experiment's function."""
+    """What `cli.main` would train, or only the arguments, by name, of the experiment's function."""
     name, flags = command
     found = []
     function = getattr(importlib.import_module(f"experiments.{name}"), name)
@@ -115,7 +115,7 @@ def called(monkeypatch, command, build):
     monkeypatch.setattr(
         sharding, "split_cpu", lambda n: None
     )  # The tests' eight devices are there already.
-    loop.main(make, flags)
+    cli.main(make, flags)
     return found[0]
 
 

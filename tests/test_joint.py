@@ -28,14 +28,14 @@ from ssljax import InputError, load, Run, train
 from ssljax.data import augment, images
 from ssljax.data.sources import share
 from ssljax.data.views import MultiCrop, Views
-from ssljax.logging import plain
-from ssljax.losses.distillation import sharpening
+from ssljax.record import plain
+from ssljax.losses.distillation import teacher_temperature
 from ssljax.losses.infonce import normalize
-from ssljax.losses.masked import block_masks
+from ssljax.losses.masked_image import block_masks
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, rebuild
 from ssljax.models.mlp import MLP
-from ssljax.models.vit import Blocks, positions, Predictor, ViT
+from ssljax.models.vit import Predictor, sincos_positions, ViT, ViTBlocks
 from ssljax.pretrained import encoder_of
 
 KEY = jax.random.key(0)
@@ -546,7 +546,11 @@ def test_a_step_of_ijepa_is_the_papers_equation():
             final_decay=0.0,
         )
     )
-    (k1, k2), place, tau = jax.random.split(key), positions(4, 4, 8), 0.8 + 0.2 * 3 / (1437 // 3)
+    (k1, k2), place, tau = (
+        jax.random.split(key),
+        sincos_positions(4, 4, 8),
+        0.8 + 0.2 * 3 / (1437 // 3),
+    )
     x = Noisy()(k1, digits(3)["image"])
     asked, seen = (
         block_masks(k, 3, (4, 4), *a)
@@ -576,7 +580,7 @@ def test_a_step_of_ijepa_is_the_papers_equation():
                         p["blank"] + place[hidden],
                     ]
                 )
-                y = Blocks(1, 2).apply({"params": p["Blocks_0"]}, y[None])[0, len(context) :]
+                y = ViTBlocks(1, 2).apply({"params": p["Blocks_0"]}, y[None])[0, len(context) :]
                 errors.append(
                     (y @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"] - goal[i, hidden]) ** 2
                 )
@@ -622,7 +626,9 @@ def test_bad_settings_are_a_sentence():
         dino(**TINY, sharp=0.0)
     with pytest.raises(InputError, match="choose --sharpen 0 or above"):
         dino(**TINY, sharpen=-0.1)
-    assert sharpening(0.07, 0.0)(0) == sharpening(0.07, 0.9)(5) == 0.07  # Warmed up over no step.
+    assert (
+        teacher_temperature(0.07, 0.0)(0) == teacher_temperature(0.07, 0.9)(5) == 0.07
+    )  # Warmed up over no step.
     assert finetune(batch_size=5000, epochs=2).num_steps == 2  # More than there are.
     with pytest.raises(InputError, match="decay of a moving average"):
         byol(**ONE, decay=1.1)

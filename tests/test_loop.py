@@ -17,9 +17,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ssljax import InputError, load, Run, train
-from ssljax import logging as run_logging
+from ssljax import logs
 from ssljax.checkpoint import flatten
-from ssljax.loop import interval
+from ssljax.stats import interval
 from tests.conftest import ROOT
 from tests.tiny import tiny
 
@@ -96,17 +96,17 @@ def test_loads_the_weights_of_another_run(tmp_path):
 
 def test_metrics_are_means_since_the_last_log_and_are_not_repeated(tmp_path):
     train(replace(tiny(), num_steps=20), Run(workdir=str(tmp_path), log_every=5))
-    rows = run_logging.read_metrics(tmp_path)
+    rows = logs.read_metrics(tmp_path)
     (tmp_path / "metrics.jsonl").open("a").write(
         '{"step": 25, "loss": 1.0}\n{"step": 3'
     )  # What a kill leaves.
     train(tiny(), Run(workdir=str(tmp_path), log_every=5))
-    again = run_logging.read_metrics(tmp_path)
+    again = logs.read_metrics(tmp_path)
     assert [r["step"] for r in again if "loss" in r] == [5, 10, 15, 20, 25, 30, 35, 40]
     assert again[:3] == rows[:3]
     each = tmp_path / "each"
     train(replace(tiny(), num_steps=10), Run(workdir=str(each), log_every=1))
-    losses = [r["loss"] for r in run_logging.read_metrics(each) if "loss" in r]
+    losses = [r["loss"] for r in logs.read_metrics(each) if "loss" in r]
     np.testing.assert_allclose(
         [np.mean(losses[:5]), np.mean(losses[5:])], [r["loss"] for r in rows[:2]], rtol=1e-5
     )
@@ -138,7 +138,7 @@ def test_what_was_found_before_an_evaluator_fails_is_told(capsys):
 def test_a_slow_evaluator_is_named_as_it_ends(tmp_path, capsys, monkeypatch):
     train(replace(tiny(), num_steps=2), Run())
     assert "Evaluated" not in capsys.readouterr().out
-    monkeypatch.setattr("ssljax.loop.SLOW", 0.0)
+    monkeypatch.setattr("ssljax.session.SLOW", 0.0)
     train(replace(tiny(), num_steps=2), Run(seeds=2))
     said = capsys.readouterr().out
     assert (
@@ -339,7 +339,7 @@ def start_and_wait_for(step: int, workdir: pathlib.Path, *args: str) -> subproce
     )
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None:
-        if any(r["step"] >= step for r in run_logging.read_metrics(workdir)):
+        if any(r["step"] >= step for r in logs.read_metrics(workdir)):
             return process
         time.sleep(0.05)
     raise AssertionError(f"no step {step}: {process.communicate()[0]}")

@@ -14,10 +14,11 @@ from experiments.finetune_text import finetune_text
 from experiments.rotation import rotation
 from experiments.simcse import simcse
 from ssljax import load, Run, train
-from ssljax.data import text
-from ssljax.data.pieces import half_pages, labelled, labelled_rows, pieces, SPECIAL
+from ssljax.data.documents import Documents, half_pages, labelled_documents, long_paragraphs
+from ssljax.data.token_rows import labelled_rows, SPECIAL, token_rows
+from ssljax.data.tokenizers import characters, wordpiece
 from ssljax.errors import InputError
-from ssljax.loop import logging
+from ssljax import record
 from ssljax.models.convnet import ConvNet
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.pretrained import pretrained, pretrained_or_new
@@ -30,7 +31,7 @@ def test_positions_that_were_not_learned_are_not_read(tmp_path, one_device):
     train(
         replace(bert(net=net, vocabulary=400, length=16, batch_size=8), num_steps=1, evals={}),
         Run(workdir=str(tmp_path / "bert")),
-        logging.plain(dict(net=net, length=16)),
+        record.plain(dict(net=net, length=16)),
     )
     assert finetune_text(pretrained=str(tmp_path / "bert"), length=16)
     with pytest.raises(
@@ -41,15 +42,18 @@ def test_positions_that_were_not_learned_are_not_read(tmp_path, one_device):
 
 
 def test_half_pages_of_the_manual_are_told_apart_by_topic():
-    train_set, test_set = labelled("python", "train"), labelled("python", "test")
+    train_set, test_set = (
+        labelled_documents("python", "train"),
+        labelled_documents("python", "test"),
+    )
     assert not set(train_set.text) & set(test_set.text)
     assert len(train_set.class_names) == 8 and "Special method names" in train_set.class_names
     for docs in (train_set, test_set):
         assert set(docs.labels) == set(range(8)) and min(map(len, docs.text)) >= 800
-    long = lambda docs: set().union(*map(text.long_paragraphs, docs.text))
+    long = lambda docs: set().union(*map(long_paragraphs, docs.text))
     assert not long(train_set) & long(test_set)
     assert abs(len(test_set) / (len(train_set) + len(test_set)) - 0.25) < 0.01
-    found = labelled(
+    found = labelled_documents(
         "python", "train"
     )  # The same each time, though labels are of a dictionary's topics.
     assert found.text == train_set.text and (found.labels == train_set.labels).all()
@@ -59,12 +63,12 @@ def test_half_pages_of_the_manual_are_told_apart_by_topic():
 def test_sets_without_classes_are_sentences(tmp_path):
     (tmp_path / "a.txt").write_text("text " * 100)
     with pytest.raises(InputError, match="has no classes: give a TFDS set"):
-        labelled(str(tmp_path / "a.txt"), "train")
+        labelled_documents(str(tmp_path / "a.txt"), "train")
 
 
 def test_rows_begin_and_end_as_bert_has_them():
-    docs = text.Documents(["aa bb", "aa " * 30], np.array([1, 0], np.int32), ["x", "y"])
-    tokenizer = text.wordpiece(docs, 20)
+    docs = Documents(["aa bb", "aa " * 30], np.array([1, 0], np.int32), ["x", "y"])
+    tokenizer = wordpiece(docs, 20)
     a, b, (cls, sep) = (
         *map(tokenizer.token_to_id, ("aa", "bb")),
         map(tokenizer.token_to_id, ("[CLS]", "[SEP]")),
@@ -72,12 +76,10 @@ def test_rows_begin_and_end_as_bert_has_them():
     rows = labelled_rows(tokenizer, docs, 6)
     np.testing.assert_array_equal(rows.image, [[cls, a, b, sep, -1, -1], [cls, a, a, a, a, sep]])
     np.testing.assert_array_equal(rows.labels, [1, 0])
-    characters = labelled_rows(text.characters(docs), docs, 6).image
-    assert (
-        characters[0].tolist()[-1] == -1 and (characters[:, :5] > 0).all()
-    )  # No such tokens there.
+    letters = labelled_rows(characters(docs), docs, 6).image
+    assert letters[0].tolist()[-1] == -1 and (letters[:, :5] > 0).all()  # No such tokens there.
     with pytest.raises(InputError, match="vocabulary"):
-        pieces("python", 20, 16)
+        token_rows("python", 20, 16)
 
 
 def test_pooled_is_the_mean_of_the_tokens_that_are_there():
@@ -103,7 +105,7 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
     old = train(
         replace(bert(**arguments), num_steps=2, evals={}),
         Run(workdir=str(folder)),
-        logging.plain(dict(net=NET, length=16)),
+        record.plain(dict(net=NET, length=16)),
     )
     exp = finetune_text(
         pretrained=str(folder),
@@ -143,7 +145,7 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
     )
     exp = finetune_text(**arguments, batch_size=8, length=16, lr=0.0)
     assert exp.files == simcse(**arguments, batch_size=8, length=16).files
-    train(replace(exp, num_steps=1, evals={}), Run(workdir=str(child)), logging.plain(arguments))
+    train(replace(exp, num_steps=1, evals={}), Run(workdir=str(child)), record.plain(arguments))
     shutil.rmtree(folder)  # A run that began with this one does without it.
     found = pretrained(child)
     assert found.model.net == NET.clone(dropout=0.3) and not found.model.causal
@@ -164,7 +166,7 @@ def test_from_scratch_is_the_form_of_the_pretrained_encoder_with_new_weights(tmp
     """Which is not that of the default encoder: a floor of another net would be none."""
     arguments = dict(encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
     exp = replace(rotation(**arguments), num_steps=3, evals={})
-    old = train(exp, Run(workdir=str(tmp_path)), logging.plain(arguments))
+    old = train(exp, Run(workdir=str(tmp_path)), record.plain(arguments))
     start = lambda scratch: train(
         replace(
             finetune(pretrained=str(tmp_path), scratch=scratch, batch_size=32, lr=0.0),

@@ -12,12 +12,12 @@ import pytest
 
 from experiments.awd_lstm import awd_lstm
 from experiments.lstm import lstm as lstm_experiment
-from ssljax.data.text import Tokenized
+from ssljax.data.token_feeds import Tokenized
 from ssljax.errors import InputError
 from ssljax.evals.lag import gradient_by_lag
 from ssljax.evals.recurrent import gradients, perplexity, sample
 from ssljax.experiment import TrainState
-from ssljax.models.rnn import CELLS, LanguageModel, lstm, nats, recur, RNN
+from ssljax.models.rnn import CELLS, lstm, nats, recur, RNN, RNNLanguageModel
 from tests.losses.test_softmax import naive_cross_entropy
 from tests.test_data import batches, mesh_of
 
@@ -245,7 +245,7 @@ class TestDropout:
 
     def test_a_dropped_word_is_zeros_wherever_it_stands(self):
         """As if its vector were zeros, and the others' longer: told from which vectors get a gradient."""
-        net = LanguageModel(30, RNN("lstm", 6, 1), word_dropout=0.4)
+        net = RNNLanguageModel(30, RNN("lstm", 6, 1), word_dropout=0.4)
         tokens, key = jax.random.randint(jax.random.key(0), (8, 40), 0, 30), jax.random.key(1)
         params = net.init(jax.random.key(2), tokens)
         assert len(np.unique(tokens)) == 30
@@ -275,7 +275,7 @@ class TestDropout:
 
 
 def model(cell="lstm", vocabulary=11, **kw):
-    net = LanguageModel(vocabulary, RNN(cell, width=6, layers=2, scale=0.7), **kw)
+    net = RNNLanguageModel(vocabulary, RNN(cell, width=6, layers=2, scale=0.7), **kw)
     return net, TrainState(
         jnp.zeros(()), net.init(jax.random.key(0), jnp.zeros((1, 1), int)), (), {}
     )
@@ -305,7 +305,7 @@ def test_perplexity_is_counted_by_hand(tied):
 
 def test_a_sample_follows_the_model():
     """Where each token can only be followed by the next number, that is what is drawn."""
-    net = LanguageModel(11, RNN("tanh", width=11, layers=1))
+    net = RNNLanguageModel(11, RNN("tanh", width=11, layers=1))
     params = net.init(jax.random.key(0), jnp.zeros((1, 1), int))["params"]
     eye = jnp.eye(11)
     params |= {"embedding": eye, "kernel": 1000 * jnp.roll(eye, 1, axis=1)}
@@ -336,7 +336,7 @@ class TestLSTM:
             file, rnn=RNN(width=6, layers=2, scale=0.7), batch_size=3, length=5, lr=0.0
         )
         state, (a, b, c) = started(exp)
-        net, step = LanguageModel(12, RNN(width=6, layers=2, scale=0.7)), jax.jit(exp.step)
+        net, step = RNNLanguageModel(12, RNN(width=6, layers=2, scale=0.7)), jax.jit(exp.step)
         nll = np.asarray(
             nats(net, state.params, jnp.concatenate([a["tokens"], b["tokens"][:, 1:]], axis=1))[0]
         )
@@ -362,7 +362,7 @@ class TestLSTM:
             state = state.replace(
                 opt_state=jax.tree.map(lambda x: at if x.ndim == 0 else x, state.opt_state)
             )
-            nll = lambda p: nats(LanguageModel(12, rnn), p, a["tokens"])[0].sum() / 3
+            nll = lambda p: nats(RNNLanguageModel(12, rnn), p, a["tokens"])[0].sum() / 3
             grads = jax.grad(nll)(state.params)
             rate = 0.5 * {0: 1, 5: 1 / 4}[epoch] * min(1, clip / float(optax.tree.norm(grads)))
             new, _ = jax.jit(exp.step)(state, a, jax.random.key(1))
@@ -392,7 +392,7 @@ def test_awds_penalties_are_of_dropped_outputs_and_of_whole_ones_change(file):
         word_dropout=0.2,
     )
     state, (a, b, _) = started(exp)
-    net, key = LanguageModel(12, rnn, tied=True, word_dropout=0.2), jax.random.key(5)
+    net, key = RNNLanguageModel(12, rnn, tied=True, word_dropout=0.2), jax.random.key(5)
     step = jax.jit(exp.step)
     state, _ = step(state, a, jax.random.key(4))
     nll, (h, whole), carry = (

@@ -18,8 +18,9 @@ from experiments.finetune_text import finetune_text
 from experiments.gpt import gpt
 from experiments.simcse import simcse
 from ssljax import sharding
-from ssljax.data.pieces import labelled, labelled_rows, SPECIAL
-from ssljax.data.text import wordpiece
+from ssljax.data.documents import labelled_documents
+from ssljax.data.token_rows import labelled_rows, SPECIAL
+from ssljax.data.tokenizers import wordpiece
 from ssljax.errors import InputError
 from ssljax.losses.language import mask_tokens, replace_tokens
 from ssljax.models import attention
@@ -28,9 +29,9 @@ from ssljax.models.mlp import MLP
 from ssljax.models.transformer import (
     empty_cache,
     generate,
-    kept,
     LanguageModel,
-    sample,
+    sample_token,
+    sampling_mask,
     Transformer,
 )
 from tests.test_data import batches, mesh_of
@@ -229,7 +230,7 @@ def test_the_likeliest_text_is_that_of_whole_forward_passes(window, length):
 def test_exactly_the_right_tokens_are_kept(seed, k, p, ties):
     logits = np.random.default_rng(seed).normal(size=(3, 8)).astype(np.float32)
     logits = np.round(logits) if ties else logits
-    found = np.asarray(kept(jnp.asarray(logits), k, p))
+    found = np.asarray(sampling_mask(jnp.asarray(logits), k, p))
     for row, keep in zip(logits.astype(float), found):
         order = sorted(range(8), key=lambda i: -row[i])[: k or 8]
         share, want = np.exp(row[order]) / np.exp(row[order]).sum(), set()
@@ -243,7 +244,7 @@ def test_samples_follow_the_distribution():
     logits = jnp.log(jnp.array([[0.4, 0.3, 0.2, 0.1]]))
     many = jnp.tile(logits, (20_000, 1))
     draw = lambda **kwargs: (
-        np.bincount(np.asarray(sample(KEY, many, **kwargs)), minlength=4) / 20_000
+        np.bincount(np.asarray(sample_token(KEY, many, **kwargs)), minlength=4) / 20_000
     )
     np.testing.assert_allclose(draw(), [0.4, 0.3, 0.2, 0.1], atol=0.02)
     np.testing.assert_allclose(draw(top_k=2), [4 / 7, 3 / 7, 0, 0], atol=0.02)
@@ -341,7 +342,7 @@ def test_berts_loss_is_of_what_is_hidden_from_either_side():
 
 
 def test_fine_tunings_loss_is_of_each_texts_own_class_by_the_mean_of_its_tokens():
-    net, k, docs = Transformer(1, 2, 16), jax.random.key(3), labelled("python", "train")
+    net, k, docs = Transformer(1, 2, 16), jax.random.key(3), labelled_documents("python", "train")
     exp = finetune_text(vocabulary=300, net=net, length=40, batch_size=5, fraction=0.5)
     batch, state = begun(exp)
     rows = labelled_rows(wordpiece(docs, 300), docs, 40)

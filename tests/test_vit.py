@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ssljax.errors import InputError
-from ssljax.losses.masked import masked_error, patch_statistics, random_mask
-from ssljax.models.vit import MAEDecoder, patchify, positions, unpatchify, ViT
+from ssljax.losses.masked_image import masked_patch_loss, patch_statistics, random_mask
+from ssljax.models.vit import MAEDecoder, patchify, sincos_positions, unpatchify, ViT
 
 KEY = jax.random.key(0)
 
@@ -25,7 +25,7 @@ def test_learned_positions_are_added_to_patches_in_their_place():
     params = net.init(KEY, x)["params"]
     table = params["places"]["table"]
     assert table.shape == (2, 3, 16) and 0.01 < table.std() < 0.03
-    same = params | {"places": {"table": positions(2, 3, 16).reshape(2, 3, 16)}}
+    same = params | {"places": {"table": sincos_positions(2, 3, 16).reshape(2, 3, 16)}}
     others = {k: v for k, v in params.items() if k != "places"}
     assert set(fixed.init(KEY, x)["params"]) == set(others)
     apply = lambda net, params, x: net.apply({"params": params}, x, method="tokens")
@@ -69,12 +69,12 @@ def test_patches_are_cut_and_put_back():
 
 
 def test_positions_are_sines_of_row_and_column():
-    p = np.asarray(positions(3, 5, 16)).reshape(3, 5, 16)
+    p = np.asarray(sincos_positions(3, 5, 16)).reshape(3, 5, 16)
     omega = [1, 1e-1, 1e-2, 1e-3]
     want = [f(at * w) for at in (2, 4) for f in (np.sin, np.cos) for w in omega]
     np.testing.assert_allclose(p[2, 4], want, atol=1e-6)
     with pytest.raises(InputError, match="4 divides, not 6"):
-        positions(2, 2, 6)
+        sincos_positions(2, 2, 6)
 
 
 @pytest.mark.parametrize("shape, pool", [((8, 8, 1), "mean"), ((6, 10, 3), "token")])
@@ -150,8 +150,8 @@ def test_the_error_is_a_loop_over_what_is_hidden():
         each = [
             abs(y[i, j, k] - t[i, j, k]) ** power for i, j, k in np.ndindex(y.shape) if hidden[i, j]
         ]
-        np.testing.assert_allclose(masked_error(y, t, hidden, power), np.mean(each), rtol=1e-5)
-        moved = jax.grad(masked_error, 1)(
+        np.testing.assert_allclose(masked_patch_loss(y, t, hidden, power), np.mean(each), rtol=1e-5)
+        moved = jax.grad(masked_patch_loss, 1)(
             jnp.asarray(y), jnp.asarray(t), jnp.asarray(hidden), power
         )
         assert (

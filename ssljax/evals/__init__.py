@@ -1,1 +1,1 @@
-"""Evaluators: factories of `state -> {name: number or picture}`, each number beside its floor."""
+"""Evaluators: factories of `state -> {name: number or picture}`, each number with its floor."""

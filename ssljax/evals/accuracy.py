@@ -1,4 +1,4 @@
-"""Accuracy of a classifier: of one that is trained, or, by one that was, of images that are drawn."""
+"""Accuracy of a classifier that is trained, or of a trained one on images that a net makes."""
 
 from collections.abc import Callable, Mapping
 import functools
@@ -13,15 +13,16 @@ import optax
 from ssljax.data import augment
 from ssljax.errors import InputError
 from ssljax.evals.average import average
+from ssljax.evals.evaluator import Direction, Evaluator
 from ssljax.evals.feature_nets import FeatureNet
 from ssljax.evals.features import Encode, put, Tree
 
 
-def accuracy(logits: Encode, test: Any) -> Callable[[Tree], Mapping[str, float]]:
-    """Percent of `test` named rightly by the largest of `logits(state, images)`, (n, classes).
+def accuracy(logits: Encode, test: Any) -> Evaluator:
+    """Percent of `test` whose class has the largest of `logits(state, images)`, (n, classes).
 
-    `cross_entropy` is theirs, in nats; `most_frequent` is the floor: the percent of the most frequent class. InputError
-    if a label has no logit.
+    `cross_entropy` is that of the logits, in nats. `most_frequent` is the floor: the percent of the
+    most frequent class. InputError if a label has no logit.
     """
 
     def measure(state: Tree, key: Array, images: Array, labels: Array) -> Mapping[str, Array]:
@@ -31,57 +32,80 @@ def accuracy(logits: Encode, test: Any) -> Callable[[Tree], Mapping[str, float]]
             "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(z, labels),
         }
 
-    run, floor = (
-        average(measure, test, len(test)),
-        100 * float(np.bincount(test.labels).max() / len(test)),
+    if not len(test):
+        raise InputError("A set to evaluate on is empty.")
+    run = average(measure, test, len(test))
+    floor = 100 * float(np.bincount(test.labels).max() / len(test))
+    return Evaluator(
+        lambda state: {**run(state), "most_frequent": floor},
+        better={"accuracy": "higher", "cross_entropy": "lower"},
+        floors={"accuracy": "most_frequent"},
+        trace=run.trace,
+        queries=test,
     )
-    return lambda state: {**run(state), "most_frequent": floor}
 
 
-def recognised(
+def accuracy_of_versions(
     versions: Callable[[Tree, Array], Mapping[str, Array]],
     net: FeatureNet,
     test: Any,
     n: int = 10_000,
-) -> Callable[[Tree], Mapping[str, float]]:
-    """Percent of `n` images of `test` that the classifier `net` names rightly after each of `versions(state, images)`.
+    better: Mapping[str, Direction] | None = None,
+    floors: Mapping[str, str] | None = None,
+) -> Evaluator:
+    """Percent of `n` images of `test` that `net` classifies rightly in each of their versions.
 
-    These take (n, H, W, C) uint8 and give {name: (n, H, W, C) in [0, 1]}, rounded here to 8 bits; the percents are
-    called "accuracy" + name, and `accuracy_of_images` is that of the images themselves, found once. InputError if
-    `net` names no classes, or not all of the set's.
+    `versions(state, images)` takes (n, H, W, C) uint8 and gives {name: (n, H, W, C) in [0, 1]},
+    rounded here to 8 bits. The percents are called "accuracy" + name; `accuracy_of_images` is that
+    of the images themselves, computed once. `better` and `floors` are those of the `Evaluator`.
+    InputError if `net` is no classifier, or lacks classes of the set.
     """
     if net.logits is None:
         raise InputError(
-            f"{net.name} names no classes: give the folder of a run of experiments/supervised.py."
+            f"{net.name} is no classifier: give the folder of a run of experiments/supervised.py."
         )
 
     def right(params: Tree, x: Array, labels: Array) -> Array:
-        return 100.0 * (
-            _with_all_classes(net.logits(params, net.apply(params, x)), test).argmax(1) == labels
-        )
+        z = _with_all_classes(net.logits(params, net.apply(params, x)), test)
+        return 100.0 * (z.argmax(1) == labels)
 
     def measure(both: Tree, key: Array, images: Array, labels: Array) -> Mapping[str, Array]:
-        found = versions(both["state"], images)
-        named = {
-            name: right(both["net"], augment.eight_bits(y), labels) for name, y in found.items()
-        }
-        return {
-            f"accuracy{name}": jnp.where(jnp.isfinite(found[name]).all((1, 2, 3)), x, jnp.nan)
-            for name, x in named.items()
-        }  # Not a number is no image, whatever it is rounded to.
+        found = {}
+        for name, y in versions(both["state"], images).items():
+            percent = right(both["net"], augment.eight_bits(y), labels)
+            # NaN would be rounded to some image.
+            found[f"accuracy{name}"] = jnp.where(jnp.isfinite(y).all((1, 2, 3)), percent, jnp.nan)
+        return found
+
+    def measure_images(params: Tree, key: Array, x: Array, labels: Array) -> Mapping[str, Array]:
+        return {"accuracy_of_images": right(params, x, labels)}
 
     params = functools.cache(lambda: jax.tree.map(put, net.params))
-    run = average(measure, test, n)
-    own = average(
-        lambda params, key, x, labels: {"accuracy_of_images": right(params, x, labels)}, test, n
+    run, own = average(measure, test, n), average(measure_images, test, n)
+    of_images = functools.cache(lambda: own(params()))
+
+    def evaluate(state: Tree) -> Mapping[str, float]:
+        found = run({"state": state, "net": params()})
+        bad = [name for name, x in found.items() if not np.isfinite(x)]
+        if bad:
+            raise InputError(f"Images to classify are not finite: {', '.join(bad)}.")
+        return {**found, **of_images()}
+
+    return Evaluator(
+        evaluate,
+        better=better or {},
+        floors=floors or {},
+        trace=lambda state: run.trace({"state": state, "net": net.params}),
+        queries=test,
     )
-    floor = functools.cache(lambda: own(params()))
-    return lambda state: {**run({"state": state, "net": params()}), **floor()}
 
 
 def _with_all_classes(z: Array, test: Any) -> Array:
+    if z.ndim != 2:
+        raise InputError(f"Logits must be of shape (n, classes), not {z.shape}.")
     if not 0 <= test.labels.min() <= test.labels.max() < z.shape[1]:
         raise InputError(
-            f"A label of the test set is not in [0, {z.shape[1]}): the training set lacks that class."
+            f"A label of the test set is not in [0, {z.shape[1]}): the training set lacks that "
+            "class."
         )
     return z

@@ -1,6 +1,6 @@
-"""Anomalies: does a score that was learned on one class tell images of the others?"""
+"""Anomalies: does a score that was learned on one class tell images of other classes apart?"""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -9,10 +9,18 @@ import numpy as np
 
 from ssljax.data.sources import rows, Source
 from ssljax.errors import InputError
-from ssljax.evals.features import extractor, raw_pixels, subset, Tree
+from ssljax.evals.evaluator import Evaluator
+from ssljax.evals.features import (
+    check_shapes,
+    extractor,
+    raw_pixels,
+    subset,
+    trace_features,
+    Tree,
+)
 
 
-def anomaly(
+def anomaly_auroc(
     score: Callable[[Tree, Array], Array],
     normal: Any,
     test: Any,
@@ -20,36 +28,47 @@ def anomaly(
     k: int = 5,
     n: int = 10_000,
     seed: int = 0,
-) -> Callable[[Tree], Mapping[str, float]]:
-    """`auroc`: how often, in percent, an image of another class scores above one of `normal_class`.
+) -> Evaluator:
+    """`auroc`: percent of pairs in which an image of another class scores above a normal one.
 
-    Both are of `n` images of `test`. `score(state, images)`, (n, H, W, C) uint8 to (n,), should be high for what is
-    strange; 50 is chance. `pixels_knn` is the floor: the `auroc` of the mean distance to the `k` nearest of `n` images
-    of `normal`, the training set, on pixels, found once. InputError where `test` holds only normal images or none, or `normal` fewer than k.
+    Measured on `n` images of `test`; those of `normal_class` are normal. `score(state, images)`,
+    (n, H, W, C) uint8 to (n,), should be high for anomalies; 50 is chance. `pixels_knn` is the
+    floor: the `auroc` of the mean distance to the `k` nearest of `n` images of `normal`, the
+    training set, on pixels, shrunk to 32 a side, computed once. InputError where `test` holds only
+    normal images or none, or `normal` fewer than k images or images of another shape.
     """
     indices = subset(test, n, seed)
     strange = test.labels[indices] != normal_class
     if strange.all() or not strange.any():
         raise InputError(
-            f"The test set must hold images of class {normal_class} and of others, to tell them apart."
+            f"The test set must hold images of class {normal_class} and of other classes."
         )
     if len(normal) < k:
         raise InputError(f"{len(normal)} normal images are too few for {k} neighbours.")
-    extract = extractor(_column(score))
+    check_shapes(normal, test)
+    column = _column(score)
+    extract = extractor(column)
 
     @functools.cache
     def pixels() -> float:
-        bank, queries = raw_pixels(normal, subset(normal, n, seed)), raw_pixels(test, indices)
-        return auroc(knn_distance(bank, queries, k), strange)
+        bank = raw_pixels(normal, subset(normal, n, seed), most=32)
+        return auroc(knn_distance(bank, raw_pixels(test, indices, most=32), k), strange)
 
-    return lambda state: {
-        "auroc": auroc(extract(state, test, indices)[:, 0], strange),
-        "pixels_knn": pixels(),
-    }
+    return Evaluator(
+        lambda state: {
+            "auroc": auroc(extract(state, test, indices)[:, 0], strange),
+            "pixels_knn": pixels(),
+        },
+        better={"auroc": "higher"},
+        floors={"auroc": "pixels_knn"},
+        trace=lambda state: trace_features(column, state, test),
+        bank=normal,
+        queries=test,
+    )
 
 
 def of_class(data: Source, which: int) -> Source:
-    """The images of one class of a set; InputError where there are none."""
+    """Images of one class of a set; InputError where there are none."""
     at = np.flatnonzero(data.labels == which)
     if not len(at):
         raise InputError(
@@ -59,9 +78,14 @@ def of_class(data: Source, which: int) -> Source:
 
 
 def auroc(score: np.ndarray, strange: np.ndarray) -> float:
-    """Percent of pairs of a strange and a normal image in which the strange one scores higher, ties for half."""
+    """Percent of pairs in which the strange example scores higher than the normal one.
+
+    Ties count for half. InputError where all are strange, or none.
+    """
     from sklearn.metrics import roc_auc_score
 
+    if strange.all() or not strange.any():
+        raise InputError("An AUROC needs examples of both kinds.")
     return 100 * float(roc_auc_score(strange, score))
 
 

@@ -1,14 +1,16 @@
 """Clustering: do the groups that k-means finds in the features match the classes?"""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import functools
 from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from ssljax import signals
 from ssljax.errors import InputError
-from ssljax.evals.features import Encode, extractor, raw_pixels, subset, Tree
+from ssljax.evals.evaluator import Evaluator
+from ssljax.evals.features import Encode, extractor, raw_pixels, subset, trace_features, Tree
 
 
 def clusters(
@@ -19,11 +21,13 @@ def clusters(
     starts: int = 10,
     seed: int = 0,
     floor: bool = True,
-) -> Callable[[Tree], Mapping[str, float]]:
-    """`accuracy`, `nmi` and `ari` of k-means with `k` centres (0: one a class) on the features of `n` images of `data`.
+) -> Evaluator:
+    """`accuracy`, `nmi` and `ari` of k-means on the features of `n` images of `data`.
 
-    The best of `starts` runs by k-means' own measure, which sees no label. `pixels_accuracy`, `pixels_nmi` and
-    `pixels_ari` are the same on pixels, found once, unless `floor` is False. InputError for fewer images than centres.
+    There are `k` centres, by default one for each class; the best of `starts` runs is taken by
+    k-means' own measure, which sees no label. The floors, unless `floor` is False, are
+    `pixels_accuracy`, `pixels_nmi` and `pixels_ari`: the same on pixels, shrunk to 32 a side,
+    computed once. InputError for fewer images than centres.
     """
     k, indices, extract = k or data.num_classes, subset(data, n, seed), extractor(encode)
     if not 1 <= k <= len(indices):
@@ -32,24 +36,31 @@ def clusters(
 
     @functools.cache
     def pixels() -> Mapping[str, float]:
-        return agreement(labels, kmeans(raw_pixels(data, indices), k, starts, seed))
+        found = agreement(labels, kmeans(raw_pixels(data, indices, most=32), k, starts, seed))
+        return {f"pixels_{name}": x for name, x in found.items()}
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         numbers = agreement(labels, kmeans(extract(state, data, indices), k, starts, seed))
-        return {
-            **numbers,
-            **({f"pixels_{name}": x for name, x in pixels().items()} if floor else {}),
-        }
+        return {**numbers, **(pixels() if floor else {})}
 
-    return evaluate
+    names = ("accuracy", "nmi", "ari")
+    return Evaluator(
+        evaluate,
+        better=dict.fromkeys(names, "higher"),
+        floors={name: f"pixels_{name}" for name in names} if floor else {},
+        trace=lambda state: trace_features(encode, state, data),
+        encode=encode,
+        queries=data,
+    )
 
 
 def agreement(labels: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    """How well clusters `found` (n,) match classes `labels` (n,), both integers from 0 on, whatever their names.
+    """How well clusters `found` (n,) match classes `labels` (n,), both integers from 0.
 
-    `accuracy` is the percent that is right when each cluster stands for one class and no two for the same, in the best
-    of all ways (Kuhn, 1955: the Hungarian method); `nmi` the mutual information over the mean of the entropies, and
-    `ari` the Rand index less what chance gives, both 1 at best and 0 by chance or where all is one cluster.
+    `accuracy` is the percent that is right when each cluster stands for one class and no two for
+    the same, in the best assignment (Kuhn, 1955: the Hungarian method). `nmi` is the mutual
+    information over the mean of the entropies, and `ari` the Rand index corrected for chance; both
+    are 1 at best, and 0 by chance or where all is one cluster.
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -64,18 +75,25 @@ def agreement(labels: np.ndarray, found: np.ndarray) -> dict[str, float]:
 
 
 def kmeans(z: np.ndarray, k: int, starts: int = 10, seed: int = 0) -> np.ndarray:
-    """The cluster (n,) of each row of `z` (n, d), by Lloyd's method from k-means++ (Arthur and Vassilvitskii, 2007)."""
+    """Cluster (n,) of each row of `z` (n, d): the best of `starts` runs of Lloyd's method.
+
+    Starts are by k-means++ (Arthur and Vassilvitskii, 2007). A signal to the run ends it between
+    two starts.
+    """
     import warnings
 
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    with (
-        threadpool_limits(1),
-        warnings.catch_warnings(),
-    ):  # Its threads spin where others use the processor too.
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # Collapsed features have fewer points than centres.
-        return KMeans(k, n_init=starts, random_state=seed).fit_predict(z)
+    rng, best = np.random.RandomState(seed), None
+    # One thread: sklearn's threads spin, which is slow where other programs use the processor.
+    with threadpool_limits(1), warnings.catch_warnings():
+        # Collapsed features have fewer distinct points than centres.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for _ in range(starts):
+            signals.check()
+            found = KMeans(k, n_init=1, random_state=rng).fit(z)
+            if best is None or found.inertia_ < best.inertia_:
+                best = found
+    return best.labels_

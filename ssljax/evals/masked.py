@@ -8,17 +8,17 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax.data.pieces import Pieces, SPECIAL
+from ssljax.data.token_rows import SPECIAL, TokenRows
 from ssljax.evals.features import gathered, in_parts, put, Tree
-from ssljax.losses.language import Masked, token_nll
+from ssljax.losses.language import MaskedTokens, token_nll
 
 Predict = Callable[
-    [Tree, Array, Array], tuple[Array, Masked]
+    [Tree, Array, Array], tuple[Array, MaskedTokens]
 ]  # (state, key, rows) -> logits (n, k, v), of what
 
 
 def masked_accuracy(
-    predict: Predict, read: Pieces, batch_size: int = 64, seed: int = 0
+    predict: Predict, read: TokenRows, batch_size: int = 64, seed: int = 0
 ) -> Callable[[Tree], Mapping[str, Any]]:
     """Percent of the chosen tokens of the test rows that are told rightly, and their mean `nll`.
 

@@ -6,7 +6,7 @@ import functools
 from jax import Array
 import numpy as np
 
-from ssljax.data.text import Tokenized
+from ssljax.data.token_feeds import Tokenized
 from ssljax.errors import InputError
 from ssljax.evals.features import gathered, put, round_up, Tree
 

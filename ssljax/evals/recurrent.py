@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax.data.text import Tokenized
+from ssljax.data.token_feeds import Tokenized
 from ssljax.errors import InputError
 from ssljax.evals.features import gathered, put, Tree
 from ssljax.evals.lag import gradient_by_lag
 from ssljax.evals.perplexity import told
-from ssljax.models.rnn import CELLS, LanguageModel, nats
+from ssljax.models.rnn import CELLS, nats, RNNLanguageModel
 
 
 def perplexity(
-    net: LanguageModel, text: Tokenized, length: int = 500
+    net: RNNLanguageModel, text: Tokenized, length: int = 500
 ) -> Callable[[Tree], Mapping[str, float]]:
     """The perplexity of `text.test`, read once from first to last, `length` at a time, and what else
     `evals.perplexity.told` makes of it; InputError if there are fewer than two tokens.
@@ -39,7 +39,11 @@ def perplexity(
 
 
 def sample(
-    net: LanguageModel, first: int, decode: Callable[[list[int]], str], n: int = 200, seed: int = 0
+    net: RNNLanguageModel,
+    first: int,
+    decode: Callable[[list[int]], str],
+    n: int = 200,
+    seed: int = 0,
 ) -> Callable[[Tree], Mapping[str, str]]:
     """`sample`: `n` tokens drawn one after the other, the first of them after `first`, as `decode` writes them."""
 
@@ -58,7 +62,7 @@ def sample(
 
 
 def gradients(
-    net: LanguageModel, test: np.ndarray, times: int = 64, n: int = 16
+    net: RNNLanguageModel, test: np.ndarray, times: int = 64, n: int = 16
 ) -> Callable[[Tree], Mapping[str, Any]]:
     """`gradient_by_lag` of the net as it is trained, and of one of each cell as it begins, on `n` stretches of
     `test`."""

@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import MultinomialNB
 
-from ssljax.data.text import Documents
+from ssljax.data.documents import Documents
 from ssljax.errors import InputError
 
 

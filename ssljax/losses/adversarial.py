@@ -1,7 +1,7 @@
 """Adversarial losses: a critic tells real from generated, and a generator learns from what it tells.
 
 `real` and `fake` are the critic's outputs on real and generated examples: logits for the first three pairs, unbounded
-scores for the others. What the critic minimises is `*_critic`; what the generator minimises is `*_generator`.
+scores for the others. What the critic minimises is `*_critic_loss`; what the generator minimises is `*_generator_loss`.
 """
 
 from collections.abc import Callable
@@ -15,22 +15,22 @@ from ssljax.errors import InputError
 from ssljax.sharding import over_batch
 
 
-def gan_critic(real: Array, fake: Array) -> Array:
+def gan_critic_loss(real: Array, fake: Array) -> Array:
     """-E log D(x) - E log(1 - D(G(z))), with D the sigmoid: Goodfellow et al., 2014, arXiv:1406.2661, eq. 1."""
     return softplus(-real).mean() + softplus(fake).mean()
 
 
-def minimax_generator(fake: Array) -> Array:
+def minimax_generator_loss(fake: Array) -> Array:
     """E log(1 - D(G(z))): Goodfellow et al., 2014, eq. 1. Its gradient vanishes where the critic is sure."""
     return -softplus(fake).mean()
 
 
-def nonsaturating_generator(fake: Array) -> Array:
+def nonsaturating_generator_loss(fake: Array) -> Array:
     """-E log D(G(z)): Goodfellow et al., 2014, section 3. Minimax's fixed point, with stronger gradients early on."""
     return softplus(-fake).mean()
 
 
-def relativistic_critic(real: Array, fake: Array) -> Array:
+def relativistic_critic_loss(real: Array, fake: Array) -> Array:
     """E f(D(G(z)) - D(x)) over pairs, f softplus: Huang et al., 2024, arXiv:2501.05441, eq. 2.
 
     Each real example is compared with the fake one of its row; InputError if there are not as many.
@@ -43,28 +43,28 @@ def relativistic_critic(real: Array, fake: Array) -> Array:
     return softplus(fake - real).mean()
 
 
-def relativistic_generator(real: Array, fake: Array) -> Array:
+def relativistic_generator_loss(real: Array, fake: Array) -> Array:
     """E f(D(x) - D(G(z))) over pairs: the non-saturating form of Huang et al., 2024, eq. 2, with the signs changed."""
-    return relativistic_critic(fake, real)
+    return relativistic_critic_loss(fake, real)
 
 
-def least_squares_critic(real: Array, fake: Array) -> Array:
+def least_squares_critic_loss(real: Array, fake: Array) -> Array:
     """E (D(x) - 1)² / 2 + E D(G(z))² / 2: LSGAN, Mao et al., 2016, arXiv:1611.04076, eq. 9."""
     return (jnp.mean((real - 1) ** 2) + jnp.mean(fake**2)) / 2
 
 
-def least_squares_generator(fake: Array) -> Array:
+def least_squares_generator_loss(fake: Array) -> Array:
     """E (D(G(z)) - 1)² / 2: Mao et al., 2016, eq. 9."""
     return jnp.mean((fake - 1) ** 2) / 2
 
 
-def hinge_critic(real: Array, fake: Array) -> Array:
+def hinge_critic_loss(real: Array, fake: Array) -> Array:
     """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z))): Lim and Ye, 2017, arXiv:1705.02894; Miyato et al., 2018,
     arXiv:1802.05957, eq. 16."""
     return relu(1 - real).mean() + relu(1 + fake).mean()
 
 
-def wasserstein_critic(real: Array, fake: Array) -> Array:
+def wasserstein_critic_loss(real: Array, fake: Array) -> Array:
     """E D(G(z)) - E D(x), for a critic held to be 1-Lipschitz: Arjovsky et al., 2017, arXiv:1701.07875, eq. 2.
 
     Its negative estimates the Wasserstein distance.
@@ -72,8 +72,8 @@ def wasserstein_critic(real: Array, fake: Array) -> Array:
     return fake.mean() - real.mean()
 
 
-def linear_generator(fake: Array) -> Array:
-    """-E D(G(z)): the generator's loss with `hinge_critic` (Miyato et al., 2018, eq. 17) and `wasserstein_critic`."""
+def linear_generator_loss(fake: Array) -> Array:
+    """-E D(G(z)): the generator's loss with `hinge_critic_loss` (Miyato et al., 2018, eq. 17) and `wasserstein_critic_loss`."""
     return -fake.mean()
 
 
@@ -98,14 +98,14 @@ def gradient_penalty(critic: Critic, real: Array, fake: Array, key: Array) -> Ar
     return jnp.mean((norm - 1) ** 2)
 
 
-def r1(critic: Critic, real: Array) -> Array:
+def r1_penalty(critic: Critic, real: Array) -> Array:
     """E |∇D(x)|² / 2 on real examples, to be multiplied by γ: Mescheder et al., 2018, arXiv:1801.04406, eq. 9."""
     return _square_gradient(critic, real).mean() / 2
 
 
-def r2(critic: Critic, fake: Array) -> Array:
+def r2_penalty(critic: Critic, fake: Array) -> Array:
     """E |∇D(x)|² / 2 on generated examples, to be multiplied by γ: Mescheder et al., 2018, eq. 10."""
-    return r1(critic, fake)
+    return r1_penalty(critic, fake)
 
 
 def _square_gradient(critic: Critic, x: Array) -> Array:

@@ -7,7 +7,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.errors import InputError
-from ssljax.losses.distillation import across_views
+from ssljax.losses.distillation import cross_view_loss
 
 
 def sinkhorn(scores: Array, eps: float = 0.05, steps: int = 3) -> Array:
@@ -27,7 +27,7 @@ def sinkhorn(scores: Array, eps: float = 0.05, steps: int = 3) -> Array:
     return jnp.exp(log_q)
 
 
-def swav(
+def swav_loss(
     scores: Array, large: int = 2, tau: float = 0.1, eps: float = 0.05, steps: int = 3
 ) -> Array:
     """Swapped prediction: from the `scores` of each view, (views, n, k), the codes of the first `large` but its own.
@@ -37,4 +37,4 @@ def swav(
     if tau <= 0:
         raise InputError(f"The temperature must be positive, not {tau}.")
     codes = jnp.stack([sinkhorn(jax.lax.stop_gradient(s), eps, steps) for s in scores[:large]])
-    return across_views(codes, scores / tau)
+    return cross_view_loss(codes, scores / tau)

@@ -41,7 +41,7 @@ def soft_bins(
     return jnp.take_along_axis(some, first, axis=-1), jax.nn.softmax(near / (2 * sigma**2))
 
 
-def rebalanced(logits: Array, bins: Array, share: Array, weights: Array) -> Array:
+def rebalanced_loss(logits: Array, bins: Array, share: Array, weights: Array) -> Array:
     """-E v Σ_k z_k log p_k over pixels, v the weight of the nearest bin: logits (..., q), the rest of `soft_bins`.
 
     Eq. 2, with v of eq. 3.

@@ -8,7 +8,7 @@ import optax
 from ssljax.errors import InputError
 
 
-def cpc(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
+def cpc_loss(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
     """InfoNCE over `steps` into the future: van den Oord et al., 2018, arXiv:1807.03748, eq. 3 and 4.
 
     log f_k(z', c_t) = z' · (c_t W_k), with the contexts `c` (n, time, d), the codes `z` (n, time, e) and `w` (steps, d,

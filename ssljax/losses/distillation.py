@@ -9,7 +9,7 @@ from ssljax.errors import InputError
 from ssljax.losses.infonce import normalize
 
 
-def negative_cosine(p: Array, z: Array) -> Array:
+def negative_cosine_loss(p: Array, z: Array) -> Array:
     """The mean of -cos(p_i, z_i), (n, d), with no gradient to z: Chen and He, 2020, arXiv:2011.10566, eqs. 1 and 3."""
     if p.shape != z.shape or p.ndim != 2:
         raise InputError(
@@ -19,15 +19,15 @@ def negative_cosine(p: Array, z: Array) -> Array:
     return -jnp.mean(jnp.sum(p * z, axis=-1))
 
 
-def normalized_error(q: Array, z: Array) -> Array:
+def byol_loss(q: Array, z: Array) -> Array:
     """The mean of |q_i/|q_i| - z_i/|z_i||² = 2 - 2 cos(q_i, z_i), (n, d), with no gradient to z.
 
     Grill et al., 2020, arXiv:2006.07733, eq. 2: BYOL's, for one direction.
     """
-    return 2 + 2 * negative_cosine(q, z)
+    return 2 + 2 * negative_cosine_loss(q, z)
 
 
-def across_views(target: Array, logits: Array) -> Array:
+def cross_view_loss(target: Array, logits: Array) -> Array:
     """The mean cross-entropy of `logits`, (views, n, k), for probabilities `target`, (m, n, k), of the first m views.
 
     Over all pairs of different views; no gradient goes to `target`.
@@ -45,7 +45,7 @@ def across_views(target: Array, logits: Array) -> Array:
     return -jnp.sum(jax.lax.stop_gradient(target) * others) / (m * (v - 1) * log_p.shape[1])
 
 
-def dino(
+def dino_loss(
     teacher: Array,
     student: Array,
     centre: Array,
@@ -60,10 +60,10 @@ def dino(
         if isinstance(tau, (int, float)) and tau <= 0:
             raise InputError(f"The temperature must be positive, not {tau}.")
     target = jax.nn.softmax((teacher.astype(jnp.float32) - centre) / tau_teacher)
-    return across_views(target, student / tau_student)
+    return cross_view_loss(target, student / tau_student)
 
 
-def sharpening(tau: float, steps: float) -> optax.Schedule:
+def teacher_temperature(tau: float, steps: float) -> optax.Schedule:
     """The teacher's temperature: from 0.04 to `tau` over the first `steps`, as in DINO's section 3.2 over 30 epochs; `tau`
     all along where there are none. InputError if they are less than 0, or `tau` is not above it."""
     if tau <= 0:
@@ -77,7 +77,7 @@ def sharpening(tau: float, steps: float) -> optax.Schedule:
     return optax.linear_schedule(0.04 if steps >= 1 else tau, tau, int(steps))
 
 
-def embedding_error(y: Array, target: Array, weight: Array) -> Array:
+def ijepa_loss(y: Array, target: Array, weight: Array) -> Array:
     """The mean of (y - target)², (n, patches, d), over the patches that `weight`, (n, patches), counts.
 
     Each patch of `target` is brought to mean 0 and variance 1 before; no gradient goes to it.

@@ -26,7 +26,7 @@ def kl_normal(mean: Array, log_var: Array) -> Array:
     return 0.5 * (mean**2 + jnp.exp(log_var) - 1.0 - log_var)
 
 
-def iwae(log_w: Array) -> Array:
+def iwae_bound(log_w: Array) -> Array:
     """The bound L_k from log weights (k, n), log p(x, z) - log q(z|x) at k draws of q: (n,).
 
     Burda et al., 2015, arXiv:1509.00519, eq. 8; with k = 1 it is the ELBO by sampling.
@@ -34,18 +34,20 @@ def iwae(log_w: Array) -> Array:
     return jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))
 
 
-def dreg(log_w: Callable[[Array], Array], z: Array) -> Array:
-    """`iwae(log_w(z))`, with the doubly reparameterised gradient in place of its own: (n,).
+def dreg_bound(log_w: Callable[[Array], Array], z: Array) -> Array:
+    """`iwae_bound(log_w(z))`, with the doubly reparameterised gradient in place of its own: (n,).
 
     Tucker et al., 2018, arXiv:1810.04152, eq. 8. `log_w` maps draws `z` (k, n, d) to log weights (k, n), and must hold
     the parameters of q fixed (stop_gradient): these learn through `z` alone.
     """
     w = jax.nn.softmax(jax.lax.stop_gradient(log_w(jax.lax.stop_gradient(z))), axis=0)
-    return iwae(log_w(_scale_gradient(z, w[..., None])))  # iwae's own gradient brings the second w.
+    return iwae_bound(
+        log_w(_scale_gradient(z, w[..., None]))
+    )  # iwae's own gradient brings the second w.
 
 
-def one_of_k(key: Array, log_w: Callable[[Array], Array], z: Array) -> Array:
-    """`iwae(log_w(z))`, whose gradient is that of one draw of the k, picked in proportion to its weight: (n,).
+def one_sample_bound(key: Array, log_w: Callable[[Array], Array], z: Array) -> Array:
+    """`iwae_bound(log_w(z))`, whose gradient is that of one draw of the k, picked in proportion to its weight: (n,).
 
     Without bias, noisier, and about three times as cheap where k is large: k passes forward and one back (Burda et
     al., 2015, arXiv:1509.00519, section 3). `log_w` maps draws `z` (k, n, d) to log weights (k, n), and one draw of
@@ -54,7 +56,7 @@ def one_of_k(key: Array, log_w: Callable[[Array], Array], z: Array) -> Array:
     every = jax.lax.stop_gradient(log_w(z))
     picked = jax.random.categorical(key, every, axis=0)
     one = log_w(jnp.take_along_axis(z, picked[None, :, None], axis=0)[0])
-    return iwae(every) + one - jax.lax.stop_gradient(one)
+    return iwae_bound(every) + one - jax.lax.stop_gradient(one)
 
 
 @jax.custom_vjp

@@ -15,7 +15,7 @@ def normalize(z: Array, eps: float = 1e-12) -> Array:
     return z / jnp.sqrt(jnp.maximum(square, eps**2))
 
 
-def nt_xent(za: Array, zb: Array, tau: float = 0.5, tiled: bool | None = None) -> Array:
+def nt_xent_loss(za: Array, zb: Array, tau: float = 0.5, tiled: bool | None = None) -> Array:
     """NT-Xent of two views, `za[i]` and `zb[i]` (n, d) of image i: Chen et al., 2020, arXiv:2002.05709, eq. 1.
 
     Each of the 2n views has its other view as the positive and the remaining 2n - 2 as negatives; the mean over all.
@@ -34,13 +34,13 @@ def nt_xent(za: Array, zb: Array, tau: float = 0.5, tiled: bool | None = None) -
     return optax.softmax_cross_entropy_with_integer_labels(logits, positive).mean()
 
 
-def info_nce(
+def info_nce_loss(
     q: Array, k: Array, negatives: Array | None = None, tau: float = 0.07, tiled: bool | None = None
 ) -> Array:
     """InfoNCE of queries `q` (n, d) for their keys `k` (n, d): van den Oord et al., 2018, arXiv:1807.03748, eq. 4.
 
     The negatives of a query are the other queries' keys or, where given, the rows of `negatives` (m, d) alone, as in
-    MoCo (He et al., 2020, arXiv:1911.05722, eq. 1). All are compared by cosine. `tiled` as in `nt_xent`, of the (n, n)
+    MoCo (He et al., 2020, arXiv:1911.05722, eq. 1). All are compared by cosine. `tiled` as in `nt_xent_loss`, of the (n, n)
     matrix; with `negatives` it is whole, and asking otherwise an InputError.
     """
     if tiled and negatives is not None:
@@ -63,20 +63,22 @@ def info_nce(
     return optax.softmax_cross_entropy_with_integer_labels(logits / tau, positive).mean()
 
 
-def clip(za: Array, zb: Array, tau: float | Array = 0.07, tiled: bool | None = None) -> Array:
+def clip_loss(za: Array, zb: Array, tau: float | Array = 0.07, tiled: bool | None = None) -> Array:
     """InfoNCE in both directions, image to text and text to image, `za[i]` with `zb[i]`, (n, d): their mean.
 
     Radford et al., 2021, arXiv:2103.00020, figure 3. There 1/τ is learned: exp of a parameter, held at most 100.
-    `tiled` as in `nt_xent`.
+    `tiled` as in `nt_xent_loss`.
     """
-    return (info_nce(za, zb, tau=tau, tiled=tiled) + info_nce(zb, za, tau=tau, tiled=tiled)) / 2
+    return (
+        info_nce_loss(za, zb, tau=tau, tiled=tiled) + info_nce_loss(zb, za, tau=tau, tiled=tiled)
+    ) / 2
 
 
-def supcon(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = None) -> Array:
+def supcon_loss(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = None) -> Array:
     """The mean over views `z`, (n, d), of L_out: minus the mean log-probability of the others with their label.
 
     Khosla et al., 2020, arXiv:2004.11362, eq. 2. A view that no other shares its label with counts 0.
-    `tiled` as in `nt_xent`.
+    `tiled` as in `nt_xent_loss`.
     """
     if z.ndim != 2 or labels.shape != z.shape[:1]:
         raise InputError(
@@ -103,7 +105,7 @@ def supcon(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = None)
     return -jnp.mean(jnp.sum(log_p, -1, where=positive) / jnp.maximum(positive.sum(-1), 1))
 
 
-def nearest(z: Array, support: Array) -> Array:
+def nearest_neighbour(z: Array, support: Array) -> Array:
     """The rows of `support`, (m, d), nearest to each of `z`, (n, d), by cosine, with no gradient.
 
     Dwibedi et al., 2021, arXiv:2104.14548, eq. 2: NNCLR's queries. InputError for an empty support.

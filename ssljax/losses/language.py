@@ -20,7 +20,7 @@ def token_nll(logits: Array, targets: Array) -> Array:
     return flat.reshape(targets.shape)
 
 
-def next_token(logits: Array, tokens: Array) -> Array:
+def next_token_loss(logits: Array, tokens: Array) -> Array:
     """The mean of -log p(x_{i+1} | x_1 ... x_i): `logits` (n, t, v) are of what follows `tokens` (n, t + 1), in turn.
 
     Bengio et al., 2003 (JMLR 3, section 2); perplexity is its exponential.
@@ -32,7 +32,7 @@ def next_token(logits: Array, tokens: Array) -> Array:
     return token_nll(logits, tokens[:, 1:]).mean()
 
 
-class Masked(NamedTuple):
+class MaskedTokens(NamedTuple):
     """Rows of tokens with some hidden, (n, t), and `at` which k places what is to be told, (n, k) thrice."""
 
     tokens: Array
@@ -50,7 +50,7 @@ def mask_tokens(
     share: float = 0.15,
     starts: Array | None = None,
     masked: float = 0.8,
-) -> Masked:
+) -> MaskedTokens:
     """Chooses `share` of each row's tokens (n, t) to be told: of them the part `masked` become `mask`, half of the others
     a random token, and the rest stay. Devlin et al., 2018, arXiv:1810.04805, section 3.1, with 80, 10 and 10 %.
 
@@ -90,17 +90,17 @@ def mask_tokens(
     fate = over_batch(jax.random.uniform(k2, (n, k)))
     other = over_batch(jax.random.randint(k3, (n, k), special, vocabulary, tokens.dtype))
     new = jnp.where(fate < masked, mask, jnp.where(fate < (1 + masked) / 2, other, targets))
-    return Masked(
+    return MaskedTokens(
         put_at(tokens, at, jnp.where(weight, new, targets)), at, targets, weight.astype(jnp.float32)
     )
 
 
-def masked_lm(logits: Array, targets: Array, weight: Array) -> Array:
+def masked_lm_loss(logits: Array, targets: Array, weight: Array) -> Array:
     """The mean of -log p(target) over the places with `weight`: `logits` (n, k, v), `targets` and `weight` (n, k)."""
     return jnp.sum(weight * token_nll(logits, targets)) / jnp.maximum(weight.sum(), 1)
 
 
-def replace_tokens(key: Array, logits: Array, masked: Masked) -> tuple[Array, Array]:
+def replace_tokens(key: Array, logits: Array, masked: MaskedTokens) -> tuple[Array, Array]:
     """The rows (n, t) with a draw from the generator's `logits` (n, k, v) at each place to be told, and where they are
     not what was there. Clark et al., 2020, arXiv:2003.10555, section 2."""
     noise = over_batch(jax.random.gumbel(key, logits.shape))
@@ -111,7 +111,7 @@ def replace_tokens(key: Array, logits: Array, masked: Masked) -> tuple[Array, Ar
     return tokens, tokens != original
 
 
-def replaced_detection(logits: Array, replaced: Array) -> Array:
+def replaced_detection_loss(logits: Array, replaced: Array) -> Array:
     """The mean of -log p(replaced or not) over all tokens, (n, t) both.
 
     Clark et al., 2020, arXiv:2003.10555, section 2, where L_Disc is the sum over a row.

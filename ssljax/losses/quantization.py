@@ -12,7 +12,7 @@ def codebook(vectors: Array) -> Codebook:
     return {"vectors": vectors, "counts": jnp.ones(len(vectors)), "sums": vectors}
 
 
-def nearest(z: Array, vectors: Array) -> Array:
+def nearest_code(z: Array, vectors: Array) -> Array:
     """The index of the entry of `vectors` (K, d) nearest to each of `z` (..., d), by squared distance: (...).
 
     van den Oord et al., 2017, arXiv:1711.00937, eq. 1.
@@ -28,12 +28,12 @@ def straight_through(z: Array, q: Array) -> Array:
     return z + jax.lax.stop_gradient(q - z)
 
 
-def commitment(z: Array, q: Array) -> Array:
+def commitment_loss(z: Array, q: Array) -> Array:
     """|z - q|² with q held, the mean over vectors of its sum over dimensions: eq. 3's last term. z, q (..., d)."""
     return jnp.mean(jnp.sum((z - jax.lax.stop_gradient(q)) ** 2, axis=-1))
 
 
-def follow(
+def update_codebook(
     book: Codebook, z: Array, index: Array, key: Array, decay: float = 0.99, dead: float = 0.01
 ) -> Codebook:
     """The codebook after a batch of `z` (m, d) that took the entries `index` (m,): appendix A.1, eq. 6 to 8.
@@ -56,7 +56,7 @@ def follow(
     }
 
 
-def perplexity(counts: Array) -> Array:
+def codebook_perplexity(counts: Array) -> Array:
     """exp of the entropy of how often each entry is taken, from `counts` (K,): K where all are taken alike."""
     p = counts / jnp.maximum(jnp.sum(counts), 1e-12)
     return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0)))

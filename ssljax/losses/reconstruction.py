@@ -66,7 +66,7 @@ def corrupt(noise: Noise, key: Array, x: Array, amount: float) -> Array:
     return x if noise == "none" else functions[noise](key, x, amount)
 
 
-def kl_sparsity(logits: Array, rho: float) -> Array:
+def kl_sparsity_penalty(logits: Array, rho: float) -> Array:
     """Σ_j KL(rho ‖ rho_j), rho_j the batch's mean of sigmoid(logits[:, j]), (n, d): each unit on a share `rho` of it.
 
     Ng, 2011, notes of CS294A on the sparse autoencoder, section 3.
@@ -83,7 +83,9 @@ def kl_sparsity(logits: Array, rho: float) -> Array:
     return jnp.sum(rho * (math.log(rho) - on) + (1 - rho) * (math.log1p(-rho) - off))
 
 
-def contractive(key: Array, encode: Callable[[Array], Array], x: Array, draws: int = 1) -> Array:
+def contractive_penalty(
+    key: Array, encode: Callable[[Array], Array], x: Array, draws: int = 1
+) -> Array:
     """‖J‖²_F of `encode` at each row of x, (n, ...) to (n,), estimated: Rifai et al., 2011 (ICML), eq. 5.
 
     Not the closed form of one layer, but the mean of ‖J v‖² over `draws` random sign vectors v, whose mean it is as

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ssljax.errors import InputError
 
 
-def barlow_twins(za: Array, zb: Array, lam: float = 5e-3) -> Array:
+def barlow_twins_loss(za: Array, zb: Array, lam: float = 5e-3) -> Array:
     """Σ_i (1 - C_ii)² + λ Σ_{i≠j} C_ij², C the correlation over the batch of feature i of `za` with j of `zb`, (n, d).
 
     Zbontar et al., 2021, arXiv:2103.03230, eqs. 1 and 2.
@@ -18,23 +18,28 @@ def barlow_twins(za: Array, zb: Array, lam: float = 5e-3) -> Array:
     return lam * jnp.sum(square) + (1 - lam) * jnp.trace(square)
 
 
-def vicreg(za: Array, zb: Array, lam: float = 25.0, mu: float = 25.0, nu: float = 1.0) -> Array:
+def vicreg_loss(
+    za: Array, zb: Array, lam: float = 25.0, mu: float = 25.0, nu: float = 1.0
+) -> Array:
     """λ s(Z, Z') + μ (v(Z) + v(Z')) + ν (c(Z) + c(Z')): Bardes et al., 2021, arXiv:2105.04906, eq. 6; views (n, d).
 
     s is the mean squared error, over features too, as in the paper's algorithm 1.
     """
     _check(za, zb)
     za, zb = za.astype(jnp.float32), zb.astype(jnp.float32)
-    spread, decorrelated = variance(za) + variance(zb), covariance(za) + covariance(zb)
+    spread, decorrelated = (
+        variance_loss(za) + variance_loss(zb),
+        covariance_loss(za) + covariance_loss(zb),
+    )
     return lam * jnp.mean((za - zb) ** 2) + mu * spread + nu * decorrelated
 
 
-def variance(z: Array, gamma: float = 1.0, eps: float = 1e-4) -> Array:
+def variance_loss(z: Array, gamma: float = 1.0, eps: float = 1e-4) -> Array:
     """v(Z) = 1/d Σ_j max(0, γ - √(Var(z_j) + ε)) of `z`, (n, d): VICReg's eqs. 1 and 2."""
     return jnp.mean(jax.nn.relu(gamma - jnp.sqrt(z.var(0, ddof=1) + eps)))
 
 
-def covariance(z: Array) -> Array:
+def covariance_loss(z: Array) -> Array:
     """c(Z) = 1/d Σ_{i≠j} C_ij², C the covariance of `z`, (n, d): VICReg's eqs. 3 and 4."""
     n, d = z.shape
     z = z - z.mean(0)
@@ -64,7 +69,7 @@ def sigreg(z: Array, directions: Array, reach: float = 5.0, knots: int = 17) -> 
     return len(z) * jnp.trapezoid(error * normal, t, axis=-1).mean()
 
 
-def lejepa(z: Array, directions: Array, lam: float = 0.05, large: int | None = None) -> Array:
+def lejepa_loss(z: Array, directions: Array, lam: float = 0.05, large: int | None = None) -> Array:
     """(1 - λ) times the views' squared distance from a mean + λ SIGReg, for `z`, (views, n, d), views of n images.
 
     The mean is that of the first `large`, the global views, or of all. Balestriero and LeCun, 2025, arXiv:2511.08544,

@@ -194,7 +194,7 @@ def _backward(advance, kept, grads):
 _recur.defvjp(_forward, _backward)
 
 
-class LanguageModel(nn.Module):
+class RNNLanguageModel(nn.Module):
     """Tokens (batch, time) and a carry to features (batch, time, d) for the output layer, the new carry, and the
     features before their dropout.
 
@@ -238,7 +238,11 @@ class LanguageModel(nn.Module):
 
 
 def nats(
-    net: LanguageModel, params: Tree, tokens: Array, carry: Carry = None, key: Array | None = None
+    net: RNNLanguageModel,
+    params: Tree,
+    tokens: Array,
+    carry: Carry = None,
+    key: Array | None = None,
 ) -> tuple[Array, tuple[Array, Array], Carry]:
     """-log p of each of `tokens` (batch, time + 1) but the first, given those before it: (batch, time); the features
     that they were told from, (batch, time, d), and the same before their dropout; and the carry. Dropout is on where

@@ -217,7 +217,7 @@ def generate(
         )
 
         def draw(logits, at):
-            return sample(jax.random.fold_in(key, at), logits, temperature, top_k, top_p)
+            return sample_token(jax.random.fold_in(key, at), logits, temperature, top_k, top_p)
 
         def more(carry, at):
             token, cache = carry
@@ -242,17 +242,17 @@ def generate(
     return jnp.concatenate([first, rest.swapaxes(0, 1).reshape(n, -1)], axis=1)[:, :length]
 
 
-def sample(
+def sample_token(
     key: Array, logits: Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> Array:
-    """A token (n,) of each row of `logits` (n, v) over `temperature`, among those `kept`; the likeliest if it is 0."""
+    """A token (n,) of each row of `logits` (n, v) over `temperature`, among `sampling_mask`; the likeliest if it is 0."""
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)
     logits = logits / temperature
-    return jax.random.categorical(key, jnp.where(kept(logits, top_k, top_p), logits, -1e9))
+    return jax.random.categorical(key, jnp.where(sampling_mask(logits, top_k, top_p), logits, -1e9))
 
 
-def kept(logits: Array, top_k: int = 0, top_p: float = 1.0) -> Array:
+def sampling_mask(logits: Array, top_k: int = 0, top_p: float = 1.0) -> Array:
     """Which of `logits` (n, v) may be drawn: the `top_k` largest, all if it is 0, and of these the fewest, the largest
     first, that have the share `top_p` of what all these have (Holtzman et al., 2019, arXiv:1904.09751, eq. 2 and 3)."""
     if top_k < 0 or not 0 < top_p <= 1:

@@ -14,6 +14,9 @@ from ssljax.models import Dtype
 from ssljax.models.attention import attend
 
 Tree = Any
+BLOCKS = (
+    "Blocks_0"  # A parameter's name seeds its initial value, and older checkpoints have this one.
+)
 
 
 class ViT(nn.Module):
@@ -39,8 +42,8 @@ class ViT(nn.Module):
         if self.pool == "token":
             self.token = self.param("token", nn.initializers.normal(0.02), (self.width,))
         if self.positions == "learned":
-            self.places = Places()
-        self.blocks = Blocks(self.depth, self.heads, self.dtype)
+            self.places = LearnedPositions()
+        self.blocks = ViTBlocks(self.depth, self.heads, self.dtype)
 
     def __call__(self, x: Array, train: bool = False) -> Array:
         y = self.tokens(x)
@@ -66,7 +69,7 @@ class ViT(nn.Module):
         place = (
             self.places(h, w, self.width)
             if self.positions == "learned"
-            else positions(h, w, self.width)
+            else sincos_positions(h, w, self.width)
         )
         y = y + place.astype(y.dtype)
         if keep is not None:
@@ -79,7 +82,7 @@ class ViT(nn.Module):
         return self.blocks(y, seen)
 
 
-class Places(nn.Module):
+class LearnedPositions(nn.Module):
     """Learned positions of h x w patches, (h w, width): of as many as at first, else resampled, by cubics."""
 
     @nn.compact
@@ -133,8 +136,8 @@ class MAEDecoder(nn.Module):
         blank = self.param("blank", nn.initializers.normal(0.02), (self.width,)).astype(y.dtype)
         y = jnp.concatenate([y, jnp.broadcast_to(blank, (len(y), 1, self.width))], axis=1)
         y = jnp.take_along_axis(y, jnp.minimum(place, y.shape[1] - 1)[:, :, None], axis=1)
-        y = y + positions(*self.grid, self.width).astype(y.dtype)
-        y = Blocks(self.depth, self.heads, self.dtype)(y)
+        y = y + sincos_positions(*self.grid, self.width).astype(y.dtype)
+        y = ViTBlocks(self.depth, self.heads, self.dtype, name=BLOCKS)(y)
         return nn.Dense(self.out, dtype=self.dtype)(y).astype(jnp.float32)
 
 
@@ -156,14 +159,14 @@ class Predictor(nn.Module):
         """`seen` and `asked`, (n, patches), are apart; a patch in neither is not looked at."""
         y = nn.Dense(self.width, dtype=self.dtype)(y)
         blank = self.param("blank", nn.initializers.normal(0.02), (self.width,)).astype(y.dtype)
-        y = jnp.where(seen[:, :, None], y, blank) + positions(*self.grid, self.width).astype(
+        y = jnp.where(seen[:, :, None], y, blank) + sincos_positions(*self.grid, self.width).astype(
             y.dtype
         )
-        y = Blocks(self.depth, self.heads, self.dtype)(y, seen | asked)
+        y = ViTBlocks(self.depth, self.heads, self.dtype, name=BLOCKS)(y, seen | asked)
         return nn.Dense(self.out, dtype=self.dtype)(y).astype(jnp.float32)
 
 
-class Blocks(nn.Module):
+class ViTBlocks(nn.Module):
     """Pre-norm Transformer blocks and a last norm: (n, tokens, width) to the same.
 
     Where `seen`, (n, tokens), is false, no token sees that one.
@@ -215,7 +218,7 @@ def unpatchify(y: Array, shape: tuple[int, ...]) -> Array:
     return y.reshape(-1, h, w, c)
 
 
-def positions(h: int, w: int, width: int) -> Array:
+def sincos_positions(h: int, w: int, width: int) -> Array:
     """Fixed positions of h x w patches, (h w, width): half the channels for the row, half for the column, of each
     half the sines and half the cosines at wavelengths from 2π to 20,000π, as in MAE's code. InputError unless 4 divides
     the width."""

@@ -16,8 +16,8 @@ import numpy as np
 
 from ssljax.data import images
 from ssljax.data.views import MultiCrop, Views
-from ssljax.losses.infonce import nt_xent
-from ssljax.losses.masked import block_masks
+from ssljax.losses.infonce import nt_xent_loss
+from ssljax.losses.masked_image import block_masks
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain
 from ssljax.models.mlp import MLP
@@ -60,7 +60,7 @@ def main() -> None:
 
     def agree(params, x):
         z, _ = net(params, stats, x, train=True)
-        return nt_xent(*jnp.split(z, 2), 0.1)
+        return nt_xent_loss(*jnp.split(z, 2), 0.1)
 
     def agree_crops(params, xs):
         z, _ = net.each(params, stats, xs)

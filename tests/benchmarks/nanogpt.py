@@ -30,14 +30,14 @@ def ours(data: str, steps: int, devices: int) -> tuple[float, float]:
     from dataclasses import replace
 
     from experiments.gpt import gpt
-    from ssljax import logging, Run, sharding, train
+    from ssljax import logs, Run, sharding, train
 
     sharding.split_cpu(devices)
     exp = gpt(data, length=LENGTH, batch_size=ROWS, steps=steps)
     evals = {"test": exp.evals["test_windows"]}
     with tempfile.TemporaryDirectory() as workdir:
         train(replace(exp, evals=evals), Run(workdir=workdir, save_every=10**9))
-        rows = logging.read_metrics(pathlib.Path(workdir))
+        rows = logs.read_metrics(pathlib.Path(workdir))
         results = json.loads((pathlib.Path(workdir) / "results.json").read_text())["results"]
     return max(r["seconds"] for r in rows if "seconds" in r), results["test/nll"][0]
 

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
 import numpy as np
 
-from ssljax.losses.infonce import nt_xent
+from ssljax.losses.infonce import nt_xent_loss
 from ssljax.sharding import BATCH
 
 
 def gradient(tiled):
-    return jax.jit(jax.value_and_grad(lambda z: nt_xent(*jnp.split(z, 2), 0.5, tiled)))
+    return jax.jit(jax.value_and_grad(lambda z: nt_xent_loss(*jnp.split(z, 2), 0.5, tiled)))
 
 
 def main() -> None:

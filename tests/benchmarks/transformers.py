@@ -34,7 +34,7 @@ def ours(which: str, steps: int, data: str, devices: int) -> tuple[float, int]:
 
     from experiments.bert import bert
     from experiments.gpt import gpt
-    from ssljax import logging, Run, sharding, train
+    from ssljax import logs, Run, sharding, train
     from ssljax.models.transformer import Transformer
 
     sharding.split_cpu(devices)
@@ -57,7 +57,7 @@ def ours(which: str, steps: int, data: str, devices: int) -> tuple[float, int]:
         )
     with tempfile.TemporaryDirectory() as workdir:
         train(replace(exp, evals={}), Run(workdir=workdir, save_every=10**9))
-        rows = [r for r in logging.read_metrics(pathlib.Path(workdir)) if "seconds" in r]
+        rows = [r for r in logs.read_metrics(pathlib.Path(workdir)) if "seconds" in r]
     vocabulary = len(json.loads(exp.files["tokenizer.json"])["model"]["vocab"])
     return TOKENS[which] * (steps - 1) / rows[-1]["seconds"], vocabulary
 

@@ -45,7 +45,8 @@ def ours(data: str, arguments: dict, out: str) -> None:
 
     from experiments.word2vec import word2vec
     from ssljax import sharding
-    from ssljax.loop import Program, Run
+    from ssljax.program import Program
+    from ssljax.run import Run
 
     tokens = np.load(data)
     import experiments.word2vec as file

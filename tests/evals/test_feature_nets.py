@@ -17,7 +17,7 @@ from ssljax.evals.accuracy import accuracy, recognised
 from ssljax.evals.feature_nets import classifier, feature_net, pixels
 from ssljax.evals.features import features, raw_pixels
 from ssljax.evals.fid import generated
-from ssljax.logging import plain
+from ssljax.record import plain
 from ssljax.models.resnet import ResNet
 
 

@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax.data import text
-from ssljax.data.pieces import Pieces
+from ssljax.data.documents import Documents
 from ssljax.data.sources import Arrays
+from ssljax.data.token_feeds import Tokenized
+from ssljax.data.token_rows import TokenRows
+from ssljax.data.tokenizers import wordpiece
 from ssljax.errors import InputError
 from ssljax.evals.masked import filled, masked_accuracy, replaced_auroc
 from ssljax.evals.perplexity import perplexity, unigram_nll, windows
 from ssljax.evals.spread import alignment, alignment_uniformity, uniformity
 from ssljax.evals.texts import nearest, samples
-from ssljax.losses.language import Masked
+from ssljax.losses.language import MaskedTokens
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_perplexity_is_that_of_a_loop_over_the_text():
         rng.integers(5, size=101),
         rng.integers(4, size=50),
     )
-    read = text.Tokenized(None, train, tokens, 250)
+    read = Tokenized(None, train, tokens, 250)
     score = lambda state, x: -jnp.log(state["p"])[x[:, :-1], x[:, 1:]]
     want = -sum(math.log(p[a, b]) for a, b in zip(tokens, tokens[1:])) / 100
     for length, stride in ((8, 8), (8, 3), (200, 10)):
@@ -76,17 +78,17 @@ def test_perplexity_is_that_of_a_loop_over_the_text():
         perplexity(score, read, 8, 8)({"p": jnp.zeros((5, 5))})
 
 
-def pieces(n=70):
+def token_rows(n=70):
     rows = np.random.default_rng(0).integers(5, 9, size=(n, 6)).astype(np.int32)
     rows[:, 0] = 2
     rows[:5, 1:] = 7
-    docs = text.Documents(["abc abd acd bcd " * 20])
-    return Pieces(text.wordpiece(docs, 20), rows, rows)
+    docs = Documents(["abc abd acd bcd " * 20])
+    return TokenRows(wordpiece(docs, 20), rows, rows)
 
 
 def test_masked_accuracy_counts_what_is_asked():
     """A model that says 7 is as good as the floor; one that says what was there is always right."""
-    data = pieces()
+    data = token_rows()
     rows = data.test
 
     def predict(state, key, x):
@@ -94,7 +96,7 @@ def test_masked_accuracy_counts_what_is_asked():
         targets = jnp.take_along_axis(x, at, 1)
         weight = jnp.broadcast_to(jnp.array([1.0, 0.0]), at.shape)
         said = jnp.where(state["sure"], targets, 7)
-        return 4.0 * jax.nn.one_hot(said, 20), Masked(x, at, targets, weight)
+        return 4.0 * jax.nn.one_hot(said, 20), MaskedTokens(x, at, targets, weight)
 
     found = masked_accuracy(predict, data, batch_size=16)({"sure": jnp.array(False)})
     np.testing.assert_allclose(found["accuracy"], 100 * (rows[:, 1] == 7).mean(), rtol=1e-6)
@@ -105,7 +107,7 @@ def test_masked_accuracy_counts_what_is_asked():
     half = masked_accuracy(
         lambda state, key, x: (  # Right at the one of its two places where [MASK] stands.
             4.0 * jax.nn.one_hot(jnp.stack([x[:, 1], 0 * x[:, 3]], 1), 20),
-            Masked(
+            MaskedTokens(
                 x.at[:, 1].set(4),
                 jnp.tile(jnp.array([1, 3]), (len(x), 1)),
                 x[:, jnp.array([1, 3])],
@@ -126,7 +128,7 @@ def test_guesses_stand_beside_the_truth():
 
 
 def test_replaced_auroc():
-    rows = pieces().test
+    rows = token_rows().test
     find = lambda state, key, x: (state["sign"] * (x == 7).astype(float), x == 7)
     run = replaced_auroc(find, rows, batch_size=16)
     assert (

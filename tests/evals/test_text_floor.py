@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssljax.data.text import Documents, documents
+from ssljax.data.documents import Documents, documents
 from ssljax.errors import InputError
 from ssljax.evals.text_floor import text_floors
 from tests.test_data import prepared

@@ -24,26 +24,34 @@ def mean(values):
 
 
 NAIVE = {  # The equations as they are printed, with D = sigmoid(logit) where the paper's D is a probability.
-    "gan_critic": lambda r, f: (
+    "gan_critic_loss": lambda r, f: (
         -mean(math.log(sigmoid(x)) for x in r) - mean(math.log(1 - sigmoid(x)) for x in f)
     ),
-    "minimax_generator": lambda f: mean(math.log(1 - sigmoid(x)) for x in f),
-    "nonsaturating_generator": lambda f: -mean(math.log(sigmoid(x)) for x in f),
-    "relativistic_critic": lambda r, f: -mean(math.log(sigmoid(x - y)) for x, y in zip(r, f)),
-    "relativistic_generator": lambda r, f: -mean(math.log(sigmoid(y - x)) for x, y in zip(r, f)),
-    "least_squares_critic": lambda r, f: (
+    "minimax_generator_loss": lambda f: mean(math.log(1 - sigmoid(x)) for x in f),
+    "nonsaturating_generator_loss": lambda f: -mean(math.log(sigmoid(x)) for x in f),
+    "relativistic_critic_loss": lambda r, f: -mean(math.log(sigmoid(x - y)) for x, y in zip(r, f)),
+    "relativistic_generator_loss": lambda r, f: (
+        -mean(math.log(sigmoid(y - x)) for x, y in zip(r, f))
+    ),
+    "least_squares_critic_loss": lambda r, f: (
         0.5 * mean((x - 1) ** 2 for x in r) + 0.5 * mean(x**2 for x in f)
     ),
-    "least_squares_generator": lambda f: 0.5 * mean((x - 1) ** 2 for x in f),
-    "hinge_critic": lambda r, f: -mean(min(0, -1 + x) for x in r) - mean(min(0, -1 - x) for x in f),
-    "wasserstein_critic": lambda r, f: mean(f) - mean(r),
-    "linear_generator": lambda f: -mean(f),
+    "least_squares_generator_loss": lambda f: 0.5 * mean((x - 1) ** 2 for x in f),
+    "hinge_critic_loss": lambda r, f: (
+        -mean(min(0, -1 + x) for x in r) - mean(min(0, -1 - x) for x in f)
+    ),
+    "wasserstein_critic_loss": lambda r, f: mean(f) - mean(r),
+    "linear_generator_loss": lambda f: -mean(f),
 }
 LOSSES = pytest.mark.parametrize("name", NAIVE)
 
 
 def arguments(name, real, fake):
-    return (real, fake) if name.endswith("critic") or name == "relativistic_generator" else (fake,)
+    return (
+        (real, fake)
+        if name.endswith("critic_loss") or name == "relativistic_generator_loss"
+        else (fake,)
+    )
 
 
 def draw(seed, n=7, scale=3.0):
@@ -89,7 +97,7 @@ def test_a_sure_critic_stops_the_minimax_generator_alone():
     """Goodfellow et al., 2014, section 3: log(1 - D) saturates where samples are rejected with confidence."""
     sure = jnp.full(8, -20.0)
     saturated, strong = (
-        jax.grad(f)(sure) for f in (adv.minimax_generator, adv.nonsaturating_generator)
+        jax.grad(f)(sure) for f in (adv.minimax_generator_loss, adv.nonsaturating_generator_loss)
     )
     assert np.abs(saturated).max() < 1e-8
     np.testing.assert_allclose(strong, -1 / 8, rtol=1e-5)
@@ -97,19 +105,24 @@ def test_a_sure_critic_stops_the_minimax_generator_alone():
 
 def test_the_best_critic_gives_log_four():
     """Goodfellow et al., 2014, theorem 1: at p_g = p_data the best D is 1/2 and the value -log 4."""
-    grad = jax.grad(lambda s: adv.gan_critic(jnp.full(5, s), jnp.full(5, s)))
+    grad = jax.grad(lambda s: adv.gan_critic_loss(jnp.full(5, s), jnp.full(5, s)))
     assert grad(0.0) == 0
-    np.testing.assert_allclose(adv.gan_critic(jnp.zeros(5), jnp.zeros(5)), math.log(4), rtol=1e-6)
+    np.testing.assert_allclose(
+        adv.gan_critic_loss(jnp.zeros(5), jnp.zeros(5)), math.log(4), rtol=1e-6
+    )
 
 
 def test_only_differences_count_in_pairs():
     real, fake = (jnp.asarray(a, jnp.float32) for a in draw(5))
     np.testing.assert_allclose(
-        adv.relativistic_critic(real + 9, fake + 9), adv.relativistic_critic(real, fake), rtol=1e-5
+        adv.relativistic_critic_loss(real + 9, fake + 9),
+        adv.relativistic_critic_loss(real, fake),
+        rtol=1e-5,
     )
     mixed = jnp.roll(fake, 1)
     assert (
-        abs(adv.relativistic_critic(real, mixed) - adv.relativistic_critic(real, fake)) > 1e-3
+        abs(adv.relativistic_critic_loss(real, mixed) - adv.relativistic_critic_loss(real, fake))
+        > 1e-3
     )  # The pairing matters.
 
 
@@ -178,8 +191,8 @@ def test_r1_and_r2_of_a_known_critic():
             )
         return total / len(points)
 
-    np.testing.assert_allclose(adv.r1(critic, real), naive(real), rtol=1e-5)
-    np.testing.assert_allclose(adv.r2(critic, fake), naive(fake), rtol=1e-5)
+    np.testing.assert_allclose(adv.r1_penalty(critic, real), naive(real), rtol=1e-5)
+    np.testing.assert_allclose(adv.r2_penalty(critic, fake), naive(fake), rtol=1e-5)
 
 
 def test_penalties_reach_the_critics_parameters():
@@ -196,7 +209,7 @@ def test_penalties_reach_the_critics_parameters():
     between = (real64 + t * (fake64 - real64)).reshape(6, -1)
     naive_r1 = lambda w: mean(square(x, w) / 2 for x in real64.reshape(6, -1))
     naive_gp = lambda w: mean((math.sqrt(square(x, w)) - 1) ** 2 for x in between)
-    ours_r1 = jax.grad(lambda w: adv.r1(critic(w), real))(jnp.asarray(w, jnp.float32))
+    ours_r1 = jax.grad(lambda w: adv.r1_penalty(critic(w), real))(jnp.asarray(w, jnp.float32))
     ours_gp = jax.grad(lambda w: adv.gradient_penalty(critic(w), real, fake, KEY))(
         jnp.asarray(w, jnp.float32)
     )
@@ -226,4 +239,4 @@ def test_bad_input_is_a_sentence():
     with pytest.raises(ValueError, match="must be the same shape"):
         adv.gradient_penalty(linear(1), real, fake[:3], KEY)
     with pytest.raises(ValueError, match="compared in pairs"):
-        adv.relativistic_critic(jnp.zeros(4), jnp.zeros(3))
+        adv.relativistic_critic_loss(jnp.zeros(4), jnp.zeros(3))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssljax.errors import InputError
-from ssljax.losses.cpc import cpc
+from ssljax.losses.cpc import cpc_loss
 
 
 def naive(c, z, w):
@@ -30,17 +30,19 @@ def draw():
 def test_equals_the_equation():
     args = draw()
     np.testing.assert_allclose(
-        cpc(*(jnp.asarray(a, jnp.float32) for a in args)), naive(*args), rtol=1e-5
+        cpc_loss(*(jnp.asarray(a, jnp.float32) for a in args)), naive(*args), rtol=1e-5
     )
     c, z, w = args
     np.testing.assert_allclose(
-        cpc(c, z, 0 * w)[0], math.log(5), rtol=1e-6
+        cpc_loss(c, z, 0 * w)[0], math.log(5), rtol=1e-6
     )  # Knowing nothing is chance.
 
 
 def test_gradient_is_the_finite_difference_of_the_equation():
     args = draw()
-    grads = jax.grad(lambda *a: cpc(*a)[0], (0, 1, 2))(*(jnp.asarray(a, jnp.float32) for a in args))
+    grads = jax.grad(lambda *a: cpc_loss(*a)[0], (0, 1, 2))(
+        *(jnp.asarray(a, jnp.float32) for a in args)
+    )
     for which, grad in enumerate(grads):
         way = np.random.default_rng(which).normal(size=grad.shape)
         up, down = (
@@ -53,6 +55,6 @@ def test_gradient_is_the_finite_difference_of_the_equation():
 def test_bad_shapes_are_a_sentence():
     c, z, w = map(jnp.asarray, draw())
     with pytest.raises(InputError, match="don't fit into 6"):
-        cpc(c, z, jnp.ones((6, 3, 2)))
+        cpc_loss(c, z, jnp.ones((6, 3, 2)))
     with pytest.raises(InputError, match="are needed, not"):
-        cpc(c, z[:3], w)
+        cpc_loss(c, z[:3], w)

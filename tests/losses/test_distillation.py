@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from ssljax import ema
-from ssljax.losses.clustering import sinkhorn, swav
+from ssljax.losses.clustering import sinkhorn, swav_loss
 from ssljax.losses.distillation import (
-    across_views,
-    dino,
-    embedding_error,
-    negative_cosine,
-    normalized_error,
+    byol_loss,
+    cross_view_loss,
+    dino_loss,
+    ijepa_loss,
+    negative_cosine_loss,
 )
-from ssljax.losses.masked import block_masks
+from ssljax.losses.masked_image import block_masks
 from ssljax.optim import rising_decay
 
 
@@ -101,7 +101,7 @@ def naive_ijepa(y, target, weight):
 
 def test_cosines_equal_the_equations_and_send_no_gradient_to_the_target():
     p, z = draw(0, (5, 4), (5, 4))
-    for loss, naive in ((normalized_error, naive_byol), (negative_cosine, naive_simsiam)):
+    for loss, naive in ((byol_loss, naive_byol), (negative_cosine_loss, naive_simsiam)):
         np.testing.assert_allclose(loss(*single(p, z)), naive(p, z), rtol=1e-5)
         to_p, to_z = jax.grad(loss, (0, 1))(*single(p, z))
         np.testing.assert_array_equal(to_z, 0)
@@ -111,16 +111,16 @@ def test_cosines_equal_the_equations_and_send_no_gradient_to_the_target():
             np.testing.assert_allclose(
                 to_p[at], (naive(p + step, z) - naive(p - step, z)) / 2e-5, rtol=1e-3, atol=1e-5
             )
-    np.testing.assert_allclose(normalized_error(*single(p, 3 * p)), 0, atol=1e-6)
-    np.testing.assert_allclose(normalized_error(*single(p, -p)), 4, rtol=1e-6)
+    np.testing.assert_allclose(byol_loss(*single(p, 3 * p)), 0, atol=1e-6)
+    np.testing.assert_allclose(byol_loss(*single(p, -p)), 4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("views", [2, 4])
 def test_dino_equals_the_equation_and_sends_no_gradient_to_the_teacher(views):
     teacher, student, centre = draw(1, (2, 3, 5), (views, 3, 5), (5,))
-    found = dino(*single(teacher, student, centre), 0.2, 0.5)
+    found = dino_loss(*single(teacher, student, centre), 0.2, 0.5)
     np.testing.assert_allclose(found, naive_dino(teacher, student, centre, 0.2, 0.5), rtol=2e-5)
-    to_t, to_s, to_c = jax.grad(dino, (0, 1, 2))(*single(teacher, student, centre), 0.2, 0.5)
+    to_t, to_s, to_c = jax.grad(dino_loss, (0, 1, 2))(*single(teacher, student, centre), 0.2, 0.5)
     np.testing.assert_array_equal(to_t, 0)
     np.testing.assert_array_equal(to_c, 0)
     step = np.zeros(student.shape)
@@ -129,17 +129,17 @@ def test_dino_equals_the_equation_and_sends_no_gradient_to_the_teacher(views):
     np.testing.assert_allclose(to_s[1, 2, 3], (up - down) / 2e-5, rtol=1e-3, atol=1e-5)
     mixed = [2, 0, 1]  # The order of the images doesn't matter, nor what teacher and centre share.
     np.testing.assert_allclose(
-        dino(*single(teacher[:, mixed], student[:, mixed], centre), 0.2, 0.5), found, rtol=1e-5
+        dino_loss(*single(teacher[:, mixed], student[:, mixed], centre), 0.2, 0.5), found, rtol=1e-5
     )
     np.testing.assert_allclose(
-        dino(*single(teacher + 7, student, centre + 7), 0.2, 0.5), found, rtol=1e-4
+        dino_loss(*single(teacher + 7, student, centre + 7), 0.2, 0.5), found, rtol=1e-4
     )
 
 
 def test_a_view_does_not_learn_from_itself():
     student = jnp.asarray(draw(2, (2, 3, 5))[0], jnp.float32)
     target = jnp.stack([jnp.eye(5)[:3], jnp.zeros((3, 5))])  # Of the second view nothing is asked.
-    grad = jax.grad(lambda s: across_views(target, s))(student)
+    grad = jax.grad(lambda s: cross_view_loss(target, s))(student)
     np.testing.assert_array_equal(grad[0], 0)
     assert jnp.abs(grad[1]).max() > 0.01
 
@@ -171,12 +171,12 @@ def test_sinkhorn_has_its_marginals_and_survives_sharp_scores():
 def test_swav_equals_the_equations_and_codes_get_no_gradient(views):
     (scores,) = draw(5, (views, 6, 4))
     np.testing.assert_allclose(
-        swav(*single(scores), 2, 0.3, 0.4, 3), naive_swav(scores, 0.3, 0.4, 3), rtol=1e-4
+        swav_loss(*single(scores), 2, 0.3, 0.4, 3), naive_swav(scores, 0.3, 0.4, 3), rtol=1e-4
     )
     codes = [
         naive_sinkhorn(s, 0.4, 3).tolist() for s in scores[:2]
     ]  # Held fixed in the difference.
-    grad = jax.grad(lambda s: swav(s, 2, 0.3, 0.4, 3))(*single(scores))
+    grad = jax.grad(lambda s: swav_loss(s, 2, 0.3, 0.4, 3))(*single(scores))
     for at in [(0, 0, 0), (1, 3, 2), (views - 1, 5, 1)]:
         step = np.zeros(scores.shape)
         step[at] = 1e-5
@@ -188,8 +188,8 @@ def test_ijepa_equals_the_equation_and_sends_no_gradient_to_the_target():
     y, target = draw(6, (3, 6, 5), (3, 6, 5))
     weight = np.random.default_rng(0).random((3, 6)) < 0.4
     args = (*single(y, target), jnp.asarray(weight))
-    np.testing.assert_allclose(embedding_error(*args), naive_ijepa(y, target, weight), rtol=1e-4)
-    to_y, to_target = jax.grad(embedding_error, (0, 1))(*args)
+    np.testing.assert_allclose(ijepa_loss(*args), naive_ijepa(y, target, weight), rtol=1e-4)
+    to_y, to_target = jax.grad(ijepa_loss, (0, 1))(*args)
     np.testing.assert_array_equal(to_target, 0)
     np.testing.assert_array_equal(to_y[~weight], 0)
     assert (jnp.abs(to_y[weight]).max(-1) > 0).all()
@@ -244,14 +244,14 @@ def test_bad_input_is_a_sentence():
     a = jnp.ones((2, 4, 3))
     for bad in (0, -1.0):
         with pytest.raises(ValueError, match="temperature must be positive"):
-            dino(a, a, jnp.zeros(3), bad)
+            dino_loss(a, a, jnp.zeros(3), bad)
         with pytest.raises(ValueError, match="temperature must be positive"):
-            dino(a, a, jnp.zeros(3), 0.1, bad)
+            dino_loss(a, a, jnp.zeros(3), 0.1, bad)
         with pytest.raises(ValueError, match="temperature must be positive"):
-            swav(a, 2, bad)
+            swav_loss(a, 2, bad)
         with pytest.raises(ValueError, match="positive epsilon"):
-            swav(a, 2, 0.1, bad)
+            swav_loss(a, 2, 0.1, bad)
     with pytest.raises(ValueError, match="two or more views"):
-        swav(a[:1])
+        swav_loss(a[:1])
     with pytest.raises(ValueError, match="same shape"):
-        negative_cosine(a[0], a[1, :2])
+        negative_cosine_loss(a[0], a[1, :2])

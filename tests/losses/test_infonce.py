@@ -11,7 +11,15 @@ import optax
 import pytest
 
 from ssljax.errors import InputError
-from ssljax.losses.infonce import clip, enqueue, info_nce, nearest, normalize, nt_xent, supcon
+from ssljax.losses.infonce import (
+    clip_loss,
+    enqueue,
+    info_nce_loss,
+    nearest_neighbour,
+    normalize,
+    nt_xent_loss,
+    supcon_loss,
+)
 
 
 def cosine(a, b):
@@ -95,12 +103,12 @@ def draw(seed, *shapes):
 def test_equal_the_equations(seed, tau):
     a, b, queue = draw(seed, (6, 5), (6, 5), (9, 5))
     args = [jnp.asarray(x, jnp.float32) for x in (a, b, queue)]
-    np.testing.assert_allclose(nt_xent(*args[:2], tau), naive_nt_xent(a, b, tau), rtol=2e-5)
+    np.testing.assert_allclose(nt_xent_loss(*args[:2], tau), naive_nt_xent(a, b, tau), rtol=2e-5)
     np.testing.assert_allclose(
-        info_nce(*args[:2], tau=tau), naive_info_nce(a, b, None, tau), rtol=2e-5, atol=1e-6
+        info_nce_loss(*args[:2], tau=tau), naive_info_nce(a, b, None, tau), rtol=2e-5, atol=1e-6
     )
     np.testing.assert_allclose(
-        info_nce(*args, tau=tau), naive_info_nce(a, b, queue, tau), rtol=2e-5, atol=1e-6
+        info_nce_loss(*args, tau=tau), naive_info_nce(a, b, queue, tau), rtol=2e-5, atol=1e-6
     )
 
 
@@ -108,7 +116,7 @@ def test_nt_xent_equals_optax():
     a, b = (jnp.asarray(x, jnp.float32) for x in draw(0, (32, 16), (32, 16)))
     labels = jnp.tile(jnp.arange(32), 2)
     oracle = optax.ntxent(jnp.concatenate([a, b]), labels, temperature=0.2)
-    np.testing.assert_allclose(nt_xent(a, b, 0.2), oracle, rtol=1e-5)
+    np.testing.assert_allclose(nt_xent_loss(a, b, 0.2), oracle, rtol=1e-5)
 
 
 LABELS = [0, 1, 0, 2, 1, 2, 0, 0]
@@ -119,32 +127,32 @@ LABELS = [0, 1, 0, 2, 1, 2, 0, 0]
 def test_those_with_labels_texts_and_neighbours_equal_their_equations(seed, tau):
     a, b, support, z = draw(seed, (6, 5), (6, 5), (9, 5), (8, 5))
     f = [jnp.asarray(x, jnp.float32) for x in (a, b, support, z)]
-    np.testing.assert_allclose(clip(f[0], f[1], tau), naive_clip(a, b, tau), rtol=2e-5)
+    np.testing.assert_allclose(clip_loss(f[0], f[1], tau), naive_clip(a, b, tau), rtol=2e-5)
     np.testing.assert_allclose(
-        supcon(f[3], jnp.array(LABELS), tau), naive_supcon(z, LABELS, tau), rtol=2e-5
+        supcon_loss(f[3], jnp.array(LABELS), tau), naive_supcon(z, LABELS, tau), rtol=2e-5
     )
-    found = info_nce(nearest(f[0], f[2]), f[1], tau=tau)
+    found = info_nce_loss(nearest_neighbour(f[0], f[2]), f[1], tau=tau)
     np.testing.assert_allclose(found, naive_nnclr(a, support, b, tau), rtol=2e-5)
 
 
 def test_supcon_with_a_label_for_each_image_is_nt_xent():
     a, b = (jnp.asarray(x, jnp.float32) for x in draw(5, (6, 4), (6, 4)))
     both, labels = jnp.concatenate([a, b]), jnp.tile(jnp.arange(6), 2)
-    np.testing.assert_allclose(supcon(both, labels, 0.3), nt_xent(a, b, 0.3), rtol=1e-5)
+    np.testing.assert_allclose(supcon_loss(both, labels, 0.3), nt_xent_loss(a, b, 0.3), rtol=1e-5)
     mixed = jnp.array(np.random.default_rng(0).permutation(12))
     np.testing.assert_allclose(
-        supcon(both[mixed], labels[mixed], 0.3), nt_xent(a, b, 0.3), rtol=1e-5
+        supcon_loss(both[mixed], labels[mixed], 0.3), nt_xent_loss(a, b, 0.3), rtol=1e-5
     )
-    alone = supcon(both, jnp.arange(12), 0.3)  # No two share a label.
+    alone = supcon_loss(both, jnp.arange(12), 0.3)  # No two share a label.
     np.testing.assert_array_equal(alone, 0)
 
 
 def test_neighbours_and_queues_get_no_gradient():
     z, support = (jnp.asarray(x, jnp.float32) for x in draw(6, (4, 3), (8, 3)))
-    for grad in jax.grad(lambda z, s: nearest(z, s).sum(), (0, 1))(z, support):
+    for grad in jax.grad(lambda z, s: nearest_neighbour(z, s).sum(), (0, 1))(z, support):
         np.testing.assert_array_equal(grad, 0)
     np.testing.assert_array_equal(jax.grad(lambda z: enqueue(support, z).sum())(z), 0)
-    np.testing.assert_array_equal(nearest(3 * support[2:4], support), support[2:4])
+    np.testing.assert_array_equal(nearest_neighbour(3 * support[2:4], support), support[2:4])
 
 
 def test_a_queue_holds_the_last_rows():
@@ -161,21 +169,21 @@ def test_a_queue_holds_the_last_rows():
         ):
             enqueue(jnp.zeros((size, 1)), rows[0])
     with pytest.raises(InputError, match="leave `tiled` out"):
-        info_nce(rows[0], rows[0], negatives=queue, tiled=True)
+        info_nce_loss(rows[0], rows[0], negatives=queue, tiled=True)
     with pytest.raises(InputError, match="choose --queue above 0"):
-        nearest(rows[0], queue[:0])
+        nearest_neighbour(rows[0], queue[:0])
 
 
 @pytest.mark.parametrize(
     "loss, naive",
     [
-        (lambda a, b: clip(a, b, 0.3), lambda a, b: naive_clip(a, b, 0.3)),
+        (lambda a, b: clip_loss(a, b, 0.3), lambda a, b: naive_clip(a, b, 0.3)),
         (
-            lambda a, b: supcon(jnp.concatenate([a, b]), jnp.array(LABELS), 0.3),
+            lambda a, b: supcon_loss(jnp.concatenate([a, b]), jnp.array(LABELS), 0.3),
             lambda a, b: naive_supcon([*a, *b], LABELS, 0.3),
         ),
-        (lambda a, b: nt_xent(a, b, 0.3), lambda a, b: naive_nt_xent(a, b, 0.3)),
-        (lambda a, b: info_nce(a, b, tau=0.3), lambda a, b: naive_info_nce(a, b, None, 0.3)),
+        (lambda a, b: nt_xent_loss(a, b, 0.3), lambda a, b: naive_nt_xent(a, b, 0.3)),
+        (lambda a, b: info_nce_loss(a, b, tau=0.3), lambda a, b: naive_info_nce(a, b, None, 0.3)),
     ],
 )
 def test_gradient_is_the_finite_difference_of_the_equation(loss, naive):
@@ -193,46 +201,46 @@ def test_gradient_is_the_finite_difference_of_the_equation(loss, naive):
 
 def test_symmetries():
     a, b = (jnp.asarray(x, jnp.float32) for x in draw(1, (8, 4), (8, 4)))
-    whole = nt_xent(a, b, 0.2)
+    whole = nt_xent_loss(a, b, 0.2)
     mixed = jax.random.permutation(jax.random.key(0), 8)
     np.testing.assert_allclose(
-        nt_xent(a[mixed], b[mixed], 0.2), whole, rtol=1e-6
+        nt_xent_loss(a[mixed], b[mixed], 0.2), whole, rtol=1e-6
     )  # The order of the images,
-    np.testing.assert_allclose(nt_xent(b, a, 0.2), whole, rtol=1e-6)  # which view is first,
+    np.testing.assert_allclose(nt_xent_loss(b, a, 0.2), whole, rtol=1e-6)  # which view is first,
     np.testing.assert_allclose(
-        nt_xent(3 * a, 0.5 * b, 0.2), whole, rtol=1e-5
+        nt_xent_loss(3 * a, 0.5 * b, 0.2), whole, rtol=1e-5
     )  # and lengths don't matter;
-    assert abs(nt_xent(a, b[mixed], 0.2) - whole) > 0.1  # who belongs to whom does.
+    assert abs(nt_xent_loss(a, b[mixed], 0.2) - whole) > 0.1  # who belongs to whom does.
 
 
 def test_extremes():
     same = jnp.ones((16, 4))
     np.testing.assert_allclose(
-        nt_xent(same, same, 0.1), np.log(31), rtol=1e-5
+        nt_xent_loss(same, same, 0.1), np.log(31), rtol=1e-5
     )  # Collapse: a uniform guess of 31.
     eye = jnp.eye(8)
     np.testing.assert_allclose(
-        nt_xent(eye, eye, 0.1), -np.log(np.e**10 / (np.e**10 + 14)), rtol=1e-3
+        nt_xent_loss(eye, eye, 0.1), -np.log(np.e**10 / (np.e**10 + 14)), rtol=1e-3
     )
     assert np.isfinite(
-        jax.grad(lambda z: nt_xent(z, z, 0.1))(jnp.zeros((4, 3)))
+        jax.grad(lambda z: nt_xent_loss(z, z, 0.1))(jnp.zeros((4, 3)))
     ).all()  # A dead row makes no NaN.
-    assert np.isfinite(nt_xent(100 * eye, eye, 1e-3))
+    assert np.isfinite(nt_xent_loss(100 * eye, eye, 1e-3))
     np.testing.assert_array_equal(normalize(jnp.zeros((1, 3))), 0)
     with jax.debug_infs(True), jax.debug_nans(True):  # As --run.replay looks for the first of them.
-        assert np.isfinite(nt_xent(eye, eye, 0.1))
+        assert np.isfinite(nt_xent_loss(eye, eye, 0.1))
 
 
 def test_bad_input_is_a_sentence():
     a = jnp.ones((4, 3))
     for bad in (0, -0.5):
         with pytest.raises(ValueError, match="temperature must be positive"):
-            nt_xent(a, a, bad)
+            nt_xent_loss(a, a, bad)
         with pytest.raises(ValueError, match="temperature must be positive"):
-            info_nce(a, a, tau=bad)
+            info_nce_loss(a, a, tau=bad)
         with pytest.raises(ValueError, match="temperature must be positive"):
-            supcon(a, jnp.zeros(4, int), bad)
+            supcon_loss(a, jnp.zeros(4, int), bad)
         with pytest.raises(ValueError, match="temperature must be positive"):
-            clip(a, a, bad)
+            clip_loss(a, a, bad)
     with pytest.raises(ValueError, match="same shape"):
-        nt_xent(a, a[:2])
+        nt_xent_loss(a, a[:2])

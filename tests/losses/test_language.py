@@ -12,10 +12,10 @@ import pytest
 from ssljax.errors import InputError
 from ssljax.losses.language import (
     mask_tokens,
-    masked_lm,
-    next_token,
+    masked_lm_loss,
+    next_token_loss,
     replace_tokens,
-    replaced_detection,
+    replaced_detection_loss,
     token_nll,
     word_starts,
 )
@@ -40,26 +40,26 @@ def test_equal_the_equations(seed, scale):
     )
     want = -sum(log_p(logits[i, t], tokens[i, t + 1]) for i, t in np.ndindex(2, 5)) / 10
     np.testing.assert_allclose(
-        next_token(jnp.asarray(logits), jnp.asarray(tokens)), want, rtol=2e-5
+        next_token_loss(jnp.asarray(logits), jnp.asarray(tokens)), want, rtol=2e-5
     )
     weight = rng.integers(2, size=(2, 5))
     weight[0, 0] = 1
     told = [-log_p(logits[i, t], tokens[i, t]) for i, t in np.ndindex(2, 5) if weight[i, t]]
-    found = masked_lm(jnp.asarray(logits), jnp.asarray(tokens[:, :5]), jnp.asarray(weight))
+    found = masked_lm_loss(jnp.asarray(logits), jnp.asarray(tokens[:, :5]), jnp.asarray(weight))
     np.testing.assert_allclose(found, np.mean(told), rtol=2e-5)
     z, replaced = logits[:, :, 0], rng.integers(2, size=(2, 5))
     each = [
         math.log1p(math.exp(-abs(a))) + max(-a, 0)
         for a in map(float, np.where(replaced, z, -z).ravel())
     ]
-    found = replaced_detection(jnp.asarray(z), jnp.asarray(replaced))
+    found = replaced_detection_loss(jnp.asarray(z), jnp.asarray(replaced))
     np.testing.assert_allclose(found, np.mean(each), rtol=2e-5, atol=1e-6)
 
 
 def test_gradient_is_the_finite_difference_of_the_equation():
     rng = np.random.default_rng(1)
     logits, tokens = rng.normal(size=(1, 3, 4)), rng.integers(4, size=(1, 4))
-    grad = jax.grad(next_token)(jnp.asarray(logits, jnp.float32), jnp.asarray(tokens))
+    grad = jax.grad(next_token_loss)(jnp.asarray(logits, jnp.float32), jnp.asarray(tokens))
     naive = lambda z: -sum(log_p(z[0, t], tokens[0, t + 1]) for t in range(3)) / 3
     for at in np.ndindex(logits.shape):
         step = np.zeros(logits.shape)
@@ -74,10 +74,10 @@ def test_uniform_guesses_cost_the_log_of_the_vocabulary():
         token_nll(jnp.zeros((2, 3, 8)), jnp.zeros((2, 3), int)), math.log(8), rtol=1e-6
     )
     assert (
-        masked_lm(jnp.zeros((2, 3, 8)), jnp.zeros((2, 3), int), jnp.zeros((2, 3))) == 0
+        masked_lm_loss(jnp.zeros((2, 3, 8)), jnp.zeros((2, 3), int), jnp.zeros((2, 3))) == 0
     )  # Nothing to tell: no NaN.
     with pytest.raises(InputError, match="one place shorter"):
-        next_token(jnp.zeros((2, 3, 8)), jnp.zeros((2, 3), int))
+        next_token_loss(jnp.zeros((2, 3, 8)), jnp.zeros((2, 3), int))
 
 
 def rows(seed, n=40, t=40):

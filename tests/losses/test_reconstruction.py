@@ -49,7 +49,7 @@ def test_equal_the_equations(seed, rho):
         mean = sum(sigmoid(v) for v in t[:, j, 0]) / 3
         kl += rho * math.log(rho / mean) + (1 - rho) * math.log((1 - rho) / (1 - mean))
     np.testing.assert_allclose(
-        r.kl_sparsity(jnp.asarray(t[..., 0], "float32"), rho), kl, rtol=1e-4, atol=1e-5
+        r.kl_sparsity_penalty(jnp.asarray(t[..., 0], "float32"), rho), kl, rtol=1e-4, atol=1e-5
     )
 
 
@@ -62,9 +62,9 @@ def test_extreme_logits_stay_finite():
 
 def test_the_sparse_are_not_punished_and_the_dead_give_no_nan():
     logits = jnp.full((6, 3), math.log(0.05 / 0.95))
-    np.testing.assert_allclose(r.kl_sparsity(logits, 0.05), 0, atol=1e-6)
-    assert r.kl_sparsity(logits, 0.2) > 0.1
-    value, grad = jax.value_and_grad(r.kl_sparsity)(jnp.full((6, 3), -200.0), 0.05)
+    np.testing.assert_allclose(r.kl_sparsity_penalty(logits, 0.05), 0, atol=1e-6)
+    assert r.kl_sparsity_penalty(logits, 0.2) > 0.1
+    value, grad = jax.value_and_grad(r.kl_sparsity_penalty)(jnp.full((6, 3), -200.0), 0.05)
     np.testing.assert_allclose(
         value, 3 * (0.05 * (math.log(0.05) + 200) + 0.95 * math.log(0.95)), rtol=1e-5
     )
@@ -79,7 +79,9 @@ def test_contraction_of_a_deep_net_is_the_jacobians_on_average():
     params = net.init(KEY, x)
     f = lambda x: net.apply(params, x)
     exact = (jax.vmap(jax.jacrev(lambda row: f(row[None])[0]))(x) ** 2).sum((1, 2))
-    found = jax.jit(jax.vmap(lambda k: r.contractive(k, f, x, 8)))(jax.random.split(KEY, 100))
+    found = jax.jit(jax.vmap(lambda k: r.contractive_penalty(k, f, x, 8)))(
+        jax.random.split(KEY, 100)
+    )
     error = found.std(0) / math.sqrt(100)
     assert (jnp.abs(found.mean(0) - exact) < 4 * error).all() and (error < 0.1 * exact).all()
     assert (found.std(0) > 0).all()  # A draw of its own for each key.
@@ -108,7 +110,7 @@ def test_corruptions_are_the_papers():
         (lambda x: r.masking(KEY, x, 1.5), "masked must be in"),
         (lambda x: r.salt_and_pepper(KEY, x, -1), "peppered must be in"),
         (lambda x: r.gaussian(KEY, x, -1), "at least 0"),
-        (lambda x: r.kl_sparsity(x, 0), "between 0 and 1"),
+        (lambda x: r.kl_sparsity_penalty(x, 0), "between 0 and 1"),
     ],
 )
 def test_bad_input_is_a_sentence(call, message):

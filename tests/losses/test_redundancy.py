@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from ssljax.losses.redundancy import barlow_twins, covariance, lejepa, sigreg, variance, vicreg
+from ssljax.losses.redundancy import (
+    barlow_twins_loss,
+    covariance_loss,
+    lejepa_loss,
+    sigreg,
+    variance_loss,
+    vicreg_loss,
+)
 
 
 def draw(seed, *shapes):
@@ -82,17 +89,17 @@ def naive_lejepa(z, directions, lam, large=None):
 
 A, B, DIRECTIONS = draw(0, (7, 4), (7, 4), (3, 4))
 CASES = {
-    "barlow": (lambda a, b: barlow_twins(a, b, 0.01), lambda a, b: naive_barlow(a, b, 0.01)),
+    "barlow": (lambda a, b: barlow_twins_loss(a, b, 0.01), lambda a, b: naive_barlow(a, b, 0.01)),
     "vicreg": (
-        lambda a, b: vicreg(0.7 * a, b, 5, 7, 2),
+        lambda a, b: vicreg_loss(0.7 * a, b, 5, 7, 2),
         lambda a, b: naive_vicreg(0.7 * a, b, 5, 7, 2),
     ),
     "lejepa": (
-        lambda a, b: lejepa(jnp.stack([a, b]), jnp.asarray(DIRECTIONS, jnp.float32), 0.3),
+        lambda a, b: lejepa_loss(jnp.stack([a, b]), jnp.asarray(DIRECTIONS, jnp.float32), 0.3),
         lambda a, b: naive_lejepa([a, b], DIRECTIONS, 0.3),
     ),
     "lejepa, local views": (  # Two global ones, and another.
-        lambda a, b: lejepa(
+        lambda a, b: lejepa_loss(
             jnp.stack([a, b, 0.8 * b]), jnp.asarray(DIRECTIONS, jnp.float32), 0.3, large=2
         ),
         lambda a, b: naive_lejepa([a, b, 0.8 * b], DIRECTIONS, 0.3, large=2),
@@ -138,17 +145,17 @@ def test_the_order_of_images_and_of_views_does_not_matter_but_who_belongs_to_who
 
 def test_closed_forms():
     eye = jnp.array([[1, 1], [1, -1], [-1, 1], [-1, -1.0]])  # Uncorrelated, of variance 1.
-    np.testing.assert_allclose(barlow_twins(eye, eye, 0.1), 0, atol=1e-6)
+    np.testing.assert_allclose(barlow_twins_loss(eye, eye, 0.1), 0, atol=1e-6)
     np.testing.assert_allclose(
-        barlow_twins(eye, 3 * eye + 1, 0.1), 0, atol=1e-6
+        barlow_twins_loss(eye, 3 * eye + 1, 0.1), 0, atol=1e-6
     )  # Neither scale nor offset counts.
-    np.testing.assert_allclose(barlow_twins(eye, -eye, 0.1), 8, rtol=1e-5)
-    np.testing.assert_allclose(barlow_twins(eye, eye[:, ::-1], 0.1), 2 + 0.1 * 2, rtol=1e-5)
-    np.testing.assert_allclose(covariance(eye), 0, atol=1e-7)
-    np.testing.assert_allclose(covariance(eye[:, [0, 0]]), (4 / 3) ** 2, rtol=1e-5)
-    np.testing.assert_allclose(variance(jnp.ones((4, 3))), 1 - 0.01, rtol=1e-5)  # Collapsed.
-    np.testing.assert_allclose(variance(10 * eye), 0)
-    np.testing.assert_allclose(vicreg(eye, eye), 0, atol=1e-6)
+    np.testing.assert_allclose(barlow_twins_loss(eye, -eye, 0.1), 8, rtol=1e-5)
+    np.testing.assert_allclose(barlow_twins_loss(eye, eye[:, ::-1], 0.1), 2 + 0.1 * 2, rtol=1e-5)
+    np.testing.assert_allclose(covariance_loss(eye), 0, atol=1e-7)
+    np.testing.assert_allclose(covariance_loss(eye[:, [0, 0]]), (4 / 3) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(variance_loss(jnp.ones((4, 3))), 1 - 0.01, rtol=1e-5)  # Collapsed.
+    np.testing.assert_allclose(variance_loss(10 * eye), 0)
+    np.testing.assert_allclose(vicreg_loss(eye, eye), 0, atol=1e-6)
 
 
 def test_sigreg_is_near_its_integral_and_tells_normal_features_from_others():
@@ -166,7 +173,8 @@ def test_sigreg_is_near_its_integral_and_tells_normal_features_from_others():
 
 
 @pytest.mark.parametrize(
-    "loss", [barlow_twins, vicreg, lambda a, b: lejepa(jnp.stack([a, b]), jnp.eye(3))]
+    "loss",
+    [barlow_twins_loss, vicreg_loss, lambda a, b: lejepa_loss(jnp.stack([a, b]), jnp.eye(3))],
 )
 def test_a_collapsed_batch_makes_no_nan(loss):
     for z in (jnp.ones((4, 3)), jnp.zeros((4, 3))):
@@ -175,17 +183,17 @@ def test_a_collapsed_batch_makes_no_nan(loss):
 
 def test_bad_input_is_a_sentence():
     a = jnp.ones((4, 3))
-    for loss in (barlow_twins, vicreg):
+    for loss in (barlow_twins_loss, vicreg_loss):
         with pytest.raises(ValueError, match="same shape"):
             loss(a, a[:2])
         with pytest.raises(ValueError, match="two images or more"):
             loss(a[:1], a[:1])
     with pytest.raises(ValueError, match="Two or more views"):
-        lejepa(a[None], a)
+        lejepa_loss(a[None], a)
     with pytest.raises(ValueError, match=r"in \[0, 1\], not 2"):
-        lejepa(jnp.stack([a, a]), a, 2)
+        lejepa_loss(jnp.stack([a, a]), a, 2)
     for large in (0, 3):
         with pytest.raises(ValueError, match=f"from 1 to all 2, not {large}"):
-            lejepa(jnp.stack([a, a]), a, large=large)
+            lejepa_loss(jnp.stack([a, a]), a, large=large)
     with pytest.raises(ValueError, match="directions"):
         sigreg(a, jnp.ones((4, 2)))

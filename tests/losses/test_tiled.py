@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssljax import InputError
-from ssljax.losses.infonce import clip, info_nce, nt_xent, supcon
+from ssljax.losses.infonce import clip_loss, info_nce_loss, nt_xent_loss, supcon_loss
 from ssljax.losses.tiled import log_partition
 
 
@@ -77,7 +77,7 @@ def test_rings_of_devices(diagonal, shape):
 
 @pytest.mark.parametrize("tau", [0.05, 0.5])
 @pytest.mark.parametrize(
-    "loss", [nt_xent, lambda a, b, tau, tiled: info_nce(a, b, tau=tau, tiled=tiled)]
+    "loss", [nt_xent_loss, lambda a, b, tau, tiled: info_nce_loss(a, b, tau=tau, tiled=tiled)]
 )
 def test_the_losses_agree_with_their_dense_form(loss, tau):
     a, b, *_ = arrays(64, 64)
@@ -91,11 +91,13 @@ def test_the_losses_agree_with_their_dense_form(loss, tau):
 @pytest.mark.parametrize(
     "loss",
     [
-        lambda a, b, tiled: clip(a, b, 0.2, tiled),
-        lambda a, b, tiled: supcon(
+        lambda a, b, tiled: clip_loss(a, b, 0.2, tiled),
+        lambda a, b, tiled: supcon_loss(
             jnp.concatenate([a, b]), jnp.array([*range(7, 20), *3 * [9, 9, 30]] * 2), 0.2, tiled
         ),
-        lambda a, b, tiled: supcon(a, jnp.arange(22) // 2 * (jnp.arange(22) > 3) - 5, 0.2, tiled),
+        lambda a, b, tiled: supcon_loss(
+            a, jnp.arange(22) // 2 * (jnp.arange(22) > 3) - 5, 0.2, tiled
+        ),
     ],
 )
 def test_clip_and_supcon_agree_with_their_dense_form(loss):
@@ -109,7 +111,8 @@ def test_clip_and_supcon_agree_with_their_dense_form(loss):
 def test_the_temperature_may_be_learned():
     a, b, *_ = arrays(16, 16)
     tiled, dense = (
-        jax.grad(lambda tau: info_nce(a, b, tau=tau, tiled=which))(0.3) for which in (True, False)
+        jax.grad(lambda tau: info_nce_loss(a, b, tau=tau, tiled=which))(0.3)
+        for which in (True, False)
     )
     np.testing.assert_allclose(tiled, dense, rtol=1e-5)
 
@@ -117,7 +120,7 @@ def test_the_temperature_may_be_learned():
 def test_memory_is_that_of_a_tile():
     """At 65,536 x 256, from the compiled program: under 0.4 GB, where one dense matrix takes 17 GB."""
     z = jax.ShapeDtypeStruct((65536, 256), jnp.float32)
-    compiled = jax.jit(jax.grad(lambda z: nt_xent(*jnp.split(z, 2)))).lower(z).compile()
+    compiled = jax.jit(jax.grad(lambda z: nt_xent_loss(*jnp.split(z, 2)))).lower(z).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.4e9
 
 
@@ -132,7 +135,12 @@ def test_no_diagonal_of_a_matrix_that_is_not_square():
 @pytest.mark.parametrize("tiled", [False, True])
 @pytest.mark.parametrize(
     "loss",
-    [nt_xent, info_nce, clip, lambda a, b, tiled: supcon(a, jnp.arange(48) % 3, tiled=tiled)],
+    [
+        nt_xent_loss,
+        info_nce_loss,
+        clip_loss,
+        lambda a, b, tiled: supcon_loss(a, jnp.arange(48) % 3, tiled=tiled),
+    ],
 )
 def test_products_keep_all_bits_on_accelerators(loss, tiled):
     q, k, *_ = arrays()

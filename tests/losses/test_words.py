@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax.losses.words import cbow, skip_gram
+from ssljax.losses.words import cbow_loss, skip_gram_loss
 
 
 def sigmoid(x):
@@ -45,17 +45,21 @@ def draw(seed, model):
     v, u, n = rng.normal(size=(b, t, d)), rng.normal(size=(b, s, d)), rng.normal(size=(b, m, d))
     near = rng.random((b, t, s)) < 0.5
     near[0, 1] = False  # A word without neighbours.
-    return (v, u, near, n) if model is skip_gram else (u, v, near, n)
+    return (v, u, near, n) if model is skip_gram_loss else (u, v, near, n)
 
 
-@pytest.mark.parametrize("model, naive", [(skip_gram, naive_skip_gram), (cbow, naive_cbow)])
+@pytest.mark.parametrize(
+    "model, naive", [(skip_gram_loss, naive_skip_gram), (cbow_loss, naive_cbow)]
+)
 def test_equal_the_equations(model, naive):
     for seed, k in enumerate((1, 5, 2.5)):
         args = draw(seed, model)
         np.testing.assert_allclose(model(*map(jnp.asarray, args), k), naive(*args, k), rtol=1e-5)
 
 
-@pytest.mark.parametrize("model, naive", [(skip_gram, naive_skip_gram), (cbow, naive_cbow)])
+@pytest.mark.parametrize(
+    "model, naive", [(skip_gram_loss, naive_skip_gram), (cbow_loss, naive_cbow)]
+)
 def test_gradients_are_those_of_finite_differences(model, naive):
     a, b, near, n = draw(5, model)
     grads = jax.grad(lambda x: model(x[0], x[1], near, x[2], 5))(
@@ -72,8 +76,8 @@ def test_gradients_are_those_of_finite_differences(model, naive):
 
 
 def test_a_word_without_neighbours_moves_nothing():
-    v, u, _, n = map(jnp.asarray, draw(0, skip_gram))
+    v, u, _, n = map(jnp.asarray, draw(0, skip_gram_loss))
     nothing = jnp.zeros((2, 4, 6), bool)
-    assert skip_gram(v, u, nothing, n, 5) == 0 and cbow(u, v, nothing, n, 5) == 0
-    grads = jax.grad(lambda x: cbow(*x[:2], nothing, x[2], 5))((u, v, n))
+    assert skip_gram_loss(v, u, nothing, n, 5) == 0 and cbow_loss(u, v, nothing, n, 5) == 0
+    grads = jax.grad(lambda x: cbow_loss(*x[:2], nothing, x[2], 5))((u, v, n))
     assert all((g == 0).all() for g in grads)

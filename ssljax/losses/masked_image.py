@@ -64,7 +64,7 @@ def patch_statistics(y: Array) -> tuple[Array, Array]:
     return y.mean(-1, keepdims=True), jnp.sqrt(y.var(-1, ddof=1, keepdims=True) + 1e-6)
 
 
-def masked_error(y: Array, target: Array, hidden: Array, power: int = 2) -> Array:
+def masked_patch_loss(y: Array, target: Array, hidden: Array, power: int = 2) -> Array:
     """The mean of |y - target|^power, (n, patches, d), over patches that are `hidden`, (n, patches).
 
     Squares for MAE, arXiv:2111.06377, section 3; absolute values for SimMIM, Xie et al., 2021, arXiv:2111.09886, eq. 1.

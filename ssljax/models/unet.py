@@ -8,7 +8,7 @@ from ssljax.models import Dtype
 from ssljax.models.convnet import Conv, Up
 
 
-class Hourglass(nn.Module):
+class UNet(nn.Module):
     """Images (n, height, width, channels) to ((n, height, width, out), (n, widths[-1])): what is drawn, and the mean
     over positions of the coarsest layer. Ronneberger et al., 2015, arXiv:1505.04597, made small."""
 
