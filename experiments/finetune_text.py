@@ -15,9 +15,9 @@ import optax
 import tyro
 
 from ssljax import Experiment, InputError, main, minimize, TrainState
+from ssljax.data.documents import Documents, EMBEDDED, labelled_documents
 from ssljax.data.feed import Rows
-from ssljax.data.pieces import labelled, labelled_rows
-from ssljax.data.text import Documents, EMBEDDED
+from ssljax.data.token_rows import labelled_rows
 from ssljax.evals.accuracy import accuracy
 from ssljax.evals.text_floor import text_floors
 from ssljax.models.transformer import Transformer
@@ -54,7 +54,7 @@ def finetune_text(
         length: Tokens of a text that are read.
         lr: Its peak, after a warm-up over a tenth of training.
     """
-    docs = {split: labelled(data, split) for split in ("train", "test")}
+    docs = {split: labelled_documents(data, split) for split in ("train", "test")}
     old = pretrained_or_new(pretrained, net, docs["train"], vocabulary, length)
     old = old._replace(params=None) if scratch else old
     train, test = (labelled_rows(old.tokenizer, d, length) for d in docs.values())

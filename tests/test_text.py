@@ -12,23 +12,18 @@ import jax
 import numpy as np
 import pytest
 
-from ssljax.data import text as text_module
+from ssljax.data import tokenizers as tokenizers_module
+from ssljax.data.documents import Documents, documents
 from ssljax.data.feed import Rows
 from ssljax.data.order import indices
-from ssljax.data.text import (
+from ssljax.data.token_feeds import document_rows, pack, Streams, tokenized, Windows
+from ssljax.data.tokenizers import (
     BERT,
     bpe,
     characters,
-    Documents,
-    documents,
     encode,
     END,
     load_tokenizer,
-    pack,
-    rows,
-    Streams,
-    tokenized,
-    Windows,
     wordpiece,
     words,
 )
@@ -304,12 +299,12 @@ def test_a_long_text_has_the_same_tokens_in_parts(kind, manual, monkeypatch):
     )
     tokenizer = MADE[kind](docs)
     whole = [tokenizer.encode(text, add_special_tokens=False).ids for text in docs.text]
-    monkeypatch.setattr(text_module, "LARGE", 200)
-    parts = [len(list(text_module._cut(tokenizer, text))) for text in docs.text]
+    monkeypatch.setattr(tokenizers_module, "LARGE", 200)
+    parts = [len(list(tokenizers_module._cut(tokenizer, text))) for text in docs.text]
     assert (
         sum(parts[:8]) > 20 and parts[8] > 1 and parts[9:] == [4 if kind == "characters" else 1, 1]
     )
-    found = text_module._encode(tokenizer, docs)
+    found = tokenizers_module._encode(tokenizer, docs)
     np.testing.assert_array_equal(found["tokens"], np.concatenate(whole))
     np.testing.assert_array_equal(found["offsets"], np.cumsum([0, *map(len, whole)]))
 
@@ -460,7 +455,7 @@ def test_wordpiece_is_berts(manual):
 def test_large_texts_are_encoded_once(manual, tmp_path, monkeypatch):
     plain = bpe(manual, 400)
     tokens, offsets = encode(plain, manual)
-    monkeypatch.setattr("ssljax.data.text.LARGE", 1)
+    monkeypatch.setattr("ssljax.data.tokenizers.LARGE", 1)
     monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path))
     for _ in range(2):
         tokenizer = bpe(manual, 400)
@@ -468,8 +463,10 @@ def test_large_texts_are_encoded_once(manual, tmp_path, monkeypatch):
         for a, b in zip(encode(tokenizer, manual), (tokens, offsets)):
             np.testing.assert_array_equal(a, b)
         assert len(list((tmp_path / "data").glob("*.npz"))) == 2
-        monkeypatch.setattr("ssljax.data.text.trainers", None)  # From here on the cache has it.
-        monkeypatch.setattr("ssljax.data.text._encode", None)
+        monkeypatch.setattr(
+            "ssljax.data.tokenizers.trainers", None
+        )  # From here on the cache has it.
+        monkeypatch.setattr("ssljax.data.tokenizers._encode", None)
     monkeypatch.setattr("inspect.getsource", lambda function: "another recipe")
     with pytest.raises(AttributeError, match="BpeTrainer"):
         bpe(manual, 400)
@@ -510,7 +507,7 @@ def test_packing(docs, length, separator):
 @settings(max_examples=100, deadline=None)
 def test_rows_of_documents(docs, length, around):
     first, last = around
-    out = rows(*flat(docs), length, 0, first, last)
+    out = document_rows(*flat(docs), length, 0, first, last)
     for i, doc in enumerate(docs):
         before, after = [first] * (first is not None), [last] * (last is not None)
         one = before + doc[: length - len(before) - len(after)] + after

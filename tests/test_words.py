@@ -10,34 +10,34 @@ import pytest
 
 from experiments.word2vec import word2vec
 from ssljax import Run, train
-from ssljax.data.words import Blocks, kept, plain
+from ssljax.data.words import keep_probability, plain_words, WordBlocks
 from ssljax.errors import InputError
 from tests.test_data import batches, mesh_of
 
 
 def test_plain_words(tmp_path):
     (tmp_path / "x.txt").write_text("It's 2 o'clock, Zoë_said: «ÉTÉ».\n" + 9 * "x ")
-    words = " ".join(plain(str(tmp_path / "x.txt")).text).split()
+    words = " ".join(plain_words(str(tmp_path / "x.txt")).text).split()
     assert words[:8] == ["it", "s", "o", "clock", "zoë", "said", "été", "x"]
 
 
 def test_frequent_words_are_left_out_as_word2vec_leaves_them():
     count = np.array([500, 300, 150, 50])
-    for c, p in zip(count, kept(count, 0.01)):
+    for c, p in zip(count, keep_probability(count, 0.01)):
         f = c / 1000
         assert p == pytest.approx(min(1, math.sqrt(0.01 / f) + 0.01 / f))
-    assert kept(count, 0).tolist() == [1] * 4
+    assert keep_probability(count, 0).tolist() == [1] * 4
 
 
 def text(n=20_000, sample=0.01):
     tokens = np.random.default_rng(0).choice(4, n, p=[0.5, 0.3, 0.15, 0.05]).astype(np.int32)
-    return Blocks(tokens, np.bincount(tokens), 16, 8, 2, sample)
+    return WordBlocks(tokens, np.bincount(tokens), 16, 8, 2, sample)
 
 
 def test_an_epoch_is_subsampled_anew():
     data = text()
     first, second = data.epoch(0, 0), data.epoch(0, 1)
-    p = kept(data.count, 0.01)
+    p = keep_probability(data.count, 0.01)
     for word in range(4):
         n = (first == word).sum()
         assert abs(n - data.count[word] * p[word]) < 5 * math.sqrt(data.count[word] * p[word])

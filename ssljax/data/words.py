@@ -13,11 +13,12 @@ from tokenizers import Tokenizer
 
 from ssljax import sharding
 from ssljax.data.order import order
-from ssljax.data.text import Documents, documents, encode, words
+from ssljax.data.documents import Documents, documents
+from ssljax.data.tokenizers import encode, words
 from ssljax.errors import InputError
 
 
-def plain(data: str) -> Documents:
+def plain_words(data: str) -> Documents:
     """All texts of a set, of both splits, as words in lower case, without marks and digits, with spaces between."""
     text = [text for split in ("train", "test") for text in documents(data, split).text]
     return Documents([" ".join(re.findall(r"[^\W\d_]+", text.lower())) for text in text])
@@ -29,7 +30,7 @@ def vocabulary(data: str, min_count: int) -> tuple[Tokenizer, np.ndarray, np.nda
     Word i is token i + 1: words that occur less than `min_count` times, the unknown, are left out of the text.
     InputError where none is left.
     """
-    docs = plain(data)
+    docs = plain_words(data)
     tokenizer = words(docs, min_count, newline="")
     tokens = encode(tokenizer, docs)[0]
     tokens = tokens[tokens > 0] - 1
@@ -41,7 +42,7 @@ def vocabulary(data: str, min_count: int) -> tuple[Tokenizer, np.ndarray, np.nda
     return tokenizer, tokens, count, [tokenizer.id_to_token(i + 1) for i in range(len(count))]
 
 
-def kept(count: np.ndarray, sample: float) -> np.ndarray:
+def keep_probability(count: np.ndarray, sample: float) -> np.ndarray:
     """How likely an occurrence of each word stays in the text, as word2vec.c has it; 1 for all where `sample` is 0.
 
     Mikolov et al., 2013, arXiv:1310.4546, eq. 5, have sqrt(t / f); the program sqrt(t / f) + t / f.
@@ -53,10 +54,10 @@ def kept(count: np.ndarray, sample: float) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Blocks:
+class WordBlocks:
     """Blocks of `length` words with `window` more on either side: {"words": (batch_size, length + 2 window) int32}.
 
-    In each epoch frequent words are left out by chance (`kept`), before blocks are cut and shuffled; all by
+    In each epoch frequent words are left out by chance (`keep_probability`), before blocks are cut and shuffled; all by
     (seed, step) alone. An epoch takes `steps` steps. Deviation: windows reach over the ends of sentences and documents.
     InputError where the text is too short for one step.
     """
@@ -77,7 +78,7 @@ class Blocks:
 
     @functools.cached_property
     def expected(self) -> int:
-        return int(self.count @ kept(self.count, self.sample))
+        return int(self.count @ keep_probability(self.count, self.sample))
 
     @property
     def steps(self) -> int:
@@ -89,7 +90,7 @@ class Blocks:
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
         """The text of an epoch."""
         rng = np.random.default_rng((seed % 2**64, epoch, 1))
-        stays = kept(self.count, self.sample).astype(np.float32)[self.tokens]
+        stays = keep_probability(self.count, self.sample).astype(np.float32)[self.tokens]
         return self.tokens[rng.random(len(self.tokens), np.float32) < stays]
 
     def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[np.ndarray]:

@@ -25,12 +25,14 @@ def ours():
 
     sys.path.insert(0, str(ROOT))
     from experiments.lstm import lstm
-    from ssljax.data import text
+    from ssljax.data import token_feeds
+    from ssljax.data.documents import Documents
 
     words = np.random.default_rng(0).integers(VOCABULARY, size=BATCH * LENGTH * 50 + 1)
     # The experiment as it is, but with these words for its text.
-    spelt = lambda numbers: text.Documents([" ".join(f"w{i}" for i in numbers)])
-    text.documents = lambda data, split: spelt([*range(VOCABULARY), *range(VOCABULARY), *words])
+    spelt = lambda numbers: Documents([" ".join(f"w{i}" for i in numbers)])
+    twice = [*range(VOCABULARY), *range(VOCABULARY), *words]
+    token_feeds.documents = lambda data, split: spelt(twice)
     exp = lstm(vocabulary=VOCABULARY)
     data, key = exp.data, jax.random.key(0)
     resident, feed = jnp.asarray(data.resident()), data.feed(0, 0, None)
