@@ -1,6 +1,10 @@
-"""Learning without labels in JAX: an experiment is a function from hyperparameters to an `Experiment`."""
+"""Learning without labels in JAX.
+
+An experiment is a function from hyperparameters to an `Experiment`.
+"""
 
 from ssljax.checkpoint import load
+from ssljax.cli import main
 from ssljax.errors import InputError
 from ssljax.experiment import (
     alternate,
@@ -13,7 +17,6 @@ from ssljax.experiment import (
     TrainState,
 )
 from ssljax.run import Run, train
-from ssljax.cli import main
 
 __all__ = [
     "Batch",

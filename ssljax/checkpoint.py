@@ -29,6 +29,11 @@ class Checkpoints:
         """The last step that was saved whole."""
         return self.manager.latest_step()
 
+    def restore_latest(self, shapes: Tree) -> tuple[int, Tree | None]:
+        """The last step that was saved whole and its state; (0, None) where there is none."""
+        step = self.latest()
+        return (0, None) if step is None else (step, self.restore(step, shapes))
+
     def restore(self, step: int, shapes: Tree) -> Tree:
         """The state of `step`, laid out as `shapes`, a tree of ShapeDtypeStructs with shardings.
 

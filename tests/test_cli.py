@@ -130,7 +130,7 @@ def test_a_finished_run_is_evaluated_again(cli):
     first = cli(tiny, "--num-steps", "2")
     second = cli(tiny, "--num-steps", "2")
     line = lambda said: next(x for x in said[1].splitlines() if x.startswith("test/error"))
-    assert line(first) == line(second) and "Going on from step 2 of 2" in second[1]
+    assert line(first) == line(second) and "Resuming from step 2 of 2" in second[1]
 
 
 def test_the_experiment_file_runs_as_a_program(tmp_path):

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from ssljax import InputError, ledger, logging, Run, train
+from ssljax import InputError, ledger, record, Run, train
 from tests.conftest import ROOT
 from tests.tiny import tiny
 
@@ -59,7 +59,7 @@ def runs(tmp_path_factory):
     """Two finished runs that differ in their seed."""
     root = tmp_path_factory.mktemp("runs")
     patch = pytest.MonkeyPatch()
-    patch.setattr(logging, "commit", lambda: "0123456789")
+    patch.setattr(record, "commit", lambda: "0123456789")
     for seed in (0, 1):
         train(
             tiny(num_steps=8),

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-import contextlib
 from dataclasses import dataclass, field, replace
 import difflib
-import hashlib
 import os
 import pathlib
 import sys
@@ -15,6 +13,7 @@ import zlib
 
 import numpy as np
 
+from ssljax.data.cache import cache_file, read_cache, store
 from ssljax.errors import InputError
 
 RESIDENT_BYTES = 2 * 2**30  # Sets of more decoded bytes than this are streamed.
@@ -451,9 +450,8 @@ def _tfds(name: str, split: str, size: int) -> Source:
     )  # Prepared anew is another set.
     cache = cache_file(f"{builder.data_path}-{made}-{split}-{shape}")
     count = builder.info.splits[split].num_examples
-    if cache.exists():
-        with np.load(cache) as file:
-            return Arrays(file["image"], file["labels"], names)
+    if cached := read_cache(cache):
+        return Arrays(cached["image"], cached["labels"], names)
     rows = data_source(name, builder, split, instead)
 
     def image(i: int) -> np.ndarray:
@@ -477,26 +475,3 @@ def all_rows(rows) -> Iterator[Mapping]:
     """The rows of a TFDS data source, read by the thousand: twice as fast as one by one."""
     for at in range(0, len(rows), 1000):
         yield from rows.__getitems__(list(range(at, min(at + 1000, len(rows)))))
-
-
-def cache_dir() -> pathlib.Path:
-    """Where compiled programs and decoded sets are kept between runs: $SSLJAX_CACHE, or ssljax in the user's cache."""
-    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ssljax"
-    return pathlib.Path(os.environ.get("SSLJAX_CACHE", default)).expanduser()
-
-
-def cache_file(key: str) -> pathlib.Path:
-    """Where the arrays of `key` are kept between runs."""
-    return cache_dir() / "data" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-
-
-def store(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Writes whole or not at all; decoding again is slow, but a cache that can't be written must not stop a run."""
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, **arrays)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):  # Where nothing can be written, nothing can be removed.
-            part.unlink()

@@ -18,7 +18,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 
 from experiments.simclr import simclr
-from ssljax import Experiment, loop, Run, sharding, train
+from ssljax import Experiment, logs, Run, sharding, train
+from ssljax.run import use_compilation_cache
 from tests.tiny import tiny
 
 
@@ -51,7 +52,7 @@ def ours(exp: Experiment) -> float:
     """Steps per second as `train` itself records them, with all that it writes, after its first step."""
     with tempfile.TemporaryDirectory() as workdir:
         train(exp, Run(workdir=workdir, save_every=10**9))
-        rows = [r for r in loop.logging.read_metrics(pathlib.Path(workdir)) if "seconds" in r]
+        rows = [r for r in logs.read_metrics(pathlib.Path(workdir)) if "seconds" in r]
     return (exp.num_steps - 1) / rows[-1]["seconds"]
 
 
@@ -67,6 +68,6 @@ def compare(name: str, exp: Experiment, rounds: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    loop.compilation_cache()
+    use_compilation_cache()
     compare("mlp", tiny(width=256, batch_size=128, num_steps=3000))
     compare("digits", simclr())

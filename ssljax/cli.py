@@ -1,0 +1,87 @@
+"""Command line: every argument of an experiment, and every field of `Run`, is a flag."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+import errno
+import hashlib
+import inspect
+import os
+import sys
+import time
+from typing import Any, get_type_hints
+
+import jax
+import tyro
+
+from ssljax import record, sharding
+from ssljax.errors import InputError
+from ssljax.experiment import Experiment
+from ssljax.run import Run, train
+
+
+def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> None:
+    """Trains `make(...)`, with each of its arguments and each field of `Run` as a flag."""
+    started = time.perf_counter() - record.since_start()
+    signature = inspect.signature(make)
+
+    def entry(run: Run, **arguments: Any) -> tuple[Run, dict[str, Any]]:
+        return run, arguments
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [p.replace(kind=keyword) for p in signature.parameters.values()]
+    parameters.append(inspect.Parameter("run", keyword, default=Run(), annotation=Run))
+    entry.__signature__ = signature.replace(
+        parameters=parameters, return_annotation=signature.empty
+    )
+    entry.__annotations__ = {**get_type_hints(make, include_extras=True), "run": Run}
+    entry.__annotations__.pop("return", None)
+    entry.__doc__, entry.__name__ = make.__doc__, make.__name__
+    entry.__module__ = make.__module__
+    # CascadeSubcommandArgs: flags in any order.
+    run, arguments = tyro.cli(entry, args=args, config=(tyro.conf.CascadeSubcommandArgs,))
+    try:
+        if run.distributed:
+            jax.distributed.initialize()
+        sharding.split_cpu(run.cpu_devices)
+        if (size := arguments.get("batch_size", 1)) < 1:  # Experiments divide by it.
+            raise InputError(f"--batch-size must be at least 1, not {size}.")
+        if not run.workdir:
+            run = replace(run, workdir=default_workdir(make, arguments, run))
+        source = inspect.getsourcefile(make)
+        train(make(**arguments), run, record.plain(arguments), source, started)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Stopped at once; what was saved is whole.", file=sys.stderr)
+        sys.exit(130)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "What was saved is whole: make room and run the same command again to resume."
+        elif isinstance(e, (PermissionError, NotADirectoryError, FileExistsError)):
+            advice = "Choose another --run.workdir, or correct this one."
+        else:
+            raise
+        print(f"error: {e}. {advice}", file=sys.stderr)
+        sys.exit(2)
+
+
+def default_workdir(make: Callable, arguments: Mapping[str, Any], run: Run) -> str:
+    """runs/NAME, with the arguments that differ from their defaults in NAME.
+
+    The same command finds the same folder.
+    """
+    defaults = {k: p.default for k, p in inspect.signature(make).parameters.items()}
+    usual = record.flat(record.plain(defaults))
+    given = record.flat(record.plain(arguments))
+    changed = {k: v for k, v in given.items() if v != usual.get(k)}
+    changed |= {
+        f.name: getattr(run, f.name)
+        for f in fields(Run)
+        if f.name in ("seed", "seeds") and getattr(run, f.name) != f.default
+    }
+    name = ",".join([make.__name__, *(f"{k}={v}" for k, v in changed.items())])
+    name = "".join(c if c.isalnum() or c in "=,.-_" else "-" for c in name)
+    if len(name) > 120:
+        name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return os.path.join("runs", name)

@@ -1,0 +1,49 @@
+"""Cache of decoded data sets, tokens and compiled programs, kept between runs."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+
+def cache_dir() -> pathlib.Path:
+    """Folder of the cache: $SSLJAX_CACHE, or `ssljax` in the user's cache folder."""
+    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ssljax"
+    return pathlib.Path(os.environ.get("SSLJAX_CACHE", default)).expanduser()
+
+
+def cache_file(key: str) -> pathlib.Path:
+    """File in which the arrays of `key` are cached."""
+    return cache_dir() / "data" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+
+
+def read_cache(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+    """Arrays of a cached file, or None where it is missing or damaged, which removes it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+
+
+def store(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes arrays to a cached file, whole or not at all.
+
+    A cache that can't be written must not stop a run: the arrays are only decoded again.
+    """
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(part, **arrays)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # Where nothing can be written, nothing can be removed.
+            part.unlink()

@@ -1,0 +1,247 @@
+"""Logs of a run: lines and a progress bar, metrics.jsonl, TensorBoard, W&B, and figures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import errno
+import hashlib
+import json
+import math
+import pathlib
+import struct
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ssljax.record import write_whole
+
+
+class Log:
+    """Writes to the terminal and, with a `workdir`, to files; in process 0 alone.
+
+    `start` is the step from which the run resumes: rows of later steps are dropped, since those
+    steps are trained again.
+    """
+
+    def __init__(self, workdir: pathlib.Path | None, total: int, start: int, wandb: str = ""):
+        self.active = jax.process_index() == 0
+        self.workdir = workdir if self.active else None
+        self.bar = None
+        if self.active and sys.stderr.isatty():
+            self.bar = tqdm(
+                total=total,
+                initial=start,
+                unit="step",
+                dynamic_ncols=True,
+                smoothing=0.05,
+                leave=False,
+                mininterval=0.5,
+            )
+        self.board = self.wandb = None
+        if self.workdir:
+            from tensorboardX import SummaryWriter
+
+            rows = [row for row in read_metrics(self.workdir) if row["step"] <= start]
+            write_rows(self.workdir / "metrics.jsonl", rows)
+            folder = self.workdir / "tensorboard"
+            written = set(read_scalars(folder))
+            self.board = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=10)
+            for row in rows:  # A kill loses events that were not flushed.
+                missing = {k: v for k, v in row.items() if (k, row["step"]) not in written}
+                self._write_scalars(row["step"], missing)
+            if wandb:
+                self.wandb = start_wandb(wandb, self.workdir)
+
+    def line(self, text: str) -> None:
+        """Prints a line."""
+        if self.active:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def advance(self, steps: int) -> None:
+        """Moves the progress bar."""
+        if self.bar is not None:
+            self.bar.update(steps)
+
+    def activity(self, text: str = "") -> None:
+        """Shows behind the progress bar what the run does; nothing for an empty text."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+
+    def scalars(
+        self, step: int, values: Mapping[str, Sequence[float]], note: str = "", show: bool = True
+    ) -> None:
+        """Numbers of a step, one for each seed."""
+        if not self.active:
+            return
+        if show:
+            means = {k: np.mean(v) for k, v in values.items() if k != "seconds"}
+            shown = "  ".join(f"{k} {format_number(v)}" for k, v in means.items())
+            self.line(f"{step:>8}  {shown}{note}")
+        if self.workdir:
+            row = {"step": step} | {k: v[0] if len(v) == 1 else [*v] for k, v in values.items()}
+            append_row(self.workdir / "metrics.jsonl", row)
+            self._write_scalars(step, row)
+            if self.wandb and step:
+                self.wandb.log({k: float(np.mean(v)) for k, v in values.items()}, step=step)
+            elif self.wandb:
+                untrained = {f"untrained/{k}": float(np.mean(v)) for k, v in values.items()}
+                self.wandb.summary.update(untrained)
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """A picture (height, width, 3) uint8, written as figures/NAME.png over the last one."""
+        if self.workdir:
+            from PIL import Image
+
+            Image.fromarray(np.asarray(pixels)).save(self._figure(name, "png"))
+            self._write_event("add_image", name, np.asarray(pixels), step, dataformats="HWC")
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """A text, printed and written as figures/NAME.txt over the last one."""
+        self.line(f"{step:>8}  {name}\n{text}")
+        if self.workdir:
+            self._figure(name, "txt").write_text(text + "\n", encoding="utf-8")
+            self._write_event("add_text", name, f"```\n{text}\n```", step)
+
+    def flush(self) -> None:
+        """Writes TensorBoard's events to the disk."""
+        if self.board is not None and self._board_lives():
+            self.board.flush()
+
+    def close(self) -> None:
+        """Ends the progress bar, TensorBoard and W&B."""
+        if self.bar is not None:
+            self.bar.close()
+        if self.board is not None and self._board_lives():
+            self.board.close()
+        if self.wandb:
+            self.wandb.finish()
+
+    def _figure(self, name: str, suffix: str) -> pathlib.Path:
+        file = self.workdir / "figures" / f"{name.replace('/', '_')}.{suffix}"
+        file.parent.mkdir(exist_ok=True)
+        return file
+
+    def _write_scalars(self, step: int, row: Mapping[str, Any]) -> None:
+        for name, value in row.items():
+            if name != "step":
+                self._write_event("add_scalar", name, float(np.mean(value)), step)
+
+    def _write_event(self, add: str, *args: Any, **kwargs: Any) -> None:
+        # A thread writes events; a full disk ends the thread, and then writing would block.
+        if not self._board_lives():
+            folder = str(self.workdir / "tensorboard")
+            raise OSError(errno.ENOSPC, "No space left on device", folder)
+        getattr(self.board, add)(*args, **kwargs)
+
+    def _board_lives(self) -> bool:
+        writer = self.board._get_file_writer()
+        worker = getattr(getattr(writer, "event_writer", None), "_worker", None)
+        return worker is None or worker.is_alive()
+
+
+def format_number(x: float) -> str:
+    """Four digits of a number."""
+    return f"{x:.4g}" if not abs(x) >= 1e4 else f"{x:.0f}"
+
+
+def start_wandb(project: str, workdir: pathlib.Path):
+    """The W&B run of a folder, the same one at each launch."""
+    import wandb
+
+    record = json.loads((workdir / "record.json").read_text())
+    return wandb.init(
+        project=project,
+        dir=workdir,
+        name=workdir.name,
+        id=hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16],
+        resume="allow",
+        config=record["computes"],
+    )
+
+
+# Rows of JSON.
+
+
+def to_json(x: Any) -> Any:
+    """`x` with null in place of numbers that are not finite, which JSON doesn't have."""
+    if isinstance(x, Mapping):
+        return {k: to_json(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [to_json(v) for v in x]
+    if isinstance(x, (float, np.floating)):
+        return float(x) if math.isfinite(x) else None
+    return x
+
+
+def from_json(x: Any) -> Any:
+    """`x` with NaN in place of null, inside lists too."""
+    if isinstance(x, list):
+        return [from_json(v) for v in x]
+    return math.nan if x is None else x
+
+
+def append_row(file: pathlib.Path, row: Mapping[str, Any]) -> None:
+    """Appends a row to a file of JSON lines, on a line of its own even behind a broken one."""
+    text = json.dumps(to_json(row)) + "\n"
+    with open(file, "ab+") as out:
+        if out.tell():
+            out.seek(-1, 2)
+            text = text if out.read(1) == b"\n" else "\n" + text
+        out.write(text.encode())
+
+
+def write_rows(file: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a file of JSON lines, whole or not at all."""
+    write_whole(file, "".join(json.dumps(to_json(row)) + "\n" for row in rows))
+
+
+def read_rows(file: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of a file of JSON lines with a "step"; a damaged line is left out."""
+    rows = []
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:  # Not JSON, or not UTF-8.
+            continue
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            rows.append(row)
+    return rows
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl: {"step": ..., name: a number, or a list of one for each seed}."""
+    rows = []
+    for row in read_rows(workdir / "metrics.jsonl"):
+        row = {k: from_json(v) for k, v in row.items()}
+        if all(_is_number(v) for v in row.values()):
+            rows.append(row)
+    return rows
+
+
+def _is_number(x: Any) -> bool:
+    if isinstance(x, list):
+        return bool(x) and all(_is_number(v) for v in x)
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def read_scalars(folder: pathlib.Path) -> Iterator[tuple[str, int]]:
+    """(name, step) of the scalars in TensorBoard's event files, up to where a file is cut."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    for file in sorted(folder.glob("events.*")) if folder.is_dir() else ():
+        data, at = file.read_bytes(), 0
+        while at + 12 <= len(data):  # Length, its checksum, the event, and its checksum.
+            (size,) = struct.unpack_from("<Q", data, at)
+            try:
+                event = Event.FromString(data[at + 12 : at + 12 + size])
+            except Exception:  # The protobuf package raises one of its own.
+                break
+            at += size + 16
+            if at > len(data):
+                break
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    yield value.tag, event.step

@@ -1,0 +1,227 @@
+"""Run options, and `train`: an experiment from its first step, or its last checkpoint, to the end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import importlib.util
+import itertools
+import os
+import pathlib
+import shutil
+import time
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh
+
+from ssljax import logs, record, replay, sharding
+from ssljax.checkpoint import Checkpoints, flatten
+from ssljax.data.cache import cache_dir
+from ssljax.errors import InputError
+from ssljax.experiment import Experiment, TrainState
+from ssljax.program import everywhere, Program
+from ssljax.session import Results, Session
+from ssljax.signals import Signals
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Run:
+    """Runtime options; only the seeds affect results."""
+
+    workdir: str = ""
+    """Folder for everything that the run writes; a run found there resumes. By default a folder in
+    runs/ named after the experiment and the arguments that differ from their defaults."""
+    seed: int = 0
+    """Seed of initialisation, data order and noise."""
+    seeds: int = 1
+    """Number of seeds to train in one process: seed, seed + 1, ..."""
+    lanes: Literal["auto", "vmap", "loop"] = "auto"
+    """Train several seeds in one batched program (vmap), or one after another in each step (loop);
+    auto: vmap, except for convolutions on a CPU, where it is slower."""
+    fsdp: int = 1
+    """Number of devices over which to split each large parameter and its optimizer state at rest;
+    1 for plain data parallelism."""
+    cpu_devices: int = 0
+    """Number of devices into which to split a CPU, one for each core: small nets, whose layers
+    don't fill the cores, train faster. 0 to leave it whole."""
+    steps_per_call: int = 1
+    """Steps in one compiled program. Raise this when a step takes less than 1 ms."""
+    log_every: int = 50
+    """Log every N steps; must be a multiple of steps_per_call, as the next two."""
+    eval_every: int = 0
+    """Evaluate every N steps; 0 to evaluate only before and after training."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Number of checkpoints to keep."""
+    evaluate: bool = False
+    """Evaluate a finished run again, instead of showing its results."""
+    wandb: str = ""
+    """Project of Weights & Biases to log to as well."""
+    replay: bool = False
+    """Repeat the step in which a metric was not finite, and say where the value comes from."""
+    distributed: bool = False
+    """Run as one of several processes: calls jax.distributed.initialize, which recognises Slurm
+    and TPU pods."""
+
+
+def train(
+    exp: Experiment,
+    run: Run = Run(),
+    computes: Mapping[str, Any] | None = None,
+    source: str | None = None,
+    started: float | None = None,
+) -> TrainState:
+    """Trains `exp` to its last step, from the last checkpoint in `run.workdir` if there is one, and
+    evaluates it.
+
+    Returns the last state, with a leading axis for the seeds where there are several. Nothing is
+    written without a workdir. `computes` and `source`, the arguments and the file of the
+    experiment, go into the run's record; `started` is the time.perf_counter() from which the first
+    step is timed, by default that of this call. Raises InputError for settings that are not
+    possible, Stopped after SIGINT, SIGTERM or SIGHUP.
+    """
+    times = {"start": time.perf_counter() if started is None else started}
+    times["ready"] = time.perf_counter()
+    use_compilation_cache()
+    sharding.split_cpu(run.cpu_devices)
+    mesh = sharding.make_mesh(run.fsdp)
+    _check(exp, run, mesh)
+    with jax.set_mesh(mesh), Signals() as signals:
+        return _train(exp, run, mesh, signals, computes or {}, source, times)
+
+
+def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
+    """InputError for settings that are not possible."""
+    if exp.data.batch_size % mesh.size:
+        raise InputError(
+            f"A batch of {exp.data.batch_size} can't be split over {mesh.size} devices: choose a "
+            f"--batch-size that is a multiple of {mesh.size}."
+        )
+    for name in ("seeds", "steps_per_call", "log_every", "save_every", "keep", "eval_every"):
+        least = 0 if name == "eval_every" else 1
+        if getattr(run, name) < least:
+            flag = f"--run.{name.replace('_', '-')}"
+            raise InputError(f"{flag} must be at least {least}, not {getattr(run, name)}.")
+    if run.wandb and not importlib.util.find_spec("wandb"):
+        raise InputError(
+            "--run.wandb needs the package wandb: pip install wandb, or leave the flag out."
+        )
+    if exp.num_steps < 1:
+        raise InputError(f"The number of steps must be at least 1, not {exp.num_steps}.")
+
+
+def _train(
+    exp: Experiment,
+    run: Run,
+    mesh: Mesh,
+    signals: Signals,
+    computes: Mapping[str, Any],
+    source: str | None,
+    times: dict[str, float],
+) -> TrainState:
+    workdir = pathlib.Path(run.workdir).expanduser() if run.workdir else None
+    seeds = [run.seed + i for i in range(run.seeds)]
+    computes = {**computes, "run": {"seed": run.seed, "seeds": run.seeds}}
+
+    resident = jax.tree.map(lambda x: everywhere(x, mesh), exp.data.resident())
+    feeds = [exp.data.feed(seed, 0, mesh) for seed in seeds]
+    first = [next(feed) for feed in feeds]
+    program = Program(exp, run, mesh, first[0], resident)
+    old = None
+    if workdir:
+        old = record.check_record(workdir, computes)
+        record.check_files(workdir, exp.files)
+        if old and run.lanes not in ("auto", old["lanes"]):
+            raise InputError(
+                f"{workdir} holds seeds trained as --run.lanes {old['lanes']}: leave --run.lanes "
+                "out to resume."
+            )
+        program.lanes = old["lanes"] if old else program.lanes
+    times["data"] = time.perf_counter()
+
+    if run.replay:
+        replay.replay(exp, program, workdir)
+    checkpoints = Checkpoints(workdir, run.keep) if workdir else None
+    start, state = checkpoints.restore_latest(program.shapes()) if checkpoints else (0, None)
+    if state is None:
+        state = program.init(first)
+    facts: dict[str, Any] = {}
+    if workdir and jax.process_index() == 0:
+        changed = record.write_record(
+            workdir,
+            old,
+            computes,
+            source,
+            start,
+            lanes=program.lanes,
+            num_steps=exp.num_steps,
+            batch_size=exp.data.batch_size,
+        )
+        facts = record.facts(workdir)
+        for name, text in exp.files.items():
+            record.write_whole(workdir / name, text)
+        if changed:
+            print(
+                f"Note: {os.path.basename(source or '')} has changed since {workdir} was last "
+                "launched. Its results so far were computed by the old code (source/ has both): "
+                "choose another --run.workdir to start from scratch."
+            )
+    log = logs.Log(workdir, exp.num_steps, start, run.wandb)
+    results = Results(workdir, start)
+    session = Session(exp, run, program, workdir, checkpoints, log, results, signals, facts)
+    times["state"] = time.perf_counter()
+    try:
+        log.line(_header(program, workdir))
+        session.check_evaluators()
+        if run.evaluate:
+            results.drop(exp.num_steps)
+        if not start or not results.rows:
+            untrained = state
+            if start or exp.warm_start:
+                untrained = program.init(first, warm=False)
+            session.evaluate(untrained, 0, pictures=False)
+            del untrained
+        times["evaluated"] = time.perf_counter()
+        if start:
+            log.line(f"Resuming from step {start} of {exp.num_steps}.")
+        if start < exp.num_steps:
+            if start and run.eval_every and start % run.eval_every == 0:
+                session.evaluate(state, start)  # What a kill in an evaluation has left to do.
+            feeds = (
+                [exp.data.feed(seed, start, mesh) for seed in seeds]
+                if start
+                else [itertools.chain([x], feed) for x, feed in zip(first, feeds, strict=True)]
+            )
+            state = session.train(state, start, feeds, times)
+        if checkpoints:
+            checkpoints.wait()
+        if workdir and jax.process_index() == 0:
+            # The state of a failed step, whose cause has been removed since.
+            shutil.rmtree(workdir / "failure", ignore_errors=True)
+        session.summary(session.evaluate(state, exp.num_steps))
+    finally:
+        try:
+            log.close()
+        finally:
+            if checkpoints:
+                checkpoints.close()
+    return program.stack(state)
+
+
+def _header(program: Program, workdir: pathlib.Path | None) -> str:
+    """One line of what is about to run: device, parameters, steps, examples, folder."""
+    parameters = sum(x.size for x in flatten(program.state.params).values())
+    seeds = f", {len(program.seeds)} seeds" if len(program.seeds) > 1 else ""
+    return (
+        f"{record.hardware()}: {parameters:,} parameters{seeds}, {program.exp.num_steps} steps of "
+        f"{program.exp.data.batch_size} examples; {workdir or 'no workdir: nothing is saved'}"
+    )
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between processes, unless JAX has a folder for them already."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

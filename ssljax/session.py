@@ -1,0 +1,399 @@
+"""A job under way: steps, logs, checkpoints, evaluations and the last summary."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+import json
+import pathlib
+import signal
+import time
+from typing import Any, TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from ssljax import figures, logs, replay
+from ssljax.checkpoint import Checkpoints
+from ssljax.evals.evaluator import Evaluator, check
+from ssljax.experiment import Experiment
+from ssljax.processes import agree
+from ssljax.program import Program
+from ssljax.record import write_whole
+from ssljax.signals import Interrupted, Signals, Stopped
+from ssljax.stats import interval
+
+if TYPE_CHECKING:
+    from ssljax.run import Run
+
+Tree = Any
+SLOW = (
+    10.0  # Seconds from which on an evaluator is named when it ends, lest it be taken for a hang.
+)
+
+
+class Results:
+    """Results of evaluators, one row for each evaluator, step and seed, in evaluations.jsonl.
+
+    A row is written when its evaluator ends, so that a run that is killed repeats none of them.
+    Rows after step `start`, where the run resumes, are dropped.
+    """
+
+    def __init__(self, workdir: pathlib.Path | None, start: int):
+        self.file = workdir / "evaluations.jsonl" if workdir else None
+        rows = logs.read_rows(self.file) if self.file and jax.process_index() == 0 else []
+        rows = [row for row in rows if _is_result(row) and row["step"] <= start]
+        self.rows = agree(rows)
+        self._write()
+
+    def _write(self) -> None:
+        if self.file and jax.process_index() == 0 and (self.rows or self.file.exists()):
+            logs.write_rows(self.file, self.rows)
+
+    def drop(self, step: int) -> None:
+        """Forgets what was found at a step."""
+        self.rows = [row for row in self.rows if row["step"] != step]
+        self._write()
+
+    def has(self, step: int, seed: int, evaluator: str) -> bool:
+        """Whether an evaluator has a result."""
+        wanted = (step, seed, evaluator)
+        return any((r["step"], r["seed"], r["evaluator"]) == wanted for r in self.rows)
+
+    def add(self, step: int, seed: int, evaluator: str, numbers: Mapping[str, float]) -> None:
+        """Writes the result of an evaluator."""
+        row = {"step": step, "seed": seed, "evaluator": evaluator, "numbers": dict(numbers)}
+        row = logs.to_json(row)
+        self.rows.append(row)
+        if self.file and jax.process_index() == 0:
+            logs.append_row(self.file, row)
+
+    def numbers(self, step: int, seeds: Sequence[int]) -> dict[str, list[float]]:
+        """{"evaluator/number": one for each seed} of a step, where all seeds have one."""
+        found: dict[str, dict[int, float]] = {}
+        for row in self.rows:
+            if row["step"] == step:
+                for name, value in row["numbers"].items():
+                    of_seed = found.setdefault(f"{row['evaluator']}/{name}", {})
+                    of_seed[row["seed"]] = logs.from_json(value)
+        return {
+            name: [values[seed] for seed in seeds]
+            for name, values in found.items()
+            if all(seed in values for seed in seeds)
+        }
+
+
+def _is_result(row: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(row.get("evaluator"), str)
+        and type(row.get("seed")) is int
+        and isinstance(row.get("numbers"), dict)
+    )
+
+
+@dataclass
+class Session:
+    """A job under way: its program, logger, checkpoints, results and signals."""
+
+    exp: Experiment
+    run: "Run"
+    program: Program
+    workdir: pathlib.Path | None
+    checkpoints: Checkpoints | None
+    log: logs.Log
+    results: Results
+    signals: Signals
+    facts: Mapping[str, Any] = field(default_factory=dict)  # Of the record, for results.json.
+
+    # Training.
+
+    def train(
+        self, state: Tree, start: int, feeds: Sequence[Iterator], times: dict[str, float]
+    ) -> Tree:
+        """The loop from step `start` to the last.
+
+        The host waits for the device to log, save and evaluate alone.
+        """
+        exp, run, program, log = self.exp, self.run, self.program, self.log
+        metrics, i, compiled = program.new_accumulator(), start, set()
+        trained = _seconds_before(self.workdir, start)
+        clock, since = time.perf_counter(), start
+        stops = [every for every in (run.log_every, run.save_every, run.eval_every) if every]
+        pending = None  # Step and metrics of a log point that has not been written yet.
+
+        def read(metrics) -> dict[str, list[float]]:
+            values, bad = program.read(metrics)
+            if bad:
+                jax.tree.map(lambda x: x.delete(), state)  # Spoilt by then, and it takes memory.
+                before = self.state_before(bad[1]) if self.workdir else None
+                raise replay.failed(exp, program, before, bad, self.workdir)
+            return values
+
+        def report(step, metrics) -> None:
+            nonlocal trained, clock, since
+            values, now = read(metrics), time.perf_counter()
+            rate = (step - since) / max(now - clock, 1e-9)
+            trained += now - clock
+            clock, since = now, step
+            examples = rate * exp.data.batch_size * run.seeds
+            note = f"  {format_rate(rate)} steps/s, {examples:.0f} examples/s"
+            log.scalars(step, values | {"seconds": [trained]}, note)
+
+        while i < exp.num_steps:
+            k = min(run.steps_per_call, exp.num_steps - i, *(every - i % every for every in stops))
+            with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
+                fed = [[next(feed) for _ in range(k)] for feed in feeds]
+                before = time.perf_counter()
+                state, metrics = program.update(state, metrics, fed)
+                if k not in compiled:  # This call compiles, which isn't the steps' time.
+                    took = time.perf_counter() - before
+                    clock += took
+                    if not compiled:
+                        jax.block_until_ready(metrics)
+                        times["step"] = time.perf_counter()
+                        log.line(_start_line(times, took))
+                        clock, since = time.perf_counter(), i + k
+                    compiled.add(k)
+            i += k
+            log.advance(k)
+            if pending:  # Only now, so that the device has work while numbers are read and written.
+                report(*pending)
+                pending = None
+
+            def due(every: int) -> bool:
+                return bool(every) and i % every == 0
+
+            last, stop = i == exp.num_steps, self.signals.received(due(run.log_every))
+            if due(run.log_every) or last or stop:
+                pending, metrics = (i, metrics), program.renew(metrics)
+            save = due(run.save_every) or due(run.eval_every) or last or stop
+            if save:
+                if pending:
+                    report(*pending)
+                    pending = None
+                else:
+                    read(metrics)
+                before = time.perf_counter()
+                self.save(i, state)  # Before an evaluation too, which a kill can't lose then.
+                self.stop_if(stop, i)
+                if due(run.eval_every) and not last:
+                    self.evaluate(state, i)
+                clock += time.perf_counter() - before  # Saving and evaluating are not training.
+        return state
+
+    def save(self, step: int, state: Tree) -> None:
+        """Starts to write a checkpoint, and flushes the logs."""
+        if self.checkpoints:
+            self.checkpoints.save(step, state)
+            self.log.flush()
+
+    def state_before(self, step: int) -> Tree:
+        """The state before `step`, computed again from the last checkpoint or from the start."""
+        program, checkpoints = self.program, self.checkpoints
+        if checkpoints:
+            checkpoints.wait()
+        start, state = checkpoints.restore_latest(program.shapes()) if checkpoints else (0, None)
+        feeds = [self.exp.data.feed(seed, start, program.mesh) for seed in program.seeds]
+        if state is None:
+            first = [next(self.exp.data.feed(seed, 0, program.mesh)) for seed in program.seeds]
+            state = program.init(first)
+        metrics = program.new_accumulator()
+        for _ in range(start, step):
+            state, metrics = program.update(state, metrics, [[next(feed)] for feed in feeds])
+        return state
+
+    def stop_if(self, stop: int, step: int) -> None:
+        """Ends the run, which has saved itself, if there was a signal."""
+        if not stop:
+            return
+        name = signal.Signals(stop).name
+        if self.checkpoints:
+            self.checkpoints.wait()
+            self.log.line(
+                f"Stopped by {name} at step {step}; all is saved in {self.run.workdir}. "
+                "Run the same command again to resume."
+            )
+        else:
+            self.log.line(f"Stopped by {name} at step {step}; without a workdir nothing is saved.")
+        self.log.close()
+        raise Stopped(128 + stop)
+
+    # Evaluation.
+
+    def check_evaluators(self) -> None:
+        """Traces every evaluator abstractly, so that what can't be evaluated is said before hours
+        of training."""
+        for evaluate in self.exp.evals.values():
+            check(evaluate, self.program.state)
+
+    def evaluate(self, state: Tree, step: int, pictures: bool = True) -> dict[str, list[float]]:
+        """Runs the evaluators that have no result of `step` yet, on each seed.
+
+        Returns {"evaluator/number": one for each seed}. Pictures and texts are of the first seed,
+        and of none unless `pictures`. A signal ends it between two evaluators, or between two
+        batches of one; what was found is kept.
+        """
+        seeds, before = self.program.seeds, len(self.results.rows)
+        for i, seed in enumerate(seeds):
+            lane = None
+            for name, evaluate in self.exp.evals.items():
+                if self.results.has(step, seed, name):
+                    continue
+                if _only_pictures(evaluate) and (i or not pictures):
+                    continue
+                self.stop_if(self.signals.received(together=True), step)
+                lane = self.program.lane(state, i) if lane is None else lane
+                of_seed = f", seed {i + 1} of {len(seeds)}" if len(seeds) > 1 else ""
+                self.log.activity(f"evaluating {name}{of_seed}")
+                start = time.perf_counter()
+                try:
+                    found = evaluate(lane)
+                except Interrupted:
+                    self.stop_if(self.signals.received(together=True), step)
+                    raise
+                if (took := time.perf_counter() - start) > SLOW:
+                    self.log.line(f"Evaluated {name} at step {step} in {took:.0f} s{of_seed}.")
+                numbers = self._keep(step, name, found, pictures and i == 0)
+                self.results.add(step, seed, name, numbers)
+        self.log.activity()
+        results = self.results.numbers(step, seeds)
+        if results and len(self.results.rows) > before:
+            self.log.scalars(step, results, show=step < self.exp.num_steps)
+            self.log.flush()
+        return results
+
+    def _keep(
+        self, step: int, evaluator: str, found: Mapping[str, Any], pictures: bool
+    ) -> dict[str, float]:
+        """Writes the pictures and texts that an evaluator has made; returns its numbers."""
+        numbers = {}
+        for key, value in found.items():
+            if isinstance(value, str):
+                if pictures:
+                    self.log.text(step, f"{evaluator}/{key}", value)
+            elif np.ndim(value) == 0:
+                numbers[key] = float(value)
+            elif pictures:
+                self.log.picture(step, f"{evaluator}/{key}", np.asarray(value))
+        return numbers
+
+    def summary(self, results: Mapping[str, list[float]]) -> None:
+        """Prints each number next to the untrained net's, and writes results.json and curves."""
+        exp, workdir, log, seeds = self.exp, self.workdir, self.log, self.program.seeds
+        untrained = self.results.numbers(0, seeds)
+        if results:
+            for line in results_table(results, untrained, exp.evals):
+                log.line(line)
+            if len(seeds) > 1:
+                log.line(f"Mean ± 95 % interval over {len(seeds)} seeds.")
+        if not (workdir and log.active):
+            return
+        rows = logs.read_metrics(workdir)
+        seconds = max((np.max(r["seconds"]) for r in rows if "seconds" in r), default=0.0)
+        content = {
+            "step": exp.num_steps,
+            "seeds": seeds,
+            "seconds": float(seconds),
+            **self.facts,
+            "results": results,
+            "untrained": untrained,
+        }
+        text = json.dumps(logs.to_json(content), indent=1, allow_nan=False) + "\n"
+        write_whole(workdir / "results.json", text)
+        figures.curves(rows, workdir / "figures" / "curves.png")
+        log.line(
+            f"\nTrained {exp.num_steps} steps in {seconds:.0f} s. In {workdir}:\n"
+            "  results.json   the numbers above         metrics.jsonl  curves (and tensorboard/)\n"
+            "  figures/       curves and pictures       checkpoints/   the last states\n"
+            "  record.json    arguments, versions, commit; source/ has the experiment file"
+        )
+
+
+def results_table(
+    results: Mapping[str, Sequence[float]],
+    untrained: Mapping[str, Sequence[float]],
+    evals: Mapping[str, Any],
+) -> list[str]:
+    """Lines of the last table: trained, untrained, floor, and a mark where training made it worse.
+
+    A mean below the untrained net's, or below the evaluator's floor, is marked with `!`.
+    """
+
+    def show(values: Sequence[float]) -> str:
+        spread = f" ± {logs.format_number(interval(values))}" if len(values) > 1 else ""
+        return logs.format_number(float(np.mean(values))) + spread
+
+    rows, worse = [], []
+    for name, values in results.items():
+        evaluator, _, number = name.partition("/")
+        evaluate = evals.get(evaluator)
+        better = evaluate.better.get(number) if isinstance(evaluate, Evaluator) else None
+        floor = evaluate.floors.get(number) if isinstance(evaluate, Evaluator) else None
+        bounds = {
+            "untrained": untrained.get(name),
+            "floor": results.get(f"{evaluator}/{floor}") if floor else None,
+        }
+        marks = [
+            bound
+            for bound, there in bounds.items()
+            if there is not None and better and _is_worse(values, there, better)
+        ]
+        worse += [(name, bound) for bound in marks]
+        cells = [show(v) if v is not None else "" for v in bounds.values()]
+        rows.append((name, show(values) + (" !" if marks else "  "), *cells))
+    heads = ("", "trained  ", "untrained", "floor")
+    widths = [max(len(r[i]) for r in [heads, *rows]) for i in range(4)]
+    lines = [""]
+    for row in [heads, *rows]:
+        first, *rest = (
+            c.ljust(w) if not i else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *rest]).rstrip())
+    if worse:
+        lines.append(_advice(worse))
+    return lines
+
+
+def _is_worse(values: Sequence[float], bound: Sequence[float], better: str) -> bool:
+    trained, other = float(np.mean(values)), float(np.mean(bound))
+    if np.isnan(other):
+        return False
+    return np.isnan(trained) or (trained < other if better == "higher" else trained > other)
+
+
+def _advice(worse: Sequence[tuple[str, str]]) -> str:
+    names = {bound: [n for n, b in worse if b == bound] for bound in ("untrained", "floor")}
+    said = []
+    if names["untrained"]:
+        said.append(f"worse than the untrained net: {', '.join(names['untrained'])}")
+    if names["floor"]:
+        said.append(f"worse than the floor: {', '.join(names['floor'])}")
+    return (
+        f"! {'; '.join(said)}. Usual causes are a learning rate that is too high, too few steps, "
+        "and collapse: see the curves."
+    )
+
+
+def _only_pictures(evaluate: Any) -> bool:
+    return isinstance(evaluate, Evaluator) and evaluate.pictures
+
+
+def _start_line(times: Mapping[str, float], compiled: float) -> str:
+    def gap(a: str, b: str) -> str:
+        return f"{times[b] - times[a]:.1f} s"
+
+    return (
+        f"First step {gap('start', 'step')} after the start: imports and experiment "
+        f"{gap('start', 'ready')}, data {gap('ready', 'data')}, state {gap('data', 'state')}, "
+        f"evaluation {gap('state', 'evaluated')}, compiling or loading the step {compiled:.1f} s."
+    )
+
+
+def format_rate(x: float) -> str:
+    """A rate with two decimals where it is small."""
+    return f"{x:.2f}" if x < 10 else f"{x:.0f}"
+
+
+def _seconds_before(workdir: pathlib.Path | None, start: int) -> float:
+    rows = logs.read_metrics(workdir) if workdir and start else []
+    seconds = [np.max(r["seconds"]) for r in rows if "seconds" in r and r["step"] <= start]
+    return float(max(seconds, default=0.0))
