@@ -16,6 +16,7 @@ import tyro
 from ssljax import record, sharding
 from ssljax.errors import InputError
 from ssljax.experiment import Experiment
+from ssljax.ranges import check_arguments, check_value
 from ssljax.run import Run, train
 
 
@@ -40,11 +41,11 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
     # CascadeSubcommandArgs: flags in any order.
     run, arguments = tyro.cli(entry, args=args, config=(tyro.conf.CascadeSubcommandArgs,))
     try:
+        check_value("run", run, Run)
+        check_arguments(make, arguments)
         if run.distributed:
             jax.distributed.initialize()
         sharding.split_cpu(run.cpu_devices)
-        if (size := arguments.get("batch_size", 1)) < 1:  # Experiments divide by it.
-            raise InputError(f"--batch-size must be at least 1, not {size}.")
         if not run.workdir:
             run = replace(run, workdir=default_workdir(make, arguments, run))
         source = inspect.getsourcefile(make)

@@ -1,4 +1,4 @@
-"""Run options, and `train`: an experiment from its first step, or its last checkpoint, to the end."""
+"""Run options, and `train`: an experiment from its first step or last checkpoint to its end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from ssljax.data.cache import cache_dir
 from ssljax.errors import InputError
 from ssljax.experiment import Experiment, TrainState
 from ssljax.program import everywhere, Program
+from ssljax.ranges import check_value, Count, CountOrZero
 from ssljax.session import Results, Session
 from ssljax.signals import Signals
 
@@ -34,26 +35,26 @@ class Run:
     runs/ named after the experiment and the arguments that differ from their defaults."""
     seed: int = 0
     """Seed of initialisation, data order and noise."""
-    seeds: int = 1
+    seeds: Count = 1
     """Number of seeds to train in one process: seed, seed + 1, ..."""
     lanes: Literal["auto", "vmap", "loop"] = "auto"
     """Train several seeds in one batched program (vmap), or one after another in each step (loop);
     auto: vmap, except for convolutions on a CPU, where it is slower."""
-    fsdp: int = 1
+    fsdp: Count = 1
     """Number of devices over which to split each large parameter and its optimizer state at rest;
     1 for plain data parallelism."""
-    cpu_devices: int = 0
+    cpu_devices: CountOrZero = 0
     """Number of devices into which to split a CPU, one for each core: small nets, whose layers
     don't fill the cores, train faster. 0 to leave it whole."""
-    steps_per_call: int = 1
+    steps_per_call: Count = 1
     """Steps in one compiled program. Raise this when a step takes less than 1 ms."""
-    log_every: int = 50
+    log_every: Count = 50
     """Log every N steps; must be a multiple of steps_per_call, as the next two."""
-    eval_every: int = 0
+    eval_every: CountOrZero = 0
     """Evaluate every N steps; 0 to evaluate only before and after training."""
-    save_every: int = 500
+    save_every: Count = 500
     """Steps between checkpoints."""
-    keep: int = 2
+    keep: Count = 2
     """Number of checkpoints to keep."""
     evaluate: bool = False
     """Evaluate a finished run again, instead of showing its results."""
@@ -84,6 +85,7 @@ def train(
     """
     times = {"start": time.perf_counter() if started is None else started}
     times["ready"] = time.perf_counter()
+    check_value("run", run, Run)
     use_compilation_cache()
     sharding.split_cpu(run.cpu_devices)
     mesh = sharding.make_mesh(run.fsdp)
@@ -99,11 +101,6 @@ def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
             f"A batch of {exp.data.batch_size} can't be split over {mesh.size} devices: choose a "
             f"--batch-size that is a multiple of {mesh.size}."
         )
-    for name in ("seeds", "steps_per_call", "log_every", "save_every", "keep", "eval_every"):
-        least = 0 if name == "eval_every" else 1
-        if getattr(run, name) < least:
-            flag = f"--run.{name.replace('_', '-')}"
-            raise InputError(f"{flag} must be at least {least}, not {getattr(run, name)}.")
     if run.wandb and not importlib.util.find_spec("wandb"):
         raise InputError(
             "--run.wandb needs the package wandb: pip install wandb, or leave the flag out."

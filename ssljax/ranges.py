@@ -1,0 +1,170 @@
+"""Ranges of arguments: types that say what a number may be, and `checked`, which holds them.
+
+    @checked
+    def simclr(temperature: Positive = 0.1, epochs: Count = 50, warmup: Part = 0.1): ...
+
+A call with a value outside its range is an InputError that names the flag, from Python and from
+the command line alike, before anything is read. Fields of dataclasses and Flax modules that are
+given as arguments are checked in the same way.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from dataclasses import dataclass
+import functools
+import inspect
+import math
+import types
+from typing import Annotated, Any, get_args, get_origin, get_type_hints, TypeVar, Union
+
+from ssljax.errors import InputError
+
+F = TypeVar("F", bound=Callable)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Interval of finite numbers, open at `above` and `below`, closed at `least` and `most`."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def holds(self, x: float) -> bool:
+        """Whether a number is finite and in the interval."""
+        inside = self.least <= x <= self.most and self.above < x < self.below
+        return inside and math.isfinite(x)
+
+    def __str__(self) -> str:
+        bounds = {
+            "at least": self.least,
+            "above": self.above,
+            "at most": self.most,
+            "below": self.below,
+        }
+        said = [f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound)]
+        return " and ".join(said) or "finite"
+
+
+@dataclass(frozen=True)
+class NotEmpty:
+    """A list that needs an element or more."""
+
+    def holds(self, x: Any) -> bool:
+        """Whether there is an element."""
+        return len(x) > 0
+
+    def __str__(self) -> str:
+        return "one number or more"
+
+
+Count = Annotated[int, Range(least=1)]  # Sizes, and numbers of things: 1, 2, ...
+CountOrZero = Annotated[int, Range(least=0)]  # The same where 0 stands for none, or a default.
+Number = Annotated[float, Range()]  # Any finite number.
+Positive = Annotated[float, Range(above=0)]  # Learning rates, temperatures, scales.
+NotNegative = Annotated[float, Range(least=0)]  # Weights of a loss, weight decay.
+Fraction = Annotated[float, Range(least=0, most=1)]  # Probabilities, shares, decays of an EMA.
+Part = Annotated[float, Range(least=0, below=1)]  # A fraction that is never all: dropout, warm-up.
+Share = Annotated[float, Range(above=0, most=1)]  # A fraction that is never none: of an area.
+Counts = Annotated[tuple[Count, ...], NotEmpty()]  # Widths of layers.
+
+
+def checked(make: F) -> F:
+    """`make` with its arguments checked against the ranges that its annotations give."""
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        check_arguments(make, bound.arguments)
+        return make(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def check_arguments(make: Callable, arguments: Mapping[str, Any]) -> None:
+    """InputError for the first of a call's arguments that is not in its range."""
+    hints = get_type_hints(make, include_extras=True)
+    for name, value in arguments.items():
+        check_value(name, value, hints.get(name, Any))
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """InputError where an argument, or a field of it, is not in the range of its annotation."""
+    for path, one, bounds in _bounded(name, value, hint):
+        if not bounds.holds(one):
+            raise InputError(f"{flag(path)} must be {bounds}, not {_shown(one)}.")
+
+
+def flag(path: str) -> str:
+    """The flag of an argument: head.last_bias is --head.last-bias."""
+    return "--" + path.replace("_", "-")
+
+
+def _shown(x: Any) -> str:
+    if isinstance(x, (list, tuple)):
+        return " ".join(map(str, x)) or "empty"
+    return str(x)
+
+
+def _bounded(path: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Range | NotEmpty]]:
+    """(path, value, range) of every number of an argument that has a range, by its annotation."""
+    if get_origin(hint) is Annotated:
+        inner, *notes = get_args(hint)
+        applies = value is not None and not isinstance(value, (str, bool))
+        for note in notes:
+            path = _named(path, note)
+            if isinstance(note, (Range, NotEmpty)) and applies:
+                wants_list = isinstance(note, NotEmpty)
+                if wants_list == isinstance(value, (list, tuple)):
+                    yield path, value, note
+        yield from _bounded(path, value, inner)
+    elif get_origin(hint) in (Union, types.UnionType):
+        for option in get_args(hint):
+            if _fits(value, option):
+                yield from _bounded(path, value, option)
+                break
+    elif get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        kinds = get_args(hint)
+        kinds = kinds[:1] * len(value) if kinds[1:] == (...,) else kinds
+        for one, kind in zip(value, kinds, strict=False):
+            yield from _bounded(path, one, kind)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name for f in dataclasses.fields(value)} - {"parent", "name"}
+        prefix = "" if _without_prefix(type(value)) else f"{path}." if path else ""
+        for name, kind in get_type_hints(type(value), include_extras=True).items():
+            if name in fields:
+                yield from _bounded(f"{prefix}{name}", getattr(value, name), kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of one option of a union."""
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    origin = get_origin(hint) or hint
+    if origin is float:
+        return isinstance(value, (int, float))
+    if not isinstance(origin, type):
+        return False
+    if origin is tuple and isinstance(value, (list, tuple)):
+        kinds = get_args(hint)
+        return not kinds or kinds[1:] == (...,) or len(kinds) == len(value)
+    return isinstance(value, origin)
+
+
+def _named(path: str, note: Any) -> str:
+    """The path under which tyro has an argument, which tyro.conf.arg(name=...) changes."""
+    name = getattr(note, "name", None)
+    if not isinstance(name, str) or type(note).__module__.split(".")[0] != "tyro":
+        return path
+    return ".".join([*path.split(".")[:-1], name] if name else path.split(".")[:-1])
+
+
+def _without_prefix(kind: type) -> bool:
+    """Whether tyro gives the fields of a class as flags without the argument's name before them."""
+    import tyro
+
+    marks = getattr(kind, "__tyro_markers__", ())
+    return tyro.conf.OmitArgPrefixes in marks

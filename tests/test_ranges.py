@@ -1,0 +1,93 @@
+"""Ranges of arguments: what is refused, by which flag, from Python as from the command line."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pytest
+import tyro
+
+from ssljax.errors import InputError
+from ssljax.models.mlp import MLP
+from ssljax.ranges import (
+    checked,
+    Count,
+    CountOrZero,
+    Counts,
+    Fraction,
+    NotNegative,
+    Number,
+    Part,
+    Positive,
+    Share,
+)
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class Crops:
+    crop: Share = 0.2
+    blur: Fraction | tuple[Fraction, ...] = 0.0
+    jitter: NotNegative | tuple[NotNegative, NotNegative] = 0.4
+
+
+@dataclass(frozen=True)
+class Head:
+    widths: Counts = (4,)
+    last_bias: bool = True
+
+
+@checked
+def method(
+    temperature: Positive = 0.1,
+    epochs: Count = 5,
+    image_size: CountOrZero = 0,
+    warmup: Part = 0.1,
+    shift: Number = 0.0,
+    final: NotNegative | None = None,
+    crops: Crops = Crops(),
+    head: Head = Head(),
+    net: Annotated[Head, tyro.conf.arg(name="")] = Head(),
+    kind: Literal["a", "b"] = "a",
+):
+    return temperature
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"temperature": 0}, "--temperature must be above 0, not 0"),
+        ({"temperature": NAN}, "--temperature must be above 0, not nan"),
+        ({"temperature": INFINITY}, "--temperature must be above 0, not inf"),
+        ({"epochs": 0}, "--epochs must be at least 1, not 0"),
+        ({"image_size": -1}, "--image-size must be at least 0, not -1"),
+        ({"warmup": 1.0}, "--warmup must be at least 0 and below 1, not 1.0"),
+        ({"shift": INFINITY}, "--shift must be finite, not inf"),
+        ({"final": -0.1}, "--final must be at least 0, not -0.1"),
+        ({"crops": Crops(crop=0.0)}, "--crop must be above 0 and at most 1, not 0.0"),
+        ({"crops": Crops(blur=2.0)}, "--blur must be at least 0 and at most 1, not 2.0"),
+        ({"crops": Crops(blur=(0.1, 2.0))}, "--blur must be at least 0 and at most 1, not 2.0"),
+        ({"crops": Crops(jitter=(0.1, -2.0))}, "--jitter must be at least 0, not -2.0"),
+        ({"head": Head(widths=(8, 0))}, "--head.widths must be at least 1, not 0"),
+        ({"head": Head(widths=())}, "--head.widths must be one number or more, not empty"),
+        ({"net": Head(widths=(-1,))}, "--widths must be at least 1, not -1"),
+    ],
+)
+def test_value_out_of_range_is_refused_by_its_flag(arguments, sentence):
+    with pytest.raises(InputError) as e:
+        method(**arguments)
+    assert str(e.value) == f"{sentence}."
+
+
+def test_values_in_range_pass():
+    assert method(0.5, final=None, crops=Crops(blur=(0.1, 1.0)), head=Head((3, 2))) == 0.5
+
+
+def test_flax_modules_are_checked():
+    @checked
+    def experiment(head: MLP = MLP()):
+        return head
+
+    assert experiment() == MLP()
