@@ -1,4 +1,4 @@
-"""What Optax lacks for this field: schedules by fraction of training, LARS that leaves biases be, descent by rows."""
+"""What Optax lacks: schedules by fraction of training, a mask for weight decay, descent by rows."""
 
 from typing import Any, Literal
 
@@ -10,13 +10,19 @@ import optax
 from ssljax.errors import InputError
 
 Tree = Any
-Optimizer = Literal["adamw", "sgd", "lars"]
+LEARNED_POSITIONS = "['places']['table']"  # Where `models.vit.ViT` keeps them.
+Optimizer = Literal["adamw", "sgd", "lars", "lars-outer"]
 
 
 def warmup_cosine(
     peak: float, num_steps: int, warmup: float = 0.1, end: float = 0.0
 ) -> optax.Schedule:
-    """Rises linearly from 0 to `peak` over the fraction `warmup` of `num_steps`, then falls by a cosine to `end`."""
+    """A linear warm-up from 0 to `peak`, then a cosine decay to `end`.
+
+    The peak is reached after round(`warmup` · `num_steps`) steps, as in the code of Barlow Twins,
+    VICReg and BYOL; DINO's and lightly's reach it a step earlier. InputError unless `warmup` is in
+    [0, 1).
+    """
     if not 0 <= warmup < 1:
         raise InputError(f"warmup is a fraction of training, in [0, 1), not {warmup}.")
     steps = round(warmup * num_steps)
@@ -32,9 +38,10 @@ def warmup_cosine(
 
 
 def cosine(start: float, end: float | None, num_steps: int) -> optax.ScalarOrSchedule:
-    """From `start` at step 0 to `end` at the last by half a cosine; `start` all along where `end` is None.
+    """Half a cosine from `start` at step 0 to `end` at the last; constant where `end` is None.
 
-    The weight decay of DINO (Caron et al., 2021, arXiv:2104.14294, section 3.2) and I-JEPA.
+    The weight decay of DINO (Caron et al., 2021, arXiv:2104.14294, section 3.2) and I-JEPA, whose
+    code advances the schedule before the first step rather than after.
     """
     if end is None:
         return start
@@ -44,19 +51,19 @@ def cosine(start: float, end: float | None, num_steps: int) -> optax.ScalarOrSch
 
 
 def ema_decay(decay: float, step: Array) -> Array:
-    """The decay of a moving average at `step`, less at the start, where the mean would be of the first weights alone."""
+    """min(decay, (1 + step) / (10 + step)): a moving average that forgets its start sooner."""
     return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
 def moving_average(decay: float) -> float:
-    """The decay itself of a moving average. InputError unless it is in [0, 1]."""
+    """`decay`, checked: InputError unless it is in [0, 1]."""
     if not 0 <= decay <= 1:
         raise InputError(f"The decay of a moving average must be in [0, 1], not {decay}.")
     return decay
 
 
 def rising_decay(start: float, num_steps: int) -> optax.Schedule:
-    """A teacher's decay τ, by a cosine from `start` at step 0 to 1 at the end: 1 - (1 - start) (cos(π k/K) + 1)/2.
+    """A teacher's decay τ at step k of K, from `start` to 1: 1 - (1 - start) (cos(π k/K) + 1)/2.
 
     Grill et al., 2020, arXiv:2006.07733, section 3.2. InputError if `start` is not in [0, 1].
     """
@@ -64,26 +71,43 @@ def rising_decay(start: float, num_steps: int) -> optax.Schedule:
 
 
 def linear_rise(start: float, num_steps: int) -> optax.Schedule:
-    """A teacher's decay τ, by a line from `start` at step 0 to 1 at the end: I-JEPA's (Assran et al., 2023, appendix A).
+    """A teacher's decay τ, linear from `start` at step 0 to 1 at the end.
 
-    InputError if `start` is not in [0, 1].
+    I-JEPA (Assran et al., 2023, arXiv:2301.08243, appendix A). InputError if `start` is not in [0,
+    1].
     """
     return optax.linear_schedule(moving_average(start), 1.0, num_steps)
 
 
-def no_bias_or_norm(params: Tree) -> Tree:
-    """True for each array of two or more dimensions: biases and the scales of norms have one."""
-    return jax.tree.map(lambda x: x.ndim > 1, params)
+def decay_mask(params: Tree) -> Tree:
+    """True for each parameter that weight decay applies to.
+
+    False for all of one dimension (biases, the parameters of norms, class and mask tokens) and for
+    a ViT's learned positions. The latter are not decayed in timm, in MAE's fine-tuning and in MoCo
+    v3, whose positions are fixed; the code of DINO decays them, and BERT and nanoGPT the positions
+    of tokens, so that those of a `Transformer` are decayed here too.
+    """
+
+    def decayed(path: tuple[Any, ...], x: Array) -> bool:
+        return x.ndim > 1 and not jax.tree_util.keystr(path).endswith(LEARNED_POSITIONS)
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
 
 
 def optimizer_of(
     kind: Optimizer, learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule
 ) -> optax.GradientTransformation:
-    """`adamw` or `lars` as below, or SGD with momentum 0.9 whose weight decay, of all weights, is PyTorch's: a part of
-    the gradient."""
+    """The optimizer of that name.
+
+    - adamw: `adamw` below.
+    - sgd: momentum 0.9, with PyTorch's weight decay of all parameters, as a part of the gradient.
+    - lars: `lars` below; lars-outer: the same with the learning rate outside the momentum.
+    """
+    if kind == "adamw":
+        return adamw(learning_rate, weight_decay)
     if kind == "sgd":
         return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, 0.9))
-    return {"adamw": adamw, "lars": lars}[kind](learning_rate, weight_decay)
+    return lars(learning_rate, weight_decay, outer=kind == "lars-outer")
 
 
 def lars(
@@ -91,18 +115,30 @@ def lars(
     weight_decay: optax.ScalarOrSchedule = 1e-6,
     momentum: float = 0.9,
     trust: float = 0.001,
+    outer: bool = False,
 ) -> optax.GradientTransformation:
-    """LARS (You et al., 2017, arXiv:1708.03888, algorithm 1), as SimCLR uses it (Chen et al., 2020, appendix A).
+    """LARS, with g the gradient plus the decayed weight w, times trust · |w| / |g|.
 
-    Biases and the parameters of norms get neither weight decay nor the layerwise rate.
+    The learning rate γ is within the momentum, m = 0.9 m + γ g, w = w - m, in You et al., 2017,
+    arXiv:1708.03888, algorithm 1, and SimCLR's code (Chen et al., 2020, appendix A). With `outer`
+    it is outside, m = 0.9 m + g, w = w - γ m, as in PyTorch's SGD and the code of BYOL, Barlow
+    Twins, VICReg and MoCo v3; both are equal at a constant rate. What `decay_mask` leaves out gets
+    neither weight decay nor the layerwise rate.
     """
-    return optax.lars(
-        learning_rate,
-        weight_decay,
-        weight_decay_mask=no_bias_or_norm,
-        trust_coefficient=trust,
-        trust_ratio_mask=no_bias_or_norm,
-        momentum=momentum,
+    if not outer:
+        return optax.lars(
+            learning_rate,
+            weight_decay,
+            weight_decay_mask=decay_mask,
+            trust_coefficient=trust,
+            trust_ratio_mask=decay_mask,
+            momentum=momentum,
+        )
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), decay_mask),
+        optax.trace(momentum),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 
@@ -111,15 +147,16 @@ def adamw(
     weight_decay: optax.ScalarOrSchedule = 1e-4,
     **kwargs: Any,
 ) -> optax.GradientTransformation:
-    """AdamW that does not decay biases and the parameters of norms."""
-    return optax.adamw(learning_rate, weight_decay=weight_decay, mask=no_bias_or_norm, **kwargs)
+    """AdamW whose weight decay is restricted by `decay_mask`."""
+    return optax.adamw(learning_rate, weight_decay=weight_decay, mask=decay_mask, **kwargs)
 
 
 def descend_rows(table: Array, at: Array, grads: Array, terms: Array, rate: Array) -> Array:
-    """Gradient descent of the rows `at` (...) of `table` (v, d) by `grads` (..., d), of which equal rows' are summed.
+    """Gradient descent on the rows `at` (...) of `table` (v, d) by `grads` (..., d).
 
-    `terms` (...) says of how many terms of the loss each is the sum. A row goes by `rate` times the sum of all, but by
-    no more than their mean: the sum of a row that occurs often goes too far.
+    Gradients of the same row are summed; `terms` (...) says how many terms of the loss each one
+    sums. A row moves by `rate` times the sum, but by no more than the mean of all its terms, since
+    the sum of a row that occurs often would overshoot.
     """
     count = jnp.zeros(len(table)).at[at].add(terms)
     each = rate / jnp.maximum(1, rate * count)

@@ -1,16 +1,18 @@
 """Schedules and LARS against their definitions."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from ssljax.models.vit import ViT
 from ssljax.optim import (
     adamw,
     cosine,
+    decay_mask,
     ema_decay,
     lars,
-    no_bias_or_norm,
     optimizer_of,
     warmup_cosine,
 )
@@ -39,7 +41,8 @@ GRADS = {"kernel": jnp.full((3, 4), 0.5), "bias": jnp.full(4, 0.5), "scale": jnp
 
 
 def test_lars_is_its_algorithm():
-    """You et al., 2017, algorithm 1: local lr = trust |w| / (|g| + wd |w|); without both for biases and norms."""
+    """You et al., 2017, algorithm 1: local lr = trust |w| / (|g| + wd |w|); without both for biases
+    and norms."""
     tx = lars(0.1, weight_decay=0.01, momentum=0.9, trust=0.001)
     state = tx.init(PARAMS)
     first, state = tx.update(GRADS, state, PARAMS)
@@ -78,9 +81,67 @@ def test_an_optimizer_is_the_one_of_its_name(kind, of):
         np.testing.assert_array_equal(moved[0][k], moved[1][k])
 
 
-@pytest.mark.parametrize("kind", ["adamw", "sgd", "lars"])
+def run(tx, grads):
+    """The parameters after a step by each of `grads`."""
+    params, state = PARAMS, tx.init(PARAMS)
+    for g in grads:
+        updates, state = tx.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def naive_lars(rates, grads, outer):
+    """The LARS of Barlow Twins, VICReg and MoCo v3 (`outer`), or of SimCLR: float64 loops."""
+    w = {k: np.asarray(p, np.float64) for k, p in PARAMS.items()}
+    m = {k: np.zeros_like(p) for k, p in w.items()}
+    for rate, grad in zip(rates, grads):
+        for k in w:
+            g = np.asarray(grad[k], np.float64)
+            if w[k].ndim > 1:
+                g = g + 0.01 * w[k]
+                g = g * 0.001 * np.linalg.norm(w[k]) / np.linalg.norm(g)
+            m[k] = 0.9 * m[k] + (g if outer else rate * g)
+            w[k] = w[k] - (rate * m[k] if outer else m[k])
+    return w
+
+
+@pytest.mark.parametrize("kind", ["lars", "lars-outer"])
+def test_lars_with_a_schedule_is_a_naive_loop(kind):
+    rng = np.random.default_rng(0)
+    grads = [
+        {k: jnp.asarray(rng.normal(size=p.shape), jnp.float32) for k, p in PARAMS.items()}
+        for _ in range(6)
+    ]
+    rates = [3.0, 2.0, 4.0, 0.5, 0.1, 0.0]
+    schedule = lambda step: jnp.asarray(rates)[step]
+    found = run(optimizer_of(kind, schedule, 0.01), grads)
+    for k, want in naive_lars(rates, grads, kind == "lars-outer").items():
+        np.testing.assert_allclose(found[k], want, rtol=1e-5)
+    other = naive_lars(rates, grads, kind == "lars")
+    assert np.abs(found["kernel"] - other["kernel"]).max() > 1e-3  # The two differ here,
+    both = [run(optimizer_of(name, 0.3, 0.01), grads) for name in ("lars", "lars-outer")]
+    for k in PARAMS:  # and not at a constant rate.
+        np.testing.assert_allclose(both[0][k], both[1][k], rtol=1e-6)
+
+
+def test_weight_decay_leaves_a_vits_positions_and_token_alone():
+    net = ViT(2, 8, 1, 2, pool="token", positions="learned")
+    params = net.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
+    mask = decay_mask({"encoder": params})["encoder"]
+    assert params["places"]["table"].ndim == 3 and not mask["places"]["table"]
+    assert not mask["token"]
+    assert mask["embed"] == {"kernel": True, "bias": False}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    for kind in ("adamw", "lars", "lars-outer"):
+        tx = optimizer_of(kind, 0.1, 0.5)
+        updates, _ = tx.update(zero, tx.init(params), params)
+        assert not updates["places"]["table"].any() and updates["embed"]["kernel"].any()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "lars", "lars-outer"])
 def test_weight_decay_follows_its_cosine(kind):
-    """DINO's schedule, by hand; each step's update is that of the same optimizer at the number of the step."""
+    """DINO's schedule, by hand; each step's update is that of the same optimizer at the number of
+    the step."""
     decay = cosine(0.04, 0.4, 4)
     np.testing.assert_allclose(
         [decay(k) for k in (0, 1, 2, 4, 5)],
@@ -98,7 +159,7 @@ def test_weight_decay_follows_its_cosine(kind):
 
 
 def test_weight_decay_leaves_biases_and_norms_alone():
-    assert no_bias_or_norm(PARAMS) == {"kernel": True, "bias": False, "scale": False}
+    assert decay_mask(PARAMS) == {"kernel": True, "bias": False, "scale": False}
     zero = {k: jnp.zeros_like(v) for k, v in GRADS.items()}
     updates, _ = (tx := adamw(0.1, weight_decay=0.5)).update(zero, tx.init(PARAMS), PARAMS)
     new = optax.apply_updates(PARAMS, updates)

@@ -1,4 +1,4 @@
-"""Losses that keep features from collapsing by their statistics: decorrelated, spread out, or Gaussian."""
+"""Losses that keep features from collapsing: decorrelated, spread out, or Gaussian."""
 
 import jax
 from jax import Array
@@ -8,12 +8,15 @@ from ssljax.errors import InputError
 
 
 def barlow_twins_loss(za: Array, zb: Array, lam: float = 5e-3) -> Array:
-    """Σ_i (1 - C_ii)² + λ Σ_{i≠j} C_ij², C the correlation over the batch of feature i of `za` with j of `zb`, (n, d).
+    """Σ_i (1 - C_ii)² + λ Σ_{i≠j} C_ij² for two views, (n, d) each.
+
+    C_ij is the correlation over the batch of feature i of `za` with feature j of `zb`. Features are
+    standardised with ε = 1e-5 in the variance, the BatchNorm of the authors' code.
 
     Zbontar et al., 2021, arXiv:2103.03230, eqs. 1 and 2.
     """
     _check(za, zb)
-    za, zb = (_standard(z.astype(jnp.float32)) for z in (za, zb))
+    za, zb = (_standardize(z.astype(jnp.float32)) for z in (za, zb))
     square = (za.T @ zb / len(za) - jnp.eye(za.shape[1])) ** 2
     return lam * jnp.sum(square) + (1 - lam) * jnp.trace(square)
 
@@ -21,16 +24,17 @@ def barlow_twins_loss(za: Array, zb: Array, lam: float = 5e-3) -> Array:
 def vicreg_loss(
     za: Array, zb: Array, lam: float = 25.0, mu: float = 25.0, nu: float = 1.0
 ) -> Array:
-    """λ s(Z, Z') + μ (v(Z) + v(Z')) + ν (c(Z) + c(Z')): Bardes et al., 2021, arXiv:2105.04906, eq. 6; views (n, d).
+    """λ s(Z, Z') + μ (v(Z) + v(Z')) + ν (c(Z) + c(Z')) for two views, (n, d) each.
 
-    s is the mean squared error, over features too, as in the paper's algorithm 1.
+    s is the mean squared error over examples and features (algorithm 1). The variance term is that
+    of eq. 6, twice the authors' code, which averages v(Z) and v(Z'): their μ = 25 is 12.5 here.
+
+    Bardes et al., 2021, arXiv:2105.04906, eq. 6.
     """
     _check(za, zb)
     za, zb = za.astype(jnp.float32), zb.astype(jnp.float32)
-    spread, decorrelated = (
-        variance_loss(za) + variance_loss(zb),
-        covariance_loss(za) + covariance_loss(zb),
-    )
+    spread = variance_loss(za) + variance_loss(zb)
+    decorrelated = covariance_loss(za) + covariance_loss(zb)
     return lam * jnp.mean((za - zb) ** 2) + mu * spread + nu * decorrelated
 
 
@@ -47,20 +51,23 @@ def covariance_loss(z: Array) -> Array:
     return (jnp.sum(square) - jnp.trace(square)) / d
 
 
-def sigreg(z: Array, directions: Array, reach: float = 5.0, knots: int = 17) -> Array:
-    """The mean over `directions`, (m, d), of the Epps-Pulley statistic of `z`, (n, d), along each: is it N(0, 1)?
+def sigreg(z: Array, directions: Array, reach: float = 3.0, knots: int = 33) -> Array:
+    """SIGReg: the Epps-Pulley statistic of `z`, (n, d), for N(0, 1), averaged over `directions`.
 
-    n ∫ |φ_n(t) - exp(-t²/2)|² exp(-t²/2) dt over [-reach, reach] by the trapezoid rule, φ_n(t) the mean of exp(i t x):
-    Balestriero and LeCun, 2025, arXiv:2511.08544, algorithm 1. Directions are taken at length 1.
+    Along each direction, (m, d), scaled to length 1: n ∫ |φ_n(t) - exp(-t²/2)|² exp(-t²/2) dt over
+    [-reach, reach] by the trapezoid rule, with φ_n(t) the mean of exp(i t x). The knots are those
+    of the authors' code (17 on [0, 3], doubled by symmetry). The listing in the paper has reach 5
+    and 17 knots, which repeat with period 10.05: features of N(10.05, 1) look Gaussian to them.
+
+    Balestriero and LeCun, 2025, arXiv:2511.08544, algorithm 1.
     """
     if z.ndim != 2 or directions.ndim != 2 or z.shape[1] != directions.shape[1]:
         raise InputError(
-            f"Features (n, d) and directions (m, d) are needed, not {z.shape} and {directions.shape}."
+            "Features (n, d) and directions (m, d) are needed, not "
+            f"{z.shape} and {directions.shape}."
         )
     if not len(directions):
-        raise InputError(
-            "Features can't be told apart from a Gaussian along no direction: choose --slices above 0."
-        )
+        raise InputError("SIGReg needs one direction or more: choose --slices above 0.")
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     t = jnp.linspace(-reach, reach, knots)
     normal = jnp.exp(-(t**2) / 2)
@@ -70,11 +77,13 @@ def sigreg(z: Array, directions: Array, reach: float = 5.0, knots: int = 17) -> 
 
 
 def lejepa_loss(z: Array, directions: Array, lam: float = 0.05, large: int | None = None) -> Array:
-    """(1 - λ) times the views' squared distance from a mean + λ SIGReg, for `z`, (views, n, d), views of n images.
+    """(1 - λ) times the views' mean squared distance from their centre + λ SIGReg.
 
-    The mean is that of the first `large`, the global views, or of all. Balestriero and LeCun, 2025, arXiv:2511.08544,
-    algorithm 2: SIGReg is the mean of the views', the distance a mean over features too. InputError for one view,
-    `large` out of their number, or a λ that is not in [0, 1].
+    `z`, (views, n, d), are views of n images; the centre of an image is the mean of its first
+    `large` (global) views, or of all. SIGReg is averaged over views, the distance over features.
+
+    Balestriero and LeCun, 2025, arXiv:2511.08544, algorithm 2. InputError for fewer than two views,
+    `large` outside [1, views], or λ outside [0, 1].
     """
     if z.ndim != 3 or len(z) < 2:
         raise InputError(f"Two or more views (views, n, d) are needed, not {z.shape}.")
@@ -87,10 +96,10 @@ def lejepa_loss(z: Array, directions: Array, lam: float = 0.05, large: int | Non
     return (1 - lam) * distance + lam * sum(sigreg(view, directions) for view in z) / len(z)
 
 
-def _standard(z: Array, eps: float = 1e-5) -> Array:
-    """Each column at mean 0 and variance 1; ε keeps one that is constant at 0, with a finite gradient."""
+def _standardize(z: Array, eps: float = 1e-5) -> Array:
+    """Columns with mean 0 and variance 1; ε keeps a constant column at 0 with a finite gradient."""
     z = z - z.mean(0)
-    return z / jnp.sqrt(jnp.mean(z**2, 0) + eps**2)
+    return z / jnp.sqrt(jnp.mean(z**2, 0) + eps)
 
 
 def _check(a: Array, b: Array) -> None:
