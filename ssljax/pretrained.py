@@ -11,13 +11,14 @@ from tokenizers import Tokenizer
 
 from ssljax.checkpoint import load
 from ssljax.data.documents import Documents
-from ssljax.data.tokenizers import load_tokenizer, wordpiece
+from ssljax.data.token_rows import Kind, masked_tokenizer
+from ssljax.data.tokenizers import load_tokenizer
 from ssljax.errors import InputError
 from ssljax.experiment import TrainState
-from ssljax.record import plain
 from ssljax.models.encoder import rebuild
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import at_places_of
+from ssljax.record import plain
 
 Tree = Any
 
@@ -100,59 +101,56 @@ class Pretrained(NamedTuple):
 
     @property
     def files(self) -> dict[str, str]:
-        """What a run keeps of it, as `Experiment.files`, so that `pretrained` needs that run's folder alone."""
-        return {"tokenizer.json": self.tokenizer.to_str(), "net.json": net_json(self.model.net)}
+        """`Experiment.files` from which `pretrained` rebuilds the model and its tokenizer."""
+        return language_model_files(self.model, self.tokenizer)
+
+
+def language_model_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, str]:
+    """`Experiment.files` of a language model: its tokenizer.json and net.json."""
+    form = {**plain(model.net), "causal": model.causal}
+    return {"tokenizer.json": tokenizer.to_str(), "net.json": json.dumps(form, indent=1) + "\n"}
 
 
 def pretrained_or_new(
-    workdir: str, net: Transformer, train: Documents, vocabulary: int, length: int
+    workdir: str, net: Transformer, train: Documents, kind: Kind, vocabulary: int, length: int
 ) -> Pretrained:
-    """The model of a run, with the dropout of `net`; or, for an empty `workdir`, a new one of `net` that sees both
-    sides and reads WordPiece tokens, `vocabulary` of them, learned on `train`.
+    """The model of the run in `workdir`, with the dropout of `net`; or a new one of `net`.
 
-    InputError where it is to read rows of `length` tokens, and learned positions for fewer.
+    A new model, for an empty `workdir`, is not causal and reads at most `vocabulary` tokens of
+    `kind` learned on `train`. InputError where the run has learned positions for rows shorter than
+    `length` tokens.
     """
     if workdir:
         old = pretrained(workdir)
-        if (
-            old.model.net.positions == "learned"
-        ):  # Else any length will do, and nothing more need be read.
-            record = json.loads((pathlib.Path(workdir).expanduser() / "record.json").read_text())[
-                "computes"
-            ]
-            if length > (most := record.get("length", length)):
+        # Rotary positions reach any length.
+        if old.model.net.positions == "learned":
+            record = pathlib.Path(workdir).expanduser() / "record.json"
+            most = json.loads(record.read_text())["computes"].get("length", length)
+            if length > most:
                 raise InputError(
-                    f"The run in {workdir} has learned the positions of {most} tokens: give --length {most} or "
-                    "less, or pretrain on longer rows, or with --positions rotary."
+                    f"The run in {workdir} has learned the positions of {most} tokens: give "
+                    f"--length {most} or less, or pretrain on longer rows, or with --positions "
+                    "rotary."
                 )
         return old._replace(model=old.model.clone(net=old.model.net.clone(dropout=net.dropout)))
-    tokenizer = wordpiece(train, vocabulary)
+    tokenizer = masked_tokenizer(train, kind, vocabulary)
     return Pretrained(LanguageModel(net, tokenizer.get_vocab_size(), causal=False), tokenizer)
 
 
 def pretrained(workdir: str | pathlib.Path) -> Pretrained:
     """The language model of a run, of several seeds the first; InputError where there is none."""
-    net, tokenizer = _net(workdir), load_tokenizer(workdir)
-    causal = (
-        tokenizer.token_to_id("[CLS]") is None
-    )  # Only what sees both sides has a token for all.
-    return Pretrained(
-        LanguageModel(net, tokenizer.get_vocab_size(), causal),
-        tokenizer,
-        load(workdir)["params"]["model"],
-    )
-
-
-def _net(workdir: str | pathlib.Path) -> Transformer:
-    folder = pathlib.Path(workdir).expanduser()
+    tokenizer = load_tokenizer(workdir)
     try:
-        form = _form(folder, "net")
+        form = _form(pathlib.Path(workdir).expanduser(), "net")
         if form.pop("class") != "Transformer":
             raise KeyError("net")
-        return Transformer(**form)
+        # Runs of older versions don't record it; only their masked models had a token [CLS].
+        causal = form.pop("causal", tokenizer.token_to_id("[CLS]") is None)
+        net = Transformer(**form)
     except (OSError, KeyError, ValueError, TypeError):
         raise InputError(
-            f"{workdir} holds no run of a language model whose net is told (net.json, or the net of "
-            f"record.json where nothing was pretrained): make one with `launch/local.sh "
+            f"{workdir} holds no run of a language model: make one with `launch/local.sh "
             f"experiments/bert.py --run.workdir {workdir}`."
         ) from None
+    model = LanguageModel(net, tokenizer.get_vocab_size(), causal)
+    return Pretrained(model, tokenizer, load(workdir)["params"]["model"])

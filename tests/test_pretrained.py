@@ -79,7 +79,7 @@ def test_rows_begin_and_end_as_bert_has_them():
     letters = labelled_rows(characters(docs), docs, 6).image
     assert letters[0].tolist()[-1] == -1 and (letters[:, :5] > 0).all()  # No such tokens there.
     with pytest.raises(InputError, match="vocabulary"):
-        token_rows("python", 20, 16)
+        token_rows("python", "wordpiece", 20, 16)
 
 
 def test_pooled_is_the_mean_of_the_tokens_that_are_there():
@@ -129,7 +129,7 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
     )
     jax.tree.map(np.testing.assert_array_equal, found.params, load(folder)["params"]["model"])
     assert pretrained_or_new(
-        str(folder), NET.clone(width=99, dropout=0.5), None, 0, 64
+        str(folder), NET.clone(width=99, dropout=0.5), None, "bpe", 0, 64
     ).model.net == NET.clone(dropout=0.5)
 
     floor = finetune_text(pretrained=str(folder), scratch=True, batch_size=8, length=16, lr=0.0)

@@ -18,7 +18,7 @@ from ssljax.data.feed import Rows
 from ssljax.data.order import indices
 from ssljax.data.token_feeds import document_rows, pack, Streams, tokenized, Windows
 from ssljax.data.tokenizers import (
-    BERT,
+    SPECIAL_TOKENS,
     bpe,
     characters,
     encode,
@@ -419,7 +419,7 @@ def test_what_is_unknown_is_counted(tmp_path):
 def test_wordpiece_is_berts(manual):
     tokenizer = wordpiece(manual, 500)
     assert (
-        tuple(tokenizer.id_to_token(i) for i in range(5)) == BERT
+        tuple(tokenizer.id_to_token(i) for i in range(5)) == SPECIAL_TOKENS
         and tokenizer.get_vocab_size() == 500
     )
     text = "The Assert statement, with expressions"
@@ -447,7 +447,9 @@ def test_wordpiece_is_berts(manual):
     assert tokenizer.decode(tokenizer.encode(text).ids) == "the assert statement, with expressions"
     assert encode(tokenizer, Documents([text]))[0].tolist() == tokenizer.encode(text).ids[1:-1]
     with pytest.raises(
-        InputError, match="A vocabulary of 20 can't hold the special tokens and each character"
+        InputError,
+        match="A vocabulary of 20 can't hold the special tokens and the 62 different characters "
+        "of the text, .*: choose at least 102, or --tokens bpe",
     ):
         wordpiece(manual, 20)
 

@@ -1,4 +1,4 @@
-"""Documents by name: the embedded manual of Python, text files, folders, TFDS sets; with classes."""
+"""Documents by name: the embedded manual of Python, text files, folders, and TFDS sets."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace

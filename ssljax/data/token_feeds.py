@@ -13,7 +13,16 @@ from tokenizers import Tokenizer
 
 from ssljax import sharding
 from ssljax.data.documents import documents
-from ssljax.data.tokenizers import bpe, characters, encode, END, holds, words
+from ssljax.data.tokenizers import (
+    bpe,
+    characters,
+    check_unknown,
+    contains,
+    encode,
+    END,
+    unknown_share,
+    words,
+)
 from ssljax.errors import InputError
 
 Tree = Any
@@ -25,22 +34,22 @@ class Tokenized(NamedTuple):
     tokenizer: Tokenizer
     train: np.ndarray  # (n,) int32, end to end.
     test: np.ndarray
-    characters: int  # Of the test text; 0 where its tokens don't tell it without loss.
-    unknown: float | None = (
-        None  # Per cent of `test` that is the unknown token; None where the tokenizer has none.
-    )
+    characters: int  # Number in the test text; 0 where its tokens lose something of it.
+    unknown: float | None = None  # Percent of unknown tokens in `test`; None if there are none.
 
     @property
     def size(self) -> int:
-        """Of the vocabulary."""
+        """Vocabulary size."""
         return self.tokenizer.get_vocab_size()
 
 
 def tokenized(data: str, kind: Literal["words", "characters", "bpe"], vocabulary: int) -> Tokenized:
-    """The set `data` in tokens learned on its training split, of words and byte pairs at most `vocabulary`.
+    """A text set in tokens learned on its training split; `vocabulary` limits words and byte pairs.
 
-    Where it has several documents, each ends with END in byte pairs, and otherwise with a newline, added where there is
-    none. Words that occur once are the unknown, so that it is learned, unless the text has its own <unk> for rare ones.
+    Of several documents each ends with END in byte pairs, and otherwise with a newline, added where
+    there is none. Words that occur once are the unknown token, so that it is learned, unless the
+    text has its own <unk> for rare words. Prints the shares of unknown tokens; InputError where a
+    text is mostly unknown, and as from `documents` and the tokenizers.
     """
     train, test = (documents(data, split) for split in ("train", "test"))
     several = max(len(train), len(test)) > 1
@@ -49,40 +58,37 @@ def tokenized(data: str, kind: Literal["words", "characters", "bpe"], vocabulary
             replace(docs, text=[text.removesuffix("\n") + "\n" for text in docs.text])
             for docs in (train, test)
         )
-    tokenizer = {
-        "words": lambda: words(train, 1 if holds(train, "<unk>") else 2, vocabulary),
-        "characters": lambda: characters(train),
-        "bpe": lambda: bpe(train, vocabulary),
-    }[kind]()
+    if kind == "words":
+        tokenizer = words(train, 1 if contains(train, "<unk>") else 2, vocabulary)
+    elif kind == "characters":
+        tokenizer = characters(train)
+    else:
+        tokenizer = bpe(train, vocabulary)
     end = tokenizer.token_to_id(END) if several and kind == "bpe" else None
     x, y = (_joined(*encode(tokenizer, docs), end) for docs in (train, test))
-    unknown = tokenizer.model.unk_token
-    share = (
-        None
-        if unknown is None
-        else 100 * float(np.sum(y == tokenizer.token_to_id(unknown))) / max(len(y), 1)
-    )
-    lost = kind == "words" or share or (holds(test, END) and kind == "bpe")
+    check_unknown(tokenizer, x, y)
+    share = unknown_share(tokenizer, y)
+    lost = kind == "words" or share or (contains(test, END) and kind == "bpe")
     return Tokenized(tokenizer, x, y, 0 if lost else sum(map(len, test.text)), share)
 
 
 def _joined(tokens: np.ndarray, offsets: np.ndarray, separator: int | None) -> np.ndarray:
-    """The documents end to end, each followed by `separator`, if there is one."""
+    """The documents end to end, each followed by `separator` if there is one."""
     return tokens if separator is None else np.insert(tokens, offsets[1:], separator)
 
 
 def pack(
     tokens: np.ndarray, offsets: np.ndarray, length: int, separator: int | None = None
 ) -> np.ndarray:
-    """The documents end to end, each followed by `separator`, cut into rows: (n, length) int32, without the last rest.
+    """The documents end to end, each followed by `separator`, in rows (n, length) int32.
 
-    InputError where they don't fill one row.
+    A last row that isn't full is left out. InputError where the documents don't fill one row.
     """
     tokens = _joined(tokens, offsets, separator)
     if len(tokens) < length:
         raise InputError(
-            f"A text of {len(tokens)} tokens does not fill a row of {length}: choose a shorter length, or "
-            "more text."
+            f"A text of {len(tokens)} tokens does not fill a row of {length}: choose a shorter "
+            "length, or more text."
         )
     return tokens[: len(tokens) // length * length].reshape(-1, length).astype(np.int32)
 
@@ -117,9 +123,9 @@ def document_rows(
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows of `length` tokens and the one after, at places drawn for each step: {"tokens": (b, length + 1)}.
+    """Windows {"tokens": (batch, length + 1)} at places drawn for each step, as in nanoGPT.
 
-    As nanoGPT draws them. InputError where the text is shorter than a window.
+    InputError where the text is shorter than a window.
     """
 
     tokens: np.ndarray
@@ -145,11 +151,12 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class Streams:
-    """The text as `batch_size` streams, of which each step has the next `length` tokens, for truncated backpropagation.
+    """The text as `batch_size` streams, for truncated backpropagation.
 
-    {"tokens": (b, length + 1), of which the last is the first of the next step, "first": (b,) bool, true where the
-    streams begin anew, so that what was carried is to be forgotten}. An epoch takes `steps` steps; seeds don't matter.
-    InputError where the text is too short for one.
+    Each step has the next `length` tokens of each stream: {"tokens": (batch, length + 1), "first":
+    (batch,) bool}. The last token of a step is the first of the next step; "first" is true where
+    the streams start from their beginning, so that the carry must be reset. An epoch takes `steps`
+    steps; the seed doesn't matter. InputError where the text is too short for one step.
     """
 
     tokens: np.ndarray

@@ -1,6 +1,7 @@
 """Rows of tokens for encoders: of unlabelled text end to end, and of labelled texts one by one."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -8,9 +9,17 @@ from tokenizers import Tokenizer
 from ssljax.data.documents import Documents, documents
 from ssljax.data.sources import Arrays
 from ssljax.data.token_feeds import document_rows, pack
-from ssljax.data.tokenizers import BERT, encode, wordpiece
+from ssljax.data.tokenizers import (
+    check_unknown,
+    encode,
+    masked_bpe,
+    SPECIAL_TOKENS,
+    wordpiece,
+)
+from ssljax.errors import InputError
 
-SPECIAL = len(BERT)  # The first tokens, which are neither masked nor drawn.
+SPECIAL = len(SPECIAL_TOKENS)  # Number of special tokens, which are neither masked nor drawn.
+Kind = Literal["wordpiece", "bpe"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,19 +41,44 @@ class TokenRows:
         return self.tokenizer.token_to_id("[MASK]")
 
 
-def token_rows(data: str, vocabulary: int, length: int) -> TokenRows:
+def masked_tokenizer(docs: Documents, kind: Kind, vocabulary: int) -> Tokenizer:
+    """A tokenizer learned on `docs`, whose first tokens are `SPECIAL_TOKENS`."""
+    return {"wordpiece": wordpiece, "bpe": masked_bpe}[kind](docs, vocabulary)
+
+
+def token_rows(data: str, kind: Kind, vocabulary: int, length: int) -> TokenRows:
     """Rows of a text set, its documents end to end, in tokens learned on its training split.
 
-    InputError as from `documents`.
+    Prints the shares of unknown tokens. InputError where a text is mostly unknown, and as from
+    `documents` and the tokenizers.
     """
-    train, test = (documents(data, split) for split in ("train", "test"))
-    tokenizer = wordpiece(train, vocabulary)
+    docs = {split: documents(data, split) for split in ("train", "test")}
+    tokenizer = masked_tokenizer(docs["train"], kind, vocabulary)
     cls, sep = map(tokenizer.token_to_id, ("[CLS]", "[SEP]"))
+    packed = [pack(*encode(tokenizer, d), length - 1, sep) for d in docs.values()]
+    check_unknown(tokenizer, *packed)
+    return TokenRows(tokenizer, *(np.insert(rows, 0, cls, axis=1) for rows in packed))
 
-    def rows(docs: Documents) -> np.ndarray:
-        return np.insert(pack(*encode(tokenizer, docs), length - 1, sep), 0, cls, axis=1)
 
-    return TokenRows(tokenizer, rows(train), rows(test))
+def word_starts(tokenizer: Tokenizer, rows: np.ndarray, share: float) -> np.ndarray:
+    """Which tokens of the vocabulary begin a word, (vocabulary,) bool, for whole-word masking.
+
+    InputError where most tokens of `rows` are in words that are longer than the `share` of a row
+    which is masked, so that they would never be masked: a text without spaces.
+    """
+    inside = tokenizer.model.continuing_subword_prefix
+    tokens = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+    starts = np.array([not token.startswith(inside) for token in tokens])
+    first = starts[rows]
+    first[:, 0] = True
+    lengths = np.diff(np.append(np.flatnonzero(first), first.size))
+    budget = max(1, round(share * rows.shape[1]))
+    if lengths[lengths > budget].sum() > 0.5 * lengths.sum():
+        raise InputError(
+            f"Most tokens are in words of more than the {budget} tokens of a row that are masked, "
+            "as in a text without spaces: leave out --whole-words, or choose a larger --length."
+        )
+    return starts
 
 
 def labelled_rows(tokenizer: Tokenizer, docs: Documents, length: int) -> Arrays:

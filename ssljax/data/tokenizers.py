@@ -1,13 +1,16 @@
-"""Tokenizers of text: characters, words, byte pairs and WordPiece; and texts as arrays of tokens."""
+"""Tokenizers of text: characters, words, byte pairs, WordPiece; and texts as arrays of tokens."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 import hashlib
 import inspect
 import itertools
+import json
 import pathlib
 import re
+import sys
 
+import jax
 import numpy as np
 import tokenizers
 from tokenizers import (
@@ -22,18 +25,33 @@ from tokenizers import (
 )
 
 from ssljax.data import cache
-from ssljax.data.documents import Documents
+from ssljax.data.documents import compose, Documents
 from ssljax.errors import InputError
 
-END = "<|endoftext|>"  # Between documents, in a byte-level vocabulary.
-LARGE = 2**20  # Characters from which on what was found of texts is kept between runs.
-BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # The first ids of a WordPiece vocabulary.
+END = "<|endoftext|>"  # Between documents, in the byte pairs of a model of the next token.
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # First ids of a masked model.
+LARGE = 2**20  # Characters from which on tokenizers and tokens of texts are cached.
+LONGEST = 128  # Characters of a word in byte pairs: their search takes quadratic time in a word.
+CONTINUES = "\x7f"  # Begins the byte pairs inside words; no byte is written as this character.
+MOSTLY = 50.0  # Percent of unknown tokens above which a text is refused.
+
+RUN = f"{{1,{LONGEST}}}"
+WORD = rf" ?[\p{{L}}\p{{M}}]{RUN}"
+HAN_ALONE = rf" ?\p{{Han}}\p{{M}}*| ?[\p{{L}}\p{{M}}&&[^\p{{Han}}]]{RUN}"
+OTHERS = rf" ?\p{{N}}{RUN}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]{RUN}|\s{RUN}(?!\S)|\s{RUN}"
 
 
 def characters(docs: Documents) -> Tokenizer:
-    """One token a character, in the order of Unicode; [UNK], id 0, is what these documents don't hold."""
-    vocabulary = ["[UNK]", *sorted(set().union(*docs.text))]
+    """One token for each character of the text in composed form (NFC), in the order of Unicode.
+
+    [UNK], id 0, is any character that these documents don't hold. A character is a code point:
+    marks that have no composed form with their letter, and the parts of an emoji, are tokens.
+    """
+    normalizer = normalizers.NFC()
+    composed = (t if t.isascii() else normalizer.normalize_str(t) for t in docs.text)
+    vocabulary = ["[UNK]", *sorted(set().union(*composed))]
     tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(vocabulary)}, "[UNK]"))
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer
@@ -42,39 +60,43 @@ def characters(docs: Documents) -> Tokenizer:
 def words(
     docs: Documents, min_count: int = 1, size: int | None = None, newline: str = "<eos>"
 ) -> Tokenizer:
-    """What white space parts, most frequent first, of those that occur `min_count` times at most `size`; and [UNK].
+    """Words between white space, in composed form (NFC), most frequent first; and [UNK].
 
-    The end of a line is the word `newline`, as is usual for the Penn Treebank; "" for none. Where the texts have a word
-    <unk> for rare ones, as that has, it stands for the unknown too.
+    The vocabulary has the words that occur `min_count` times, and at most `size` tokens. The end of
+    a line is the word `newline`, as is usual for the Penn Treebank; "" for none. Where the texts
+    have a word <unk> for rare words, as the Penn Treebank has, it is the unknown token. Scripts
+    that are written without spaces (Chinese, Japanese, Thai, ...) need spaces put between words,
+    or `bpe` or `characters`.
     """
-    unknown = "<unk>" if holds(docs, "<unk>") else "[UNK]"
-    # White space as Rust has it, where the package cuts: to Python \x1c to \x1f are white too.
-    count = Counter(
-        itertools.chain.from_iterable(
-            re.findall(r"[\S\x1c-\x1f]+", text.replace("\n", f" {newline} ") if newline else text)
-            for text in docs.text
-        )
+    unknown = "<unk>" if contains(docs, "<unk>") else "[UNK]"
+    # White space as in Rust, where the package splits: to Python \x1c to \x1f are white space too.
+    found = (
+        re.findall(r"[\S\x1c-\x1f]+", text.replace("\n", f" {newline} ") if newline else text)
+        for text in map(compose, docs.text)
     )
+    count = Counter(itertools.chain.from_iterable(found))
     ranked = sorted(
         (w for w in count if count[w] >= min_count and w != unknown), key=lambda w: (-count[w], w)
     )
     vocabulary = [unknown, *ranked][:size]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unknown))
-    if newline:
-        tokenizer.normalizer = normalizers.Replace("\n", f" {newline} ")
+    line_ends = [normalizers.Replace("\n", f" {newline} ")] if newline else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *line_ends])
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
 
 
-def holds(docs: Documents, word: str) -> bool:
+def contains(docs: Documents, word: str) -> bool:
+    """Whether one of the texts has this string in it."""
     return any(word in text for text in docs.text)
 
 
 def bpe(docs: Documents, size: int) -> Tokenizer:
-    """Byte-pair encoding of bytes (GPT-2, Radford et al., 2019): any text but one that holds END itself, which is id 0,
-    is told without loss.
+    """Byte-pair encoding of bytes (GPT-2, Radford et al., 2019), lossless; END is id 0.
 
-    InputError for a size below 257, the bytes and END.
+    Two deviations from GPT-2's words: marks belong to their letter (Devanagari, Thai, accents that
+    are written apart), and words are cut after `LONGEST` characters. Only text that holds END
+    itself is not encoded without loss. InputError for a size below 257, the bytes and END.
     """
     _at_least(size, 257, "the 256 bytes and the end of a document")
     return _trained(_bpe, docs, size)
@@ -82,7 +104,7 @@ def bpe(docs: Documents, size: int) -> Tokenizer:
 
 def _bpe(docs: Documents, size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = _byte_level(f"'(?:[sdmt]|ll|ve|re)|{WORD}|{OTHERS}")
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
         docs.text,
@@ -96,33 +118,93 @@ def _bpe(docs: Documents, size: int) -> Tokenizer:
     return tokenizer
 
 
+def _byte_level(words: str) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def masked_bpe(docs: Documents, size: int) -> Tokenizer:
+    """Byte pairs for masked models, lossless: `SPECIAL_TOKENS` are first, and words are known.
+
+    Tokens inside words begin with `CONTINUES`, as WordPiece's with ##. Words are those of `bpe`,
+    except that each Chinese character is a word, as in BERT. InputError for a size below 517.
+    """
+    _at_least(size, 517, "the special tokens and the 256 bytes, first or not in their word")
+    return _trained(_masked_bpe, docs, size)
+
+
+def _masked_bpe(docs: Documents, size: int) -> Tokenizer:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trained = Tokenizer(models.BPE(continuing_subword_prefix=CONTINUES))
+    trained.pre_tokenizer = _byte_level(f"{HAN_ALONE}|{OTHERS}")
+    # Bytes are special tokens of the training for the reason given in _wordpiece.
+    trained.train_from_iterator(
+        docs.text,
+        trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=[*SPECIAL_TOKENS, *alphabet, *(CONTINUES + c for c in alphabet)],
+            show_progress=False,
+            initial_alphabet=alphabet,
+            continuing_subword_prefix=CONTINUES,
+        ),
+    )
+    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    tokenizer = Tokenizer(
+        models.BPE(trained.get_vocab(), merges, continuing_subword_prefix=CONTINUES)
+    )
+    tokenizer.pre_tokenizer = trained.pre_tokenizer
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(CONTINUES, ""), decoders.ByteLevel()])
+    return _with_special_tokens(tokenizer)
+
+
 def wordpiece(docs: Documents, size: int) -> Tokenizer:
-    """WordPiece as in BERT (Devlin et al., 2018, arXiv:1810.04805): lower case, with the tokens of `BERT` first."""
+    """WordPiece as in BERT (Devlin et al., 2018, arXiv:1810.04805), `SPECIAL_TOKENS` first.
+
+    Lower case. Deviations, so that nothing of the documents is lost but case: every character of
+    the documents is in the vocabulary; a character that isn't, is [UNK] alone and not with its
+    word; words of more than 90 characters are cut (to BERT they are [UNK]); accents and other marks
+    are kept (in Devanagari, Thai or Japanese a word without its marks is another word), in composed
+    form (NFC). Each Chinese character is a word, as in BERT. InputError where the characters of the
+    documents don't fit.
+    """
     return _trained(_wordpiece, docs, size)
 
 
 def _wordpiece(docs: Documents, size: int) -> Tokenizer:
-    normalizer = normalizers.BertNormalizer(lowercase=True)
-    count = Counter(
-        itertools.chain.from_iterable(normalizer.normalize_str(text) for text in docs.text)
-    )
-    letters = sorted(
-        c for c, _ in sorted(count.items(), key=lambda x: (-x[1], x[0]))[:1000] if not c.isspace()
-    )
+    bert = normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=True)
+    normalizer = normalizers.Sequence([bert, normalizers.NFC()])
+    splitter = pre_tokenizers.BertPreTokenizer()
+    found = set().union(*(normalizer.normalize_str(text) for text in docs.text))
+    letters = sorted(c for c in found if splitter.pre_tokenize_str(c))
+    alone = lambda c: len(splitter.pre_tokenize_str(normalizer.normalize_str(f"a{c}a"))) == 3
+    inside = [f"##{c}" for c in letters if not alone(c)]
     _at_least(
         size,
-        len(BERT) + 2 * len(letters),
-        "the special tokens and each character, first or not in its word",
+        len(SPECIAL_TOKENS) + len(letters) + len(inside),
+        f"the special tokens and the {len(letters)} different characters of the text, first or not "
+        "in their word",
+        ", or --tokens bpe, which has any character",
     )
     trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    trained.normalizer, trained.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
-    # The trainer numbers the characters within words as it meets them, in an order that differs from run to run, and
-    # breaks ties by these numbers; as special tokens they have their numbers beforehand.
+    trained.normalizer = normalizer
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            splitter,
+            pre_tokenizers.Split(Regex(_none_of(letters)), "isolated"),
+            pre_tokenizers.Split(Regex(r"[\s\S]{1,90}\p{M}{0,10}"), "isolated"),
+        ]
+    )
+    # The trainer numbers the characters within words as it meets them, in an order that differs
+    # from run to run, and breaks ties by these numbers; as special tokens they have fixed numbers.
     trained.train_from_iterator(
         docs.text,
         trainers.WordPieceTrainer(
             vocab_size=size,
-            special_tokens=[*BERT, *letters, *(f"##{c}" for c in letters)],
+            special_tokens=[*SPECIAL_TOKENS, *letters, *inside],
             show_progress=False,
             initial_alphabet=letters,
             limit_alphabet=len(letters),
@@ -131,13 +213,61 @@ def _wordpiece(docs: Documents, size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens(list(BERT))
+    return _with_special_tokens(tokenizer)
+
+
+def _none_of(letters: list[str]) -> str:
+    """A regular expression of one character that isn't among these sorted ones."""
+    numbers = np.array([ord(c) for c in letters])
+    first = np.flatnonzero(np.diff(numbers, prepend=-2) > 1)
+    last = np.append(first[1:], len(numbers)) - 1
+    ranges = (rf"\x{{{a:x}}}-\x{{{b:x}}}" for a, b in zip(numbers[first], numbers[last]))
+    return f"[^{''.join(ranges)}]" if letters else r"[\s\S]"
+
+
+def _with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return tokenizer
 
 
+def unknown_share(tokenizer: Tokenizer, tokens: np.ndarray) -> float | None:
+    """Percent of `tokens` (any shape) that is the unknown token; None where the tokenizer has none.
+
+    Special tokens and places without a token (-1) don't count.
+    """
+    name = tokenizer.model.unk_token
+    if name is None or (unknown := tokenizer.token_to_id(name)) is None:
+        return None
+    special = [tokenizer.token_to_id(t) for t in SPECIAL_TOKENS if t != name]
+    special = [-1, *(i for i in special if i is not None)]
+    counted = tokens[~np.isin(tokens, special)]
+    return 100 * float(np.mean(counted == unknown)) if len(counted) else 0.0
+
+
+def check_unknown(
+    tokenizer: Tokenizer, train: np.ndarray, test: np.ndarray, cure: str = "give --tokens bpe"
+) -> None:
+    """Prints the share of unknown tokens of both texts on one line, where there can be some.
+
+    InputError with the `cure` where a text is mostly unknown: a model would learn to predict it.
+    """
+    if unknown_share(tokenizer, train) is None:
+        return
+    shares = [unknown_share(tokenizer, tokens) for tokens in (train, test)]
+    if jax.process_index() == 0:
+        print(f"unknown tokens: {shares[0]:.2f} % of the training text, {shares[1]:.2f} % held out")
+    for name, share in zip(("training", "held-out"), shares):
+        if share > MOSTLY:
+            raise InputError(
+                f"{share:.1f} % of the tokens of the {name} text are unknown to this vocabulary: "
+                f"{cure}."
+            )
+
+
 def _trained(make: Callable[[Documents, int], Tokenizer], docs: Documents, size: int) -> Tokenizer:
-    recipe = f"{inspect.getsource(make)} {size}"  # What an older recipe has made is not taken for this one's.
+    # The source is part of the key, so that no tokenizer of an older version is taken.
+    recipe = f"{inspect.getsource(sys.modules[__name__])} {make.__name__} {size}"
     return Tokenizer.from_str(
         str(_cached(recipe, docs, lambda: {"json": np.array(make(docs, size).to_str())})["json"])
     )
@@ -146,7 +276,7 @@ def _trained(make: Callable[[Documents, int], Tokenizer], docs: Documents, size:
 def _cached(
     what: str, docs: Documents, make: Callable[[], Mapping[str, np.ndarray]]
 ) -> Mapping[str, np.ndarray]:
-    """What is made of these documents, from the cache where they are large: tens of megabytes take minutes."""
+    """Arrays that `make` makes of large documents, cached: tens of megabytes take minutes."""
     if sum(map(len, docs.text)) < LARGE:
         return make()
     key = hashlib.sha256(f"{tokenizers.__version__} {what}".encode())
@@ -160,9 +290,11 @@ def _cached(
     return made
 
 
-def _at_least(size: int, least: int, what: str) -> None:
+def _at_least(size: int, least: int, what: str, otherwise: str = "") -> None:
     if size < least:
-        raise InputError(f"A vocabulary of {size} can't hold {what}: choose at least {least}.")
+        raise InputError(
+            f"A vocabulary of {size} can't hold {what}: choose at least {least}{otherwise}."
+        )
 
 
 def load_tokenizer(run_folder: str | pathlib.Path) -> Tokenizer:
@@ -177,29 +309,36 @@ def load_tokenizer(run_folder: str | pathlib.Path) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, docs: Documents) -> tuple[np.ndarray, np.ndarray]:
-    """All tokens, (n,) int32, without special ones; document i is tokens[offsets[i]:offsets[i + 1]]."""
+    """All tokens, (n,) int32, without special tokens, and offsets of the documents, (d + 1,).
+
+    Document i is tokens[offsets[i]:offsets[i + 1]].
+    """
     made = _cached(tokenizer.to_str(), docs, lambda: _encode(tokenizer, docs))
     return made["tokens"], made["offsets"]
 
 
 def _encode(tokenizer: Tokenizer, docs: Documents) -> Mapping[str, np.ndarray]:
     parts, sizes = [np.zeros(0, np.int32)], np.zeros(len(docs) + 1, np.int64)
-    cut = [(i, part) for i, text in enumerate(docs.text, 1) for part in _cut(tokenizer, text)]
+    texts = docs.text if tokenizer.normalizer is None else map(compose, docs.text)
+    cut = [(i, part) for i, text in enumerate(texts, 1) for part in _cut(tokenizer, text)]
     ends = itertools.accumulate(len(part) for _, part in cut)
-    # Some at a time: what the package makes of a token takes many times the room of its number.
+    # Some at a time: the package's object of a token is many times larger than its number.
     for _, some in itertools.groupby(zip(ends, cut), lambda x: x[0] // LARGE):
-        whose, texts = zip(*(x[1] for x in some))
-        for i, e in zip(whose, tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)):
+        whose, chunk = zip(*(x[1] for x in some))
+        encoded = tokenizer.encode_batch_fast(list(chunk), add_special_tokens=False)
+        for i, e in zip(whose, encoded):
             parts.append(np.array(e.ids, np.int32))
             sizes[i] += len(e.ids)
     return {"tokens": np.concatenate(parts), "offsets": np.cumsum(sizes)}
 
 
 def _cut(tokenizer: Tokenizer, text: str) -> Iterator[str]:
-    """A long text in parts that have the tokens of the whole: anywhere between characters that are tokens, and else
-    behind an end of a line that words stand around."""
+    """A long text in parts that have the tokens of the whole.
+
+    Texts of characters are cut anywhere, others after a line end between two lines without space.
+    """
     anywhere = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.Split)
-    start, place = 0, re.compile("" if anywhere else r"(?<=\w)\n(?=[A-Za-z])")
+    start, place = 0, re.compile("" if anywhere else r"(?<=\S)\n(?=\S)")
     while len(text) - start > LARGE and (found := place.search(text, start + LARGE)):
         yield text[start : found.end()]
         start = found.end()

@@ -1,5 +1,7 @@
-"""Language-model losses against the papers' equations as naive float64 loops, and what is masked and replaced."""
+"""Language-model losses against the papers' equations as naive float64 loops, and what is masked
+and replaced."""
 
+import itertools
 import math
 
 from hypothesis import given, settings
@@ -17,7 +19,6 @@ from ssljax.losses.language import (
     replace_tokens,
     replaced_detection_loss,
     token_nll,
-    word_starts,
 )
 
 V, MASK, SPECIAL = 30, 4, 5
@@ -92,7 +93,7 @@ def rows(seed, n=40, t=40):
 
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 1000), share=st.sampled_from([0.15, 0.4]), whole=st.booleans())
-def test_what_is_masked(seed, share, whole):
+def test_mask_tokens_invariants(seed, share, whole):
     tokens, starts = rows(seed), np.arange(V) < 20
     run = jax.jit(
         lambda key, x: mask_tokens(key, x, V, MASK, SPECIAL, share, starts if whole else None)
@@ -120,13 +121,11 @@ def test_what_is_masked(seed, share, whole):
                 word = []
             word.append(place)
         assert all(w <= chosen or not w & chosen for w in words)
-        if (
-            chosen != allowed and len(chosen) < budget
-        ):  # It stopped since the next word did not fit.
-            assert max(len(w) for w in words if not w & chosen) > budget - len(chosen)
+        if chosen != allowed:  # No word that is left out would still fit.
+            assert min(len(w) for w in words if not w & chosen) > budget - len(chosen)
 
 
-def test_the_shares_are_the_papers():
+def test_mask_tokens_probabilities():
     tokens = np.random.default_rng(0).integers(SPECIAL, V, size=(4000, 100))
     new, at, targets, weight = (
         np.asarray(a) for a in mask_tokens(KEY, jnp.asarray(tokens), V, MASK, SPECIAL)
@@ -159,7 +158,69 @@ def test_the_shares_are_the_papers():
     ).mean() < 0.02  # and others the next time: dynamic masking.
 
 
-def test_words_that_are_common_are_as_often_masked_as_they_occur():
+def naive_whole_words(words, wanted):
+    """BERT's create_masked_lm_predictions, for words in the order that they are shuffled to."""
+    chosen = []
+    for word in words:
+        if len(chosen) >= wanted:
+            break
+        if len(chosen) + len(word) > wanted:
+            continue
+        chosen += word
+    return set(chosen)
+
+
+def test_whole_words_are_chosen_as_by_a_loop_over_shuffled_words():
+    """The order is drawn inside, so every result must be one that some order gives, and each
+    order's result as likely as it is: for few words, the counts against all orders'."""
+    lengths, wanted = (3, 2, 1, 2, 4), 4  # round(0.34 * 12)
+    row, words, place = [], [], 0
+    for length in lengths:
+        row += [SPECIAL] + [V - 1] * (length - 1)
+        words.append(list(range(place, place + length)))
+        place += length
+    want = {}
+    for order in itertools.permutations(words):
+        found = frozenset(naive_whole_words(order, wanted))
+        want[found] = want.get(found, 0) + 1 / math.factorial(len(words))
+    n, starts = 20_000, np.arange(V) < 20
+    tokens = jnp.tile(jnp.array(row), (n, 1))
+    _, at, _, weight = mask_tokens(KEY, tokens, V, MASK, SPECIAL, 0.34, starts)
+    found = {}
+    for places, kept in zip(np.asarray(at), np.asarray(weight) > 0):
+        chosen = frozenset(places[kept].tolist())
+        found[chosen] = found.get(chosen, 0) + 1 / n
+    assert set(found) == set(want)
+    for chosen, p in want.items():
+        assert abs(found[chosen] - p) < 5 * math.sqrt(p * (1 - p) / n)
+
+
+def test_whole_words_fill_their_number_where_words_fit():
+    """32 tokens of which half continue a word: 5 to predict in nearly every row, none in no row."""
+    rng, starts = np.random.default_rng(0), np.arange(V) < 17
+    tokens = rng.integers(SPECIAL, 17, size=(4000, 32))
+    tokens = np.where(
+        rng.uniform(size=tokens.shape) < 0.5, rng.integers(17, V, tokens.shape), tokens
+    )
+    weight = np.asarray(
+        mask_tokens(KEY, jnp.asarray(tokens), V, MASK, SPECIAL, 0.15, starts).weight
+    )
+    assert weight.shape == (4000, 5)
+    assert weight.sum(1).mean() > 4.97  # It was 4.03 when the first word too long ended the choice,
+    assert weight.sum(1).min() > 0  # and 3 % of the rows had none.
+
+
+def test_mask_tokens_has_no_effect_on_gradients_and_maps_over_seeds():
+    tokens, starts = jnp.asarray(rows(7)), np.arange(V) < 20
+    run = lambda key: mask_tokens(key, tokens, V, MASK, SPECIAL, 0.3, starts).weight
+    keys = jax.random.split(KEY, 3)
+    together = jax.jit(jax.vmap(run))(keys)
+    for weight, key in zip(together, keys):
+        np.testing.assert_array_equal(weight, run(key))
+    assert jax.grad(lambda x: (x * run(KEY)).sum())(2.0) == run(KEY).sum()
+
+
+def test_whole_words_are_masked_as_often_as_they_occur():
     tokens, starts = rows(3, n=3000), np.arange(V) < 20
     _, _, targets, weight = mask_tokens(KEY, jnp.asarray(tokens), V, MASK, SPECIAL, 0.3, starts)
     told = np.bincount(np.asarray(targets)[np.asarray(weight) > 0], minlength=V)
@@ -169,7 +230,7 @@ def test_words_that_are_common_are_as_often_masked_as_they_occur():
     )  # Less than 0.3 in long words, which may not fit.
 
 
-def test_replacements_are_draws_of_the_generator():
+def test_replacements_are_drawn_from_the_generator():
     tokens = jnp.asarray(rows(5, n=2000))
     masked = mask_tokens(KEY, tokens, V, MASK, SPECIAL)
     p = np.random.default_rng(0).dirichlet(np.ones(V))
@@ -194,6 +255,3 @@ def test_bad_input_is_a_sentence():
     for kwargs in (dict(share=0.0), dict(share=1.0), dict(special=V)):
         with pytest.raises(InputError, match="share of masked tokens"):
             mask_tokens(KEY, tokens, **{"vocabulary": V, "mask": MASK, "special": SPECIAL} | kwargs)
-    np.testing.assert_array_equal(
-        word_starts(["[PAD]", "in", "##put", "#"]), [True, True, False, True]
-    )
