@@ -104,7 +104,8 @@ def _whole_words(lot: Array, starts: Array, may: Array, wanted: Array) -> Array:
     after_special = jnp.pad(~may[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     begins = starts | ~may | after_special
     first = jax.lax.cummax(jnp.where(begins, place, 0), axis=1)  # Place of the word's first token.
-    length = jax.vmap(lambda i: jnp.zeros(t, jnp.int32).at[i].add(1)[i])(first)
+    next_begin = jnp.pad(jnp.where(begins, place, t)[:, 1:], ((0, 0), (0, 1)), constant_values=t)
+    end = jax.lax.cummin(next_begin, axis=1, reverse=True)
     # Sorted by the lot of the word, and within a word by place: words stay whole.
     order = jnp.argsort(jnp.take_along_axis(lot, first, axis=1), axis=1, stable=True)
     sort = lambda x: jnp.take_along_axis(x, order, axis=1)

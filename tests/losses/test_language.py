@@ -225,9 +225,8 @@ def test_whole_words_are_masked_as_often_as_they_occur():
     _, _, targets, weight = mask_tokens(KEY, jnp.asarray(tokens), V, MASK, SPECIAL, 0.3, starts)
     told = np.bincount(np.asarray(targets)[np.asarray(weight) > 0], minlength=V)
     share = told[SPECIAL:] / np.bincount(tokens.ravel(), minlength=V)[SPECIAL:]
-    assert (
-        share.min() > 0.2 and share.max() < 0.34
-    )  # Less than 0.3 in long words, which may not fit.
+    # Below 0.3 in long words, which may not fit, and above in short ones, which take their place.
+    assert share.min() > 0.22 and share.max() < 0.36
 
 
 def test_replacements_are_drawn_from_the_generator():
