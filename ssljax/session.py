@@ -249,6 +249,9 @@ class Session:
                 except Interrupted:
                     self.stop_if(self.signals.received(together=True), step)
                     raise
+                except Exception:  # Earlier results may have taken hours.
+                    self._show_found(step)
+                    raise
                 if (took := time.perf_counter() - start) > SLOW:
                     self.log.line(f"Evaluated {name} at step {step} in {took:.0f} s{of_seed}.")
                 numbers = self._keep(step, name, found, pictures and i == 0)
@@ -259,6 +262,13 @@ class Session:
             self.log.scalars(step, results, show=step < self.exp.num_steps)
             self.log.flush()
         return results
+
+    def _show_found(self, step: int) -> None:
+        rows = [row for row in self.results.rows if row["step"] == step]
+        numbers = {f"{r['evaluator']}/{k}": v for r in rows for k, v in r["numbers"].items()}
+        if numbers:
+            shown = (f"{k} {logs.format_number(logs.from_json(v))}" for k, v in numbers.items())
+            self.log.line(f"Found before an evaluator failed: {', '.join(shown)}")
 
     def _keep(
         self, step: int, evaluator: str, found: Mapping[str, Any], pictures: bool

@@ -117,7 +117,7 @@ def test_evaluates_the_trained_and_the_untrained_net(tmp_path, capsys):
     train(tiny(), Run(workdir=str(tmp_path)))
     told = json.loads((tmp_path / "results.json").read_text())
     assert told["results"]["test/error"][0] < 0.5 * told["untrained"]["test/error"][0]
-    assert "untrained net" in capsys.readouterr().out
+    assert "untrained" in capsys.readouterr().out
     assert (tmp_path / "figures" / "curves.png").stat().st_size > 1000
     assert list((tmp_path / "tensorboard").iterdir())
 
@@ -133,7 +133,7 @@ def test_what_was_found_before_an_evaluator_fails_is_told(capsys):
             ),
             Run(),
         )
-    assert "Found before the evaluation failed: first/number 7.25" in capsys.readouterr().out
+    assert "Found before an evaluator failed: first/number 7.25" in capsys.readouterr().out
 
 
 def test_a_slow_evaluator_is_named_as_it_ends(tmp_path, capsys, monkeypatch):
