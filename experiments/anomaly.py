@@ -10,8 +10,7 @@ import optax
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import augment, feed, images
-from ssljax.evals.anomaly import anomaly as auroc
-from ssljax.evals.anomaly import of_class
+from ssljax.evals.anomaly import anomaly_auroc, of_class
 from ssljax.evals.pictures import compared
 from ssljax.losses.elbo import kl_normal
 from ssljax.losses.reconstruction import squared_error
@@ -70,8 +69,8 @@ def anomaly(
         data=feed(train, batch_size),
         num_steps=steps,
         evals={
-            "error": auroc(by_error, train, test, normal),
-            "elbo": auroc(by_elbo, train, test, normal),
+            "error": anomaly_auroc(by_error, train, test, normal),
+            "elbo": anomaly_auroc(by_elbo, train, test, normal),
             "test": compared(lambda state, key, x: [again(state, x)], test, 16),
         },
     )

@@ -94,7 +94,9 @@ def audio_dae(
         data=feed(train, batch_size),
         num_steps=epochs * (len(train) // batch_size),
         evals={
-            "test": average(errors, test),
+            "test": average(
+                errors, test, better={"error": "lower"}, floors={"error": "of_noisy"}
+            ),
             "images": samples(show, rows=3),
             "probe": linear_probe(encode, train, test, floor=False),
             "log_mel": linear_probe(

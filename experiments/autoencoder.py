@@ -104,7 +104,9 @@ def autoencoder(
         data=feed(train, batch_size),
         num_steps=epochs * (len(train) // batch_size),
         evals={
-            "test": average(errors, test),
+            "test": average(
+                errors, test, better={"squared_error": "lower", "cross_entropy": "lower"}
+            ),
             "floor": linear_floor(train, test, code),
             "rate": compression(redraw, test, bits=16 * code),
             "clusters": clusters(encode, test),

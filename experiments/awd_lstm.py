@@ -1,13 +1,14 @@
-"""A well-regularised LSTM (AWD-LSTM, Merity et al., 2017, https://arxiv.org/abs/1708.02182), by AdamW.
+"""A well-regularised LSTM (AWD-LSTM, Merity et al., 2017, https://arxiv.org/abs/1708.02182).
 
-    launch/local.sh experiments/awd_lstm.py                       # the manual of Python: some minutes on a laptop CPU
+    launch/local.sh experiments/awd_lstm.py                  # Python's manual: minutes on a CPU
     launch/local.sh experiments/awd_lstm.py --data PATH/ptb --rnn.width 300 --rnn.dropout 0.3 \\
-        --rnn.weight-dropout 0.2 --epochs 8                       # Penn Treebank: the ledger's 98.7 in an hour of a core
-    launch/local.sh experiments/awd_lstm.py --data PATH/ptb --rnn.width 650 --epochs 40       # a net for a GPU
+        --rnn.weight-dropout 0.2 --epochs 8                  # Penn Treebank: 98.7 in an hour
+    launch/local.sh experiments/awd_lstm.py --data PATH/ptb --rnn.width 650 \\
+        --epochs 40                                          # a net for a GPU
 
-Of the paper: tied words, the same units dropped at all times, dropped words and recurrent weights, and the two
-penalties on what the last layer tells. Not of it: AdamW with a cosine instead of averaged SGD, all layers of one width,
-and steps of one length.
+From the paper: tied words, dropout of the same units at all times, of words and of recurrent
+weights, and the two penalties on the outputs of the last layer. Deviations: AdamW with a cosine
+instead of averaged SGD, all layers of one width, and steps of one length.
 """
 
 from typing import Literal
@@ -18,58 +19,67 @@ import optax
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.token_feeds import Streams, tokenized
-from ssljax.evals.recurrent import gradients, perplexity, sample
+from ssljax.evals.recurrent import (
+    recurrent_gradients,
+    recurrent_perplexity,
+    recurrent_sample,
+)
 from ssljax.models.rnn import nats, RNN, RNNLanguageModel
 from ssljax.optim import adamw, warmup_cosine
+from ssljax.ranges import checked, Count, NotNegative, Part, Positive
 
 
+@checked
 def awd_lstm(
     data: str = "python",
     tokens: Literal["words", "characters", "bpe"] = "words",
-    vocabulary: int = 10_000,
+    vocabulary: Count = 10_000,
     rnn: RNN = RNN(dropout=0.4, variational=True, weight_dropout=0.3, forget_bias=1.0),
-    word_dropout: float = 0.1,
-    activation: float = 2.0,
-    slowness: float = 1.0,
-    batch_size: int = 20,
-    length: int = 35,
-    epochs: int = 20,
-    lr: float = 3e-3,
-    weight_decay: float = 0.01,
-    clip: float = 1.0,
+    word_dropout: Part = 0.1,
+    activation: NotNegative = 2.0,
+    slowness: NotNegative = 1.0,
+    batch_size: Count = 20,
+    length: Count = 35,
+    epochs: Count = 20,
+    lr: NotNegative = 3e-3,
+    weight_decay: NotNegative = 0.01,
+    clip: Positive = 1.0,
 ) -> Experiment:
-    """Words from those before them, with what keeps a recurrent net from learning a small text by heart.
+    """A recurrent net predicts the next word, with all that keeps it from overfitting a small text.
 
     Args:
-        data: python (embedded: its manual), a text file, a folder of them, or X of X.train.txt, X.test.txt.
-        vocabulary: Words at most, or symbols of byte-pair encoding.
-        word_dropout: Share of the vocabulary's words that a step doesn't see.
-        activation: Weight of the mean square of the last layer's outputs, as dropped: AR, alpha in the paper.
-        slowness: Weight of the mean square of their change in time, before that dropout: TAR, beta in the paper.
-        batch_size: Streams that the text is read in.
-        length: Tokens a step of each stream, and how far gradients go back.
-        lr: Its peak, after a warm-up over a tenth of training.
-        clip: The greatest norm of the gradient of the loss, in nats a token.
+        data: python (its manual, embedded), a text file, a folder of them, or X of X.train.txt,
+            X.valid.txt and X.test.txt.
+        tokens: Words between spaces, characters, or byte pairs (bpe).
+        vocabulary: Most words, or number of tokens of bpe.
+        rnn: The recurrent layers.
+        word_dropout: Fraction of the vocabulary whose vectors are zero in a step.
+        activation: Weight of the mean square of the last layer's outputs after dropout (AR, alpha
+            in the paper).
+        slowness: Weight of the mean square of their change in time, before dropout (TAR, beta in
+            the paper).
+        batch_size: Streams that the text is read in at once.
+        length: Tokens of each stream in a step, over which gradients are backpropagated.
+        epochs: Passes through the training text.
+        lr: Peak learning rate of AdamW, after a warm-up over a tenth of training.
+        weight_decay: Decoupled weight decay of AdamW, times the learning rate.
+        clip: Largest norm of the gradient of the loss, in nats a token.
     """
     read = tokenized(data, tokens, vocabulary)
     streams = Streams(read.train, batch_size, length)
-    net, steps = (
-        RNNLanguageModel(read.size, rnn, tied=True, word_dropout=word_dropout),
-        epochs * streams.steps,
-    )
+    net = RNNLanguageModel(read.size, rnn, tied=True, word_dropout=word_dropout)
+    steps = epochs * streams.steps
     tx = optax.chain(optax.clip_by_global_norm(clip), adamw(warmup_cosine(lr, steps), weight_decay))
 
     def init(key, batch):
         return TrainState.create(tx, net.init(key, batch["tokens"]), carry=rnn.zeros(batch_size))
 
     def loss(params, state, batch, key):
-        carry = jax.tree.map(
-            lambda c: jnp.where(batch["first"][:, None], 0, c), state.extra["carry"]
-        )
-        nll, (h, whole), carry = nats(net, params, batch["tokens"], carry, key)
-        penalty = activation * jnp.mean(h**2) + slowness * jnp.mean(
-            (whole[:, 1:] - whole[:, :-1]) ** 2
-        )
+        first = batch["first"][:, None]
+        carry = jax.tree.map(lambda c: jnp.where(first, 0, c), state.extra["carry"])
+        nll, (dropped, h), carry = nats(net, params, batch["tokens"], carry, key)
+        change = jnp.mean((h[:, 1:] - h[:, :-1]) ** 2)
+        penalty = activation * jnp.mean(dropped**2) + slowness * change
         return nll.mean() + penalty, ({"carry": carry}, {"loss": nll.mean(), "penalty": penalty})
 
     return Experiment(
@@ -78,9 +88,9 @@ def awd_lstm(
         data=streams,
         num_steps=steps,
         evals={
-            "test": perplexity(net, read),
-            "gradient": gradients(net, read.test),
-            "text": sample(net, read.train[0], read.tokenizer.decode),
+            "test": recurrent_perplexity(net, read),
+            "gradient": recurrent_gradients(net, read.test),
+            "text": recurrent_sample(net, read.train[0], read.tokenizer.decode),
         },
         files={"tokenizer.json": read.tokenizer.to_str()},
     )

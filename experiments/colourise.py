@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.data.colour import gamut, lab_to_rgb, occurrences, rgb_to_lab
-from ssljax.evals.accuracy import recognised
+from ssljax.evals.accuracy import accuracy_of_versions
 from ssljax.evals.average import average, psnr
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.features import subset
@@ -85,7 +85,15 @@ def colourise(
             "chroma_of_images": chroma(to_lab(x)[..., 1:]),
         }
 
-    judged = {"named": recognised(versions, feature_net(classifier), test)} if classifier else {}
+    judged = {}
+    if classifier:
+        judged["named"] = accuracy_of_versions(
+            versions,
+            feature_net(classifier),
+            test,
+            better={"accuracy": "higher"},
+            floors={"accuracy": "accuracy_of_grey"},
+        )
     show = lambda state, key, x: [versions(state, x)[k] for k in ("_of_grey", "")]
     init = lambda key, batch: TrainState.create(
         tx, net.init(key, to_lab(batch["image"][:2])[..., :1])
@@ -96,7 +104,9 @@ def colourise(
         data=feed(train, batch_size),
         num_steps=steps,
         evals={
-            "test": average(errors, test),
+            "test": average(
+                errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_grey"}
+            ),
             **judged,
             "pictures": compared(show, test),
             "knn": knn(lambda state, x: look(state.params, to_lab(x))[1], train, test),

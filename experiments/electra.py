@@ -16,7 +16,7 @@ from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.documents import EMBEDDED
 from ssljax.data.feed import Rows
 from ssljax.data.token_rows import SPECIAL, token_rows
-from ssljax.evals.masked import masked_accuracy, replaced_auroc
+from ssljax.evals.masked_language import masked_accuracy, replaced_auroc
 from ssljax.losses.language import (
     mask_tokens,
     masked_lm_loss,

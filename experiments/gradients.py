@@ -84,7 +84,9 @@ def gradients(
         data=feed(train, batch_size),
         num_steps=num_steps,
         evals={
-            "test": average(errors, test),
+            "test": average(
+                errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_grey"}
+            ),
             "images": compared(show, test),
             "knn": knn(encode, train, test),
         },

@@ -110,7 +110,9 @@ def inpainting(
         data=feed(train, batch_size),
         num_steps=steps,
         evals={
-            "hole": average(errors, test),
+            "hole": average(
+                errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_mean"}
+            ),
             "knn": knn(encode, train, test),
             "probe": linear_probe(encode, train, test),
             "images": compared(lambda state, key, x: [given(x), fill(state.params[0], x)], test),

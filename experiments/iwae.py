@@ -14,8 +14,7 @@ import optax
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
-from ssljax.evals.likelihood import latents as latent_use
-from ssljax.evals.likelihood import likelihood
+from ssljax.evals.likelihood import latent_use, likelihood
 from ssljax.evals.pictures import samples
 from ssljax.losses.elbo import dreg_bound, iwae_bound, one_sample_bound
 from ssljax.models.coder import Convolutional, Dense

@@ -1,14 +1,17 @@
-"""A recurrent language model (Zaremba et al., 2014, https://arxiv.org/abs/1409.2329), by truncated backpropagation.
+"""A recurrent language model (Zaremba et al., 2014, https://arxiv.org/abs/1409.2329).
 
-    launch/local.sh experiments/lstm.py                           # the manual of Python: some minutes on a laptop CPU
-    launch/local.sh experiments/lstm.py --data PATH/ptb           # Penn Treebank (PATH/ptb.train.txt, ...): "small"
-    launch/local.sh experiments/lstm.py --data PATH/ptb --length 35 --epochs 39 --flat-epochs 6 --decay 0.833 \\
-        --rnn.width 650 --rnn.scale 0.05 --rnn.dropout 0.5                                             # its "medium"
-    launch/local.sh experiments/lstm.py --rnn.cell tanh           # its gradients vanish sooner, ...
-    launch/local.sh experiments/lstm.py --rnn.forget-bias 1       # ... and these later: see figures/*lags.png
+Trained by truncated backpropagation through time, the state carried on from step to step.
 
-On the test text of Penn Treebank, TensorFlow's tutorial of the paper has a perplexity of 115.91 for "small" and 82.07
-for "medium"; the paper, in table 1, 114.5 for the non-regularised LSTM, and 82.7 for the medium one.
+    launch/local.sh experiments/lstm.py                      # Python's manual: minutes on a CPU
+    launch/local.sh experiments/lstm.py --data PATH/ptb      # Penn Treebank (ptb.train.txt, ...)
+    launch/local.sh experiments/lstm.py --data PATH/ptb --length 35 --epochs 39 --flat-epochs 6 \\
+        --decay 0.833 --rnn.width 650 --rnn.scale 0.05 --rnn.dropout 0.5          # "medium"
+    launch/local.sh experiments/lstm.py --rnn.cell tanh      # gradients vanish sooner, ...
+    launch/local.sh experiments/lstm.py --rnn.forget-bias 1  # ... and later: figures/*lags.png
+
+On the test text of Penn Treebank, TensorFlow's tutorial of the paper has a perplexity of 115.91
+for "small" (the defaults here) and 82.07 for "medium"; table 1 of the paper has 114.5 for the
+non-regularised LSTM and 82.7 for the medium one.
 """
 
 from typing import Literal
@@ -19,52 +22,67 @@ import optax
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.token_feeds import Streams, tokenized
-from ssljax.evals.recurrent import gradients, perplexity, sample
+from ssljax.evals.recurrent import (
+    recurrent_gradients,
+    recurrent_perplexity,
+    recurrent_sample,
+)
 from ssljax.models.rnn import nats, RNN, RNNLanguageModel
+from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Positive, Share
+
+RATES = {"lstm": 1.0, "gru": 1.0, "tanh": 0.1}
 
 
+@checked
 def lstm(
     data: str = "python",
     tokens: Literal["words", "characters", "bpe"] = "words",
-    vocabulary: int = 10_000,
+    vocabulary: Count = 10_000,
     rnn: RNN = RNN(scale=0.1),
     tied: bool = False,
-    batch_size: int = 20,
-    length: int = 20,
-    epochs: int = 13,
-    lr: float = 1.0,
-    flat_epochs: int = 4,
-    decay: float = 0.5,
-    clip: float = 5.0,
+    batch_size: Count = 20,
+    length: Count = 20,
+    epochs: Count = 13,
+    lr: NotNegative | None = None,
+    flat_epochs: CountOrZero = 4,
+    decay: Share = 0.5,
+    clip: Positive = 5.0,
 ) -> Experiment:
-    """Words from those before them, with a state that is carried on from step to step.
+    """A recurrent net predicts each word from the words before it.
 
     Args:
-        data: python (embedded: its manual), a text file, a folder of them, or X of X.train.txt, X.test.txt.
-        vocabulary: Words at most, or symbols of byte-pair encoding.
-        tied: A word has the same vector going in and coming out.
-        batch_size: Streams that the text is read in.
-        length: Tokens a step of each stream, and how far gradients go back.
-        flat_epochs: Those with the whole learning rate; `decay` multiplies it for each epoch after them.
-        clip: The greatest norm of the gradient of the loss, in nats summed over time, a stream.
+        data: python (its manual, embedded), a text file, a folder of them, or X of X.train.txt,
+            X.valid.txt and X.test.txt.
+        tokens: Words between spaces, characters, or byte pairs (bpe).
+        vocabulary: Most words, or number of tokens of bpe.
+        rnn: The recurrent layers.
+        tied: Use one table of vectors for input words and output words.
+        batch_size: Streams that the text is read in at once.
+        length: Tokens of each stream in a step, over which gradients are backpropagated.
+        epochs: Passes through the training text.
+        lr: Learning rate of plain gradient descent; None for RATES of the cell.
+        flat_epochs: Epochs before the learning rate decays.
+        decay: Factor of the learning rate for each epoch after these.
+        clip: Largest norm of the gradient of the loss in nats, summed over time, of a stream.
     """
     read = tokenized(data, tokens, vocabulary)
     streams = Streams(read.train, batch_size, length)
     net = RNNLanguageModel(read.size, rnn, tied)
-    rate = lambda step: lr * decay ** jnp.maximum(step // streams.steps + 1 - flat_epochs, 0)
+    peak = RATES[rnn.cell] if lr is None else lr
+
+    def rate(step):
+        return peak * decay ** jnp.maximum(step // streams.steps + 1 - flat_epochs, 0)
+
     tx = optax.chain(optax.clip_by_global_norm(clip), optax.sgd(rate))
 
     def init(key, batch):
         return TrainState.create(tx, net.init(key, batch["tokens"]), carry=rnn.zeros(batch_size))
 
     def loss(params, state, batch, key):
-        carry = jax.tree.map(
-            lambda c: jnp.where(batch["first"][:, None], 0, c), state.extra["carry"]
-        )
+        first = batch["first"][:, None]
+        carry = jax.tree.map(lambda c: jnp.where(first, 0, c), state.extra["carry"])
         nll, _, carry = nats(net, params, batch["tokens"], carry, key)
-        value = nll.sum(
-            1
-        ).mean()  # The sum over time and the mean over streams, as the paper's code has it.
+        value = nll.sum(1).mean()  # Summed over time, as in the paper's code.
         return value, ({"carry": carry}, {"loss": value / length})
 
     return Experiment(
@@ -73,9 +91,9 @@ def lstm(
         data=streams,
         num_steps=epochs * streams.steps,
         evals={
-            "test": perplexity(net, read),
-            "gradient": gradients(net, read.test),
-            "text": sample(net, read.train[0], read.tokenizer.decode),
+            "test": recurrent_perplexity(net, read),
+            "gradient": recurrent_gradients(net, read.test),
+            "text": recurrent_sample(net, read.train[0], read.tokenizer.decode),
         },
         files={"tokenizer.json": read.tokenizer.to_str()},
     )

@@ -12,7 +12,7 @@ import optax
 
 from ssljax import alternate, Experiment, InputError, main, TrainState
 from ssljax.data import augment, feed, images
-from ssljax.evals.feature_nets import classifier, nearest
+from ssljax.evals.feature_nets import classifier, nearest_image_classifier
 from ssljax.evals.pictures import samples
 from ssljax.evals.stacked import stacked_modes
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
@@ -48,7 +48,7 @@ def pacdcgan(
         )
     (h, w, _), count = train.shape, 3 * pack
     gen, disc = Generator((h, w, 3), widths[::-1]), Discriminator(widths)
-    tx, names = optax.adam(lr, b1), classifier(labels) if labels else nearest(train)
+    tx, names = optax.adam(lr, b1), classifier(labels) if labels else nearest_image_classifier(train)
     apply = lambda net, params, stats, x: net.apply(
         {"params": params, **stats}, x, True, mutable=["batch_stats"]
     )

@@ -95,7 +95,7 @@ def rotation(
         data=feed(train, batch_size),
         num_steps=num_steps,
         evals={
-            "angle": average(named, test),
+            "angle": average(named, test, better={"accuracy": "higher"}),
             "knn": knn(encode, train, test),
             "probe": linear_probe(encode, train, test),
             "features": feature_map(encode, test),

@@ -100,7 +100,7 @@ def sdae(
         data=feed(train, batch_size),
         num_steps=steps,
         evals={
-            judge: average(wrong, test, len(test)),
+            judge: average(wrong, test, len(test), better={"error": "lower"}),
             "first": filters(lambda s: s.params[0]["params"]["w"], train.shape),
         },
     )

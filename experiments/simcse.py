@@ -18,9 +18,9 @@ from ssljax.data.feed import Rows
 from ssljax.data.token_rows import labelled_rows
 from ssljax.evals.knn import knn
 from ssljax.evals.probe import linear_probe
-from ssljax.evals.spread import alignment_uniformity
+from ssljax.evals.alignment_uniformity import alignment_uniformity
 from ssljax.evals.text_floor import text_floors
-from ssljax.evals.texts import nearest
+from ssljax.evals.texts import nearest_texts
 from ssljax.losses.infonce import info_nce_loss
 from ssljax.models.mlp import MLP
 from ssljax.models.transformer import Transformer
@@ -100,7 +100,7 @@ def simcse(
             "knn": knn(encode, train, test, floor=False),
             "probe": linear_probe(encode, train, test, floor=False),
             "spread": alignment_uniformity(again, test),
-            "text": nearest(encode, test, titles),
+            "text": nearest_texts(encode, test, titles),
             **text_floors(docs["train"], docs["test"]),
         },
     )

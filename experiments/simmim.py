@@ -86,7 +86,9 @@ def simmim(
         data=feed(train, batch_size),
         num_steps=num_steps,
         evals={
-            "test": average(errors, test),
+            "test": average(
+                errors, test, better={"error": "lower"}, floors={"error": "error_of_mean"}
+            ),
             "knn": knn(encode, train, test),
             "probe": linear_probe(encode, train, test),
             "features": feature_map(encode, test),

@@ -12,8 +12,7 @@ from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images
 from ssljax.evals.cluster import clusters
 from ssljax.evals.knn import knn
-from ssljax.evals.likelihood import latents as latent_use
-from ssljax.evals.likelihood import likelihood
+from ssljax.evals.likelihood import latent_use, likelihood
 from ssljax.evals.pictures import compared, feature_map, interpolations, samples
 from ssljax.losses.elbo import kl_normal
 from ssljax.models.coder import Convolutional, Dense

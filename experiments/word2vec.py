@@ -12,7 +12,7 @@ import numpy as np
 
 from ssljax import Experiment, InputError, main, TrainState
 from ssljax.data.words import WordBlocks, vocabulary
-from ssljax.evals.words import nearest, word_tests
+from ssljax.evals.words import nearest_words, word_tests
 from ssljax.losses.words import cbow_loss, skip_gram_loss, term_counts
 from ssljax.optim import descend_rows
 from ssljax.sharding import over_batch
@@ -112,7 +112,7 @@ def word2vec(
         num_steps=num_steps,
         files={"tokenizer.json": tokenizer.to_str()},
         evals={
-            "nearest": nearest(vectors, names),
+            "nearest": nearest_words(vectors, names),
             **word_tests(vectors, names, wordsim, simlex, questions),
         },
     )

@@ -15,7 +15,11 @@ from experiments.lstm import lstm as lstm_experiment
 from ssljax.data.token_feeds import Tokenized
 from ssljax.errors import InputError
 from ssljax.evals.lag import gradient_by_lag
-from ssljax.evals.recurrent import gradients, perplexity, sample
+from ssljax.evals.recurrent import (
+    recurrent_gradients,
+    recurrent_perplexity,
+    recurrent_sample,
+)
 from ssljax.experiment import TrainState
 from ssljax.models.rnn import CELLS, lstm, nats, recur, RNN, RNNLanguageModel
 from tests.losses.test_softmax import naive_cross_entropy
@@ -291,7 +295,7 @@ def test_perplexity_is_counted_by_hand(tied):
     read = Tokenized(None, train, test, 2 * len(test))
     nll = naive_cross_entropy(h[0], p["embedding"].T if tied else p["kernel"], p["bias"], test[1:])
     for length in (10, 46, 500):  # Each token counts once, whatever the pieces that it is read in.
-        found = perplexity(net, read, length)(state)
+        found = recurrent_perplexity(net, read, length)(state)
         np.testing.assert_allclose(found["perplexity"], np.exp(nll.mean()), rtol=1e-5)
     bits = nll.sum() / math.log(2) / (2 * len(test))
     np.testing.assert_allclose(found["bits_per_character"], bits, rtol=1e-5)
@@ -300,7 +304,7 @@ def test_perplexity_is_counted_by_hand(tied):
         found["unigram"], np.exp(np.mean([-math.log(counts[t] / 211) for t in test[1:]]))
     )
     with pytest.raises(InputError, match="2 or more"):
-        perplexity(net, read._replace(test=test[:1]))
+        recurrent_perplexity(net, read._replace(test=test[:1]))
 
 
 def test_a_sample_follows_the_model():
@@ -311,7 +315,7 @@ def test_a_sample_follows_the_model():
     params |= {"embedding": eye, "kernel": 1000 * jnp.roll(eye, 1, axis=1)}
     params["rnn"] = jax.tree.map(jnp.zeros_like, params["rnn"]) | {"input0": eye}
     state = TrainState(jnp.zeros(()), {"params": params}, (), {})
-    drawn = sample(net, 4, lambda tokens: " ".join(map(str, tokens)), n=15)(state)["sample"]
+    drawn = recurrent_sample(net, 4, lambda tokens: " ".join(map(str, tokens)), n=15)(state)["sample"]
     assert drawn.split() == [str((5 + i) % 11) for i in range(15)]
 
 
@@ -463,7 +467,7 @@ class TestLag:
     def test_of_a_language_model_is_the_finite_difference(self):
         net, state = model("tanh")
         tokens = np.random.default_rng(0).integers(11, size=9)
-        found = gradients(net, tokens, times=8, n=1)(state)
+        found = recurrent_gradients(net, tokens, times=8, n=1)(state)
 
         @partial(jax.jit, static_argnums=1)
         def loss(h1, at):  # The last loss, where the carry before time `at` is nudged by h1.

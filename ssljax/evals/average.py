@@ -91,7 +91,7 @@ def linear_floor(train: Any, test: Any, size: int, n: int = 10_000, seed: int = 
     taken where they are large (2^27 numbers at most). InputError unless both sets have one shape.
     """
     check_shapes(train, test)
-    n = min(n, max(1, 2**27 // examples(train, 1).size))
+    n = min(n, max(1, 2**27 // int(np.prod(train.shape))))
 
     @functools.cache
     def floors() -> Mapping[str, float]:

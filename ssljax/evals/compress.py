@@ -38,7 +38,7 @@ def compression(
     if not bits > 0:
         raise InputError(f"An image takes a positive number of bits, not {bits}.")
     indices = subset(data, n, seed)
-    shape = examples(data, 1).shape[1:]
+    shape = tuple(data.shape)
     if len(shape) != 3 or shape[-1] not in (1, 3):
         raise InputError(f"JPEG takes images (H, W, 1 or 3), not {shape}.")
     run = gathered(reconstruct)

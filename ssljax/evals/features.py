@@ -75,20 +75,19 @@ def trace_features(encode: Encode, state: Tree, data: Any, batch_size: int = 100
 
 def examples(data: Any, n: int) -> jax.ShapeDtypeStruct:
     """Shape and type of `n` examples of `data`; InputError where it is empty."""
-    shape, dtype = _example(data)
-    return jax.ShapeDtypeStruct((n, *shape), dtype)
+    shape = _shape(data)
+    return jax.ShapeDtypeStruct((n, *shape), data.read(np.arange(1))["image"].dtype)
 
 
-def _example(data: Any) -> tuple[tuple[int, ...], np.dtype]:
+def _shape(data: Any) -> tuple[int, ...]:
     if not len(data):
         raise InputError("A set to evaluate on is empty.")
-    x = data.read(np.arange(1))["image"]
-    return x.shape[1:], x.dtype
+    return tuple(data.shape)
 
 
 def check_shapes(train: Any, test: Any) -> None:
     """InputError unless the examples of both sets have one shape."""
-    a, b = _example(train)[0], _example(test)[0]
+    a, b = _shape(train), _shape(test)
     if a != b:
         raise InputError(
             f"The training examples are of shape {a} and the test examples of shape {b}: both sets "
@@ -137,7 +136,7 @@ def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:
 
 def part_size(data: Any, n: int, size: int) -> int:
     """Examples in a part of `n` of `data`: `size`, or as many as `PART` numbers allow."""
-    most = max(1, PART // max(1, int(np.prod(_example(data)[0]))))
+    most = max(1, PART // max(1, int(np.prod(_shape(data)))))
     return round_up(min(size, n, most))
 
 

@@ -18,7 +18,6 @@ from ssljax.evals.evaluator import Evaluator
 from ssljax.evals.feature_nets import FeatureNet
 from ssljax.evals.features import (
     check_shapes,
-    examples,
     extractor,
     gathered,
     put,
@@ -54,7 +53,7 @@ def generated(
     if fewest <= k:
         raise InputError(f"{fewest} images are too few to compare: {k + 1} or more are needed.")
     check_shapes(reference, test)
-    shape = examples(reference, 1).shape[1:]
+    shape = tuple(reference.shape)
     extract, size = extractor(features.apply, features.batch_size), features.batch_size
 
     @gathered

@@ -46,7 +46,7 @@ def likelihood(
     if len(indices) < 2:
         raise InputError(f"A likelihood needs 2 test images or more, not {len(indices)}.")
     # Each image is decoded `chunk` times at once.
-    batch_size = max(1, min(batch_size, 2 * PART // (chunk * examples(test, 1).size)))
+    batch_size = max(1, min(batch_size, 2 * PART // (chunk * int(np.prod(test.shape)))))
 
     @gathered
     def bounds(state, key, images):

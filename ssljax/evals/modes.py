@@ -1,4 +1,4 @@
-"""Modes: how many of a mixture's Gaussians does a generator reach, and how many of its samples belong to one?"""
+"""Modes: how many Gaussians of a mixture does a generator reach, and how good are its samples?"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from ssljax.errors import InputError
+from ssljax.evals.evaluator import Evaluator
 from ssljax.evals.features import gathered, Tree
 
 
@@ -18,39 +19,56 @@ def modes(
     sigma: float,
     n: int = 2500,
     seed: int = 0,
-) -> Callable[[Tree], Mapping[str, Any]]:
-    """`modes` and `high_quality` of `n` samples `draw(state, key, n)`, (n, 2), and a picture of them over the centres.
+) -> Evaluator:
+    """`modes` and `high_quality` of `n` samples `draw(state, key, n)`, (n, 2), and a picture.
 
-    The ceilings are the number of centres and, for samples of the mixture itself, 98.9 % (1 - exp(-9/2)). The measures
-    of Srivastava et al., 2017, arXiv:1705.07761, section 4.1, as Lin et al., 2017, arXiv:1712.04086, take them.
+    The ceilings are the number of centres and, for samples of the mixture itself, 98.9 %
+    (1 - exp(-9/2)). As in Srivastava et al., 2017, arXiv:1705.07761, section 4.1, and Lin et al.,
+    2017, arXiv:1712.04086. InputError if samples are not (n, 2), or not finite.
     """
-    run = gathered(lambda state: draw(state, jax.random.key(seed), n))
+
+    @gathered
+    def run(state):
+        points = draw(state, jax.random.key(seed), n)
+        if points.shape != (n, centres.shape[1]):
+            raise InputError(
+                f"Samples must be of shape {(n, centres.shape[1])}, not {points.shape}."
+            )
+        return points
 
     def evaluate(state: Tree) -> Mapping[str, Any]:
         points = np.asarray(run(state))
         count, percent = recovered(points, centres, sigma)
-        return {"modes": count, "high_quality": percent, "samples": picture(points, centres)}
+        return {"modes": count, "high_quality": percent, "samples": mode_picture(points, centres)}
 
-    return evaluate
+    return Evaluator(
+        evaluate,
+        better={"modes": "higher", "high_quality": "higher"},
+        trace=lambda state: jax.eval_shape(run, state),
+    )
 
 
 def recovered(points: np.ndarray, centres: np.ndarray, sigma: float) -> tuple[int, float]:
-    """The number of `centres` (k, d) that are the nearest of a point within 3 `sigma` of them, and the percentage of
-    such points among `points` (n, d). InputError if a point is not finite."""
+    """Number of modes reached, and percent of `points` (n, d) that are within 3 `sigma` of one.
+
+    A mode is reached if it is the nearest of `centres` (k, d) to such a point. InputError if a
+    point is not finite.
+    """
     if not np.isfinite(points).all():
-        raise InputError(
-            f"{len(points) - np.isfinite(points).all(1).sum()} of {len(points)} points are not finite."
-        )
+        bad = len(points) - np.isfinite(points).all(1).sum()
+        raise InputError(f"{bad} of {len(points)} points are not finite.")
     distance, nearest = KDTree(centres).query(points)
     good = distance < 3 * sigma
     return len(np.unique(nearest[good])), 100 * float(good.mean())
 
 
-def picture(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """`points` (n, 2) in blue over rings at `centres` (k, 2), (H, W, 3) uint8; points far outside are not shown."""
-    from matplotlib.backends.backend_agg import (
-        FigureCanvasAgg,
-    )  # Slow imports, not needed before the end.
+def mode_picture(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """`points` (n, 2) in blue over rings at `centres` (k, 2), (H, W, 3) uint8.
+
+    Points far outside are not shown.
+    """
+    # Slow imports, not needed before the end.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 6), dpi=100, layout="constrained")

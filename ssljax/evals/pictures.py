@@ -1,4 +1,4 @@
-"""Pictures to look at: maps of features, augmented views, samples, reconstructions and the way between images."""
+"""Pictures: maps of features, augmented views, samples, reconstructions and interpolations."""
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
@@ -9,41 +9,55 @@ from jax import Array
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.evals.features import Encode, extractor, gathered, put, subset, Tree
+from ssljax.evals.evaluator import Evaluator
+from ssljax.evals.features import (
+    Encode,
+    examples,
+    extractor,
+    gathered,
+    put,
+    subset,
+    trace_features,
+    Tree,
+)
 
 
-def feature_map(
-    encode: Encode,
-    test: Any,
-    n: int = 1000,
-    seed: int = 0,
-) -> Callable[[Tree], Mapping[str, np.ndarray]]:
-    """`map`: the features of `n` images of `test` in the plane by t-SNE, coloured by class, (H, W, 3) uint8.
+def feature_map(encode: Encode, test: Any, n: int = 1000, seed: int = 0) -> Evaluator:
+    """`map`: t-SNE of the features of `n` images of `test`, coloured by class, (H, W, 3) uint8.
 
-    InputError if there are fewer than 5 images.
+    Fewer images are taken where there are fewer. InputError for an empty set.
     """
     extract, indices = extractor(encode), subset(test, n, seed)
-    if len(indices) < 5:
-        raise InputError(f"A map of {len(indices)} images shows nothing: 5 or more are needed.")
+    if not len(indices):
+        raise InputError("A set to evaluate on is empty.")
 
     def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
         points = _plane(extract(state, test, indices))
         return {"map": scatter(points, test.labels[indices], test.class_names)}
 
-    return evaluate
+    return Evaluator(
+        evaluate,
+        pictures=True,
+        trace=lambda state: trace_features(encode, state, test),
+        encode=encode,
+        queries=test,
+    )
 
 
 def views(
     show: Callable[[Array, Array], Array], data: Any, n: int = 8, draws: int = 8, seed: int = 0
-) -> Callable[[Tree], Mapping[str, np.ndarray]]:
-    """`views`: a row for each of `n` images of `data`, the original, then `draws` independent `show`s.
+) -> Evaluator:
+    """`views`: a row for each of `n` images of `data`: the original, then `draws` of `show`.
 
-    `show(key, images)` takes (n, H, W, C) uint8 and returns floats in [0, 1], of whatever size it likes.
+    `show(key, images)` takes (n, H, W, C) uint8 and returns floats in [0, 1] of any size.
     """
     indices = subset(data, n, seed)
-    run = gathered(
-        lambda key, images: jax.vmap(lambda key: show(key, images))(jax.random.split(key, draws))
-    )
+
+    @gathered
+    def run(key, images):
+        drawn = jax.vmap(lambda key: show(key, images))(jax.random.split(key, draws))
+        _check_pictures("Views", drawn.shape[1:], len(images))
+        return drawn
 
     @functools.cache  # It doesn't depend on the state.
     def picture() -> np.ndarray:
@@ -55,39 +69,64 @@ def views(
             first = np.asarray(jax.image.resize(first, size, "linear"))
         return grid(np.concatenate([_colour(first)[:, None], _colour(drawn)], axis=1))
 
-    return lambda state: {"views": picture()}
+    def trace(state: Tree) -> None:
+        images = examples(data, len(indices))
+        _check_pictures("Images", images.shape, len(indices))
+        jax.eval_shape(run, jax.random.key(seed), images)
+
+    return Evaluator(lambda state: {"views": picture()}, pictures=True, trace=trace, queries=data)
 
 
 def samples(
     draw: Callable[[Tree, Array, int], Array], rows: int = 8, columns: int = 8, seed: int = 0
-) -> Callable[[Tree], Mapping[str, np.ndarray]]:
-    """`samples`: a grid of `draw(state, key, n)`, (n, H, W, 1 or 3) in [0, 1], of the same noise each time."""
-    run = gathered(lambda state: draw(state, jax.random.key(seed), rows * columns))
+) -> Evaluator:
+    """`samples`: a grid of `draw(state, key, n)`, (n, H, W, 1 or 3) in [0, 1].
+
+    The noise is the same each time.
+    """
+
+    @gathered
+    def run(state):
+        images = draw(state, jax.random.key(seed), rows * columns)
+        _check_pictures("Samples", images.shape, rows * columns)
+        return images
 
     def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
         images = np.asarray(run(state))
         return {"samples": grid(images.reshape(rows, columns, *images.shape[1:]))}
 
-    return evaluate
+    return Evaluator(evaluate, pictures=True, trace=lambda state: jax.eval_shape(run, state))
 
 
 def compared(
     show: Callable[[Tree, Array, Array], Sequence[Array]], data: Any, n: int = 8, seed: int = 0
-) -> Callable[[Tree], Mapping[str, np.ndarray]]:
-    """`compared`: a column for each of `n` images of `data`, the image on top and below it what `show` makes of it.
+) -> Evaluator:
+    """`compared`: a column for each of `n` images of `data`, above what `show` makes of it.
 
-    `show(state, key, images)` takes (n, H, W, C) uint8 and returns one or more (n, H, W, 1 or 3) in [0, 1]: what the net
-    is given, for instance, and what it answers.
+    `show(state, key, images)` takes (n, H, W, C) uint8 and returns one or more (n, H, W, 1 or 3) in
+    [0, 1]: the net's input, for instance, and its output. There are fewer columns where there are
+    fewer images.
     """
     indices = subset(data, n, seed)
-    run = gathered(lambda state, images: tuple(show(state, jax.random.key(seed), images)))
+
+    @gathered
+    def run(state, images):
+        shown = tuple(show(state, jax.random.key(seed), images))
+        for x in shown:
+            _check_pictures("Pictures", x.shape, len(images), images.shape[1:3])
+        return shown
 
     def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
         images = data.read(indices)["image"]
         rows = [images / np.float32(255), *map(np.asarray, run(state, put(images)))]
         return {"compared": grid(np.stack([_colour(r) for r in rows]))}
 
-    return evaluate
+    def trace(state: Tree) -> None:
+        images = examples(data, len(indices))
+        _check_pictures("Images", images.shape, len(indices))
+        jax.eval_shape(run, state, images)
+
+    return Evaluator(evaluate, pictures=True, trace=trace, queries=data)
 
 
 def interpolations(
@@ -97,37 +136,56 @@ def interpolations(
     rows: int = 8,
     columns: int = 9,
     seed: int = 0,
-) -> Callable[[Tree], Mapping[str, np.ndarray]]:
-    """`interpolations`: `decode(state, z)` along straight lines between the codes `encode(state, images)`, (n, d), of
-    pairs of images; the images themselves are the first and last of each row."""
+) -> Evaluator:
+    """`interpolations`: `decode(state, z)` on straight lines between codes of pairs of images.
+
+    The codes are `encode(state, images)`, (n, d); the images themselves are the first and last of
+    each row. There are fewer rows where there are fewer images; InputError for fewer than two.
+    """
+    rows = min(rows, len(data) // 2)
+    if rows < 1:
+        raise InputError(f"Interpolations need 2 images or more, not {len(data)}.")
     indices = subset(data, 2 * rows, seed)
 
-    def line(state, images):
+    @gathered
+    def run(state, images):
         z = encode(state, images)
         a, b = z[:rows], z[rows : 2 * rows]
         t = jax.numpy.linspace(0, 1, columns)[None, :, None]
         drawn = decode(state, ((1 - t) * a[:, None] + t * b[:, None]).reshape(rows * columns, -1))
+        _check_pictures("Decoded images", drawn.shape, rows * columns, images.shape[1:3])
         return drawn.reshape(rows, columns, *drawn.shape[1:])
-
-    run = gathered(line)
 
     def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
         images = data.read(indices)["image"]
-        ends = (images / np.float32(255)).reshape(2, rows, 1, *images.shape[1:])
-        return {
-            "interpolations": grid(
-                np.concatenate([ends[0], np.asarray(run(state, put(images))), ends[1]], axis=1)
-            )
-        }
+        a, b = _colour(images / np.float32(255)).reshape(2, rows, 1, *images.shape[1:3], 3)
+        between = _colour(np.asarray(run(state, put(images))))
+        return {"interpolations": grid(np.concatenate([a, between, b], axis=1))}
 
-    return evaluate
+    def trace(state: Tree) -> None:
+        images = examples(data, len(indices))
+        _check_pictures("Images", images.shape, len(indices))
+        jax.eval_shape(run, state, images)
+
+    return Evaluator(evaluate, pictures=True, trace=trace, queries=data)
 
 
 def filters(
     weights: Callable[[Tree], Array], shape: tuple[int, int, int], n: int = 64, columns: int = 16
-) -> Callable[[Tree], Mapping[str, np.ndarray]]:
-    """`filters`: the first `n` columns of `weights(state)`, (H*W*C, d), as images of `shape`, each scaled to [0, 1]."""
-    run = gathered(lambda state: weights(state)[:, :n].T)
+) -> Evaluator:
+    """`filters`: the first `n` columns of `weights(state)`, (H*W*C, d), as images of `shape`.
+
+    Each is scaled to [0, 1].
+    """
+
+    _check_pictures("Filters", (n, *shape), n)
+
+    @gathered
+    def run(state):
+        w = weights(state)
+        if w.ndim != 2 or len(w) != np.prod(shape):
+            raise InputError(f"Weights (H*W*C, d) of images {shape} are needed, not {w.shape}.")
+        return w[:, :n].T
 
     def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
         w = np.asarray(run(state))
@@ -136,13 +194,26 @@ def filters(
         w = np.pad(w, ((0, -len(w) % columns), (0, 0)), constant_values=1)
         return {"filters": grid(w.reshape(-1, columns, *shape))}
 
-    return evaluate
+    return Evaluator(evaluate, pictures=True, trace=lambda state: jax.eval_shape(run, state))
+
+
+def _check_pictures(
+    what: str, shape: tuple[int, ...], n: int, size: tuple[int, ...] | None = None
+) -> None:
+    """InputError unless a shape is (n, H, W, 1 or 3), with H and W as in `size`, if given."""
+    fits = len(shape) == 4 and shape[0] == n and shape[3] in (1, 3)
+    if not fits or (size is not None and shape[1:3] != size):
+        height, width = size or ("H", "W")
+        raise InputError(
+            f"{what} must be of shape ({n}, {height}, {width}, 1 or 3) to be shown, not {shape}."
+        )
 
 
 def grid(images: np.ndarray, cell: int = 64, gap: int = 2) -> np.ndarray:
-    """Images (rows, columns, H, W, 1 or 3), uint8 or floats in [0, 1], as one picture, (H', W', 3) uint8.
+    """One picture (H', W', 3) uint8 of images (rows, columns, H, W, 1 or 3).
 
-    Each is enlarged by a whole number until its sides are `cell` pixels or more. InputError on another shape.
+    Images are uint8 or floats in [0, 1]; each is enlarged by a whole number until its sides are
+    `cell` pixels or more. InputError for another shape.
     """
     images = np.asarray(images)
     if images.ndim != 5 or images.shape[-1] not in (1, 3):
@@ -160,9 +231,8 @@ def grid(images: np.ndarray, cell: int = 64, gap: int = 2) -> np.ndarray:
 
 def scatter(points: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
     """Points (n, 2) coloured by class, with a legend of up to 20 names, (H, W, 3) uint8."""
-    from matplotlib import (
-        colormaps,
-    )  # Here and below: slow imports, which the first step need not wait for.
+    # Here and below: slow imports, which the first step need not wait for.
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -180,24 +250,29 @@ def scatter(points: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndar
 
 
 def _plane(z: np.ndarray) -> np.ndarray:
-    """t-SNE of `z` (n, d) after PCA to 30 dimensions, started from the first two: (n, 2)."""
+    """t-SNE of `z` (n, d) after PCA to 30 dimensions, started from the first two: (n, 2).
+
+    Fewer than 5 points, too few for t-SNE, are placed by PCA.
+    """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
     z = np.pad(z, ((0, 0), (0, max(0, 2 - z.shape[1])))).astype(np.float64)
-    with np.errstate(
-        invalid="ignore"
-    ):  # Where all rows are alike it divides 0 by 0, for a number not used.
+    if len(z) == 1:
+        return np.zeros((1, 2))
+    # Where all rows are alike it divides 0 by 0, for a number that is not used.
+    with np.errstate(invalid="ignore"):
         z = PCA(min(30, *z.shape), random_state=0).fit_transform(z)
-    start = (
-        1e-4 * z[:, :2] / max(z[:, 0].std(), np.finfo(float).tiny)
-    )  # init="pca", which fails at collapse.
-    with threadpool_limits(1):  # Its threads spin: 7 times slower on 2 cores that others use too.
-        return TSNE(perplexity=min(30, (len(z) - 1) / 3), init=start, random_state=0).fit_transform(
-            z
-        )
+    if len(z) < 5:
+        return z[:, :2]
+    # init="pca" fails at a collapse.
+    start = 1e-4 * z[:, :2] / max(z[:, 0].std(), np.finfo(float).tiny)
+    tsne = TSNE(perplexity=min(30, (len(z) - 1) / 3), init=start, random_state=0)
+    # One thread: sklearn's threads spin, 7 times slower on 2 cores that other programs use too.
+    with threadpool_limits(1):
+        return tsne.fit_transform(z)
 
 
 def _colour(images: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(images, images.shape[:-1] + (3,))
+    return np.broadcast_to(images, (*images.shape[:-1], 3))

@@ -1,29 +1,29 @@
-"""What a recurrent language model knows: its perplexity over a whole text, with the state carried through, a text that
-it writes, and how far back its gradient reaches."""
+"""Recurrent language models: perplexity of a whole text with the state carried through, a sample,
+and how far back the gradient reaches."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax import signals
 from ssljax.data.token_feeds import Tokenized
 from ssljax.errors import InputError
+from ssljax.evals.evaluator import Evaluator
 from ssljax.evals.features import gathered, put, Tree
 from ssljax.evals.lag import gradient_by_lag
-from ssljax.evals.perplexity import told
+from ssljax.evals.perplexity import BETTER, FLOORS, perplexity_numbers
 from ssljax.models.rnn import CELLS, nats, RNNLanguageModel
 
 
-def perplexity(
-    net: RNNLanguageModel, text: Tokenized, length: int = 500
-) -> Callable[[Tree], Mapping[str, float]]:
-    """The perplexity of `text.test`, read once from first to last, `length` at a time, and what else
-    `evals.perplexity.told` makes of it; InputError if there are fewer than two tokens.
+def recurrent_perplexity(net: RNNLanguageModel, text: Tokenized, length: int = 500) -> Evaluator:
+    """The numbers of `perplexity_numbers` for `text.test`, read once from first to last.
+
+    `length` tokens are read at a time. InputError for less than two tokens.
     """
-    tell, n = told(text), len(text.test) - 1
+    numbers, n = perplexity_numbers(text), len(text.test) - 1
     length = min(length, n)
     padded = np.pad(text.test, (0, -n % length))
     run = gathered(lambda params, tokens, carry: nats(net, params, tokens, carry)[::2])
@@ -31,21 +31,26 @@ def perplexity(
     def evaluate(state: Tree) -> Mapping[str, float]:
         total, carry = 0.0, jax.tree.map(put, jax.device_get(net.rnn.zeros(1)))
         for at in range(0, n, length):
+            signals.check()
             found, carry = run(state.params, put(padded[None, at : at + length + 1]), carry)
             total += float(np.asarray(found, np.float64)[0, : n - at].sum())
-        return tell(total)
+        return numbers(total)
 
-    return evaluate
+    def trace(state: Tree) -> None:
+        tokens = jax.ShapeDtypeStruct((1, length + 1), padded.dtype)
+        jax.eval_shape(run, state.params, tokens, net.rnn.zeros(1))
+
+    return Evaluator(evaluate, better=BETTER, floors=FLOORS, trace=trace, queries=text)
 
 
-def sample(
+def recurrent_sample(
     net: RNNLanguageModel,
     first: int,
     decode: Callable[[list[int]], str],
     n: int = 200,
     seed: int = 0,
-) -> Callable[[Tree], Mapping[str, str]]:
-    """`sample`: `n` tokens drawn one after the other, the first of them after `first`, as `decode` writes them."""
+) -> Evaluator:
+    """`sample`: a text of `n` tokens, sampled one after the other from token `first` on."""
 
     @gathered
     def draw(params):
@@ -58,14 +63,21 @@ def sample(
         start = jnp.array([first], jnp.int32), net.rnn.zeros(1)
         return jax.lax.scan(step, start, jax.random.split(jax.random.key(seed), n))[1]
 
-    return lambda state: {"sample": decode(np.asarray(draw(state.params)).tolist())}
+    return Evaluator(
+        lambda state: {"sample": decode(np.asarray(draw(state.params)).tolist())},
+        pictures=True,
+        trace=lambda state: jax.eval_shape(draw, state.params),
+    )
 
 
-def gradients(
+def recurrent_gradients(
     net: RNNLanguageModel, test: np.ndarray, times: int = 64, n: int = 16
-) -> Callable[[Tree], Mapping[str, Any]]:
-    """`gradient_by_lag` of the net as it is trained, and of one of each cell as it begins, on `n` stretches of
-    `test`."""
+) -> Evaluator:
+    """`gradient_by_lag` of the net as trained, and of untrained nets of each cell.
+
+    Measured on `n` stretches of `test`, of `times` tokens, or fewer where the text is shorter.
+    InputError for less than 4 tokens.
+    """
     times = min(times, len(test) - 1)
     if times < 3:
         raise InputError(
@@ -84,7 +96,6 @@ def gradients(
         other = net.clone(rnn=replace(net.rnn, cell=cell))
         return of(other, lambda state: other.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
 
-    nets = {"trained": of(net, lambda state: state.params)} | {
-        f"{c}_untrained": untrained(c) for c in CELLS
-    }
+    nets = {"trained": of(net, lambda state: state.params)}
+    nets |= {f"{c}_untrained": untrained(c) for c in CELLS}
     return gradient_by_lag(nets, np.stack([test[at], test[at + 1]], axis=-1))

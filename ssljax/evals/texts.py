@@ -1,4 +1,4 @@
-"""Texts to read: samples of a language model, and what of a set is nearest to what."""
+"""Texts to read: samples of a language model, and the nearest neighbours of documents."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,24 +7,43 @@ import jax
 from jax import Array
 import numpy as np
 
-from ssljax.evals.features import Encode, extractor, gathered, Tree
+from ssljax.errors import InputError
+from ssljax.evals.evaluator import Evaluator
+from ssljax.evals.features import Encode, extractor, gathered, trace_features, Tree
 from ssljax.evals.knn import neighbours
 
 
-def samples(
+def text_samples(
     draw: Callable[[Tree, Array], Array], decode: Callable[[Sequence[int]], str], seed: int = 0
-) -> Callable[[Tree], Mapping[str, str]]:
-    """`samples`: each row of `draw(state, key)`, (n, t) tokens, as `decode` reads it; the key is the same each time."""
-    run = gathered(lambda state: draw(state, jax.random.key(seed)))
-    return lambda state: {
-        "samples": "\n\n".join(decode(row.tolist()) for row in np.asarray(run(state)))
-    }
+) -> Evaluator:
+    """`samples`: each row of `draw(state, key)`, (n, t) tokens, decoded.
+
+    The key is the same each time.
+    """
+
+    @gathered
+    def run(state):
+        tokens = draw(state, jax.random.key(seed))
+        if tokens.ndim != 2:
+            raise InputError(f"Samples must be rows of tokens (n, t), not {tokens.shape}.")
+        return tokens
+
+    def evaluate(state: Tree) -> Mapping[str, str]:
+        rows = np.asarray(run(state))
+        return {"samples": "\n\n".join(decode(row.tolist()) for row in rows)}
+
+    return Evaluator(evaluate, pictures=True, trace=lambda state: jax.eval_shape(run, state))
 
 
-def nearest(
+def nearest_texts(
     encode: Encode, data: Any, titles: Sequence[str], n: int = 12, seed: int = 0
-) -> Callable[[Tree], Mapping[str, str]]:
-    """`nearest`: a table of `n` of `data`, drawn once, and the `titles` of the three others nearest to each."""
+) -> Evaluator:
+    """`nearest`: a table of `n` of `data`, drawn once, with the `titles` of their nearest three.
+
+    InputError unless there is a title for each.
+    """
+    if len(titles) != len(data) or not len(data):
+        raise InputError(f"{len(data)} documents have {len(titles)} titles: give one for each.")
     extract, width = extractor(encode), max(map(len, titles))
     asked = np.sort(np.random.default_rng(seed).permutation(len(data))[:n])
 
@@ -32,9 +51,15 @@ def nearest(
         z = extract(state, data)
         sims, index = neighbours(z, z[asked], min(4, len(z)))
         lines = []
-        for i, row, near in zip(asked, sims, index):
-            others = [f"{titles[j]} {s:.2f}" for j, s in zip(near, row) if j != i][:3]
+        for i, row, near in zip(asked, sims, index, strict=True):
+            others = [f"{titles[j]} {s:.2f}" for j, s in zip(near, row, strict=True) if j != i][:3]
             lines.append(f"{titles[i]:{width}}  {', '.join(others)}")
         return {"nearest": "\n".join(lines)}
 
-    return evaluate
+    return Evaluator(
+        evaluate,
+        pictures=True,
+        trace=lambda state: trace_features(encode, state, data),
+        encode=encode,
+        queries=data,
+    )

@@ -1,19 +1,22 @@
-"""Vectors of words against what people say of words: likeness, analogies, and neighbours to read."""
+"""Word vectors against people's judgements: similarity, analogies, and neighbours to read."""
 
 from collections.abc import Callable, Mapping, Sequence
 import os
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 from scipy.stats import spearmanr
 
+from ssljax import signals
 from ssljax.errors import InputError
+from ssljax.evals.evaluator import Evaluator
 from ssljax.losses.infonce import normalize
 
 Tree = Any
-Vectors = Callable[[Tree], Any]  # state -> (words, d), a row for each of the vocabulary's.
-RESTRICT = 30_000  # The most frequent words are what answers of analogies are looked for in.
+Vectors = Callable[[Tree], Any]  # state -> (words, d), a row for each word of the vocabulary
+RESTRICT = 30_000  # Answers of analogies are looked for among so many of the most frequent words.
 LEAST = 20  # Pairs or questions; a number from fewer says nothing.
 
 
@@ -23,24 +26,21 @@ def word_tests(
     wordsim: str = "",
     simlex: str = "",
     questions: str = "",
-) -> dict[str, Callable[[Tree], Mapping[str, float]]]:
-    """The evaluators of WordSim-353, SimLex-999 and the analogies of questions-words.txt, where these are there.
+) -> dict[str, Evaluator]:
+    """Evaluators of WordSim-353, SimLex-999 and the analogies of questions-words.txt.
 
-    A file that is not given is looked for in files/ where TFDS keeps its data; a note says what is left out. InputError
-    where a given one is missing or of another form.
+    A file that is not given is looked for in files/ where TFDS keeps its data; a note says which
+    test is left out. InputError where a given file is missing or has another form.
     """
-    data = (
-        pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-        / "files"
-    )
+    folder = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     files = {
         "wordsim": (wordsim, "wordsim353.tsv"),
         "simlex": (simlex, "simlex999.txt"),
         "questions": (questions, "questions-words.txt"),
     }
-    made = {}
+    tests = {}
     for name, (given, usual) in files.items():
-        path = pathlib.Path(given).expanduser() if given else data / usual
+        path = pathlib.Path(given).expanduser() if given else folder / "files" / usual
         if not path.is_file():
             if given:
                 raise InputError(f"There is no file {given}: check --{name}.")
@@ -51,22 +51,25 @@ def word_tests(
         lower = [[w.lower() for w in case[:-1]] for case in cases]
         if (covered := sum(known.issuperset(case) for case in lower)) < LEAST:
             print(
-                f"Note: {name} is left out: the vocabulary has the words of {covered} of its {len(cases)} cases."
+                f"Note: {name} is left out: the vocabulary has the words of {covered} of its "
+                f"{len(cases)} cases."
             )
-        else:
-            made[name] = (analogies if name == "questions" else similarity)(
-                vectors, vocabulary, cases
-            )
-    return made
+            continue
+        test = analogies if name == "questions" else similarity
+        tests[name] = test(vectors, vocabulary, cases)
+    return tests
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path} can't be read as a text in UTF-8 ({e}).") from e
 
 
 def read_pairs(path: pathlib.Path) -> list[tuple[str, str, float]]:
-    """Two words and their likeness a line, with tabs between; lines that begin with # are skipped."""
-    rows = [
-        line.split("\t")
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line and line[0] != "#"
-    ]
+    """Lines of two words and a score, separated by tabs; lines that begin with # are skipped."""
+    rows = [line.split("\t") for line in _lines(path) if line and line[0] != "#"]
     try:
         return [(a, b, float(score)) for a, b, score in rows]
     except ValueError:
@@ -76,9 +79,12 @@ def read_pairs(path: pathlib.Path) -> list[tuple[str, str, float]]:
 
 
 def read_questions(path: pathlib.Path) -> list[tuple[str, str, str, str, str]]:
-    """Four words of `a b c d` (a is to b as c is to d), and the section, which a line with a colon opens."""
+    """Lines `a b c d` (a is to b as c is to d), each with its section.
+
+    A line that begins with a colon opens a section.
+    """
     section, found = "", []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in _lines(path):
         if line.startswith(":"):
             section = line[1:].strip()
         elif line.strip():
@@ -94,15 +100,21 @@ def similarity(
     vectors: Vectors,
     vocabulary: Sequence[str],
     pairs: Sequence[tuple[str, str, float]],
-) -> Callable[[Tree], Mapping[str, float]]:
-    """Spearman's correlation of cosines with people's scores, of the pairs in the vocabulary: `coverage` percent."""
+) -> Evaluator:
+    """`spearman`: Spearman's correlation of cosines with people's scores of pairs of words.
+
+    Pairs with words that are not in the vocabulary are left out: `coverage` is the percent that
+    remains. InputError if fewer than two remain.
+    """
     row = {w: i for i, w in enumerate(vocabulary)}
     known = [
         (row[a], row[b], score)
         for a, b, score in ((a.lower(), b.lower(), s) for a, b, s in pairs)
         if a in row and b in row
     ]
-    left, right, score = map(np.array, zip(*known))
+    if len(known) < 2:
+        raise InputError(f"The vocabulary has both words of {len(known)} of {len(pairs)} pairs.")
+    left, right, score = map(np.array, zip(*known, strict=True))
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         x = unit(vectors(state))
@@ -111,7 +123,11 @@ def similarity(
             "coverage": 100 * len(known) / len(pairs),
         }
 
-    return evaluate
+    return Evaluator(
+        evaluate,
+        better={"spearman": "higher"},
+        trace=lambda state: _check_vectors(vectors, state, vocabulary),
+    )
 
 
 def analogies(
@@ -119,11 +135,13 @@ def analogies(
     vocabulary: Sequence[str],
     questions: Sequence[tuple[str, str, str, str, str]],
     restrict: int = RESTRICT,
-) -> Callable[[Tree], Mapping[str, float]]:
-    """Percent of analogies solved by 3CosAdd: the word nearest to b - a + c, but for these, among the first `restrict`.
+) -> Evaluator:
+    """Percent of analogies solved by 3CosAdd: the word nearest to b - a + c, except a, b and c.
 
-    Mikolov et al., 2013, arXiv:1301.3781, section 4. Questions with other words are left out: `coverage` is the percent
-    that remain. Vocabularies are ordered by frequency. `syntactic` are the sections gram..., `semantic` the others.
+    Mikolov et al., 2013, arXiv:1301.3781, section 4. Answers are among the first `restrict` words
+    of the vocabulary, which is ordered by frequency; questions with other words are left out, and
+    `coverage` is the percent that remains. `syntactic` are the sections gram..., `semantic` the
+    others. InputError if no question remains.
     """
     row = {w: i for i, w in enumerate(vocabulary[:restrict])}
     lower = [([w.lower() for w in q[:4]], q[4]) for q in questions]
@@ -132,12 +150,15 @@ def analogies(
         for q, section in lower
         if row.keys() >= set(q)
     ]
+    if not known:
+        raise InputError(f"The vocabulary has the words of none of {len(questions)} analogies.")
     at, syntactic = np.array([q for q, _ in known]), np.array([s for _, s in known])
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         x = unit(vectors(state))[:restrict]
         solved = []
         for a, b, c, d in (part.T for part in np.array_split(at, -(-len(at) // 512))):
+            signals.check()
             cosines = (x[b] - x[a] + x[c]) @ x.T
             for asked in (a, b, c):
                 cosines[np.arange(len(a)), asked] = -np.inf
@@ -148,36 +169,54 @@ def analogies(
             kind: 100 * solved[these].mean() for kind, these in kinds.items() if these.any()
         }
 
-    return evaluate
+    return Evaluator(
+        evaluate,
+        better=dict.fromkeys(("accuracy", "semantic", "syntactic"), "higher"),
+        trace=lambda state: _check_vectors(vectors, state, vocabulary),
+    )
 
 
-def nearest(
+def nearest_words(
     vectors: Vectors,
     vocabulary: Sequence[str],
     queries: Sequence[str] = (),
     k: int = 8,
-) -> Callable[[Tree], Mapping[str, str]]:
-    """A table of the `k` words nearest to each of `queries` by cosine, by default of 16 between common and rare."""
-    ranks = np.unique(
-        np.geomspace(min(50, len(vocabulary) - 1), len(vocabulary) - 1, 24).astype(int)
-    )[:16]
+) -> Evaluator:
+    """`words`: a table of the `k` words nearest to each of `queries` by cosine.
+
+    Queries that are not in the vocabulary are left out; by default there are 16, from common to
+    rare words.
+    """
+    last = len(vocabulary) - 1
+    ranks = np.unique(np.geomspace(max(1, min(50, last)), max(1, last), 24).astype(int))[:16]
+    ranks = np.minimum(ranks, last)
     at = [vocabulary.index(w) for w in queries if w in vocabulary] or list(ranks)
 
     def evaluate(state: Tree) -> Mapping[str, str]:
         x = unit(vectors(state))
         cosines = x[at] @ x.T
         cosines[np.arange(len(at)), at] = -np.inf
-        best = np.argsort(-cosines, -1)[:, :k]
+        best = np.argsort(-cosines, -1)[:, : min(k, last)]
         width = max(len(vocabulary[i]) for i in at)
-        return {
-            "words": "\n".join(
-                f"{vocabulary[i]:{width}}  "
-                + ", ".join(f"{vocabulary[j]} {cosines[r, j]:.2f}" for j in best[r])
-                for r, i in enumerate(at)
-            )
-        }
+        lines = []
+        for r, i in enumerate(at):
+            near = [f"{vocabulary[j]} {cosines[r, j]:.2f}" for j in best[r]]
+            lines.append(f"{vocabulary[i]:{width}}  {', '.join(near)}")
+        return {"words": "\n".join(lines)}
 
-    return evaluate
+    return Evaluator(
+        evaluate,
+        pictures=True,
+        trace=lambda state: _check_vectors(vectors, state, vocabulary),
+    )
+
+
+def _check_vectors(vectors: Vectors, state: Tree, vocabulary: Sequence[str]) -> None:
+    shape = jax.eval_shape(vectors, state).shape
+    if len(shape) != 2 or shape[0] != len(vocabulary):
+        raise InputError(
+            f"Vectors must have a row for each of {len(vocabulary)} words, not be {shape}."
+        )
 
 
 def unit(x: Any) -> np.ndarray:

@@ -13,9 +13,9 @@ import jax
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 
 from ssljax.data import images
+from ssljax.evals.feature_nets import inception
 from ssljax.evals.features import extractor, subset
 from ssljax.evals.fid import comparison
-from ssljax.evals.inception import inception
 
 if __name__ == "__main__":
     net, n = inception(), int(sys.argv[1]) if len(sys.argv) > 1 else 50_000

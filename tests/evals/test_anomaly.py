@@ -6,7 +6,7 @@ import pytest
 
 from ssljax.data import images
 from ssljax.data.sources import OnDisk, rows
-from ssljax.evals.anomaly import anomaly, auroc, knn_distance, of_class
+from ssljax.evals.anomaly import anomaly_auroc, auroc, knn_distance, of_class
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,13 @@ def test_numbers_of_known_scores(digits):
     def known(state, x):  # 1 but for the test set's zeros.
         return state["sign"] * (1.0 - (x[:, None] == state["zeros"][None]).all((2, 3, 4)).any(1))
 
-    numbers = anomaly(known, normal, test, 0)(state)
+    numbers = anomaly_auroc(known, normal, test, 0)(state)
     assert numbers["auroc"] == 100 and 95 < numbers["pixels_knn"] <= 100
-    assert anomaly(known, normal, test, 0)({**state, "sign": jnp.float32(-1)})["auroc"] == 0
-    assert anomaly(lambda s, x: jnp.zeros(len(x)), normal, test, 0)({})["auroc"] == 50
-    wrong = anomaly(known, rows(train, np.flatnonzero(train.labels)), test, 0)(state)["pixels_knn"]
+    assert anomaly_auroc(known, normal, test, 0)({**state, "sign": jnp.float32(-1)})["auroc"] == 0
+    assert anomaly_auroc(lambda s, x: jnp.zeros(len(x)), normal, test, 0)({})["auroc"] == 50
+    wrong = anomaly_auroc(known, rows(train, np.flatnonzero(train.labels)), test, 0)(state)[
+        "pixels_knn"
+    ]
     assert wrong < 50  # Learned on all but zeros, a zero is what is strange.
 
 
@@ -61,9 +63,9 @@ def test_a_class_of_a_streamed_set(digits):
 def test_bad_sets_are_refused(digits):
     train, test = digits
     score = lambda state, x: jnp.zeros(len(x))
-    with pytest.raises(ValueError, match="of class 0 and of others"):
-        anomaly(score, train, of_class(test, 0), 0)
+    with pytest.raises(ValueError, match="of class 0 and of other"):
+        anomaly_auroc(score, train, of_class(test, 0), 0)
     with pytest.raises(ValueError, match="too few for 5000 neighbours"):
-        anomaly(score, train, test, 0, k=5000)
+        anomaly_auroc(score, train, test, 0, k=5000)
     with pytest.raises(ValueError, match="no images of class 11; its classes are 0 to 9"):
         of_class(train, 11)

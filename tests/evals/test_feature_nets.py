@@ -13,7 +13,7 @@ from experiments.supervised import supervised
 from ssljax import load, main, sharding
 from ssljax.checkpoint import Checkpoints
 from ssljax.data import images
-from ssljax.evals.accuracy import accuracy, recognised
+from ssljax.evals.accuracy import accuracy, accuracy_of_versions
 from ssljax.evals.feature_nets import classifier, feature_net, pixels
 from ssljax.evals.features import features, raw_pixels
 from ssljax.evals.fid import generated
@@ -93,7 +93,7 @@ def test_changed_images_are_named_by_it(workdir, test):
         x = x / jnp.float32(255)
         return {"": x[:, ::-1], "_of_dark": state * x, "_of_same": x}
 
-    numbers = recognised(versions, net, test)(jnp.float32(0.5))
+    numbers = accuracy_of_versions(versions, net, test)(jnp.float32(0.5))
     named = lambda x: np.argmax(net.logits(net.params, net.apply(net.params, x)), 1)
     by_hand = lambda x: float(100 * np.mean(np.asarray(named(x)) == test.labels))
     dark = np.round(test.image * np.float32(0.5)).astype(np.uint8)
@@ -108,8 +108,8 @@ def test_changed_images_are_named_by_it(workdir, test):
         and numbers["accuracy_of_same"] == numbers["accuracy_of_images"]
     )
     assert numbers["accuracy"] < numbers["accuracy_of_images"] - 20
-    with pytest.raises(ValueError, match="pixels names no classes"):
-        recognised(versions, pixels(), test)
+    with pytest.raises(ValueError, match="pixels is no classifier"):
+        accuracy_of_versions(versions, pixels(), test)
 
 
 def test_images_of_other_channels_are_refused(workdir):

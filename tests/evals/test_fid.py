@@ -1,6 +1,7 @@
-"""Distances between sets of features against closed forms, SciPy's matrix root, and the papers' equations as loops."""
+"""Distances of sets of features: closed forms, SciPy's matrix root, the papers' equations as loops."""
 
 from dataclasses import replace
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,19 @@ import scipy.linalg
 from ssljax import sharding
 from ssljax.data import images
 from ssljax.data.sources import Arrays
+from ssljax.errors import InputError
 from ssljax.evals.feature_nets import FeatureNet, pixels
 from ssljax.evals.features import raw_pixels
-from ssljax.evals.fid import comparison, frechet, generated, kid, moments, neighbour_radii, prdc
+from ssljax.evals.fid import (
+    comparison,
+    frechet,
+    generated,
+    kid,
+    Moments,
+    moments,
+    neighbour_radii,
+    prdc,
+)
 
 
 def covariance(rng, d, rank=None):
@@ -24,55 +35,104 @@ def covariance(rng, d, rank=None):
 # Fréchet distance
 
 
+def gaussian(mean, cov):
+    values, vectors = np.linalg.eigh(cov)
+    root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+    return Moments(np.asarray(mean, float), root)
+
+
+def frechet_of_covariances(mean1, cov1, mean2, cov2):
+    """The equation on d x d covariances, by eigenvalues in float64."""
+    values, vectors = np.linalg.eigh(cov1)
+    kept = values > len(values) * np.finfo(float).eps * values.max()
+    root = vectors[:, kept] * np.sqrt(values[kept])
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root.T @ cov2 @ root), 0)).sum()
+    return np.sum((mean1 - mean2) ** 2) + np.trace(cov1) + np.trace(cov2) - 2 * cross
+
+
 def test_frechet_of_known_gaussians():
     eye = np.eye(3)
-    assert frechet([0, 0, 0], eye, [3, 0, 4], eye) == pytest.approx(25)
-    assert frechet([1, 1, 1], 4 * eye, [1, 1, 1], 9 * eye) == pytest.approx(3 * (2 - 3) ** 2)
-    a, b = (
-        np.array([1.0, 4, 9]),
-        np.array([16.0, 1, 0]),
-    )  # Commuting: the sum of (sqrt a - sqrt b)^2.
+    assert frechet(gaussian([0, 0, 0], eye), gaussian([3, 0, 4], eye)) == pytest.approx(25)
+    scaled = [gaussian([1, 1, 1], c * eye) for c in (4, 9)]
+    assert frechet(*scaled) == pytest.approx(3 * (2 - 3) ** 2)
+    # Where they commute, the sum of (sqrt a - sqrt b)^2.
+    a, b = np.array([1.0, 4, 9]), np.array([16.0, 1, 0])
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    cov1, cov2 = (turn @ np.diag(x) @ turn.T for x in (a, b))
-    assert frechet(np.zeros(3), cov1, np.ones(3), cov2) == pytest.approx(
-        3 + np.sum((np.sqrt(a) - np.sqrt(b)) ** 2)
-    )
+    turned = [
+        gaussian(m, turn @ np.diag(x) @ turn.T) for m, x in ((np.zeros(3), a), (np.ones(3), b))
+    ]
+    assert frechet(*turned) == pytest.approx(3 + np.sum((np.sqrt(a) - np.sqrt(b)) ** 2))
     # In two dimensions tr (AB)^(1/2) = sqrt(tr AB + 2 sqrt(det AB)), by Cayley and Hamilton.
     rng = np.random.default_rng(1)
     a, b = covariance(rng, 2), covariance(rng, 2)
     cross = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
-    assert frechet([0, 0], a, [0, 0], b) == pytest.approx(np.trace(a) + np.trace(b) - 2 * cross)
+    found = frechet(gaussian([0, 0], a), gaussian([0, 0], b))
+    assert found == pytest.approx(np.trace(a) + np.trace(b) - 2 * cross)
 
 
 @pytest.mark.parametrize("d", [2, 17, 60])
-def test_frechet_is_what_scipys_root_gives(d):
+def test_frechet_equals_scipys_matrix_root(d):
     rng = np.random.default_rng(d)
     (m1, m2), c1, c2 = rng.normal(size=(2, d)), covariance(rng, d), covariance(rng, d)
     root = scipy.linalg.sqrtm(c1 @ c2)
     assert np.abs(root.imag).max() < 1e-6
     expected = np.sum((m1 - m2) ** 2) + np.trace(c1 + c2 - 2 * root.real)
-    assert frechet(m1, c1, m2, c2) == pytest.approx(expected, rel=1e-9)
-    assert frechet(m2, c2, m1, c1) == pytest.approx(expected, rel=1e-9)
+    a, b = gaussian(m1, c1), gaussian(m2, c2)
+    assert frechet(a, b) == pytest.approx(expected, rel=1e-9)
+    assert frechet(b, a) == pytest.approx(expected, rel=1e-9)
 
 
-def test_frechet_of_fewer_images_than_features():
-    """Singular covariances, where SciPy's root of the product has no meaning: by the singular values of the data."""
+@pytest.mark.parametrize("rank", [0, 7])
+@pytest.mark.parametrize(
+    "n1, n2, d",
+    [
+        (20, 20, 80),
+        (20, 50, 80),
+        (200, 20, 80),
+        (20, 200, 80),
+        (300, 200, 80),
+        (80, 81, 80),
+        (2, 5, 9),
+    ],
+)
+def test_frechet_without_covariances_equals_the_covariance_form(n1, n2, d, rank):
+    """More features than images, fewer, and one of each; of full rank and of low rank."""
+    rng = np.random.default_rng(n1 + n2)
+    a = rng.normal(size=(n1, d)) * np.geomspace(10, 0.1, d) + 100
+    b = rng.normal(size=(n2, d)) * np.geomspace(10, 0.1, d) + 101
+    if rank:
+        a, b = (
+            z @ np.linalg.qr(rng.normal(size=(d, rank)))[0] @ rng.normal(size=(rank, d))
+            for z in (a, b)
+        )
+    expected = frechet_of_covariances(
+        *(x for z in (a, b) for x in (z.mean(0), np.cov(z, rowvar=False)))
+    )
+    found = moments(a), moments(b)
+    for z, m in zip((a, b), found):
+        cov = np.cov(z, rowvar=False)
+        np.testing.assert_allclose(m.root.T @ m.root, cov, atol=1e-9 * np.abs(cov).max())
+        assert len(m.root) <= min(z.shape)
+    assert frechet(*found) == pytest.approx(expected, rel=1e-6)
+    assert frechet(found[0], found[0]) == pytest.approx(0, abs=1e-9 * np.sum(found[0].root ** 2))
+
+
+def test_frechet_of_many_features_needs_little_memory():
+    """60 images of 128 x 128 x 3 pixels: their covariance would take 18 GiB."""
     rng = np.random.default_rng(0)
-    a, b = (rng.normal(size=(20, 80)) * np.geomspace(10, 0.01, 80) for _ in range(2))
-    (m1, c1), (m2, c2) = moments(a), moments(b)
-    np.testing.assert_allclose(c1, np.cov(a, rowvar=False), atol=1e-12)
-    cross = np.linalg.svd(
-        (a - m1) @ (b - m2).T / 19, compute_uv=False
-    ).sum()  # Their nuclear norm is tr (c1 c2)^(1/2).
-    expected = np.sum((m1 - m2) ** 2) + np.trace(c1) + np.trace(c2) - 2 * cross
-    assert frechet(m1, c1, m2, c2) == pytest.approx(expected, rel=1e-7)
-    assert frechet(m1, c1, m1, c1) == pytest.approx(0, abs=1e-5)
-    assert frechet(m1, 0 * c1, m1, c1) == pytest.approx(np.trace(c1))
+    a, b = (rng.random((60, 128 * 128 * 3), np.float32) for _ in range(2))
+    tracemalloc.start()
+    distance = frechet(moments(a), moments(b))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.isfinite(distance) and peak < 2**28
 
 
-def test_frechet_of_numbers_not_finite_is_refused():
-    with pytest.raises(ValueError, match="finite"):
-        frechet([0, np.nan], np.eye(2), [0, 0], np.eye(2))
+def test_moments_of_too_few_or_of_nan_are_an_error():
+    with pytest.raises(InputError, match="finite"):
+        moments(np.array([[0, np.nan], [1, 2]]))
+    with pytest.raises(InputError, match="2 images or more, not 1"):
+        moments(np.ones((1, 3)))
 
 
 # Kernel distance
@@ -98,10 +158,10 @@ def test_kid_is_the_loop():
 
 def test_kids_error_is_the_scatter_of_fresh_samples():
     rng = np.random.default_rng(1)
-    found, told = np.array(
+    found, errors = np.array(
         [kid(rng.normal(size=(200, 8)), rng.normal(size=(200, 8)) + 0.2) for _ in range(60)]
     ).T
-    assert np.sqrt(np.mean(told**2)) == pytest.approx(found.std(ddof=1), rel=0.35)
+    assert np.sqrt(np.mean(errors**2)) == pytest.approx(found.std(ddof=1), rel=0.35)
 
 
 def test_kid_of_equal_distributions_is_zero_on_average():

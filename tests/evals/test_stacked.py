@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssljax.data import images
-from ssljax.evals.feature_nets import nearest
+from ssljax.evals.feature_nets import nearest_image_classifier
 from ssljax.evals.stacked import reached, stacked_modes
 
 
@@ -62,7 +62,7 @@ def test_labels_outside_are_refused():
 def test_stacks_of_real_digits(test):
     """A generator that stacks test digits reaches the floor; one that knows two digits reaches 2^3 modes."""
     labels, x = (
-        nearest(images("digits", "train")),
+        nearest_image_classifier(images("digits", "train")),
         jnp.asarray(test.image[..., 0] / np.float32(255)),
     )
 
@@ -72,7 +72,7 @@ def test_stacks_of_real_digits(test):
 
     evaluate = stacked_modes(draw, labels, test, n=6000)
     free = evaluate({"known": jnp.asarray(len(test)), "order": jnp.arange(len(test))})
-    right = free["named_rightly_nearest"]
+    right = free["labelled_rightly_nearest"]
     found = np.asarray(labels.apply(labels.params, test.image)).argmax(1)
     square = (
         (
@@ -99,7 +99,7 @@ def test_stacks_of_real_digits(test):
 
 
 def test_bad_stacks_are_a_sentence(test):
-    labels = nearest(test)
+    labels = nearest_image_classifier(test)
     with pytest.raises(ValueError, match="Stacks of 3 images are needed"):
         stacked_modes(lambda state, key, n: jnp.zeros((n, 8, 8, 1)), labels, test, n=100)({})
     with pytest.raises(ValueError, match="not finite"):

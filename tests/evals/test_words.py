@@ -8,7 +8,7 @@ import pytest
 from ssljax.errors import InputError
 from ssljax.evals.words import (
     analogies,
-    nearest,
+    nearest_words,
     read_pairs,
     read_questions,
     similarity,
@@ -86,7 +86,7 @@ def test_analogies_are_3cosadd(restrict):
 def test_nearest_words_can_be_read():
     x = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 2.0], [-1, 0.0]])
     words = ["day", "night", "sea", "ocean", "stone"]
-    table = nearest(lambda state: state, words, ["day", "ocean", "unheard"], 2)(x)["words"]
+    table = nearest_words(lambda state: state, words, ["day", "ocean", "unheard"], 2)(x)["words"]
     lines = table.splitlines()
     assert (
         len(lines) == 2

@@ -12,7 +12,7 @@ from scipy import stats
 
 from ssljax import InputError
 from ssljax.data.sources import Arrays
-from ssljax.evals.likelihood import latents, likelihood
+from ssljax.evals.likelihood import latent_use, likelihood
 from ssljax.losses.elbo import (
     dreg_bound,
     gaussian_log_prob,
@@ -179,7 +179,7 @@ def test_latents_count_the_ones_that_vary():
         x = images[:, 0, 0, 0] / 50.0 - 1.0
         return jnp.stack([2 * x, jnp.full_like(x, 3.0), 0 * x], 1), jnp.zeros((len(x), 3))
 
-    found = latents(posterior, data)({})
+    found = latent_use(posterior, data)({})
     assert found["active"] == 1 and found["dead"] == 2
     x = np.arange(100) / 50.0 - 1.0
     np.testing.assert_allclose(found["kl"], np.mean(2 * x**2) + 4.5, rtol=1e-5)

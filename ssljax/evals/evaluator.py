@@ -1,0 +1,53 @@
+"""Evaluator: a function of the state, with what a run needs to know of its numbers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flax.errors import ScopeParamShapeError
+
+from ssljax.errors import InputError
+
+Tree = Any
+Metrics = Mapping[str, Any]  # Numbers, pictures (H, W, 3) uint8, and texts, by name.
+Direction = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """`evaluate(state)` gives numbers, pictures and texts by name.
+
+    Any callable does as an evaluator of a run. One of this class is also traced before training,
+    its numbers are compared with the untrained net's and with their floors, and it is run for the
+    first seed alone where it makes only pictures or texts.
+    """
+
+    evaluate: Callable[[Tree], Metrics]
+    pictures: bool = False  # Whether it makes pictures and texts alone.
+    better: Mapping[str, Direction] = field(default_factory=dict)  # Of the numbers that have one.
+    # By name of a number, the name of another of the same result that a trained net should beat.
+    floors: Mapping[str, str] = field(default_factory=dict)
+    trace: Callable[[Tree], Any] | None = None  # Raises InputError on shapes that don't fit.
+    encode: Callable[[Tree, Any], Any] | None = None  # The features that are evaluated, if any.
+    bank: Any = None  # The set that a classifier of the features is made from, if any.
+    queries: Any = None  # The set that the numbers are measured on, if any.
+
+    def __call__(self, state: Tree) -> Metrics:
+        return self.evaluate(state)
+
+
+def check(evaluate: Callable[[Tree], Metrics], state: Tree) -> None:
+    """Traces an evaluator on `state`, a tree of ShapeDtypeStructs, without computing anything.
+
+    InputError for what could not be evaluated. Callables of other classes are not tried.
+    """
+    if not isinstance(evaluate, Evaluator) or evaluate.trace is None:
+        return
+    try:
+        evaluate.trace(state)
+    except ScopeParamShapeError as e:
+        reason = " ".join(str(e).split(" (http")[0].split())
+        raise InputError(
+            "The net does not fit the examples that it would be evaluated on: do the training and "
+            f"the test set have one shape? ({reason})"
+        ) from e
