@@ -109,10 +109,8 @@ def _whole_words(lot: Array, starts: Array, may: Array, wanted: Array) -> Array:
     # Sorted by the lot of the word, and within a word by place: words stay whole.
     order = jnp.argsort(jnp.take_along_axis(lot, first, axis=1), axis=1, stable=True)
     sort = lambda x: jnp.take_along_axis(x, order, axis=1)
-    length, behind = (
-        sort(length),
-        sort(length - 1 - (place - first)),
-    )  # Tokens after it in its word.
+    length = sort(end - first)  # Tokens in the word,
+    behind = sort(end - 1 - place)  # and after this one in it.
 
     def left(carry):
         _, may, room = carry
