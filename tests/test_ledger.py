@@ -44,14 +44,14 @@ def test_rows_are_of_commits_of_this_history():
         != "false"
     ):
         pytest.skip("no whole git history here")
-    for row in rows():
-        for commit in row["commits"]:
-            assert (
-                subprocess.run(
-                    ["git", "-C", ROOT, "merge-base", "--is-ancestor", commit, "HEAD"]
-                ).returncode
-                == 0
-            )
+    git = ["git", "-C", ROOT]
+    commits = {commit for row in rows() for commit in row["commits"]}
+    there = {c for c in commits if not subprocess.run([*git, "cat-file", "-e", c]).returncode}
+    if not there:
+        pytest.skip("a fork without the history in which the rows were measured")
+    for commit in commits:
+        ancestor = subprocess.run([*git, "merge-base", "--is-ancestor", commit, "HEAD"])
+        assert ancestor.returncode == 0, commit
 
 
 @pytest.fixture(scope="module")
