@@ -1,6 +1,6 @@
-"""How batches reach the devices: gathered there from a resident set, or streamed from the hosts by Grain."""
+"""Feeds: batches gathered on the devices from a resident set, or streamed from the hosts by Grain."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 import itertools
 from typing import Any, Protocol
@@ -19,27 +19,33 @@ Tree = Any
 
 
 class Data(Protocol):
-    """What the loop asks of a training set. The batch of step i depends on (seed, i) alone."""
+    """Training set as a run reads it. The batch of step i depends on (seed, i) alone."""
 
-    batch_size: int
+    @property
+    def batch_size(self) -> int:
+        """Examples in a batch, over all devices."""
+        ...
 
     def resident(self) -> Tree:
         """Host arrays that are put on the devices once, whole on each."""
         ...
 
     def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[Tree]:
-        """What travels for steps start, start + 1, ...: small NumPy arrays, or arrays that lie on the mesh."""
+        """Arrays that are sent to the devices for steps start, start + 1, ...
+
+        They are small NumPy arrays, or arrays that lie on the mesh already.
+        """
         ...
 
     def batch(self, resident: Tree, fed: Tree) -> Tree:
-        """The batch, made inside the jitted step from the two."""
+        """The batch, made from both inside the jitted step."""
         ...
 
 
 def feed(source: Source, batch_size: int) -> Data:
-    """Feeds whole epochs of `source` in a seeded order: resident where it is in memory, streamed where not.
+    """Whole epochs of `source` in a seeded order: resident if it is in memory, else streamed.
 
-    A batch larger than the set is an InputError.
+    InputError for a batch that is larger than the set.
     """
     check_batch(batch_size, len(source))
     if not isinstance(source, Arrays):
@@ -47,20 +53,45 @@ def feed(source: Source, batch_size: int) -> Data:
     return Rows({"image": source.image, "label": source.labels}, batch_size)
 
 
-def check_batch(batch_size: int, n: int) -> None:
-    """InputError for a batch larger than the set."""
-    if not 1 <= batch_size <= n:
+def steps_of(epochs: int, source: Source, batch_size: int) -> int:
+    """Number of steps in `epochs` passes over a set, whose last incomplete batch is left out.
+
+    A batch larger than the set is an InputError.
+    """
+    check_batch(batch_size, len(source))
+    return epochs * (len(source) // batch_size)
+
+
+def steps_of(epochs: int, train: Sized, batch_size: int, batches: int = 1) -> int:
+    """Number of steps of `epochs` passes over a set, of which each takes `batches` batches.
+
+    What is left of a pass when no whole step remains is not used. InputError if the set is smaller
+    than one step.
+    """
+    check_batch(batch_size, len(train), batches)
+    return epochs * (len(train) // (batches * batch_size))
+
+
+def check_batch(batch_size: int, n: int, batches: int = 1) -> None:
+    """InputError unless a set of `n` examples has the `batches` batches that a step takes."""
+    most = n // batches
+    if most < 1:
+        raise InputError(f"A step takes {batches} examples or more, and the set has {n}.")
+    if not 1 <= batch_size <= most:
+        taken = f"A batch of {batch_size}"
+        taken = f"{batches} batches of {batch_size}" if batches > 1 else taken
         raise InputError(
-            f"A batch of {batch_size} can't be drawn from a set of {n} examples: "
-            f"choose --batch-size between 1 and {n}."
+            f"{taken} can't be drawn from a set of {n} examples: "
+            f"choose --batch-size between 1 and {most}."
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Feeds whole epochs of rows of named arrays of one length, in a seeded order; a batch larger is an InputError.
+    """Whole epochs of the rows of named arrays of one length, in a seeded order.
 
-    The arrays lie on the devices; what travels are the indices, and the step gathers its examples by them.
+    The arrays lie on the devices, only indices are sent, and the step gathers its examples by them.
+    InputError for a batch that is larger than the set.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -86,7 +117,11 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """Each process reads and decodes the rows of its own devices, some batches ahead, in `threads` threads."""
+    """Whole epochs of a set that is read as it is needed, in a seeded order.
+
+    Each process reads and decodes the rows of its own devices, `ahead` batches ahead, in `threads`
+    threads.
+    """
 
     source: Source
     batch_size: int
@@ -108,7 +143,10 @@ class Streamed:
 
         def put(x: np.ndarray) -> jax.Array:
             shape = (self.batch_size, *x.shape[1:])
-            part = lambda index: x[[place[r] for r in range(*index[0].indices(self.batch_size))]]
+
+            def part(index: tuple[slice, ...]) -> np.ndarray:
+                return x[[place[row] for row in range(*index[0].indices(self.batch_size))]]
+
             return jax.make_array_from_callback(shape, along, part)
 
         read_ahead = grain.ReadOptions(
@@ -128,6 +166,6 @@ class Streamed:
 
 
 def local_rows(along: NamedSharding, batch_size: int) -> list[int]:
-    """The rows of the global batch that the devices of this process hold, in order."""
+    """Rows of the global batch that the devices of this process hold, in order."""
     parts = along.addressable_devices_indices_map((batch_size,)).values()
     return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
