@@ -1,4 +1,4 @@
-"""Feeds: batches gathered on the devices from a resident set, or streamed from the hosts by Grain."""
+"""Feeds: batches gathered on the devices from a resident set, or streamed from the hosts."""
 
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
@@ -51,15 +51,6 @@ def feed(source: Source, batch_size: int) -> Data:
     if not isinstance(source, Arrays):
         return Streamed(source, batch_size)
     return Rows({"image": source.image, "label": source.labels}, batch_size)
-
-
-def steps_of(epochs: int, source: Source, batch_size: int) -> int:
-    """Number of steps in `epochs` passes over a set, whose last incomplete batch is left out.
-
-    A batch larger than the set is an InputError.
-    """
-    check_batch(batch_size, len(source))
-    return epochs * (len(source) // batch_size)
 
 
 def steps_of(epochs: int, train: Sized, batch_size: int, batches: int = 1) -> int:
