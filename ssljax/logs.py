@@ -1,12 +1,10 @@
 """Logs of a run: lines and a progress bar, metrics.jsonl, TensorBoard, W&B, and figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
-import errno
 import hashlib
 import json
 import math
 import pathlib
-import struct
 import sys
 from typing import Any
 
@@ -14,7 +12,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from ssljax import signals
 from ssljax.record import write_whole
+from ssljax.tensorboard import Board, read_scalars
 
 
 class Log:
@@ -40,24 +40,26 @@ class Log:
             )
         self.board = self.wandb = None
         if self.workdir:
-            from tensorboardX import SummaryWriter
-
             rows = [row for row in read_metrics(self.workdir) if row["step"] <= start]
             write_rows(self.workdir / "metrics.jsonl", rows)
-            folder = self.workdir / "tensorboard"
-            written = set(read_scalars(folder))
-            self.board = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=10)
-            for row in rows:  # A kill loses events that were not flushed.
-                missing = {k: v for k, v in row.items() if (k, row["step"]) not in written}
-                self._write_scalars(row["step"], missing)
+            written = read_scalars(self.workdir / "tensorboard")
+            self.board = Board(self.workdir / "tensorboard", start)
+            for row in rows:  # A kill loses events between two writes.
+                step = row["step"]
+                self.board.scalars(
+                    step, {k: v for k, v in _numbers(row) if (k, step) not in written}
+                )
             if wandb:
                 self.wandb = start_wandb(wandb, self.workdir)
 
     def line(self, text: str) -> None:
         """Prints a line."""
         if self.active:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            try:
+                tqdm.write(text, file=sys.stdout)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                signals.reader_is_gone()
 
     def advance(self, steps: int) -> None:
         """Moves the progress bar."""
@@ -82,12 +84,20 @@ class Log:
         if self.workdir:
             row = {"step": step} | {k: v[0] if len(v) == 1 else [*v] for k, v in values.items()}
             append_row(self.workdir / "metrics.jsonl", row)
-            self._write_scalars(step, row)
+            self.board.scalars(step, dict(_numbers(row)))
             if self.wandb and step:
                 self.wandb.log({k: float(np.mean(v)) for k, v in values.items()}, step=step)
             elif self.wandb:
                 untrained = {f"untrained/{k}": float(np.mean(v)) for k, v in values.items()}
                 self.wandb.summary.update(untrained)
+
+    def drop_evaluation(self, step: int) -> None:
+        """Drops the row of an evaluation from metrics.jsonl, which is about to be replaced."""
+        if self.workdir:
+            rows = read_metrics(self.workdir)
+            kept = [row for row in rows if row["step"] != step or "seconds" in row]
+            if len(kept) < len(rows):
+                write_rows(self.workdir / "metrics.jsonl", kept)
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture (height, width, 3) uint8, written as figures/NAME.png over the last one."""
@@ -95,25 +105,20 @@ class Log:
             from PIL import Image
 
             Image.fromarray(np.asarray(pixels)).save(self._figure(name, "png"))
-            self._write_event("add_image", name, np.asarray(pixels), step, dataformats="HWC")
+            self.board.picture(step, name, np.asarray(pixels))
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text, printed and written as figures/NAME.txt over the last one."""
         self.line(f"{step:>8}  {name}\n{text}")
         if self.workdir:
             self._figure(name, "txt").write_text(text + "\n", encoding="utf-8")
-            self._write_event("add_text", name, f"```\n{text}\n```", step)
-
-    def flush(self) -> None:
-        """Writes TensorBoard's events to the disk."""
-        if self.board is not None and self._board_lives():
-            self.board.flush()
+            self.board.text(step, name, text)
 
     def close(self) -> None:
         """Ends the progress bar, TensorBoard and W&B."""
         if self.bar is not None:
             self.bar.close()
-        if self.board is not None and self._board_lives():
+        if self.board is not None:
             self.board.close()
         if self.wandb:
             self.wandb.finish()
@@ -122,23 +127,6 @@ class Log:
         file = self.workdir / "figures" / f"{name.replace('/', '_')}.{suffix}"
         file.parent.mkdir(exist_ok=True)
         return file
-
-    def _write_scalars(self, step: int, row: Mapping[str, Any]) -> None:
-        for name, value in row.items():
-            if name != "step":
-                self._write_event("add_scalar", name, float(np.mean(value)), step)
-
-    def _write_event(self, add: str, *args: Any, **kwargs: Any) -> None:
-        # A thread writes events; a full disk ends the thread, and then writing would block.
-        if not self._board_lives():
-            folder = str(self.workdir / "tensorboard")
-            raise OSError(errno.ENOSPC, "No space left on device", folder)
-        getattr(self.board, add)(*args, **kwargs)
-
-    def _board_lives(self) -> bool:
-        writer = self.board._get_file_writer()
-        worker = getattr(getattr(writer, "event_writer", None), "_worker", None)
-        return worker is None or worker.is_alive()
 
 
 def format_number(x: float) -> str:
@@ -227,21 +215,5 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
-def read_scalars(folder: pathlib.Path) -> Iterator[tuple[str, int]]:
-    """(name, step) of the scalars in TensorBoard's event files, up to where a file is cut."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    for file in sorted(folder.glob("events.*")) if folder.is_dir() else ():
-        data, at = file.read_bytes(), 0
-        while at + 12 <= len(data):  # Length, its checksum, the event, and its checksum.
-            (size,) = struct.unpack_from("<Q", data, at)
-            try:
-                event = Event.FromString(data[at + 12 : at + 12 + size])
-            except Exception:  # The protobuf package raises one of its own.
-                break
-            at += size + 16
-            if at > len(data):
-                break
-            for value in event.summary.value:
-                if value.HasField("simple_value"):
-                    yield value.tag, event.step
+def _numbers(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((name, value) for name, value in row.items() if name != "step")

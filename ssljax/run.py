@@ -181,7 +181,9 @@ def _train(
             session.evaluate(untrained, 0, pictures=False)
             del untrained
         times["evaluated"] = time.perf_counter()
-        if start:
+        if start == exp.num_steps and not run.evaluate:
+            log.line(f"Finished at step {start}; --run.evaluate evaluates it again.")
+        elif start:
             log.line(f"Resuming from step {start} of {exp.num_steps}.")
         if start < exp.num_steps:
             if start and run.eval_every and start % run.eval_every == 0:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ssljax import figures, logs, replay
 from ssljax.checkpoint import Checkpoints
-from ssljax.evals.evaluator import Evaluator, check
+from ssljax.evals.evaluator import check, Evaluator
 from ssljax.experiment import Experiment
 from ssljax.processes import agree
 from ssljax.program import Program
@@ -180,10 +180,9 @@ class Session:
         return state
 
     def save(self, step: int, state: Tree) -> None:
-        """Starts to write a checkpoint, and flushes the logs."""
+        """Starts to write a checkpoint."""
         if self.checkpoints:
             self.checkpoints.save(step, state)
-            self.log.flush()
 
     def state_before(self, step: int) -> Tree:
         """The state before `step`, computed again from the last checkpoint or from the start."""
@@ -259,8 +258,8 @@ class Session:
         self.log.activity()
         results = self.results.numbers(step, seeds)
         if results and len(self.results.rows) > before:
+            self.log.drop_evaluation(step)
             self.log.scalars(step, results, show=step < self.exp.num_steps)
-            self.log.flush()
         return results
 
     def _show_found(self, step: int) -> None:
@@ -322,42 +321,47 @@ def results_table(
     untrained: Mapping[str, Sequence[float]],
     evals: Mapping[str, Any],
 ) -> list[str]:
-    """Lines of the last table: trained, untrained, floor, and a mark where training made it worse.
+    """Lines of the last table: trained net, untrained net and floor.
 
-    A mean below the untrained net's, or below the evaluator's floor, is marked with `!`.
+    A mean that is worse than one of the other two is marked with `!`. Floors have no line of their
+    own.
     """
 
     def show(values: Sequence[float]) -> str:
         spread = f" ± {logs.format_number(interval(values))}" if len(values) > 1 else ""
         return logs.format_number(float(np.mean(values))) + spread
 
-    rows, worse = [], []
+    rows, worse, floors = [], [], set()
+    for name, evaluate in evals.items():
+        if isinstance(evaluate, Evaluator):
+            floors |= {f"{name}/{floor}" for floor in evaluate.floors.values()}
     for name, values in results.items():
+        if name in floors:
+            continue
         evaluator, _, number = name.partition("/")
         evaluate = evals.get(evaluator)
-        better = evaluate.better.get(number) if isinstance(evaluate, Evaluator) else None
-        floor = evaluate.floors.get(number) if isinstance(evaluate, Evaluator) else None
+        known = isinstance(evaluate, Evaluator)
+        better = evaluate.better.get(number) if known else None
+        floor = evaluate.floors.get(number) if known else None
         bounds = {
             "untrained": untrained.get(name),
             "floor": results.get(f"{evaluator}/{floor}") if floor else None,
         }
         marks = [
             bound
-            for bound, there in bounds.items()
-            if there is not None and better and _is_worse(values, there, better)
+            for bound, others in bounds.items()
+            if others is not None and better and _is_worse(values, others, better)
         ]
         worse += [(name, bound) for bound in marks]
-        cells = [show(v) if v is not None else "" for v in bounds.values()]
+        cells = ["" if v is None else show(v) for v in bounds.values()]
         rows.append((name, show(values) + (" !" if marks else "  "), *cells))
     heads = ("", "trained  ", "untrained", "floor")
     widths = [max(len(r[i]) for r in [heads, *rows]) for i in range(4)]
     lines = [""]
     for row in [heads, *rows]:
-        first, *rest = (
-            c.ljust(w) if not i else c.rjust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join([first, *rest]).rstrip())
+        first, *rest = zip(row, widths, strict=True)
+        cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+        lines.append("  ".join(cells).rstrip())
     if worse:
         lines.append(_advice(worse))
     return lines

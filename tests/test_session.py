@@ -1,0 +1,99 @@
+"""Results of a run: kept one by one, compared with the untrained net and with floors."""
+
+from dataclasses import replace
+import json
+import math
+
+import pytest
+
+from ssljax import logs, Run, train
+from ssljax.evals.evaluator import Evaluator
+from ssljax.session import Results, results_table
+from tests.tiny import tiny
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def accuracy(value: float) -> Evaluator:
+    return Evaluator(
+        lambda state: {"accuracy": value, "pixels": 80.0},
+        better={"accuracy": "higher"},
+        floors={"accuracy": "pixels"},
+    )
+
+
+def test_results_table_marks_what_is_worse_than_untrained_or_floor():
+    evals = {"knn": accuracy(0.0), "own": lambda state: {"error": 1.0}}
+    results = {"knn/accuracy": [75.0, 77.0], "knn/pixels": [80.0, 80.0], "own/error": [9.0, 9.0]}
+    untrained = {"knn/accuracy": [70.0, 70.0], "own/error": [1.0, 1.0]}
+    lines = results_table(results, untrained, evals)
+    assert [line.split()[0] for line in lines if line][:3] == [
+        "trained",
+        "knn/accuracy",
+        "own/error",
+    ]
+    assert "76 ± 12.71 !" in lines[2] and lines[2].rstrip().endswith("80 ± 0")
+    assert "!" not in lines[3]  # A callable without a direction is not judged.
+    assert lines[-1].startswith("! worse than the floor: knn/accuracy.")
+    worse = results_table(results, untrained | {"knn/accuracy": [90.0, 90.0]}, evals)
+    assert "worse than the untrained net: knn/accuracy; worse than the floor" in worse[-1]
+    good = results_table(results | {"knn/accuracy": [85.0, 86.0]}, untrained, evals)
+    assert not any("!" in line for line in good)
+    lost = results_table(results | {"knn/accuracy": [math.nan, 86.0]}, untrained, evals)
+    assert "!" in lost[2]
+
+
+def test_finished_run_evaluates_again_only_when_asked(tmp_path):
+    calls = []
+
+    def count(state):
+        calls.append(int(state.step))
+        return {"number": float(len(calls))}
+
+    exp = replace(tiny(num_steps=4), evals={"count": count})
+    run = Run(workdir=str(tmp_path))
+    train(exp, run)
+    assert calls == [0, 4]
+    first = json.loads((tmp_path / "results.json").read_text())["results"]
+    train(exp, run)
+    assert calls == [0, 4]
+    assert json.loads((tmp_path / "results.json").read_text())["results"] == first
+    train(exp, replace(run, evaluate=True))
+    assert calls == [0, 4, 4]
+    assert json.loads((tmp_path / "results.json").read_text())["results"] == {"count/number": [3.0]}
+    rows = [r for r in logs.read_metrics(tmp_path) if "count/number" in r]
+    assert [(r["step"], r["count/number"]) for r in rows] == [(0, 1.0), (4, 3.0)]
+
+
+def test_evaluator_added_to_a_finished_run_is_run_alone(tmp_path):
+    run = Run(workdir=str(tmp_path))
+    train(replace(tiny(num_steps=4), evals={"old": lambda state: {"number": 1.0}}), run)
+
+    def fails(state):
+        raise AssertionError("evaluated again")
+
+    evals = {"old": fails, "new": lambda state: {"number": 2.0}}
+    train(replace(tiny(num_steps=4), evals=evals), run)
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert results == {"old/number": [1.0], "new/number": [2.0]}
+
+
+def test_pictures_are_made_for_the_first_trained_seed_alone(tmp_path):
+    made = []
+    shows = Evaluator(lambda state: made.append(int(state.step)) or {"text": "x"}, pictures=True)
+    train(replace(tiny(num_steps=4), evals={"shows": shows}), Run(workdir=str(tmp_path), seeds=2))
+    assert made == [4]
+
+
+def test_results_read_rows_of_damaged_files(tmp_path):
+    results = Results(tmp_path, 10)
+    for step in (0, 5, 20):
+        results.add(step, 0, "test", {"error": math.nan if step == 5 else 1.0})
+    file = tmp_path / "evaluations.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(lines[0] + b'{"step": 3, "see\xff\n[1]\n' + lines[1] + lines[2] + b'{"st')
+    again = Results(tmp_path, 10)
+    assert [row["step"] for row in again.rows] == [0, 5]
+    assert again.has(5, 0, "test") and not again.has(20, 0, "test")
+    assert math.isnan(again.numbers(5, [0])["test/error"][0])
+    assert again.numbers(5, [0, 1]) == {}
