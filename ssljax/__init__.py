@@ -3,6 +3,9 @@
 An experiment is a function from hyperparameters to an `Experiment`.
 """
 
+import ssljax.signals  # noqa: F401  # First: it keeps Ctrl-C in the other imports quiet.
+
+# isort: split
 from ssljax.checkpoint import load
 from ssljax.cli import main
 from ssljax.errors import InputError
@@ -14,6 +17,8 @@ from ssljax.experiment import (
     Experiment,
     Metrics,
     minimize,
+    player_ema,
+    player_variables,
     TrainState,
 )
 from ssljax.run import Run, train
@@ -31,5 +36,7 @@ __all__ = [
     "load",
     "main",
     "minimize",
+    "player_ema",
+    "player_variables",
     "train",
 ]

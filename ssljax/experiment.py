@@ -1,4 +1,4 @@
-"""What an experiment is: two pure functions over a state of arrays, and the data that feeds them."""
+"""Experiment: two pure functions over a state of arrays, and the data that feeds them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,61 +13,60 @@ import optax
 
 from ssljax import sharding
 from ssljax.data.feed import Data
+from ssljax.optim import ema_decay
 
 Tree = Any  # A pytree of arrays.
 Batch = Mapping[str, Array]  # Named arrays, the examples along their first axis.
-Metrics = Mapping[
-    str, Any
-]  # Named scalars; an evaluator's may be pictures too, (height, width, 3) uint8, or texts.
+# Named scalars; an evaluator's may also be pictures, (height, width, 3) uint8, or texts.
+Metrics = Mapping[str, Any]
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that training changes and nothing else: only arrays, so it can be sharded, donated and saved."""
+    """Everything that training changes and nothing else.
+
+    It holds only arrays, so that it can be sharded, donated and saved.
+    """
 
     step: Array
     params: Tree
     opt_state: Tree
-    extra: Tree  # What moves without a gradient: batch statistics, a teacher, a queue, a centre.
+    extra: Tree  # Changes without a gradient: batch statistics, a teacher, a queue, a centre.
 
     @classmethod
     def create(cls, tx: optax.GradientTransformation, params: Tree, **extra: Tree) -> "TrainState":
-        """The state at step 0."""
+        """State at step 0, with `extra` as keyword arguments."""
         return cls(jnp.zeros((), jnp.int32), params, tx.init(params), extra)
 
     @classmethod
     def game(
         cls, tx: optax.GradientTransformation, params: Mapping[str, Tree], **extra: Tree
     ) -> "TrainState":
-        """The state at step 0 of players who move at different times: an optimizer's state for each."""
-        return cls(
-            jnp.zeros((), jnp.int32),
-            params,
-            {player: tx.init(p) for player, p in params.items()},
-            extra,
-        )
+        """State at step 0 of networks updated in alternation, each with its own optimizer state.
+
+        `params` holds the parameters of each player by its name.
+        """
+        opt_state = {player: tx.init(p) for player, p in params.items()}
+        return cls(jnp.zeros((), jnp.int32), params, opt_state, extra)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """`init` makes the state, `step` advances it by one batch; `train` does the rest.
 
-    `step` neither counts `state.step` nor splits a stored key: the loop hands it a key that is a function of the
-    seed and the step.
+    `step` neither counts `state.step` nor splits a stored key: its key is a function of the seed
+    and of the step.
     """
 
     init: Callable[[Array, Batch], TrainState]  # (key, a batch) -> the state at step 0.
-    step: Callable[
-        [TrainState, Batch, Array], tuple[TrainState, Metrics]
-    ]  # (state, batch, key) -> state, scalars.
+    # (state, batch, key) -> the new state and named scalars.
+    step: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
     data: Data
     num_steps: int
     evals: Mapping[str, Callable[[TrainState], Metrics]] = field(default_factory=dict)
-    warm_start: Callable[[TrainState], TrainState] | None = (
-        None  # Once, on a fresh state, outside jit.
-    )
-    files: Mapping[str, str] = field(
-        default_factory=dict
-    )  # Texts kept in the run's folder, by name: a tokenizer.
+    # Called once, on a fresh state, outside jit.
+    warm_start: Callable[[TrainState], TrainState] | None = None
+    # Texts kept in the run's folder, by file name: a tokenizer.
+    files: Mapping[str, str] = field(default_factory=dict)
     partition: Callable[[str, jax.ShapeDtypeStruct, Mesh], PartitionSpec] = sharding.fsdp
 
 
@@ -77,14 +76,21 @@ def descend(
     params: Tree,
     opt_state: Tree,
 ) -> tuple[Tree, Tree, Any]:
-    """One step of `tx` down `loss(params) -> (value, aux)`; returns the new params and optimizer state, and aux."""
+    """One step of `tx` down `loss(params) -> (value, aux)`.
+
+    Returns the new parameters, the new optimizer state, and aux.
+    """
     (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
     updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, aux
 
 
 def minimize(tx: optax.GradientTransformation, loss: Callable) -> Callable:
-    """The `step` of a method with one loss: `loss(params, state, batch, key) -> (value, (extra, metrics))`."""
+    """`step` of a method with one loss, which the parameters of `state` descend.
+
+    `loss(params, state, batch, key)` returns (value, (extra, metrics)); `extra` becomes that of the
+    new state.
+    """
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         params, opt_state, (extra, metrics) = descend(
@@ -101,17 +107,18 @@ def alternate(
     after: Callable[[TrainState], Mapping[str, Tree]] | None = None,
     **losses: Callable,
 ) -> Callable:
-    """The `step` of a game whose players move in turn, in the order given; its state is `TrainState.game`'s.
+    """`step` of networks that are updated in turn, in the order given (`TrainState.game`).
 
-    Each is named after its parameters, and its `loss(params, state, batch, key) -> (value, (extra, metrics))` is of
-    these alone: `state` holds the others' as the moves before have left them, and `extra` what is to change in its. So does
-    what `after(state)` gives when all have moved, such as a moving average of the new weights.
+    Each loss is named after its player: `loss(params, state, batch, key)` takes the parameters of
+    that player and returns (value, (extra, metrics)). `state` holds the others' parameters as
+    earlier updates of the same step have left them. Returned `extra` entries overwrite those of
+    `state.extra`, and so do those of `after(state)`, which is called when all have been updated.
     """
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         metrics = {}
         for player, loss in losses.items():
-            params, opt_state, (extra, told) = descend(
+            params, opt_state, (extra, found) = descend(
                 tx,
                 lambda p: loss(p, state, batch, key),
                 state.params[player],
@@ -122,12 +129,35 @@ def alternate(
                 extra={**state.extra, **extra},
                 opt_state={**state.opt_state, player: opt_state},
             )
-            metrics |= told
-        return state.replace(extra={**state.extra, **(after(state) if after else {})}), metrics
+            metrics |= found
+        if after:
+            state = state.replace(extra={**state.extra, **after(state)})
+        return state, metrics
 
     return step
 
 
 def ema(old: Tree, new: Tree, decay: float | Array) -> Tree:
-    """decay · old + (1 - decay) · new, leaf by leaf, cut off from the gradient."""
+    """decay · old + (1 - decay) · new of each array, without a gradient."""
     return jax.lax.stop_gradient(jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, new))
+
+
+def player_variables(state: TrainState, player: str) -> dict[str, Tree]:
+    """Variables of a network of a game for Flax's `apply`.
+
+    They are its parameters and, if `extra` has any of that player's, its batch statistics.
+    """
+    return {"params": state.params[player], **state.extra.get(player, {})}
+
+
+def player_ema(player: str, decay: float) -> Callable[[TrainState], Mapping[str, Tree]]:
+    """`after` of `alternate`: `extra["ema"]` as the EMA of a player's variables.
+
+    The decay is lower in the first steps, as by `optim.ema_decay`.
+    """
+
+    def after(state: TrainState) -> Mapping[str, Tree]:
+        slow = ema_decay(decay, state.step)
+        return {"ema": ema(state.extra["ema"], player_variables(state, player), slow)}
+
+    return after

@@ -26,6 +26,11 @@ def to_float(images: Array) -> Array:
     )
 
 
+def to_signed(images: Array) -> Array:
+    """uint8 images as float32 in [-1, 1], the range of a generator's tanh."""
+    return 2 * to_float(images) - 1
+
+
 def eight_bits(x: Array) -> Array:
     """Images in [0, 1], cut off there, as uint8: what `to_float` undoes."""
     return jnp.round(255 * jnp.clip(x, 0, 1)).astype(jnp.uint8)

@@ -1,8 +1,9 @@
 """Networks, in Flax Linen. `dtype` is what a net computes in; its parameters are float32."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
+import flax.linen as nn
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -20,3 +21,13 @@ def activate(name: Activation) -> Callable[[Array], Array]:
         "gelu": jax.nn.gelu,
         "silu": jax.nn.silu,
     }[name]
+
+
+def apply_training(
+    net: nn.Module, params: Any, stats: Any, x: Array, *args: Any
+) -> tuple[Array, Any]:
+    """Output of `net(x, True, *args)`, and its batch statistics after this batch.
+
+    `stats` is {"batch_stats": ...} or empty, as what is returned.
+    """
+    return net.apply({"params": params, **stats}, x, True, *args, mutable=["batch_stats"])
