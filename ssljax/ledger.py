@@ -1,7 +1,9 @@
-"""The ledger of results: experiments/ledger.json and the table of experiments/README.md, written from finished runs.
+"""Ledger of results: experiments/ledger.json and the tables of experiments/README.md.
 
-python -m ssljax.ledger --runs runs/simclr,seeds=3 --paper "kNN 90.3, ResNet-18, 500 epochs" --note "small net"
-python -m ssljax.ledger                                  # writes the table anew from ledger.json
+Rows are written from finished runs:
+
+    python -m ssljax.ledger --runs runs/simclr,seeds=3 --paper "kNN 90.3, ResNet-18" --note "..."
+    python -m ssljax.ledger                              # rewrites the tables from ledger.json
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +32,10 @@ def row(
     floors: Sequence[str] = (),
     comparison: str = "",
 ) -> dict[str, Any]:
-    """A row from finished runs that differ in nothing but their seeds; InputError where they do, or aren't finished."""
+    """A row from finished runs that differ in their seeds alone.
+
+    InputError for runs that differ in more, that aren't finished, or whose code isn't committed.
+    """
     records, results = [], []
     for run in runs:
         try:
@@ -45,8 +50,8 @@ def row(
         raise InputError("The runs differ in more than their seeds: give each its own row.")
     if any(str(v).endswith(f":{HELD_OUT}") for v in what[0].values()):
         raise InputError(
-            f"The runs were judged on training images that were held out (:{HELD_OUT}), to choose settings "
-            f"by, and the ledger's numbers are of the test split: run the command without :{HELD_OUT}."
+            f"The runs were evaluated on held-out training images (:{HELD_OUT}), and the ledger's "
+            f"numbers are of the test split: run the command without :{HELD_OUT}."
         )
     seeds = [s for r in results for s in r["seeds"]]
     if len(set(seeds)) != len(seeds):
@@ -59,17 +64,19 @@ def row(
     )
     if "" in commits or any(c.endswith("+") for c in commits):
         raise InputError(
-            f"The runs are of code that isn't committed ({', '.join(c or 'none' for c in commits)}): "
-            "commit, then run them again."
+            f"The code of the runs isn't committed ({', '.join(c or 'none' for c in commits)}): "
+            "commit it, then run them again."
         )
-    gather = lambda kind: {
-        k: [v for r in results for v in r[kind].get(k, [])] for k in results[0][kind]
-    }
-    ours = gather("results")
-    untrained = gather("untrained")
+
+    def gather(kind: str) -> dict[str, list[float]]:
+        return {k: [v for r in results for v in r[kind].get(k, [])] for k in results[0][kind]}
+
+    ours, untrained = gather("results"), gather("untrained")
     missing = [n for n in (*numbers, *floors) if n not in ours or n not in untrained]
     if missing:
         raise InputError(f"The runs have no {', '.join(missing)}; they have {', '.join(ours)}.")
+    if lost := [n for n in (*numbers, *floors) if None in ours[n] + untrained[n]]:
+        raise InputError(f"The runs have results that are not finite: {', '.join(lost)}.")
     content = {
         "method": pathlib.Path(launch["command"][0]).stem,
         "command": without_workdir(launch["command"]),
@@ -92,14 +99,14 @@ def row(
     if comparison:
         if "epochs" not in what[0]:
             raise InputError(
-                "Only runs of some --epochs can be compared: the table says what an epoch takes."
+                "Only runs with --epochs can be compared: the table has the time of an epoch."
             )
         content |= {"comparison": comparison}
     return content | {"sha256": digest(content)}
 
 
 def without_workdir(command: Sequence[str]) -> list[str]:
-    """A command without --run.workdir: where a run was kept is of no use to others."""
+    """A command without --run.workdir, which is of no use to others."""
     kept, words = [], iter(command)
     for word in words:
         if word == "--run.workdir":
@@ -110,7 +117,7 @@ def without_workdir(command: Sequence[str]) -> list[str]:
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """sha256 of a row without its own: a number changed by hand no longer fits."""
+    """sha256 of a row without its own sha256, so that a number changed by hand is found."""
     plain = json.dumps({k: v for k, v in content.items() if k != "sha256"}, sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()
 
@@ -118,7 +125,8 @@ def digest(content: Mapping[str, Any]) -> str:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| method | data | paper | ours | floors: untrained, raw pixels and others | a seed takes | command, commit |",
+        "| method | data | paper | ours | floors: untrained, raw pixels and others | a seed takes "
+        "| command, commit |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in rows:
@@ -129,38 +137,29 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         )
         seeds = f"{len(r['seeds'])} seed{'s' * (len(r['seeds']) > 1)}"
         data = r["computes"].get("data", "")
-        took = f"{_time(np.mean(r['seconds']))}, {r['hardware']}; {r['steps']} steps of {r['batch_size']}"
-        command = " ".join(r["command"])
-        lines.append(
-            f"| {r['method']} | {data} | {r['paper']} | {ours}<br>{seeds}. {r['note']} | {floors} | {took} | "
-            f"`{command}`<br>{r['date']}, {', '.join(r['commits'])} |"
-        )
+        steps = f"{r['steps']} steps of {r['batch_size']}"
+        took = f"{_time(np.mean(r['seconds']))}, {r['hardware']}; {steps}"
+        ours = f"{ours}<br>{seeds}. {r['note']}"
+        cells = [r["method"], data, r["paper"], ours, floors, took, _command(r)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def protocol(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of one protocol, a line each, with their numbers as columns, the best first, and the floors below."""
+    """Rows of one protocol as Markdown: numbers as columns, the best first, floors last."""
     numbers = rows[0]["numbers"]
-    line = lambda name, values, *more: (
-        f"| {' | '.join((name, *(_mean(v) if v else '' for v in values), *more))} |"
-    )
+
+    def line(name: str, values: Sequence[Sequence[float]], *more: str) -> str:
+        return f"| {' | '.join((name, *(_mean(v) if v else '' for v in values), *more))} |"
+
     heads = ["method", *numbers, "an epoch takes", "settings", "command, commit"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     ordered = sorted(rows, key=lambda r: -np.mean(r["ours"][numbers[0]]))
     for r in ordered:
         epoch = _time(np.mean(r["seconds"]) / r["computes"]["epochs"])
-        lines.append(
-            line(
-                r["method"],
-                [r["ours"][n] for n in numbers],
-                epoch,
-                r["note"],
-                f"`{' '.join(r['command'])}`<br>{r['date']}, {', '.join(r['commits'])}",
-            )
-        )
-    nets: dict[
-        tuple[str, ...], list
-    ] = {}  # Who begins with the same net, and reads the same, has the same floor.
+        ours = [r["ours"][n] for n in numbers]
+        lines.append(line(r["method"], ours, epoch, r["note"], _command(r)))
+    nets: dict[tuple[str, ...], list] = {}  # Rows with the same untrained net share a floor.
     for r in ordered:
         nets.setdefault(tuple(_mean(r["untrained"][n]) for n in numbers), []).append(r)
     for same in nets.values():
@@ -172,6 +171,10 @@ def protocol(rows: Sequence[Mapping[str, Any]]) -> str:
     lines.append(line("*raw pixels*", raw, "", "", ""))
     seeds, hardware = (", ".join(sorted({str(r[k]) for r in rows})) for k in ("seeds", "hardware"))
     return "\n".join([f"Means with 95 % intervals over seeds {seeds}; {hardware}.", "", *lines])
+
+
+def _command(r: Mapping[str, Any]) -> str:
+    return f"`{' '.join(r['command'])}`<br>{r['date']}, {', '.join(r['commits'])}"
 
 
 def _time(seconds: float) -> str:
@@ -189,7 +192,7 @@ def _raw(r: Mapping[str, Any], name: str) -> str:
 
 
 def render(readme: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The page with its tables written anew: one for each comparison, and one of all other rows."""
+    """The page with new tables: one for each comparison, and one of all other rows."""
     before, rest = readme.split(START)
     named: dict[str, list[Mapping[str, Any]]] = {}
     for r in rows:
@@ -213,39 +216,42 @@ def write(
     """Adds a row to the ledger, in place of one with the same command, and writes the table.
 
     Args:
-        runs: folders of finished runs of one command that differ in their seeds; none to write the table only.
-        numbers: what the row shows.
-        paper: the paper's number and setting.
-        note: every deviation from the paper, and the reason of a result below it.
-        floors: further numbers of the runs, to stand beside those of the untrained net, as test/fid_floor.
-        comparison: the title of the table of one protocol that the row belongs to, if any, as "Fashion-MNIST". Its rows
-            share data, epochs, batches, seeds and numbers, of which the first is the better the higher; paper and floors
-            aren't shown.
-        here: the folder of ledger.json and README.md.
+        runs: Folders of finished runs of one command that differ in their seeds; without any, only
+            the tables are written.
+        numbers: Names of the numbers that the row shows.
+        paper: Number and setting of the paper.
+        note: Every deviation from the paper, and the reason of a result below it.
+        floors: Names of further numbers of the runs to show with the floors, as test/fid_floor.
+        comparison: Title of the table of one protocol that the row belongs to, as "Fashion-MNIST".
+            Its rows share data, epochs, batch size, seeds and numbers; the table is sorted by the
+            first number, highest first, and shows neither paper nor floors.
+        here: Folder of ledger.json and README.md.
     """
     file = here / "ledger.json"
     rows = json.loads(file.read_text()) if file.exists() else []
     if runs:
         new = row(runs, numbers, paper, note, floors, comparison)
-        shared = lambda r: (
-            {"--numbers": r["numbers"], "seeds": r["seeds"]}
-            | {
-                f"--{k.replace('_', '-')}": r["computes"].get(k)
-                for k in ("data", "epochs", "batch_size")
-            }
-        )
         for r in rows:
-            if comparison and r.get("comparison") == comparison and shared(r) != shared(new):
-                other = "; ".join(f"{k} {v}" for k, v in shared(r).items() if v != shared(new)[k])
+            if comparison and r.get("comparison") == comparison and _shared(r) != _shared(new):
+                theirs = _shared(r)
+                other = "; ".join(f"{k} {v}" for k, v in theirs.items() if v != _shared(new)[k])
                 raise InputError(
-                    f"The rows of {comparison} have {other}: give this one the same, or another table."
+                    f"The rows of {comparison} have {other}: give this one the same, or another "
+                    "table."
                 )
-        same = lambda r: (r["method"], r["computes"]) == (new["method"], new["computes"])
-        rows = [r for r in rows if not same(r)] + [new]
+        what = (new["method"], new["computes"])
+        rows = [r for r in rows if (r["method"], r["computes"]) != what] + [new]
     page = here / "README.md"
     text = render(page.read_text(), rows)
     file.write_text(json.dumps(rows, indent=1) + "\n")
     page.write_text(text)
+
+
+def _shared(r: Mapping[str, Any]) -> dict[str, Any]:
+    """What the rows of a comparison have in common, by flag."""
+    names = ("data", "epochs", "batch_size")
+    flags = {f"--{k.replace('_', '-')}": r["computes"].get(k) for k in names}
+    return {"--numbers": r["numbers"], "seeds": r["seeds"]} | flags
 
 
 if __name__ == "__main__":

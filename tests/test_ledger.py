@@ -188,7 +188,7 @@ def test_a_changed_number_is_noticed(runs, page):
                 edit(x / "record.json", lambda r: r["computes"].update(data="digits:validation"))
                 for x in (a, b)
             ],
-            "were judged on training images that were held out .* run the command without :validation",
+            "were evaluated on held-out training images .* run the command without :validation",
         ),
         (
             lambda a, b: edit(b / "record.json", lambda r: r["launches"][0].update(commit="abc+")),
