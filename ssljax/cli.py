@@ -2,27 +2,31 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-import errno
 import hashlib
 import inspect
 import os
+import signal
 import sys
 import time
-from typing import Any, get_type_hints
+from typing import Any, get_type_hints, NoReturn
 
 import jax
 import tyro
 
 from ssljax import record, sharding
-from ssljax.errors import InputError
+from ssljax.errors import describe, find_os_error, InputError, quiet_threads
 from ssljax.experiment import Experiment
 from ssljax.ranges import check_arguments, check_value
 from ssljax.run import Run, train
+from ssljax.signals import discard_output, Signals
 
 
 def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> None:
     """Trains `make(...)`, with each of its arguments and each field of `Run` as a flag."""
     started = time.perf_counter() - record.since_start()
+    if make.__module__ == "__main__":  # A program, rather than a call from a test or a notebook.
+        Signals(at_once=True).__enter__()
+        quiet_threads()
     signature = inspect.signature(make)
 
     def entry(run: Run, **arguments: Any) -> tuple[Run, dict[str, Any]]:
@@ -50,21 +54,28 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
             run = replace(run, workdir=default_workdir(make, arguments, run))
         source = inspect.getsourcefile(make)
         train(make(**arguments), run, record.plain(arguments), source, started)
+        sys.stdout.flush()
     except InputError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+        _exit(2, f"error: {e}")
     except KeyboardInterrupt:
-        print("Stopped at once; what was saved is whole.", file=sys.stderr)
-        sys.exit(130)
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = "What was saved is whole: make room and run the same command again to resume."
-        elif isinstance(e, (PermissionError, NotADirectoryError, FileExistsError)):
-            advice = "Choose another --run.workdir, or correct this one."
-        else:
+        _exit(130, "Stopped at once; what was saved before is whole.")
+    except BrokenPipeError:
+        discard_output()
+        _exit(128 + signal.SIGPIPE, "Nobody reads standard output any more: stopped at once.")
+    except Exception as e:
+        error = find_os_error(e)
+        if error is None:
             raise
-        print(f"error: {e}. {advice}", file=sys.stderr)
-        sys.exit(2)
+        _exit(2, f"error: {describe(error, run.workdir)}")
+
+
+def _exit(status: int, line: str) -> NoReturn:
+    print(line, file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_output()
+    sys.exit(status)
 
 
 def default_workdir(make: Callable, arguments: Mapping[str, Any], run: Run) -> str:

@@ -1,0 +1,100 @@
+"""Event files for TensorBoard, written at once, so that neither a kill nor a full disk leaves any
+in memory."""
+
+from collections.abc import Iterator, Mapping
+import os
+import pathlib
+import struct
+import time
+from typing import Any
+
+import numpy as np
+
+
+class Board:
+    """Events in a new file of `folder`; TensorBoard drops earlier ones of steps after `start`."""
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads files by their names' order.
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds}.{rest:09d}.{os.uname().nodename}"
+        # Unbuffered: Python would write what is left of a buffer again when the process ends.
+        self._file = open(folder / name, "xb", buffering=0)  # noqa: SIM115
+        begins = SessionLog(status=SessionLog.START)
+        self._write(
+            Event(wall_time=time.time(), file_version="brain.Event:2"),
+            Event(wall_time=time.time(), step=start + 1, session_log=begins),
+        )
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Numbers of a step, or lists of one for each seed, of which the mean is shown."""
+        from tensorboardX.summary import scalar
+
+        self._summaries(step, *(scalar(k, float(np.mean(v))) for k, v in values.items()))
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """A picture (height, width, 3) uint8."""
+        from tensorboardX.summary import image
+
+        self._summaries(step, image(name, pixels, dataformats="HWC"))
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """A text, shown as it is."""
+        from tensorboardX import summary
+
+        self._summaries(step, summary.text(name, f"```\n{text}\n```"))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _summaries(self, step: int, *summaries: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        now = time.time()
+        self._write(*(Event(wall_time=now, step=step, summary=s) for s in summaries))
+
+    def _write(self, *events: Any) -> None:
+        data = b"".join(_record(event.SerializeToString()) for event in events)
+        while data:
+            data = data[self._file.write(data) :]
+
+
+def read_scalars(folder: pathlib.Path) -> set[tuple[str, int]]:
+    """(name, step) of the scalars that TensorBoard shows: those before the damage in each file."""
+    shown: set[tuple[str, int]] = set()
+    for file in sorted(folder.glob("events.*")) if folder.is_dir() else ():
+        for event in _events(file.read_bytes()):
+            if event.HasField("session_log"):
+                shown = {(name, step) for name, step in shown if step < event.step}
+            shown |= {
+                (v.tag, event.step) for v in event.summary.value if v.HasField("simple_value")
+            }
+    return shown
+
+
+def _record(data: bytes) -> bytes:
+    size = struct.pack("<Q", len(data))
+    return size + _checksum(size) + data + _checksum(data)
+
+
+def _checksum(data: bytes) -> bytes:
+    from tensorboardX.record_writer import masked_crc32c
+
+    return struct.pack("<I", masked_crc32c(data))
+
+
+def _events(data: bytes) -> Iterator[Any]:
+    from tensorboardX.proto.event_pb2 import Event
+
+    at = 0
+    while at + 12 <= len(data):
+        (size,) = struct.unpack_from("<Q", data, at)
+        record = data[at : at + size + 16]
+        if record != _record(record[12:-4]):
+            return
+        yield Event.FromString(record[12:-4])
+        at += size + 16
