@@ -1,9 +1,9 @@
-"""What a step's random views cost beside its network: milliseconds of each, compiled by themselves.
+"""Cost of a step's random views next to its network: milliseconds, each compiled alone.
 
     .venv/bin/python tests/benchmarks/augmentation.py [--data cifar10] [--view-size 24]
 
-The network is the joint-embedding experiments' default, forward and backward on two views of each image, and a ViT for
-the masks. A share is augmentation / (augmentation + network).
+The network is the default of the joint-embedding experiments, forward and backward on two views of
+each image, and a ViT for the masks. A share is augmentation / (augmentation + network).
 """
 
 import argparse
@@ -88,7 +88,8 @@ def main() -> None:
         args.rounds,
     )
     print(
-        f"{args.data}, {args.batch_size} images, views of {two.shape[1]}x{two.shape[2]}, {jax.devices()[0].device_kind}"
+        f"{args.data}, {args.batch_size} images, views of {two.shape[1]}x{two.shape[2]}, "
+        f"{jax.devices()[0].device_kind}"
     )
     for views, against in (
         ("two views", "network, two views"),
@@ -98,7 +99,8 @@ def main() -> None:
     ):
         a, n = seconds[views], seconds[against]
         print(
-            f"{views:<32} {1e3 * a:7.2f} ms   {against:<20} {1e3 * n:7.2f} ms   share {a / (a + n):.1%}"
+            f"{views:<32} {1e3 * a:7.2f} ms   {against:<20} {1e3 * n:7.2f} ms   "
+            f"share {a / (a + n):.1%}"
         )
 
 

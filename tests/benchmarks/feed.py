@@ -1,6 +1,6 @@
-"""Examples per second: the resident feed against reading the same TFDS set through its Python iterator.
+"""Examples per second of the resident feed, and of the same TFDS set's Python iterator.
 
-python tests/benchmarks/feed.py [cifar10]
+.venv/bin/python tests/benchmarks/feed.py [cifar10]
 """
 
 import itertools
@@ -42,5 +42,6 @@ if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else "cifar10"
     a, b = resident(name), iterator(name)
     print(
-        f"RESULT {name}: resident feed {a:,.0f} examples/s, TFDS iterator {b:,.0f} examples/s, ratio {a / b:.1f}"
+        f"RESULT {name}: resident feed {a:,.0f} examples/s, TFDS iterator {b:,.0f} examples/s, "
+        f"ratio {a / b:.1f}"
     )

@@ -1,6 +1,6 @@
-"""Seconds from the command to the first step of the digits run, with a cold and with a warm compilation cache.
+"""Seconds from the command to the first step on digits, with a cold and a warm cache.
 
-python tests/benchmarks/first_step.py
+.venv/bin/python tests/benchmarks/first_step.py
 """
 
 import os

@@ -1,7 +1,9 @@
-"""FID by Inception of CIFAR-10's training images against its test images: about 3.15 of all 50,000 and 10,000.
+"""FID by Inception between CIFAR-10's training and test images.
 
-python tests/benchmarks/inception_fid.py            # Minutes on a GPU, hours on a CPU.
-python tests/benchmarks/inception_fid.py 3000       # Of fewer images, which makes it larger.
+About 3.15 for all 50,000 and 10,000 images, and larger for fewer.
+
+    .venv/bin/python tests/benchmarks/inception_fid.py            # minutes on a GPU, hours on a CPU
+    .venv/bin/python tests/benchmarks/inception_fid.py 3000       # fewer images
 """
 
 import pathlib

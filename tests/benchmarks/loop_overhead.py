@@ -1,9 +1,9 @@
-"""Steps per second of `train` against a bare Python loop over the same jitted step, both in this process.
+"""Steps per second of `train`, and of a bare Python loop over the same jitted step.
 
-    python tests/benchmarks/loop_overhead.py
+    .venv/bin/python tests/benchmarks/loop_overhead.py
 
-Two sizes: SimCLR on the digits, and a step of an MLP of under a millisecond, where overhead shows. The two sides take
-turns, and the ratio is that of their medians.
+Two sizes: SimCLR on the digits, and a step of an MLP of under a millisecond, where overhead shows.
+Both sides run in this process, in turns; the ratio is that of their medians.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ from tests.tiny import tiny
 
 
 def bare(exp: Experiment) -> float:
-    """Steps per second of the loop that a script would have: gather, step, count, and nothing else."""
+    """Steps per second of a script's loop: gather, step, count, and nothing else."""
     mesh = sharding.make_mesh()
     resident = jax.tree.map(jax.device_put, exp.data.resident())
     feed = exp.data.feed(0, 0, mesh)
@@ -49,7 +49,7 @@ def bare(exp: Experiment) -> float:
 
 
 def ours(exp: Experiment) -> float:
-    """Steps per second as `train` itself records them, with all that it writes, after its first step."""
+    """Steps per second as `train` records them after its first step, with all that it writes."""
     with tempfile.TemporaryDirectory() as workdir:
         train(exp, Run(workdir=workdir, save_every=10**9))
         rows = [r for r in logs.read_metrics(pathlib.Path(workdir)) if "seconds" in r]

@@ -1,9 +1,10 @@
-"""Words a second of a training step of Zaremba's small LSTM language model: experiments/lstm.py's beside PyTorch's.
+"""Words per second in training Zaremba's small LSTM: experiments/lstm.py and PyTorch.
 
-    python tests/benchmarks/lstm.py --peer-python PATH [--steps 100]     # PATH: a Python with torch
+    .venv/bin/python tests/benchmarks/lstm.py --peer-python PATH [--steps 100]
 
-Random words, since only the time counts: 20 streams of 20, a vocabulary of 10,000, two layers of 200, clipped SGD. Turn
-by turn in short stretches, each side in a process of its own that waits meanwhile, so that both meet the same machine.
+PATH is a Python with torch. Words are random, since only the time counts: 20 streams of 20, a
+vocabulary of 10,000, two layers of 200, clipped SGD. The sides take turns in short stretches, each
+in a process of its own, so that both meet the same load of the machine.
 """
 
 import argparse

@@ -1,13 +1,16 @@
-"""What a GPT learns in the time that nanoGPT takes for its 2,000 steps on a CPU: the held-out loss of both.
+"""Held-out loss of our GPT in the time of nanoGPT's 2,000 steps on a CPU, and nanoGPT's loss.
 
-    python tests/benchmarks/nanogpt.py --peer-python ENV/bin/python --data input.txt [--steps 2000] [--devices 1]
+    .venv/bin/python tests/benchmarks/nanogpt.py --peer-python ENV/bin/python --data input.txt \\
+        [--steps 2000] [--devices 1]
 
-`input.txt` is tiny-shakespeare, or any text; its last tenth is held out. ENV needs torch, and no JAX. nanoGPT's model is
-trained with its settings for a CPU (4 layers, 4 heads, width 128, 12 rows of 64 characters, AdamW, a cosine from 1e-3
-to 1e-4 after 100 steps, no dropout); then experiments/gpt.py as it is by default, briefly for its speed and then for as
-many steps as take nine tenths of the same time or more, but no longer, where four tries find that, on `--devices` of
-the CPU, by default one a core, if the batch divides.
-The time is that of the steps after the first on both sides. The loss is of each held-out character once, in windows of
+`input.txt` is tiny-shakespeare, or any text; its last tenth is held out. ENV needs torch, and no
+JAX. nanoGPT's model is trained with its settings for a CPU: 4 layers, 4 heads, width 128, 12 rows
+of 64 characters, AdamW, a cosine from 1e-3 to 1e-4 after 100 steps, no dropout. Then
+experiments/gpt.py with its defaults is trained, briefly for its speed, and after that for as many
+steps as take between nine tenths of the same time and all of it (at most four tries), on
+`--devices` of the CPU, by default one per core if the batch divides.
+
+Times start after the first step on both sides. Each held-out character counts once, in windows of
 64 end to end.
 """
 
@@ -150,7 +153,8 @@ if __name__ == "__main__":
         if 0.9 * seconds < took < seconds:
             break
     print(
-        f"RESULT nanoGPT: {nll:.3f} nats a held-out character after {args.steps} steps in {seconds:.0f} s; "
+        f"RESULT nanoGPT: {nll:.3f} nats a held-out character after {args.steps} steps in "
+        f"{seconds:.0f} s; "
         f"ours: {found:.3f} after {steps} steps in {took:.0f} s",
         flush=True,
     )

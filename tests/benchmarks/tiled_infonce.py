@@ -1,9 +1,9 @@
-"""NT-Xent in tiles against its dense form: milliseconds of value and gradient where dense fits, and temporary memory.
+"""NT-Xent in tiles and in its dense form: milliseconds of value and gradient, and memory.
 
     .venv/bin/python tests/benchmarks/tiled_infonce.py [--views 8192] [--width 256]
 
-Memory is the compiled program's own account, for this machine's device and, where the package libtpu is installed, for the
-16 chips of a TPU v5e:4x4, compiled without one.
+Memory is the compiled program's own account of its temporaries, for this machine's device and,
+where the package libtpu is installed, for the 16 chips of a TPU v5e:4x4.
 """
 
 import argparse
@@ -44,8 +44,9 @@ def main() -> None:
     dense, tiled = (float(np.median(seconds[name])) for name in forms)
     apart = float(jnp.abs(grads["dense"] - grads["tiled"]).max() / jnp.abs(grads["dense"]).max())
     print(
-        f"{args.views} views of {args.width} on {jax.devices()[0].device_kind}: dense {1e3 * dense:.1f} ms, tiled "
-        f"{1e3 * tiled:.1f} ms, ratio {tiled / dense:.2f}; gradients differ by {apart:.1e} of the largest"
+        f"{args.views} views of {args.width} on {jax.devices()[0].device_kind}: "
+        f"dense {1e3 * dense:.1f} ms, tiled {1e3 * tiled:.1f} ms, ratio {tiled / dense:.2f}; "
+        f"gradients differ by {apart:.1e} of the largest"
     )
     large = jax.ShapeDtypeStruct((65536, 256), jnp.float32)
     used = lambda f, x: f.lower(x).compile().memory_analysis().temp_size_in_bytes / 1e9

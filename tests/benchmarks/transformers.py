@@ -1,15 +1,17 @@
-"""Training speed of the Transformers: GPT beside nanoGPT's model in PyTorch, BERT beside Hugging Face's.
+"""Training speed of the Transformers: GPT and nanoGPT's model, BERT and Hugging Face's.
 
-    python tests/benchmarks/transformers.py --peer-python ENV/bin/python [--rounds 5] [--steps 100] [--devices 1]
+    .venv/bin/python tests/benchmarks/transformers.py --peer-python ENV/bin/python \\
+        [--rounds 5] [--steps 100] [--devices 1]
 
-ENV needs torch and transformers, and no JAX. Both sides train the same sizes with AdamW and no dropout, on the cores
-that this process may use, of which ours makes `--devices`, by default one each: GPT in nanoGPT's setting for a CPU (4
-layers, 4 heads, width 128, 12 rows of 64 characters), BERT of 4 layers of width 256, with 32 rows of 128 tokens and a
-vocabulary of 8192, or as many as `--data` has. They take turns, each in a process of its own; the ratio is that of the
-medians. Ours is timed as `train` itself records it, with all that it writes.
+ENV needs torch and transformers, and no JAX. Both sides train the same sizes with AdamW and without
+dropout, on the cores that this process may use (we split them into `--devices`, by default one
+each): GPT in nanoGPT's setting for a CPU (4 layers, 4 heads, width 128, 12 rows of 64 characters),
+BERT with 4 layers of width 256, 32 rows of 128 tokens and a vocabulary of 8192, or that of
+`--data`. They take turns, each in a process of its own; the ratio is that of the medians. Our time
+is the one that `train` records, with everything that it writes.
 
-Where a step's time goes, by leaving parts out, on one core (2026-11-22): of GPT's 66 ms attention takes 15 and the tanh of
-GELU 6; the other 45 are products of small matrices, at some 80 GFLOP a second, and what lies between them.
+Measured by leaving parts out, on one core (2026-11-22): of GPT's 66 ms a step, attention takes 15
+and the tanh of GELU 6; the other 45 are products of small matrices, at about 80 GFLOP/s.
 """
 
 import argparse
@@ -63,7 +65,7 @@ def ours(which: str, steps: int, data: str, devices: int) -> tuple[float, int]:
 
 
 def theirs(which: str, steps: int, vocabulary: int) -> tuple[float, int]:
-    """Tokens per second of the same step in PyTorch, after its third, and the size of the vocabulary."""
+    """Tokens per second of the same step in PyTorch, after its third, and the vocabulary size."""
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -120,7 +122,10 @@ def theirs(which: str, steps: int, vocabulary: int) -> tuple[float, int]:
 
 
 def nano_gpt(vocabulary: int, layers: int, heads: int, width: int, length: int):
-    """The model of https://github.com/karpathy/nanoGPT, with biases and without dropout: tokens (n, t) to logits."""
+    """The model of https://github.com/karpathy/nanoGPT, with biases and without dropout.
+
+    Tokens (n, t) to logits.
+    """
     import torch
     from torch import nn
     import torch.nn.functional as F
@@ -235,7 +240,8 @@ if __name__ == "__main__":
         a, b = (sorted(v)[len(v) // 2] for v in found.values())
         each = ", ".join(f"{x / y:.2f}" for x, y in zip(found["ours"], found["theirs"]))
         print(
-            f"RESULT {model}, vocabulary {vocabulary}: ours {a:.0f} tokens/s, PyTorch {b:.0f}, ratio {a / b:.2f} "
+            f"RESULT {model}, vocabulary {vocabulary}: ours {a:.0f} tokens/s, PyTorch {b:.0f}, "
+            f"ratio {a / b:.2f} "
             f"(of each round: {each})",
             flush=True,
         )

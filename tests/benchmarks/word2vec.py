@@ -1,13 +1,14 @@
-"""Words per second of experiments/word2vec.py beside gensim's, on the same text and settings, and both on word tests.
+"""Words per second of experiments/word2vec.py and of gensim, and the word tests of both.
 
-    python tests/benchmarks/word2vec.py brown.txt,gutenberg.txt --peer-python PYTHON_WITH_GENSIM --runs 3
+    .venv/bin/python tests/benchmarks/word2vec.py brown.txt,gutenberg.txt \\
+        --peer-python PYTHON_WITH_GENSIM --runs 3
 
-Both sides train in turn, each in a process of its own bound to as many cores as there are --threads (gensim has as many
-workers), on the same sequence of words; compiling, reading and evaluating are left out of the times. A word counts each
-time an epoch passes it, subsampled away or not.
+Both sides train in turns on the same text with the same settings, each in a process of its own
+bound to `--threads` cores (gensim has as many workers). Compiling, reading and evaluating are not
+timed. A word counts each time an epoch passes it, whether subsampling drops it or not.
 
-On Brown and Gutenberg, one epoch, two quiet cores (2026-11-22): 1.01 million words a second against .35 with one thread,
-1.07 against .55 with two, for which ours keeps 1.4 cores busy.
+On Brown and Gutenberg, one epoch, two quiet cores (2026-11-22): 1.01 million words a second against
+.35 with one thread, 1.07 against .55 with two, for which ours keeps 1.4 cores busy.
 """
 
 import argparse
@@ -27,7 +28,8 @@ from gensim.models import Word2Vec
 words, width, window, negatives, sample, epochs, lr, sg, threads, vectors = sys.argv[1:]
 text = open(words).read().split(" ")
 text = [text[i:i + 10000] for i in range(0, len(text), 10000)]
-model = Word2Vec(vector_size=int(width), window=int(window), negative=int(negatives), sample=float(sample), sg=int(sg),
+model = Word2Vec(vector_size=int(width), window=int(window), negative=int(negatives), sample=float(sample),
+                 sg=int(sg),
                  alpha=float(lr), min_count=1, workers=int(threads), seed=0)
 model.build_vocab(text)
 start, cpu = time.perf_counter(), time.process_time()
@@ -130,7 +132,8 @@ def main() -> None:
             ],
         }
         print(
-            f"{len(tokens)} words, {len(names)} different, {settings}, gensim at {given.peer_lr}, {given.threads} threads"
+            f"{len(tokens)} words, {len(names)} different, {settings}, gensim at "
+            f"{given.peer_lr}, {given.threads} threads"
         )
         for _ in range(given.runs):
             for side, command in sides.items():
@@ -147,7 +150,8 @@ def main() -> None:
                     }
                 rate = given.epochs * len(tokens) / 1e6
                 print(
-                    f"{side}: {rate / seconds:.3f} million words/s, {rate / cpu:.3f} a second of CPU; "
+                    f"{side}: {rate / seconds:.3f} million words/s, "
+                    f"{rate / cpu:.3f} a second of CPU; "
                     + ", ".join(f"{k} {v:.3f}" for k, v in found.items()),
                     flush=True,
                 )
