@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ssljax.run import Run
 
 Tree = Any
+Numbers = jax.Array | np.ndarray
 
 
 class MetricAccumulator(struct.PyTreeNode):
@@ -27,10 +28,10 @@ class MetricAccumulator(struct.PyTreeNode):
     Few arrays, whatever the number of metrics: each costs the host time in every step.
     """
 
-    sums: jax.Array  # (m,) float32
-    steps: jax.Array  # int32
-    failed_step: jax.Array  # int32: the first step with a metric that is not finite, or -1.
-    failed_values: jax.Array  # (m,) float32: the metrics of that step.
+    sums: Numbers  # (m,) float32
+    steps: Numbers  # int32
+    failed_step: Numbers  # int32: the first step with a metric that is not finite, or -1.
+    failed_values: Numbers  # (m,) float32: the metrics of that step.
 
 
 class Program:

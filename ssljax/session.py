@@ -340,9 +340,9 @@ def results_table(
             continue
         evaluator, _, number = name.partition("/")
         evaluate = evals.get(evaluator)
-        known = isinstance(evaluate, Evaluator)
-        better = evaluate.better.get(number) if known else None
-        floor = evaluate.floors.get(number) if known else None
+        better, floor = None, None
+        if isinstance(evaluate, Evaluator):
+            better, floor = evaluate.better.get(number), evaluate.floors.get(number)
         bounds = {
             "untrained": untrained.get(name),
             "floor": results.get(f"{evaluator}/{floor}") if floor else None,
