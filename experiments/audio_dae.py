@@ -1,11 +1,15 @@
-"""A denoising autoencoder (Vincent et al., 2010, JMLR 11; https://arxiv.org/abs/1206.5538 tells of it) of spectrograms.
+"""A denoising autoencoder of spectrograms (Vincent et al., 2010, JMLR 11).
 
-    launch/local.sh experiments/audio_dae.py                      # two embedded signals, not sound: to see it run
-    launch/local.sh experiments/audio_dae.py --data FOLDER --wave 8000 --bands 40 --window 256 --epochs 20 \\
-        --code 64 coder:convolutional                             # FOLDER/CLASS/*.wav, at 8 kHz: the ledger's
+The method is reviewed in https://arxiv.org/abs/1206.5538.
 
-Spoken letters in 20 languages: Debian's klettres-data, as in cpc.py.
+    launch/local.sh experiments/audio_dae.py                 # embedded signals, to see it run
+    launch/local.sh experiments/audio_dae.py --data FOLDER --wave 8000 --bands 40 --window 256 \\
+        --epochs 20 --code 64 coder:convolutional            # FOLDER/CLASS/*.wav, at 8 kHz
+
+FOLDER with spoken letters in 20 languages: Debian's klettres-data, as in cpc.py.
 """
+
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -20,72 +24,91 @@ from ssljax.evals.pictures import samples
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.reconstruction import corrupt, Noise, squared_error
 from ssljax.models.coder import Convolutional, Dense
+from ssljax.ranges import checked, Count, NotNegative, Range
 
 
+@checked
 def audio_dae(
     data: str = "signals",
-    rate: int = 8000,
-    wave: int = 128,
-    bands: int = 8,
-    window: int = 32,
+    rate: Count = 8000,
+    wave: Count = 128,
+    bands: Count = 8,
+    window: Annotated[int, Range(least=2)] = 32,
     coder: Dense | Convolutional = Dense((256,)),
-    code: int = 16,
+    code: Count = 16,
     noise: Noise = "gaussian",
-    amount: float = 1.0,
-    epochs: int = 200,
-    batch_size: int = 32,
-    lr: float = 1e-3,
+    amount: NotNegative = 1.0,
+    epochs: Count = 200,
+    batch_size: Count = 32,
+    lr: NotNegative = 1e-3,
 ) -> Experiment:
-    """A log-mel spectrogram from a noisy one, through a narrow code.
+    """A log-mel spectrogram is predicted from a noisy one, through a narrow code.
 
     Args:
         data: signals (embedded), or a folder of class folders of recordings.
-        rate: Samples a second to bring recordings to; the embedded signals keep theirs.
-        wave: Samples of a wave; longer recordings are cut into several.
-        bands: Of the log-mel spectrogram.
-        window: Samples of its windows, which are half of that apart.
-        code: Units of the code.
-        noise: What is done to the spectrogram, of mean 0 and deviation 1 in each band, that the encoder sees.
-        amount: The share of values masked, or the Gaussian's standard deviation.
+        rate: Samples a second that recordings are resampled to; embedded signals keep their own.
+        wave: Samples of a wave; longer recordings are cut into several waves.
+        bands: Bands of the log-mel spectrogram.
+        window: Samples in a window of the spectrogram; windows are half of this apart.
+        coder: Encoder and decoder.
+        code: Dimensions of the code.
+        noise: Corruption of the encoder's input, a spectrogram with mean 0 and deviation 1 in
+            each band.
+        amount: Fraction of values that is masked, or standard deviation of the Gaussian.
+        epochs: Passes through the training waves.
+        batch_size: Waves in a step.
+        lr: Learning rate of Adam.
     """
+    audio.check_log_mel(wave, rate, window, bands)
     train, test = (audio.recordings(data, split, wave, rate) for split in ("train", "test"))
-    log_mel = lambda x: audio.log_mel(audio.to_wave(x), rate, window, window // 2, bands)
+
+    def log_mel(x):
+        return audio.log_mel(audio.to_wave(x), rate, window, window // 2, bands)
+
     some = np.asarray(jax.jit(log_mel)(train.read(subset(train, 500))["image"]))
     mean, deviation = some.mean((0, 1)), some.std((0, 1)) + 1e-3
-    look = lambda x: ((log_mel(x) - mean) / deviation)[..., None]
-    encoder, decoder, tx = coder.encoder(code), coder.decoder((*some.shape[1:], 1)), optax.adam(lr)
-    encode = lambda state, x: encoder.apply(state.params["encoder"], look(x))
-    through = lambda params, x: decoder.apply(
-        params["decoder"], encoder.apply(params["encoder"], x)
-    )
+    encoder, decoder = coder.encoder(code), coder.decoder((*some.shape[1:], 1))
+    tx = optax.adam(lr)
+
+    def spectrogram(x):
+        return ((log_mel(x) - mean) / deviation)[..., None]
+
+    def reconstruct(params, x):
+        return decoder.apply(params["decoder"], encoder.apply(params["encoder"], x))
 
     def init(key, batch):
-        z, e = encoder.init_with_output(key, look(batch["image"]))
-        return TrainState.create(
-            tx, {"encoder": e, "decoder": decoder.init(jax.random.fold_in(key, 1), z)}
-        )
+        z, e = encoder.init_with_output(key, spectrogram(batch["image"]))
+        d = decoder.init(jax.random.fold_in(key, 1), z)
+        return TrainState.create(tx, {"encoder": e, "decoder": d})
 
     def loss(params, state, batch, key):
-        x = look(batch["image"])
-        value = squared_error(x, through(params, corrupt(noise, key, x, amount))).mean() / x[0].size
+        x = spectrogram(batch["image"])
+        y = reconstruct(params, corrupt(noise, key, x, amount))
+        value = squared_error(x, y).mean() / x[0].size
         return value, (state.extra, {"loss": value})
 
-    def errors(state, key, x, label):
-        x = look(x)
-        seen = corrupt(noise, key, x, amount)
-        error = lambda y: squared_error(x, y) / x[0].size
-        return {
-            "error": error(through(state.params, seen)),
-            "of_noisy": error(seen),
-            "of_mean": error(0 * x),
-        }
+    def encode(state, x):
+        return encoder.apply(state.params["encoder"], spectrogram(x))
 
-    def show(
-        state, key, n
-    ):  # Clean, noisy and denoised, with time to the right and high bands on top.
-        x = look(jnp.asarray(test.read(np.resize(subset(test, n // 3), n // 3))["image"]))
-        seen = corrupt(noise, key, x, amount)
-        rows = jnp.concatenate([x, seen, through(state.params, seen)])
+    def raw(state, x):
+        return spectrogram(x).reshape(len(x), -1)
+
+    def errors(state, key, x, label):
+        x = spectrogram(x)
+        noisy = corrupt(noise, key, x, amount)
+        guesses = {
+            "error": reconstruct(state.params, noisy),
+            "of_noisy": noisy,
+            "of_mean": jnp.zeros_like(x),
+        }
+        return {name: squared_error(x, y) / x[0].size for name, y in guesses.items()}
+
+    def draw(state, key, n):
+        """Clean, noisy and denoised spectrograms, time to the right and high bands on top."""
+        at = np.resize(subset(test, n // 3), n // 3)
+        x = spectrogram(jnp.asarray(test.read(at)["image"]))
+        noisy = corrupt(noise, key, x, amount)
+        rows = jnp.concatenate([x, noisy, reconstruct(state.params, noisy)])
         return jnp.clip(rows.swapaxes(1, 2)[:, ::-1] / 6 + 0.5, 0, 1)
 
     return Experiment(
@@ -94,14 +117,10 @@ def audio_dae(
         data=feed(train, batch_size),
         num_steps=epochs * (len(train) // batch_size),
         evals={
-            "test": average(
-                errors, test, better={"error": "lower"}, floors={"error": "of_noisy"}
-            ),
-            "images": samples(show, rows=3),
+            "test": average(errors, test, better={"error": "lower"}, floors={"error": "of_noisy"}),
+            "images": samples(draw, rows=3),
             "probe": linear_probe(encode, train, test, floor=False),
-            "log_mel": linear_probe(
-                lambda state, x: look(x).reshape(len(x), -1), train, test, floor=False
-            ),
+            "log_mel": linear_probe(raw, train, test, floor=False),
         },
     )
 

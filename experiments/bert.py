@@ -1,8 +1,10 @@
-"""BERT's masked language model (Devlin et al., 2018, https://arxiv.org/abs/1810.04805): what was hidden.
+"""BERT's masked language model (Devlin et al., 2018, https://arxiv.org/abs/1810.04805).
 
-launch/local.sh experiments/bert.py                                     # Python's manual, embedded
-launch/local.sh experiments/bert.py --data imdb_reviews --vocabulary 8192 --width 256 --length 128 --steps 20000
+launch/local.sh experiments/bert.py                      # Python's manual, embedded
+launch/local.sh experiments/bert.py --data imdb_reviews --vocabulary 8192 --width 256 \\
+    --length 128 --steps 20000
 launch/local.sh experiments/bert.py --data imdb_reviews --whole-words   # the authors' later models
+launch/local.sh experiments/bert.py --data zh.txt --tokens bpe     # text of thousands of characters
 """
 
 from typing import Annotated
@@ -14,70 +16,77 @@ import tyro
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.documents import EMBEDDED
 from ssljax.data.feed import Rows
-from ssljax.data.token_rows import SPECIAL, token_rows
+from ssljax.data.token_rows import Kind, SPECIAL, token_rows, word_starts
 from ssljax.evals.masked_language import masked_accuracy
-from ssljax.losses.language import mask_tokens, masked_lm_loss, word_starts
+from ssljax.losses.language import mask_tokens, masked_lm_loss
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.optim import adamw, warmup_cosine
+from ssljax.pretrained import language_model_files
+from ssljax.ranges import checked, Count, NotNegative, Range
 
 
+@checked
 def bert(
     data: str = EMBEDDED,
-    vocabulary: int = 2048,
+    tokens: Kind = "wordpiece",
+    vocabulary: Count = 2048,
     net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(layers=4, heads=4, width=128),
-    share: float = 0.15,
+    share: Annotated[float, Range(above=0, below=1)] = 0.15,
     whole_words: bool = False,
-    length: int = 64,
-    batch_size: int = 32,
-    steps: int = 1000,
-    lr: float = 1e-3,
-    weight_decay: float = 0.01,
+    length: Annotated[int, Range(least=2)] = 64,
+    batch_size: Count = 32,
+    steps: Count = 1000,
+    lr: NotNegative = 1e-3,
+    weight_decay: NotNegative = 0.01,
 ) -> Experiment:
-    """BERT's masked language model, without the prediction of the next sentence (as RoBERTa), on WordPiece tokens.
+    """BERT's masked language model, without the prediction of the next sentence (as RoBERTa).
 
     Args:
-        data: python (its manual, embedded), a text file (the last tenth is held out), a folder, or a TFDS set of texts.
-        vocabulary: WordPiece tokens, learned on the training text.
-        share: Of the tokens of a row, those to be told: 80 % are masked, 10 % replaced, 10 % left.
-        whole_words: Mask all of a word's tokens or none.
+        data: python (its manual, embedded), a text file (the last tenth is held out), a folder of
+            .txt files, or a TFDS set of texts.
+        tokens: WordPiece in lower case, or byte pairs (bpe), which any script can be written in.
+        vocabulary: Number of tokens, learned on the training text.
+        net: The Transformer.
+        share: Fraction of a row's tokens to predict: 80 % of them are masked, 10 % replaced by a
+            random token, and 10 % left as they are.
+        whole_words: Mask all tokens of a word or none.
         length: Tokens in a row, of documents end to end.
-        lr: Its peak, after a warm-up over a tenth of training.
+        batch_size: Rows in a step.
+        steps: Training steps.
+        lr: Peak learning rate of AdamW, after a warm-up over a tenth of training.
+        weight_decay: Decoupled weight decay of AdamW, times the learning rate.
     """
-    read = token_rows(data, vocabulary, length)
-    starts = (
-        word_starts([read.tokenizer.id_to_token(i) for i in range(read.size)])
-        if whole_words
-        else None
-    )
+    read = token_rows(data, tokens, vocabulary, length)
+    starts = word_starts(read.tokenizer, read.train, share) if whole_words else None
     model = LanguageModel(net, read.size, causal=False)
-    tx = optax.chain(
-        optax.clip_by_global_norm(1.0), adamw(warmup_cosine(lr, steps), weight_decay, b2=0.98)
-    )
+    schedule = warmup_cosine(lr, steps)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(schedule, weight_decay, b2=0.98))
 
     def init(key, batch):
         return TrainState.create(tx, {"model": model.init(key, batch["tokens"][:2])})
 
-    def predict(params, key, tokens, train=False):
+    def predict(params, key, rows, train=False):
         k1, k2 = jax.random.split(key)
-        masked = mask_tokens(k1, tokens, read.size, read.mask, SPECIAL, share, starts)
+        masked = mask_tokens(k1, rows, read.size, read.mask, SPECIAL, share, starts)
+        arguments = masked.tokens, masked.at, train
         rngs = {"dropout": k2}
-        return model.apply(
-            params["model"], masked.tokens, masked.at, train, rngs=rngs, method="logits_at"
-        ), masked
+        return model.apply(params["model"], *arguments, rngs=rngs, method="logits_at"), masked
 
     def loss(params, state, batch, key):
         logits, masked = predict(params, key, batch["tokens"], train=True)
         value = masked_lm_loss(logits, masked.targets, masked.weight)
         return value, (state.extra, {"loss": value})
 
-    tell = masked_accuracy(lambda state, *a: predict(state.params, *a), read)
+    def predict_held_out(state, key, rows):
+        return predict(state.params, key, rows)
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=Rows({"tokens": read.train}, batch_size),
         num_steps=steps,
-        evals={"test": tell},
-        files={"tokenizer.json": read.tokenizer.to_str()},
+        evals={"test": masked_accuracy(predict_held_out, read)},
+        files=language_model_files(model, read.tokenizer),
     )
 
 

@@ -1,16 +1,23 @@
-"""Contrastive predictive coding (van den Oord et al., 2018, https://arxiv.org/abs/1807.03748) of raw waves.
+"""Contrastive predictive coding (van den Oord et al., 2018, https://arxiv.org/abs/1807.03748).
 
-    launch/local.sh experiments/cpc.py                            # two embedded signals, not sound: to see it run
-    launch/local.sh experiments/cpc.py --data FOLDER --wave 8000 --waves.strides 5 4 2 2 2 --steps 12 \\
-        --waves.width 128 --batch-size 64 --epochs 25 --bands 40 --window 256      # FOLDER/CLASS/*.wav, at 8 kHz
-    launch/local.sh experiments/cpc.py --data train-clean-100 --rate 16000 --wave 20480 --waves.strides 5 4 2 2 2 \\
-        --waves.width 512 --context.width 256 --steps 12 --batch-size 8 --epochs 9 --lr 2e-4 --bands 40 \\
-        --window 400  # the paper's LibriSpeech and 300,000 steps, whose rate is constant and whose net has no norm
+Of raw waves of sound.
 
-Spoken letters in 20 languages: Debian's klettres-data, unpacked by `dpkg -x`, whose folder usr/share/klettres is
-FOLDER: the ledger's 93.5 %, in a quarter of an hour. A language is a speaker and a microphone there, so that log-mel
-means are a high floor.
+    launch/local.sh experiments/cpc.py                       # embedded signals, to see it run
+    launch/local.sh experiments/cpc.py --data FOLDER --wave 8000 --waves.strides 5 4 2 2 2 \\
+        --steps 12 --waves.width 128 --batch-size 64 --epochs 25 --bands 40 \\
+        --window 256                                         # FOLDER/CLASS/*.wav, at 8 kHz
+    launch/local.sh experiments/cpc.py --data train-clean-100 --rate 16000 --wave 20480 \\
+        --waves.strides 5 4 2 2 2 --waves.width 512 --context.width 256 --steps 12 \\
+        --batch-size 8 --epochs 9 --lr 2e-4 --bands 40 --window 400
+
+The last command is the paper's LibriSpeech setting and its 300,000 steps; the paper's learning
+rate is constant and its network has no norm. FOLDER with spoken letters in 20 languages is
+usr/share/klettres in Debian's klettres-data (unpack the package with `dpkg -x`): 93.5 % in a
+quarter of an hour. There each language is one speaker and one microphone, so that the mean of a
+log-mel spectrogram is a high floor.
 """
+
+from typing import Annotated
 
 import flax.linen as nn
 import jax
@@ -25,34 +32,39 @@ from ssljax.losses.cpc import cpc_loss
 from ssljax.models.rnn import RNN
 from ssljax.models.waves import Waves
 from ssljax.optim import adamw, warmup_cosine
+from ssljax.ranges import checked, Count, NotNegative, Range
 
 
+@checked
 def cpc(
     data: str = "signals",
-    rate: int = 8000,
-    wave: int = 128,
+    rate: Count = 8000,
+    wave: Count = 128,
     waves: Waves = Waves(strides=(4, 2), width=64),
     context: RNN = RNN("gru", width=64, layers=1),
-    steps: int = 4,
-    epochs: int = 200,
-    batch_size: int = 32,
-    lr: float = 1e-3,
-    bands: int = 8,
-    window: int = 32,
+    steps: Count = 4,
+    epochs: Count = 200,
+    batch_size: Count = 32,
+    lr: NotNegative = 1e-3,
+    bands: Count = 8,
+    window: Annotated[int, Range(least=2)] = 32,
 ) -> Experiment:
-    """A context predicts the codes to come, against those of the batch's other waves.
+    """A context predicts the codes that follow, against the codes of the other waves of a batch.
 
     Args:
         data: signals (embedded), or a folder of class folders of recordings.
-        rate: Samples a second to bring recordings to; the embedded signals keep theirs.
-        wave: Samples of a wave; longer recordings are cut into several.
-        waves: g_enc of the paper.
-        context: g_ar of the paper.
-        steps: How many codes ahead are predicted, each by a matrix of its own.
-        lr: Its peak, after a warm-up over a tenth of training.
-        bands: Of the log-mel spectrogram, the mean and deviation of which are the floor's features.
-        window: Samples of a spectrogram's window.
+        rate: Samples a second that recordings are resampled to; embedded signals keep their own.
+        wave: Samples of a wave; longer recordings are cut into several waves.
+        waves: The encoder of waves into codes (g_enc in the paper).
+        context: The recurrent net over codes (g_ar in the paper).
+        steps: Number of codes ahead that are predicted, each by its own matrix (K in the paper).
+        epochs: Passes through the training waves.
+        batch_size: Waves in a step.
+        lr: Peak learning rate of AdamW, after a warm-up over a tenth of training.
+        bands: Bands of the log-mel spectrogram, whose means and deviations are the floor.
+        window: Samples in a window of the spectrogram.
     """
+    audio.check_log_mel(wave, rate, window, bands)
     train, test = (audio.recordings(data, split, wave, rate) for split in ("train", "test"))
     num_steps = epochs * (len(train) // batch_size)
     tx = adamw(warmup_cosine(lr, num_steps))

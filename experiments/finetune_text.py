@@ -1,8 +1,12 @@
-"""Fine-tuning on classes (Devlin et al., 2018, https://arxiv.org/abs/1810.04805, section 4), or from scratch.
+"""Fine-tuning on classes of text, or training on them from scratch.
 
-launch/local.sh experiments/finetune_text.py                            # from scratch, on Python's manual, embedded
-launch/local.sh experiments/finetune_text.py --pretrained runs/bert --fraction 0.1        # --scratch: the floor
-launch/local.sh experiments/finetune_text.py --data imdb_reviews --pretrained runs/BERT-ON-IMDB --length 512
+Devlin et al., 2018, https://arxiv.org/abs/1810.04805, section 4.
+
+launch/local.sh experiments/finetune_text.py             # from scratch, on Python's manual
+launch/local.sh experiments/finetune_text.py --pretrained runs/bert \\
+    --fraction 0.1                                       # add --scratch for the floor
+launch/local.sh experiments/finetune_text.py --data imdb_reviews \\
+    --pretrained runs/BERT-ON-IMDB --length 512
 """
 
 from typing import Annotated
@@ -17,80 +21,84 @@ import tyro
 from ssljax import Experiment, InputError, main, minimize, TrainState
 from ssljax.data.documents import Documents, EMBEDDED, labelled_documents
 from ssljax.data.feed import Rows
-from ssljax.data.token_rows import labelled_rows
+from ssljax.data.token_rows import Kind, labelled_splits
 from ssljax.evals.accuracy import accuracy
 from ssljax.evals.text_floor import text_floors
 from ssljax.models.transformer import Transformer
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.pretrained import pretrained_or_new
+from ssljax.ranges import checked, Count, NotNegative, Range, Share
 
 
+@checked
 def finetune_text(
     data: str = EMBEDDED,
     pretrained: str = "",
     scratch: bool = False,
-    fraction: float = 1.0,
-    vocabulary: int = 2048,
+    fraction: Share = 1.0,
+    tokens: Kind = "wordpiece",
+    vocabulary: Count = 2048,
     net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(
         layers=4, heads=4, width=128, dropout=0.1
     ),
-    length: int = 64,
-    batch_size: int = 32,
-    steps: int = 200,
-    lr: float = 3e-4,
-    weight_decay: float = 0.01,
+    length: Annotated[int, Range(least=3)] = 64,
+    batch_size: Count = 32,
+    steps: Count = 200,
+    lr: NotNegative = 3e-4,
+    weight_decay: NotNegative = 0.01,
 ) -> Experiment:
-    """A linear layer on the mean of a Transformer's last tokens, all of it trained on labels.
+    """A linear layer on the mean of a Transformer's last tokens; all weights are trained on labels.
 
     Args:
-        data: python (half pages of its manual, by topic, embedded), a TFDS set of labelled texts, or a folder of
-            class folders.
-        pretrained: The folder of a run of bert, electra, gpt or simcse to begin with; the net, but for its dropout, and
-            its tokens are then that one's, of several seeds the first's. Pretraining on the embedded manual has read the
-            test half pages too, without labels. Empty to train the net given from scratch.
-        scratch: Take that run's net and tokens, but new weights: what fine-tuning must beat.
-        fraction: Of the training texts, drawn once for all: what labels are used.
-        vocabulary: WordPiece tokens, learned on all training texts, where nothing is pretrained.
+        data: python (half pages of its manual, by topic, embedded), a TFDS set of labelled texts,
+            or a folder of class folders.
+        pretrained: Folder of a run of bert, electra, gpt or simcse to start from (of several
+            seeds, the first). Its network, except for dropout, and its tokens replace the flags
+            here. A run on the embedded manual has seen the test half pages, without labels. Empty
+            to start from scratch.
+        scratch: Use the network and the tokens of the pretrained run with new weights: the floor
+            of fine-tuning.
+        fraction: Fraction of the training texts whose labels are used, the same for all seeds.
+        tokens: WordPiece in lower case, or byte pairs (bpe), which any script can be written in.
+        vocabulary: Number of tokens, learned on all training texts.
+        net: The Transformer.
         length: Tokens of a text that are read.
-        lr: Its peak, after a warm-up over a tenth of training.
+        batch_size: Texts in a step.
+        steps: Training steps.
+        lr: Peak learning rate of AdamW, after a warm-up over a tenth of training.
+        weight_decay: Decoupled weight decay of AdamW, times the learning rate.
     """
     docs = {split: labelled_documents(data, split) for split in ("train", "test")}
-    old = pretrained_or_new(pretrained, net, docs["train"], vocabulary, length)
+    old = pretrained_or_new(pretrained, net, docs["train"], tokens, vocabulary, length)
     old = old._replace(params=None) if scratch else old
-    train, test = (labelled_rows(old.tokenizer, d, length) for d in docs.values())
-    if not 0 < fraction <= 1 or not (n := round(fraction * len(train))):
-        raise InputError(
-            f"--fraction must be above 0 and at most 1, and leave one of {len(train)} texts, not {fraction}."
-        )
+    train, test = labelled_splits(old.tokenizer, docs, length)
+    if not (n := round(fraction * len(train))):
+        raise InputError(f"--fraction {fraction} leaves none of the {len(train)} training texts.")
     at = np.sort(np.random.default_rng(0).permutation(len(train))[:n])
+    some = Documents([docs["train"].text[i] for i in at], train.labels[at], train.class_names)
     model, head = old.model, nn.Dense(train.num_classes)
     tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(warmup_cosine(lr, steps), weight_decay))
 
     def init(key, batch):
         k1, k2 = jax.random.split(key)
-        return TrainState.create(
-            tx,
-            {
-                "model": model.init(k1, jnp.maximum(batch["tokens"][:2], 0)),
-                "head": head.init(k2, jnp.zeros((1, model.net.width))),
-            },
-        )
+        m = model.init(k1, jnp.maximum(batch["tokens"][:2], 0))
+        h = head.init(k2, jnp.zeros((1, model.net.width)))
+        return TrainState.create(tx, {"model": m, "head": h})
 
     def logits(params, rows, train=False, key=None):
-        h = model.apply(
-            params["model"], rows, train, rngs={"dropout": key} if train else {}, method="pooled"
-        )
+        rngs = {"dropout": key} if train else {}
+        h = model.apply(params["model"], rows, train, rngs=rngs, method="pooled")
         return head.apply(params["head"], h)
 
     def loss(params, state, batch, key):
         z = logits(params, batch["tokens"], train=True, key=key)
         value = optax.softmax_cross_entropy_with_integer_labels(z, batch["label"]).mean()
-        return value, (
-            state.extra,
-            {"loss": value, "accuracy": 100 * jnp.mean(z.argmax(-1) == batch["label"])},
-        )
+        right = 100 * jnp.mean(z.argmax(-1) == batch["label"])
+        return value, (state.extra, {"loss": value, "accuracy": right})
 
-    some = Documents([docs["train"].text[i] for i in at], train.labels[at], train.class_names)
+    def classify(state, rows):
+        return logits(state.params, rows)
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
@@ -99,10 +107,10 @@ def finetune_text(
         data=Rows({"tokens": train.image[at], "label": train.labels[at]}, batch_size),
         files=old.files,
         evals={
-            "test": accuracy(lambda state, rows: logits(state.params, rows), test),
-            **text_floors(some, docs["test"]),
+            "test": accuracy(classify, test),
+            **text_floors(some, docs["test"]),  # These read whole texts.
         },
-    )  # These read whole texts.
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A causal Transformer learns to predict the next token.
 
-launch/local.sh experiments/gpt.py --run.eval-every 500      # Python's manual, embedded; with samples
+launch/local.sh experiments/gpt.py --run.eval-every 500      # Python's manual, with samples
 launch/local.sh experiments/gpt.py --data input.txt --norm layer --positions learned \\
     --unit gelu                                              # nanoGPT's network
 launch/local.sh experiments/gpt.py --data input.txt --tokens bpe --layers 6 --heads 6 \\
@@ -31,7 +31,7 @@ from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Part, Range,
 def gpt(
     data: str = EMBEDDED,
     tokens: Literal["characters", "bpe"] = "characters",
-    vocabulary: Annotated[int, Range(least=257)] = 4096,
+    vocabulary: Count = 4096,
     net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(layers=4, heads=4, width=128),
     length: Annotated[int, Range(least=2)] = 64,
     batch_size: Count = 12,

@@ -1,5 +1,6 @@
 """Rows of tokens for encoders: of unlabelled text end to end, and of labelled texts one by one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,3 +92,16 @@ def labelled_rows(tokenizer: Tokenizer, docs: Documents, length: int) -> Arrays:
     rows = document_rows(*encode(tokenizer, docs), length, -1, cls, sep)
     labels = np.zeros(len(rows), np.int32) if docs.labels is None else docs.labels
     return Arrays(rows, labels, list(docs.class_names))
+
+
+def labelled_splits(
+    tokenizer: Tokenizer, docs: Mapping[str, Documents], length: int
+) -> tuple[Arrays, Arrays]:
+    """`labelled_rows` of docs["train"] and docs["test"].
+
+    Prints the shares of unknown tokens; InputError where a text is mostly unknown.
+    """
+    train, test = (labelled_rows(tokenizer, docs[split], length) for split in ("train", "test"))
+    cure = "give --tokens bpe, or with --pretrained a run that was trained on such text or with it"
+    check_unknown(tokenizer, train.image, test.image, cure)
+    return train, test

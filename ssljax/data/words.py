@@ -1,10 +1,12 @@
-"""Running text for word vectors: its plain words, subsampled and cut into blocks anew each epoch."""
+"""Running text for word vectors: its words in lower case, subsampled for each epoch, in blocks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 import functools
 import itertools
 import re
+import sys
+import unicodedata
 
 import jax
 from jax.sharding import Mesh
@@ -12,40 +14,68 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ssljax import sharding
+from ssljax.data.documents import compose, Documents, documents
 from ssljax.data.order import order
-from ssljax.data.documents import Documents, documents
-from ssljax.data.tokenizers import encode, words
+from ssljax.data.tokenizers import encode, MOSTLY, unknown_share, words
 from ssljax.errors import InputError
 
 
+@functools.cache
+def _word() -> re.Pattern[str]:
+    """Letters, each with its marks (Devanagari vowels, Thai tones, accents without composed form).
+
+    Python's \\w doesn't match marks. Joiners inside a word (U+200C, U+200D) belong to it.
+    """
+    is_mark = [unicodedata.category(chr(i)).startswith("M") for i in range(sys.maxunicode + 1)]
+    edges = np.flatnonzero(np.diff(np.array([False, *is_mark, False], np.int8)))
+    marks = "".join(f"{chr(a)}-{chr(b - 1)}" for a, b in edges.reshape(-1, 2))
+    letters, joined = r"[^\W\d_]", rf"[{marks}]|[\u200c\u200d](?=[^\W\d_])"
+    return re.compile(rf"{letters}+(?:(?:{joined})+{letters}*)*")
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text in lower case and composed form (NFC): runs of letters and their marks.
+
+    Words of scripts without spaces (Chinese, Japanese, Thai, ...) need spaces put between them.
+    """
+    return _word().findall(compose(text.lower()))
+
+
 def plain_words(data: str) -> Documents:
-    """All texts of a set, of both splits, as words in lower case, without marks and digits, with spaces between."""
+    """All texts of a set, of both splits, as `split_words` with spaces between."""
     text = [text for split in ("train", "test") for text in documents(data, split).text]
-    return Documents([" ".join(re.findall(r"[^\W\d_]+", text.lower())) for text in text])
+    return Documents([" ".join(split_words(t)) for t in text])
 
 
 def vocabulary(data: str, min_count: int) -> tuple[Tokenizer, np.ndarray, np.ndarray, list[str]]:
-    """A tokenizer of the plain words of a set, its text (n,) int32, and the count (v,) and name of each word in that.
+    """A tokenizer of the words of a set, its text (n,) int32, and each word's count (v,) and name.
 
-    Word i is token i + 1: words that occur less than `min_count` times, the unknown, are left out of the text.
-    InputError where none is left.
+    Word i is token i + 1 of the tokenizer. Words that occur less than `min_count` times, its
+    unknown token, are left out of the text; their share is printed. InputError where they are most
+    of the text.
     """
     docs = plain_words(data)
     tokenizer = words(docs, min_count, newline="")
     tokens = encode(tokenizer, docs)[0]
-    tokens = tokens[tokens > 0] - 1
-    if not len(tokens):
+    rare = unknown_share(tokenizer, tokens) if len(tokens) else 100.0
+    if jax.process_index() == 0:
+        print(f"left out: {rare:.2f} % of the text, words that occur less than {min_count} times")
+    if rare > MOSTLY:
         raise InputError(
-            f"No word of {data} occurs {min_count} times: choose a smaller --min-count, or more text."
+            f"{rare:.1f} % of the words of {data} occur less than {min_count} times: choose a "
+            "smaller --min-count, or more text, or put spaces between the words of a script that "
+            "is written without."
         )
+    tokens = tokens[tokens > 0] - 1
     count = np.bincount(tokens)
     return tokenizer, tokens, count, [tokenizer.id_to_token(i + 1) for i in range(len(count))]
 
 
 def keep_probability(count: np.ndarray, sample: float) -> np.ndarray:
-    """How likely an occurrence of each word stays in the text, as word2vec.c has it; 1 for all where `sample` is 0.
+    """Probability that an occurrence of each word is kept, as in word2vec.c; 1 if `sample` is 0.
 
-    Mikolov et al., 2013, arXiv:1310.4546, eq. 5, have sqrt(t / f); the program sqrt(t / f) + t / f.
+    Mikolov et al., 2013, arXiv:1310.4546, eq. 5, have sqrt(t / f); the program has
+    sqrt(t / f) + t / f.
     """
     if not sample:
         return np.ones(len(count))
@@ -55,15 +85,16 @@ def keep_probability(count: np.ndarray, sample: float) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class WordBlocks:
-    """Blocks of `length` words with `window` more on either side: {"words": (batch_size, length + 2 window) int32}.
+    """Blocks of `length` words and `window` more on either side, for word vectors.
 
-    In each epoch frequent words are left out by chance (`keep_probability`), before blocks are cut and shuffled; all by
-    (seed, step) alone. An epoch takes `steps` steps. Deviation: windows reach over the ends of sentences and documents.
+    {"words": (batch_size, length + 2 window) int32}. In each epoch frequent words are left out by
+    chance (`keep_probability`) before blocks are cut and shuffled, as a function of (seed, step).
+    An epoch takes `steps` steps. Deviation: windows reach over the ends of sentences and documents.
     InputError where the text is too short for one step.
     """
 
     tokens: np.ndarray
-    count: np.ndarray  # Of each word of the vocabulary.
+    count: np.ndarray  # Occurrences of each word of the vocabulary.
     batch_size: int
     length: int
     window: int
@@ -72,12 +103,14 @@ class WordBlocks:
     def __post_init__(self) -> None:
         if not self.steps:
             raise InputError(
-                f"A text of about {self.expected} words after subsampling is too short for a step of "
-                f"{self.batch_size} blocks of {self.length}: choose a smaller --batch-size, or more text."
+                f"A text of about {self.expected} words after subsampling is too short for a step "
+                f"of {self.batch_size} blocks of {self.length}: choose a smaller --batch-size, or "
+                "more text."
             )
 
     @functools.cached_property
     def expected(self) -> int:
+        """Words of an epoch, on average."""
         return int(self.count @ keep_probability(self.count, self.sample))
 
     @property
@@ -88,7 +121,7 @@ class WordBlocks:
         return ()
 
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
-        """The text of an epoch."""
+        """The text of an epoch, subsampled."""
         rng = np.random.default_rng((seed % 2**64, epoch, 1))
         stays = keep_probability(self.count, self.sample).astype(np.float32)[self.tokens]
         return self.tokens[rng.random(len(self.tokens), np.float32) < stays]
@@ -99,14 +132,12 @@ class WordBlocks:
             epoch, at = divmod(step, self.steps)
             if epoch != now:
                 now, text = epoch, self.epoch(seed, epoch)
-                blocks = (
-                    order(seed, epoch, self.steps * self.batch_size).astype(np.int64) * self.length
-                )
-                blocks += np.random.default_rng((seed % 2**64, epoch, 2)).integers(
-                    len(text)
-                )  # What is left over differs.
+                blocks = order(seed, epoch, self.steps * self.batch_size).astype(np.int64)
+                # Blocks start at a random word, so that the rest that is left out differs.
+                first = np.random.default_rng((seed % 2**64, epoch, 2)).integers(len(text))
+                blocks = blocks * self.length + first
             begin = blocks[at * self.batch_size : (at + 1) * self.batch_size, None]
-            # Behind its end the text begins again.
+            # After its end the text starts again.
             yield text[(begin + inside) % len(text)].astype(np.int32)
 
     def batch(self, resident: tuple, fed: jax.Array) -> dict[str, jax.Array]:
