@@ -1,4 +1,5 @@
-"""The Vision Transformer: against published sizes, JAX's attention, a loop over heads and tokens, and its own mask."""
+"""The Vision Transformer: against published sizes, JAX's attention, a loop over heads and tokens,
+and its own mask."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ KEY = jax.random.key(0)
 def test_vit_b16_has_its_published_size():
     net = ViT(16, 768, 12, 12, "token")
     params = jax.eval_shape(lambda: net.init(KEY, jnp.zeros((1, 224, 224, 3))))
-    # timm's vit_base_patch16_224 has 86,567,656 with a head of 769,000 and 197 · 768 learned positions.
+    # timm's vit_base_patch16_224: 86,567,656 with a head of 769,000 and 197 · 768 positions.
     assert sum(x.size for x in jax.tree.leaves(params)) == 86_567_656 - 769_000 - 197 * 768
 
 
@@ -79,7 +80,8 @@ def test_positions_are_sines_of_row_and_column():
 
 @pytest.mark.parametrize("shape, pool", [((8, 8, 1), "mean"), ((6, 10, 3), "token")])
 def test_what_is_hidden_is_not_seen(shape, pool):
-    """Hidden patches don't move the tokens of those kept, which differ from the tokens of the whole image."""
+    """Hidden patches don't move the tokens of those kept, which differ from the tokens of the whole
+    image."""
     net = ViT(2, 16, 2, 2, pool)
     x = jax.random.uniform(KEY, (3, *shape))
     params = net.init(KEY, x)
@@ -116,19 +118,19 @@ def test_masks_hide_their_share_anew_for_each_image():
             p[k], np.arange(4)
         )  # Where the decoder finds the token of each.
     assert np.abs((place >= 4).mean(0) - 0.75).max() < 0.03
-    for share, hidden in ((0.6, 10), (0.1, 2), (0.96, 15)):  # Of 16 in each image, to the nearest.
-        assert (
-            (np.asarray(random_mask(KEY, 100, 16, share)[1]) >= 16 - hidden).sum(1) == hidden
-        ).all()
-        assert random_mask(KEY, 100, 16, share)[0].shape == (100, 16 - hidden)
-    for share in (0.0, 1.0):
+    # Rounded down, as in int(L * (1 - ratio)) of MAE and L - ceil(L * ratio) of SimMIM.
+    for patches, share, hidden in ((16, 0.6, 10), (16, 0.1, 2), (64, 0.6, 39), (10, 0.9, 9)):
+        keep, place = random_mask(KEY, 100, patches, share)
+        assert ((np.asarray(place) >= patches - hidden).sum(1) == hidden).all()
+        assert keep.shape == (100, patches - hidden)
+    for share in (0.0, 0.96, 1.0):
         with pytest.raises(InputError, match="leaves both"):
             random_mask(KEY, 2, 16, share)
 
 
 def test_the_decoder_puts_each_token_in_its_place():
     net = MAEDecoder((2, 4), 12, 16, 1, 2)
-    keep, place = random_mask(KEY, 3, 8, 0.5)
+    _, place = random_mask(KEY, 3, 8, 0.5)
     y = jax.random.normal(KEY, (3, 4, 6))
     params = net.init(KEY, y, place)
     mixed = jnp.array([2, 0, 3, 1])  # The seen in another order are the same picture.

@@ -1,4 +1,4 @@
-"""Codes of a batch shared out evenly among prototypes."""
+"""Online clustering: codes that assign a batch evenly to prototypes, and SwAV's loss on them."""
 
 import math
 
@@ -11,13 +11,14 @@ from ssljax.losses.distillation import cross_view_loss
 
 
 def sinkhorn(scores: Array, eps: float = 0.05, steps: int = 3) -> Array:
-    """The codes Q* = Diag(u) exp(scores / ε) Diag(v), (n, k): rows sum to 1, columns to n/k the better the more steps.
+    """The codes Q* = Diag(u) exp(scores / ε) Diag(v) of `scores`, (n, k), by Sinkhorn-Knopp.
 
-    Caron et al., 2020, arXiv:2006.09882, eqs. 3 to 5, in logarithms. InputError unless ε and `steps` are positive.
+    Rows sum to 1; columns approach n/k with more `steps`. Caron et al., 2020, arXiv:2006.09882,
+    eqs. 3 to 5, computed in logarithms. InputError unless ε (`eps`) and `steps` are positive.
     """
     if eps <= 0 or steps < 1:
         raise InputError(
-            f"Sinkhorn's algorithm needs a positive epsilon and at least one step, not {eps} and {steps}."
+            f"Sinkhorn's algorithm needs a positive epsilon and a step, not {eps} and {steps}."
         )
     n, k = scores.shape
     log_q = scores.astype(jnp.float32) / eps
@@ -30,9 +31,11 @@ def sinkhorn(scores: Array, eps: float = 0.05, steps: int = 3) -> Array:
 def swav_loss(
     scores: Array, large: int = 2, tau: float = 0.1, eps: float = 0.05, steps: int = 3
 ) -> Array:
-    """Swapped prediction: from the `scores` of each view, (views, n, k), the codes of the first `large` but its own.
+    """Swapped prediction: each view predicts the codes of the first `large` views other than
+    itself.
 
-    Caron et al., 2020, arXiv:2006.09882, eqs. 1, 2 and 6: cosines with k prototypes. Codes get no gradient.
+    `scores`, (views, n, k), are cosines with k prototypes, at temperature τ (`tau`); codes are
+    their `sinkhorn` and get no gradient. Caron et al., 2020, arXiv:2006.09882, eqs. 1, 2 and 6.
     """
     if tau <= 0:
         raise InputError(f"The temperature must be positive, not {tau}.")

@@ -1,4 +1,5 @@
-"""Colourisation as classification: Zhang et al., 2016, https://arxiv.org/abs/1603.08511, section 2."""
+"""Colourisation as classification: Zhang et al., 2016, https://arxiv.org/abs/1603.08511, section
+2."""
 
 import jax
 from jax import Array
@@ -11,9 +12,10 @@ from ssljax.errors import InputError
 def rare_weights(
     counts: np.ndarray, centres: np.ndarray, lam: float = 0.5, sigma: float = 5.0
 ) -> np.ndarray:
-    """Weights of the colour bins, (q,), the rarer the larger: w ∝ 1 / ((1 - lam) p + lam / q), Σ p w = 1, eq. 4.
+    """Weights of the q colour bins, larger for rare ones: w ∝ 1 / ((1 - λ) p + λ / q), Σ p w = 1.
 
-    p is how often each occurs, smoothed by a Gaussian of `sigma` over the bins' `centres`, (q, 2).
+    p are the frequencies of `counts`, (q,), smoothed by a Gaussian of width `sigma` over the bins'
+    `centres`, (q, 2). Eq. 4. InputError unless 0 < λ (`lam`) <= 1.
     """
     if not 0 < lam <= 1:
         raise InputError(
@@ -29,10 +31,11 @@ def rare_weights(
 def soft_bins(
     ab: Array, centres: Array, table: Array, step: float, k: int = 5, sigma: float = 5.0
 ) -> tuple[Array, Array]:
-    """The `k` bins nearest to colours (..., 2), nearest first, and their shares z of the colour: (..., k) each.
+    """The `k` bins nearest to colours `ab` (..., 2), nearest first, and their shares z: (..., k)
+    each.
 
-    Shares fall with the distance as a Gaussian of `sigma`, and sum to 1: section 2.2. `centres` and `table` are
-    those of `data.colour.gamut(step)`; the table saves a search through all bins.
+    Shares are a Gaussian of the distance with width `sigma`, normalised: section 2.2. `centres` and
+    `table` are from `data.colour.gamut(step)`; the table saves a search through all bins.
     """
     place = jnp.round(ab / step).astype(int) + len(table) // 2
     some = jnp.asarray(table)[place[..., 0], place[..., 1]]
@@ -42,14 +45,15 @@ def soft_bins(
 
 
 def rebalanced_loss(logits: Array, bins: Array, share: Array, weights: Array) -> Array:
-    """-E v Σ_k z_k log p_k over pixels, v the weight of the nearest bin: logits (..., q), the rest of `soft_bins`.
+    """-E v Σ_k z_k log p_k over pixels, with v the weight of a pixel's nearest bin: eqs. 2 and 3.
 
-    Eq. 2, with v of eq. 3.
+    `logits` are (..., q); `bins` and `share`, (..., k), are those of `soft_bins`.
     """
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), bins, axis=-1)
     return -jnp.mean(weights[bins[..., 0]] * jnp.sum(share * log_p, axis=-1))
 
 
 def annealed_mean(logits: Array, centres: Array, temperature: float = 0.38) -> Array:
-    """From logits (..., q) a colour (..., 2), between the mean (temperature 1) and the mode (0): eq. 5."""
+    """A colour (..., 2) from `logits` (..., q): the mean at temperature 1, near the mode at 0. Eq.
+    5."""
     return jax.nn.softmax(logits / temperature) @ centres

@@ -1,4 +1,4 @@
-"""Bounds on the likelihood of latent-variable models, and what they are made of. All in nats; sums over dimensions."""
+"""Bounds on the log-likelihood of latent-variable models and their terms, in nats."""
 
 from collections.abc import Callable
 import math
@@ -16,42 +16,46 @@ def gaussian_log_prob(x: Array, mean: Array, log_var: Array) -> Array:
 
 
 def log_normal(z: Array, mean: Array | float = 0.0, log_var: Array | float = 0.0) -> Array:
-    """log N(z; mean, exp(log_var)), element by element."""
+    """log N(z; mean, exp(log_var)), elementwise."""
     log_var = jnp.asarray(log_var)
     return -0.5 * (LOG_2PI + log_var + (z - mean) ** 2 * jnp.exp(-log_var))
 
 
 def kl_normal(mean: Array, log_var: Array) -> Array:
-    """KL(N(mean, exp(log_var)) || N(0, 1)) of each dimension: Kingma & Welling, 2013, arXiv:1312.6114, appendix B."""
+    """KL(N(mean, exp(log_var)) || N(0, 1)) of each dimension.
+
+    Kingma & Welling, 2013, arXiv:1312.6114, appendix B.
+    """
     return 0.5 * (mean**2 + jnp.exp(log_var) - 1.0 - log_var)
 
 
 def iwae_bound(log_w: Array) -> Array:
-    """The bound L_k from log weights (k, n), log p(x, z) - log q(z|x) at k draws of q: (n,).
+    """The bound L_k, (n,), from log weights (k, n): log p(x, z) - log q(z|x) at k samples of q.
 
-    Burda et al., 2015, arXiv:1509.00519, eq. 8; with k = 1 it is the ELBO by sampling.
+    Burda et al., 2015, arXiv:1509.00519, eq. 8; with k = 1 a sampled ELBO.
     """
     return jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))
 
 
 def dreg_bound(log_w: Callable[[Array], Array], z: Array) -> Array:
-    """`iwae_bound(log_w(z))`, with the doubly reparameterised gradient in place of its own: (n,).
+    """`iwae_bound(log_w(z))`, with the doubly reparameterised gradient: (n,).
 
-    Tucker et al., 2018, arXiv:1810.04152, eq. 8. `log_w` maps draws `z` (k, n, d) to log weights (k, n), and must hold
-    the parameters of q fixed (stop_gradient): these learn through `z` alone.
+    `log_w` maps samples `z` (k, n, d) to log weights (k, n), and must hold the parameters of q
+    fixed (stop_gradient), since they learn through `z` alone. Tucker et al., 2018,
+    arXiv:1810.04152, eq. 8.
     """
     w = jax.nn.softmax(jax.lax.stop_gradient(log_w(jax.lax.stop_gradient(z))), axis=0)
     return iwae_bound(
         log_w(_scale_gradient(z, w[..., None]))
-    )  # iwae's own gradient brings the second w.
+    )  # Its own gradient brings the second w.
 
 
 def one_sample_bound(key: Array, log_w: Callable[[Array], Array], z: Array) -> Array:
-    """`iwae_bound(log_w(z))`, whose gradient is that of one draw of the k, picked in proportion to its weight: (n,).
+    """`iwae_bound(log_w(z))`, with the gradient of one of the k samples, picked by weight: (n,).
 
-    Without bias, noisier, and about three times as cheap where k is large: k passes forward and one back (Burda et
-    al., 2015, arXiv:1509.00519, section 3). `log_w` maps draws `z` (k, n, d) to log weights (k, n), and one draw of
-    each example, (n, d), to (n,).
+    Unbiased, noisier, and about three times as cheap for large k: k passes forward and one backward
+    (Burda et al., 2015, arXiv:1509.00519, section 3). `log_w` maps samples `z` (k, n, d) to log
+    weights (k, n), and one sample of each example, (n, d), to (n,).
     """
     every = jax.lax.stop_gradient(log_w(z))
     picked = jax.random.categorical(key, every, axis=0)

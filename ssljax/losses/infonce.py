@@ -1,4 +1,4 @@
-"""Contrastive losses: find the positive among the negatives."""
+"""Contrastive losses: classify the positive among negatives."""
 
 import jax
 from jax import Array
@@ -10,16 +10,19 @@ from ssljax.losses.tiled import log_partition, product, TILE
 
 
 def normalize(z: Array, eps: float = 1e-12) -> Array:
-    """Rows of `z`, (n, d), at length 1; a row of zeros stays zero, with a zero gradient."""
+    """`z`, (..., d), scaled to length 1; a row of zeros stays zero, with a zero gradient."""
     square = jnp.sum(z**2, axis=-1, keepdims=True)
     return z / jnp.sqrt(jnp.maximum(square, eps**2))
 
 
 def nt_xent_loss(za: Array, zb: Array, tau: float = 0.5, tiled: bool | None = None) -> Array:
-    """NT-Xent of two views, `za[i]` and `zb[i]` (n, d) of image i: Chen et al., 2020, arXiv:2002.05709, eq. 1.
+    """NT-Xent, SimCLR's loss, of two views `za[i]` and `zb[i]` (n, d) of each image i.
 
-    Each of the 2n views has its other view as the positive and the remaining 2n - 2 as negatives; the mean over all.
-    `tiled` computes the same without the (2n, 2n) matrix (`losses.tiled`); None does so where that is over 32 MB.
+    The mean over all 2n views, each with its other view as the positive and the remaining 2n - 2 as
+    negatives, at temperature τ (`tau`). `tiled` computes it without the (2n, 2n) matrix
+    (`losses.tiled`); None does so where the matrix is over 32 MB.
+
+    Chen et al., 2020, arXiv:2002.05709, eq. 1.
     """
     _check(za, zb, tau)
     n = len(za)
@@ -28,7 +31,7 @@ def nt_xent_loss(za: Array, zb: Array, tau: float = 0.5, tiled: bool | None = No
     if _large(z, z) if tiled is None else tiled:
         agree = jnp.sum(pairs[0] * pairs[1]) / (tau * n)
         return log_partition(z, z, jnp.full(2 * n, 1 / (2 * n)), 1 / tau, diagonal=False) - agree
-    # A view is no negative of itself: exp(-1e9) is 0, and unlike -inf doesn't set off JAX's search for infinities.
+    # A view is no negative of itself: exp(-1e9) is 0, and unlike -inf passes jax_debug_infs.
     logits = jnp.where(jnp.eye(2 * n, dtype=bool), -1e9, product(z, z.T) / tau)
     positive = (jnp.arange(2 * n) + n) % (2 * n)
     return optax.softmax_cross_entropy_with_integer_labels(logits, positive).mean()
@@ -37,16 +40,16 @@ def nt_xent_loss(za: Array, zb: Array, tau: float = 0.5, tiled: bool | None = No
 def info_nce_loss(
     q: Array, k: Array, negatives: Array | None = None, tau: float = 0.07, tiled: bool | None = None
 ) -> Array:
-    """InfoNCE of queries `q` (n, d) for their keys `k` (n, d): van den Oord et al., 2018, arXiv:1807.03748, eq. 4.
+    """InfoNCE of queries `q` (n, d) and their keys `k` (n, d), by cosine, at temperature τ (`tau`).
 
-    The negatives of a query are the other queries' keys or, where given, the rows of `negatives` (m, d) alone, as in
-    MoCo (He et al., 2020, arXiv:1911.05722, eq. 1). All are compared by cosine. `tiled` as in `nt_xent_loss`, of the (n, n)
-    matrix; with `negatives` it is whole, and asking otherwise an InputError.
+    The negatives of a query are the keys of the other queries or, where given, the rows of
+    `negatives` (m, d) alone, as in MoCo (He et al., 2020, arXiv:1911.05722, eq. 1). `tiled` is as
+    in `nt_xent_loss`; with `negatives` it is an InputError.
+
+    van den Oord et al., 2018, arXiv:1807.03748, eq. 4.
     """
     if tiled and negatives is not None:
-        raise InputError(
-            "Against given negatives all products are there at once: leave `tiled` out."
-        )
+        raise InputError("With given negatives the whole matrix is computed: leave `tiled` out.")
     _check(q, k, tau)
     q, k = normalize(q.astype(jnp.float32)), normalize(k.astype(jnp.float32))
     if negatives is None and (_large(q, k) if tiled is None else tiled):
@@ -64,10 +67,11 @@ def info_nce_loss(
 
 
 def clip_loss(za: Array, zb: Array, tau: float | Array = 0.07, tiled: bool | None = None) -> Array:
-    """InfoNCE in both directions, image to text and text to image, `za[i]` with `zb[i]`, (n, d): their mean.
+    """The mean of InfoNCE in both directions, image to text and back; `za[i]` belongs to `zb[i]`,
+    (n, d).
 
-    Radford et al., 2021, arXiv:2103.00020, figure 3. There 1/τ is learned: exp of a parameter, held at most 100.
-    `tiled` as in `nt_xent_loss`.
+    Radford et al., 2021, arXiv:2103.00020, figure 3, where 1/τ is learned: exp of a parameter, at
+    most 100. `tiled` is as in `nt_xent_loss`.
     """
     return (
         info_nce_loss(za, zb, tau=tau, tiled=tiled) + info_nce_loss(zb, za, tau=tau, tiled=tiled)
@@ -75,10 +79,14 @@ def clip_loss(za: Array, zb: Array, tau: float | Array = 0.07, tiled: bool | Non
 
 
 def supcon_loss(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = None) -> Array:
-    """The mean over views `z`, (n, d), of L_out: minus the mean log-probability of the others with their label.
+    """SupCon's L_out: the mean over views `z`, (n, d), of -log p, averaged over the same label's
+    views.
 
-    Khosla et al., 2020, arXiv:2004.11362, eq. 2. A view that no other shares its label with counts 0.
-    `tiled` as in `nt_xent_loss`.
+    A view whose label no other view shares counts 0. The authors' code multiplies the loss by
+    τ/0.07 (1.43 at τ = 0.1), which eq. 2 has not: their SGD's learning rate 0.5 is 0.714 here.
+    `tiled` is as in `nt_xent_loss`.
+
+    Khosla et al., 2020, arXiv:2004.11362, eq. 2.
     """
     if z.ndim != 2 or labels.shape != z.shape[:1]:
         raise InputError(
@@ -86,13 +94,10 @@ def supcon_loss(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = 
         )
     _check(z, z, tau)
     z = normalize(z.astype(jnp.float32))
-    if (
-        _large(z, z) if tiled is None else tiled
-    ):  # The mean over positives is a product with the sum of their class.
+    if _large(z, z) if tiled is None else tiled:
+        # The mean over positives is a product with their class's sum; a class's number is its rank.
         order, n = jnp.argsort(labels), len(z)
-        number = jnp.cumsum(
-            jnp.diff(labels[order], prepend=labels[order[:1]]) != 0
-        )  # Of the class, among those here.
+        number = jnp.cumsum(jnp.diff(labels[order], prepend=labels[order[:1]]) != 0)
         number = jnp.zeros(n, jnp.int32).at[order].set(number)
         of_class = lambda x: jax.ops.segment_sum(x, number, n)[number]
         others = of_class(jnp.ones(n)) - 1
@@ -106,28 +111,32 @@ def supcon_loss(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = 
 
 
 def nearest_neighbour(z: Array, support: Array) -> Array:
-    """The rows of `support`, (m, d), nearest to each of `z`, (n, d), by cosine, with no gradient.
+    """The row of `support`, (m, d), nearest to each of `z`, (n, d), by cosine, without a gradient.
 
-    Dwibedi et al., 2021, arXiv:2104.14548, eq. 2: NNCLR's queries. InputError for an empty support.
+    NNCLR's queries: Dwibedi et al., 2021, arXiv:2104.14548, eq. 2. InputError for an empty support.
     """
     if not len(support):
-        raise InputError("Nothing is near in an empty support set: choose --queue above 0.")
+        raise InputError("An empty support set has no neighbours: choose --queue above 0.")
     cosines = product(normalize(jax.lax.stop_gradient(z)), normalize(support).T)
     return jax.lax.stop_gradient(support[jnp.argmax(cosines, axis=-1)])
 
 
 def enqueue(queue: Array, rows: Array) -> Array:
-    """The queue, (m, d), with `rows`, (n, d), in front and as many of its oldest gone, cut off from the gradient.
+    """`queue`, (m, d), with `rows`, (n, d), in place of its n oldest rows, without a gradient.
 
-    He et al., 2019, arXiv:1911.05722, section 3.1. InputError unless m is a multiple of n, and above 0.
+    MoCo: He et al., 2019, arXiv:1911.05722, section 3.1. InputError unless m is a multiple of n.
     """
-    if not len(queue) or len(queue) % len(rows):  # So where the batch is larger, too.
-        near = max(1, len(queue) // len(rows)) * len(rows)
-        raise InputError(
-            f"A queue of {len(queue)} can't be renewed by batches of {len(rows)}: choose a --queue that "
-            f"is a multiple of --batch-size, as {near}."
-        )
+    check_queue(len(queue), len(rows))
     return jax.lax.stop_gradient(jnp.concatenate([rows.astype(queue.dtype), queue[: -len(rows)]]))
+
+
+def check_queue(size: int, batch_size: int) -> None:
+    """InputError unless the queue's size is a multiple of the batch's."""
+    if size < 1 or size % batch_size:  # A batch larger than the queue has a remainder as well.
+        near = max(1, size // batch_size) * batch_size
+        raise InputError(
+            f"--queue must be a multiple of --batch-size {batch_size}, such as {near}, not {size}."
+        )
 
 
 def _large(q: Array, k: Array) -> bool:

@@ -1,4 +1,4 @@
-"""Vector quantisation: codes are the nearest entries of a codebook that follows them by moving averages."""
+"""Vector quantisation with a codebook learned by exponential moving averages."""
 
 import jax
 from jax import Array
@@ -8,18 +8,17 @@ Codebook = dict[str, Array]  # {"vectors": (K, d), "counts": (K,), "sums": (K, d
 
 
 def codebook(vectors: Array) -> Codebook:
-    """A codebook that begins with `vectors` (K, d), each counted once."""
+    """A new codebook with the entries `vectors` (K, d), each with a count of 1."""
     return {"vectors": vectors, "counts": jnp.ones(len(vectors)), "sums": vectors}
 
 
 def nearest_code(z: Array, vectors: Array) -> Array:
-    """The index of the entry of `vectors` (K, d) nearest to each of `z` (..., d), by squared distance: (...).
+    """The index (...) of the entry of `vectors` (K, d) nearest to each of `z` (..., d).
 
-    van den Oord et al., 2017, arXiv:1711.00937, eq. 1.
+    van den Oord et al., 2017, arXiv:1711.00937, eq. 1, by squared distance.
     """
-    distance = jnp.sum(vectors**2, -1) - 2 * jnp.matmul(
-        z, vectors.T, precision="highest"
-    )  # |z|² is the same for all.
+    # Less |z|², which is the same for all entries.
+    distance = jnp.sum(vectors**2, -1) - 2 * jnp.matmul(z, vectors.T, precision="highest")
     return jnp.argmin(distance, axis=-1)
 
 
@@ -29,17 +28,22 @@ def straight_through(z: Array, q: Array) -> Array:
 
 
 def commitment_loss(z: Array, q: Array) -> Array:
-    """|z - q|² with q held, the mean over vectors of its sum over dimensions: eq. 3's last term. z, q (..., d)."""
+    """The mean of |z - sg(q)|² over vectors, z and q (..., d): the last term of eq. 3, without β.
+
+    The square is summed over the d dimensions, as in eq. 3; implementations that average over them
+    (DeepMind's Sonnet, vector-quantize-pytorch) have the same loss with a β d times as large.
+    """
     return jnp.mean(jnp.sum((z - jax.lax.stop_gradient(q)) ** 2, axis=-1))
 
 
 def update_codebook(
     book: Codebook, z: Array, index: Array, key: Array, decay: float = 0.99, dead: float = 0.01
 ) -> Codebook:
-    """The codebook after a batch of `z` (m, d) that took the entries `index` (m,): appendix A.1, eq. 6 to 8.
+    """The codebook after a batch `z` (m, d) assigned to the entries `index` (m,).
 
-    An entry whose moving count falls below `dead` of an even share begins anew at a random row of `z` (Williams et al.,
-    2020, arXiv:2002.08111, section 4.2). The count's average is over entries per batch.
+    Counts and sums are moving averages with `decay`, γ: van den Oord et al., 2017, appendix A.1,
+    eq. 6 to 8. An entry whose count falls below `dead` times an even share m / K is replaced by a
+    random row of `z` (Williams et al., 2020, arXiv:2002.08111, section 4.2).
     """
     z, k = jax.lax.stop_gradient(z), len(book["vectors"])
     taken = jax.nn.one_hot(index, k)
@@ -57,6 +61,7 @@ def update_codebook(
 
 
 def codebook_perplexity(counts: Array) -> Array:
-    """exp of the entropy of how often each entry is taken, from `counts` (K,): K where all are taken alike."""
+    """exp of the entropy of the entries' frequencies, from `counts` (K,); K if all are used
+    equally."""
     p = counts / jnp.maximum(jnp.sum(counts), 1e-12)
     return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0)))

@@ -1,6 +1,6 @@
-"""Reconstruction: what an autoencoder minimises, what it is given to see, and what keeps its code from being trivial.
+"""Autoencoders: reconstruction errors, corruptions of the input, and penalties on the code.
 
-Bengio et al., 2012, https://arxiv.org/abs/1206.5538, section 7, tell of all of these.
+Bengio et al., 2012, https://arxiv.org/abs/1206.5538, section 7, is a review of all of these.
 """
 
 from collections.abc import Callable
@@ -18,64 +18,64 @@ Noise = Literal["none", "masking", "salt_and_pepper", "gaussian"]
 
 
 def squared_error(x: Array, y: Array) -> Array:
-    """The sum of (x - y)² over all but the first axis: (n, ...) twice to (n,)."""
+    """The sum of (x - y)² over all but the first axis: (n, ...) each to (n,)."""
     _same(x, y)
     return jnp.sum((x - y) ** 2, axis=tuple(range(1, x.ndim)))
 
 
 def cross_entropy(x: Array, logits: Array) -> Array:
-    """-Σ x log p + (1 - x) log(1 - p) with p = sigmoid(logits), in nats: x (n, ...) in [0, 1], logits alike, to (n,).
+    """-Σ x log p + (1 - x) log(1 - p), in nats, with p = sigmoid(logits): (n, ...) each to (n,).
 
-    Hinton and Salakhutdinov, 2006, Science 313; Vincent et al., 2010, JMLR 11, section 2.1. Least, but not 0, at p = x.
-    Where x is 0 or 1 it is -log p(x) under independent Bernoullis. Logits (k, n, ...), for k draws, give (k, n).
+    x is in [0, 1]; the minimum, at p = x, is 0 only for binary x, for which it is -log p(x) under
+    independent Bernoullis. Logits (k, n, ...) of k samples give (k, n).
+
+    Hinton and Salakhutdinov, 2006, Science 313; Vincent et al., 2010, JMLR 11, section 2.1.
     """
     _same(x, logits[(0,) * (logits.ndim - x.ndim)])
-    logits = logits.reshape(
-        *logits.shape[: logits.ndim - x.ndim + 1], -1
-    )  # A CPU's loop over one channel is not
-    x = x.reshape(len(x), -1)  # vectorised: six times as long.
-    softplus = jnp.maximum(logits, 0) + jnp.log1p(
-        jnp.exp(-jnp.abs(logits))
-    )  # jax.nn's takes 2.5 times as long.
+    # Flat, since a CPU's loop over a last axis of one channel is not vectorised: six times as long.
+    logits = logits.reshape(*logits.shape[: logits.ndim - x.ndim + 1], -1)
+    x = x.reshape(len(x), -1)
+    # jax.nn.softplus takes 2.5 times as long.
+    softplus = jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
     return jnp.sum(softplus - x * logits, axis=-1)
 
 
 def masking(key: Array, x: Array, p: float) -> Array:
-    """Each element of x becomes 0 with probability `p`: Vincent et al., 2010, section 3.3."""
+    """x with each element set to 0 with probability `p`: Vincent et al., 2010, section 3.3."""
     _probability("masked", p)
     return jnp.where(over_batch(jax.random.bernoulli(key, p, x.shape)), 0, x)
 
 
 def salt_and_pepper(key: Array, x: Array, p: float) -> Array:
-    """Each element of x becomes, with probability `p`, 0 or 1, as a coin falls: Vincent et al., 2010, section 3.3."""
+    """x with each element set to 0 or 1, each with probability `p`/2: Vincent et al., 2010, 3.3."""
     _probability("salted or peppered", p)
     u = over_batch(jax.random.uniform(key, x.shape))
     return jnp.where(u < p / 2, 0, jnp.where(u < p, 1, x))
 
 
 def gaussian(key: Array, x: Array, sigma: float) -> Array:
-    """x with independent normal noise of standard deviation `sigma`: Vincent et al., 2010, section 3.3."""
+    """x with independent normal noise of standard deviation `sigma`: Vincent et al., 2010, section
+    3.3."""
     if sigma < 0:
         raise InputError(f"The standard deviation of noise must be at least 0, not {sigma}.")
     return x + sigma * over_batch(jax.random.normal(key, x.shape))
 
 
 def corrupt(noise: Noise, key: Array, x: Array, amount: float) -> Array:
-    """x after the corruption of that name; `amount` is its share of elements or its standard deviation."""
+    """x with `noise`; `amount` is the fraction of elements or, for gaussian, the deviation."""
     functions = {"masking": masking, "salt_and_pepper": salt_and_pepper, "gaussian": gaussian}
     return x if noise == "none" else functions[noise](key, x, amount)
 
 
 def kl_sparsity_penalty(logits: Array, rho: float) -> Array:
-    """Σ_j KL(rho ‖ rho_j), rho_j the batch's mean of sigmoid(logits[:, j]), (n, d): each unit on a share `rho` of it.
+    """Σ_j KL(ρ ‖ ρ_j), with ρ_j the batch mean of sigmoid(logits[:, j]) and logits (n, d).
 
-    Ng, 2011, notes of CS294A on the sparse autoencoder, section 3.
+    The penalty of a sparse autoencoder: Ng, 2011, notes of CS294A, section 3. InputError unless
+    0 < ρ (`rho`) < 1.
     """
     if not 0 < rho < 1:
-        raise InputError(
-            f"The share of time that a unit is on must lie between 0 and 1, not {rho}."
-        )
-    # The mean's logarithms by logsumexp of log-sigmoids: finite where all units of a column are off for good.
+        raise InputError(f"The mean activation of a unit must lie between 0 and 1, not {rho}.")
+    # The logarithm of a mean by logsumexp of log-sigmoids: finite for a unit that is always off.
     on, off = (
         jax.nn.logsumexp(jax.nn.log_sigmoid(s * logits), axis=0) - math.log(len(logits))
         for s in (1, -1)
@@ -86,10 +86,11 @@ def kl_sparsity_penalty(logits: Array, rho: float) -> Array:
 def contractive_penalty(
     key: Array, encode: Callable[[Array], Array], x: Array, draws: int = 1
 ) -> Array:
-    """‖J‖²_F of `encode` at each row of x, (n, ...) to (n,), estimated: Rifai et al., 2011 (ICML), eq. 5.
+    """An estimate of ‖J‖²_F, the Jacobian of `encode` at each row of x, (n, ...) to (n,).
 
-    Not the closed form of one layer, but the mean of ‖J v‖² over `draws` random sign vectors v, whose mean it is as
-    E v vᵀ = 1; each costs one forward-mode product, for an encoder of any depth that treats rows apart.
+    Rifai et al., 2011 (ICML), eq. 5, have the closed form for one layer; this is the mean of ‖J v‖²
+    over `draws` random sign vectors v, unbiased since E v vᵀ = 1, at one forward-mode product each,
+    for an encoder of any depth that treats rows independently.
     """
 
     def one(key: Array) -> Array:
@@ -103,10 +104,11 @@ def contractive_penalty(
 def _same(x: Array, y: Array) -> None:
     if x.shape != y.shape:
         raise InputError(
-            f"An image and its reconstruction must have the same shape, not {x.shape} and {y.shape}."
+            "An image and its reconstruction must have the same shape, not "
+            f"{x.shape} and {y.shape}."
         )
 
 
 def _probability(what: str, p: float) -> None:
     if not 0 <= p <= 1:
-        raise InputError(f"The share of elements that are {what} must be in [0, 1], not {p}.")
+        raise InputError(f"The fraction of elements that are {what} must be in [0, 1], not {p}.")

@@ -1,4 +1,4 @@
-"""The partition function of contrastive losses in tiles: what a batch of any size needs, without its n x m matrix."""
+"""The partition function of contrastive losses in tiles, without the whole (n, m) matrix."""
 
 from functools import partial
 
@@ -10,12 +10,13 @@ from jax.sharding import PartitionSpec as P
 from ssljax.errors import InputError
 from ssljax.sharding import BATCH
 
-TILE = 2**23  # Numbers of the matrix that are there at once: 32 MB in float32.
-NONE = -1e9  # exp(-1e9) is 0, and unlike -inf doesn't set off JAX's search for infinities.
+TILE = 2**23  # Elements of the matrix in memory at once: 32 MB in float32.
+NONE = -1e9  # exp(-1e9) is 0, and unlike -inf passes jax_debug_infs.
 
 
 def product(a: Array, b: Array) -> Array:
-    """The matrix product in full float32. By default GPUs and TPUs keep fewer bits; a low temperature magnifies that."""
+    """The matrix product in full float32: a low temperature magnifies the rounding of GPUs and
+    TPUs."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -28,12 +29,12 @@ def log_partition(
     diagonal: bool = True,
     tile: int = TILE,
 ) -> Array:
-    """sum_i weights_i log sum_j exp(scale q_i · k_j), exactly, of queries q (n, d) and keys k (m, d), all float32.
+    """Σ_i weights_i log Σ_j exp(scale q_i · k_j) of queries q (n, d) and keys k (m, d), float32.
 
-    Without the `diagonal`, j = i is left out of a query's sum; InputError unless there are then as many keys as queries.
-    At most about `tile` numbers of q kᵀ are there at once, on each device: its queries stay where they are and the keys
-    go around the devices in blocks (a ring). Where a gradient is wanted it is computed with the value, tile by tile, so
-    that on one device no product is computed twice.
+    Exact. Without the `diagonal`, j = i is left out of the sum; InputError unless n = m then. At
+    most about `tile` elements of q kᵀ are in memory on each device: queries stay where they are and
+    blocks of keys go around the devices in a ring. A gradient is computed together with the value,
+    tile by tile, so that on one device no product is computed twice.
     """
     _check(q, k, diagonal)
 
@@ -64,20 +65,18 @@ def _value_and_grads(q, k, weights, scale, diagonal, tile):
         else:
             lse = _ring_lse(q, k, scale, diagonal, tile)
             dq, dk = _ring_grads(q, k, weights, scale, lse, diagonal, tile)
-        by_scale = _total(
-            jnp.sum(q * dq)
-        )  # Of sum p (q · k); dq and dk still lack their factor, the scale.
+        by_scale = _total(jnp.sum(q * dq))  # Σ p (q · k), as dq and dk still lack the scale.
         return _total(jnp.sum(weights * lse)), scale * dq, scale * dk, lse, by_scale
 
     return _on_devices(local, (P(), BATCH, BATCH, BATCH, P()), q, k, weights, scale)
 
 
 def _ring_lse(q, k, scale, diagonal, tile):
-    """log sum_j exp(scale q_i · k_j) of this device's queries over all devices' keys."""
+    """log Σ_j exp(scale q_i · k_j) of this device's queries over the keys of all devices."""
 
     def turn(carry, i):
         lse, k = carry
-        following = _pass_on(k)  # Sent off before the products that hide the time it takes.
+        following = _pass_on(k)  # Sent before the products, which hide the transfer.
         block = _block(q, k, scale, diagonal | (i > 0), tile)[0]
         return (jnp.logaddexp(lse, block), following), None
 
@@ -88,7 +87,8 @@ def _ring_lse(q, k, scale, diagonal, tile):
 
 
 def _ring_grads(q, k, weights, scale, lse, diagonal, tile):
-    """The gradients by this device's queries and by its keys; a key's gathers on its way around."""
+    """Gradients by this device's queries and its keys; a key's is summed on its way around the
+    ring."""
 
     def turn(carry, i):
         dq, k, dk = carry
@@ -101,8 +101,11 @@ def _ring_grads(q, k, weights, scale, lse, diagonal, tile):
 
 
 def _block(q, k, scale, diagonal, tile, weights=None, lse=None):
-    """log sum exp of each query over these keys and, where there are weights, the gradients of their weighted sum by
-    scale q and scale k; with `lse`, the log of the whole sum is given, of which these keys are a part."""
+    """log Σ exp of each query over these keys and, with `weights`, gradients by scale q and scale
+    k.
+
+    `lse` is the log of the sum over all keys, of which these are a part.
+    """
     n, rows = len(q), max(1, min(len(q), tile // len(k)))
     tiles = -(-n // rows)
     pad = lambda x: jnp.pad(x, [(0, tiles * rows - n)] + [(0, 0)] * (x.ndim - 1)).reshape(
@@ -147,7 +150,8 @@ def _pass_on(x: Array) -> Array:
 
 
 def _on_devices(f, out_specs, q, k, weights, scale):
-    """f on each device's part of the arrays, where they can be split over the mesh; on the whole arrays otherwise."""
+    """f on each device's part of the arrays if they divide by the mesh's size, else on the
+    whole."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or any(len(x) % mesh.size for x in (q, k)):
         return f(q, k, weights, scale)
@@ -159,5 +163,6 @@ def _on_devices(f, out_specs, q, k, weights, scale):
 def _check(q: Array, k: Array, diagonal: bool) -> None:
     if not diagonal and len(q) != len(k):
         raise InputError(
-            f"{len(q)} queries and {len(k)} keys have no diagonal to leave out: as many of each are needed."
+            f"{len(q)} queries and {len(k)} keys have no diagonal to leave out: use as many keys "
+            "as queries."
         )

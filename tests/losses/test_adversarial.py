@@ -1,4 +1,5 @@
-"""Adversarial losses against the papers' equations as float64 loops, and penalties against critics with known gradients."""
+"""Adversarial losses against the papers' equations as float64 loops, and penalties against critics
+with known gradients."""
 
 import math
 
@@ -23,7 +24,7 @@ def mean(values):
     return sum(values) / len(values)
 
 
-NAIVE = {  # The equations as they are printed, with D = sigmoid(logit) where the paper's D is a probability.
+NAIVE = {  # As printed, with D = sigmoid(logit) where the paper's D is a probability.
     "gan_critic_loss": lambda r, f: (
         -mean(math.log(sigmoid(x)) for x in r) - mean(math.log(1 - sigmoid(x)) for x in f)
     ),
@@ -94,7 +95,8 @@ def test_extremes_stay_finite(name, signs):
 
 
 def test_a_sure_critic_stops_the_minimax_generator_alone():
-    """Goodfellow et al., 2014, section 3: log(1 - D) saturates where samples are rejected with confidence."""
+    """Goodfellow et al., 2014, section 3: log(1 - D) saturates where samples are rejected with
+    confidence."""
     sure = jnp.full(8, -20.0)
     saturated, strong = (
         jax.grad(f)(sure) for f in (adv.minimax_generator_loss, adv.nonsaturating_generator_loss)
@@ -104,7 +106,8 @@ def test_a_sure_critic_stops_the_minimax_generator_alone():
 
 
 def test_the_best_critic_gives_log_four():
-    """Goodfellow et al., 2014, theorem 1: at p_g = p_data the best D is 1/2 and the value -log 4."""
+    """Goodfellow et al., 2014, theorem 1: at p_g = p_data the best D is 1/2 and the value -log
+    4."""
     grad = jax.grad(lambda s: adv.gan_critic_loss(jnp.full(5, s), jnp.full(5, s)))
     assert grad(0.0) == 0
     np.testing.assert_allclose(
@@ -150,7 +153,8 @@ def test_gradient_penalty_of_a_linear_critic(length, expected):
 
 
 def test_gradient_penalty_is_taken_between_the_two():
-    """With D(x) = |x|²/2 the gradient is x itself: from the points drawn, its norm says where they lie."""
+    """With D(x) = |x|²/2 the gradient is x itself: from the points drawn, its norm says where they
+    lie."""
     real, fake = images(1, 2000)
     real, fake = real / 10, fake + 5
     points = []
@@ -196,7 +200,8 @@ def test_r1_and_r2_of_a_known_critic():
 
 
 def test_penalties_reach_the_critics_parameters():
-    """Their gradient by the parameters, which is of second order, against finite differences in float64 loops."""
+    """Their gradient by the parameters, which is of second order, against finite differences in
+    float64 loops."""
     real, fake = images(3)
     w = np.random.default_rng(4).normal(size=12)
     critic = lambda w: lambda x: jnp.tanh(x.reshape(len(x), -1) @ w)
@@ -224,7 +229,8 @@ def test_penalties_reach_the_critics_parameters():
 
 
 def test_a_flat_critic_makes_no_nan():
-    """At initialisation a critic may be flat somewhere: the norm of a zero gradient has no slope of its own."""
+    """At initialisation a critic may be flat somewhere: the norm of a zero gradient has no slope of
+    its own."""
     real, fake = images(5)
     flat = lambda w: lambda x: w * jax.nn.relu(x.reshape(len(x), -1).sum(1) - 1e3)
     with jax.debug_nans(True):

@@ -1,4 +1,5 @@
-"""BYOL's, SimSiam's, DINO's, SwAV's and I-JEPA's losses against the papers' equations as naive float64 loops."""
+"""BYOL's, SimSiam's, DINO's, SwAV's and I-JEPA's losses against the papers' equations as naive
+float64 loops."""
 
 import math
 
@@ -52,7 +53,8 @@ def naive_simsiam(p, z):
 
 
 def naive_pairs(target, student, tau):
-    """H(target, student) over pairs of different views: Caron et al., 2021, eq. 3; `target[m][i]` are probabilities."""
+    """H(target, student) over pairs of different views: Caron et al., 2021, eq. 3; `target[m][i]`
+    are probabilities."""
     total = pairs = 0
     for m in range(len(target)):
         for v in range(len(student)):
@@ -89,13 +91,17 @@ def naive_swav(scores, tau, eps, steps):
     return naive_pairs([naive_sinkhorn(s, eps, steps).tolist() for s in scores[:2]], scores, tau)
 
 
-def naive_ijepa(y, target, weight):
-    """Assran et al., 2023, section 3: squared distances to features normalised over channels, in the blocks alone."""
+def naive_ijepa(y, target, weight, error="squared"):
+    """Assran et al., 2023, section 3: errors for features standardised over channels, in blocks."""
+    smooth = lambda e: (
+        e * e / 2 if abs(e) < 1 else abs(e) - 0.5
+    )  # torch.nn.functional.smooth_l1_loss
+    each = (lambda e: e * e) if error == "squared" else smooth
     total = count = 0
     for n, p in np.argwhere(weight):
         t = target[n, p]
         t = (t - t.mean()) / math.sqrt(t.var() + 1e-6)
-        total, count = total + sum((a - b) ** 2 for a, b in zip(y[n, p], t)), count + y.shape[-1]
+        total, count = total + sum(each(a - b) for a, b in zip(y[n, p], t)), count + y.shape[-1]
     return total / count
 
 
@@ -184,12 +190,14 @@ def test_swav_equals_the_equations_and_codes_get_no_gradient(views):
         np.testing.assert_allclose(grad[at], (up - down) / 2e-5, rtol=2e-3, atol=1e-5)
 
 
-def test_ijepa_equals_the_equation_and_sends_no_gradient_to_the_target():
+@pytest.mark.parametrize("error", ["squared", "smooth-l1"])
+def test_ijepa_loss_and_gradients(error):
     y, target = draw(6, (3, 6, 5), (3, 6, 5))
     weight = np.random.default_rng(0).random((3, 6)) < 0.4
     args = (*single(y, target), jnp.asarray(weight))
-    np.testing.assert_allclose(ijepa_loss(*args), naive_ijepa(y, target, weight), rtol=1e-4)
-    to_y, to_target = jax.grad(ijepa_loss, (0, 1))(*args)
+    naive = naive_ijepa(y, target, weight, error)
+    np.testing.assert_allclose(ijepa_loss(*args, error), naive, rtol=1e-4)
+    to_y, to_target = jax.grad(ijepa_loss, (0, 1))(*args, error)
     np.testing.assert_array_equal(to_target, 0)
     np.testing.assert_array_equal(to_y[~weight], 0)
     assert (jnp.abs(to_y[weight]).max(-1) > 0).all()
@@ -223,6 +231,22 @@ def test_blocks_are_rectangles_of_the_areas_and_aspects_asked_for():
     ).all()  # All of a 3x5 grid.
     with pytest.raises(ValueError, match="can't be drawn"):
         block_masks(jax.random.key(0), 2, (4, 4), 0)
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (8, 8), (16, 12)])
+def test_correlated_blocks_have_the_sizes_of_the_authors_code(grid):
+    """_sample_block_size of I-JEPA's mask collator, at each value of its one random number."""
+    want = set()
+    for r in np.linspace(0, 1, 20_001):
+        keep = int(grid[0] * grid[1] * (0.15 + r * 0.05))
+        ratio = 0.75 + r * 0.75
+        want.add((round(math.sqrt(keep * ratio)), round(math.sqrt(keep / ratio))))
+    masks = np.asarray(block_masks(jax.random.key(0), 2000, grid, 2, correlated=True))
+    masks = masks.reshape(-1, *grid)
+    found = set(zip(masks.any(2).sum(1).tolist(), masks.any(1).sum(1).tolist()))
+    assert found == want
+    free = np.asarray(block_masks(jax.random.key(0), 2000, grid, 2)).reshape(-1, *grid)
+    assert set(zip(free.any(2).sum(1).tolist(), free.any(1).sum(1).tolist())) > want
 
 
 def test_a_teacher_is_the_moving_average_worked_out_by_hand():

@@ -1,4 +1,5 @@
-"""Bounds on the likelihood: against naive float64 loops, closed forms, and a linear model whose likelihood is known."""
+"""Bounds on the likelihood: against naive float64 loops, closed forms, and a linear model whose
+likelihood is known."""
 
 import math
 
@@ -87,8 +88,8 @@ def test_the_exact_posterior_gives_the_likelihood_from_one_draw():
 
 @pytest.mark.parametrize("k", [1, 4])
 def test_dreg_is_unbiased_and_less_noisy(k):
-    """Its mean gradient is that of the bound's own estimator, for the model and for q; at the exact posterior that of q
-    vanishes draw by draw (Tucker et al., section 3)."""
+    """Its mean gradient is that of the bound's own estimator, for the model and for q; at the exact
+    posterior that of q vanishes draw by draw (Tucker et al., section 3)."""
     x, n = jnp.array([1.3]), 40_000
 
     def grads(params, which):

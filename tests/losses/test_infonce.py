@@ -1,4 +1,5 @@
-"""NT-Xent, InfoNCE and their kin against the papers' equations as naive float64 loops, and against Optax."""
+"""NT-Xent, InfoNCE and their kin against the papers' equations as naive float64 loops, and against
+Optax."""
 
 import math
 
@@ -29,7 +30,8 @@ def cosine(a, b):
 
 
 def naive_nt_xent(za, zb, tau):
-    """Chen et al., 2020, eq. 1 and algorithm 1: l(i, j) over all 2N views, each with its positive."""
+    """Chen et al., 2020, eq. 1 and algorithm 1: l(i, j) over all 2N views, each with its
+    positive."""
     z, n = [*za, *zb], len(za)
     total = 0.0
     for i in range(2 * n):
@@ -63,7 +65,8 @@ def naive_supcon(z, labels, tau):
 
 
 def naive_clip(za, zb, tau):
-    """Radford et al., 2021, figure 3: cross-entropies of the rows and columns of the cosines over tau."""
+    """Radford et al., 2021, figure 3: cross-entropies of the rows and columns of the cosines over
+    tau."""
     n, logits = len(za), [[cosine(a, b) / tau for b in zb] for a in za]
     rows = (
         sum(
@@ -83,7 +86,8 @@ def naive_clip(za, zb, tau):
 
 
 def naive_nnclr(za, support, pb, tau):
-    """Dwibedi et al., 2021, eqs. 2 and 3: the nearest of the support set is the query among the batch's predictions."""
+    """Dwibedi et al., 2021, eqs. 2 and 3: the nearest of the support set is the query among the
+    batch's predictions."""
     total = 0.0
     for i in range(len(za)):
         nn = max(support, key=lambda q: cosine(q, za[i]))
@@ -165,7 +169,8 @@ def test_a_queue_holds_the_last_rows():
         )
     for size in (0, 2, 6):  # None, smaller than a batch, and no multiple of it.
         with pytest.raises(
-            ValueError, match=f"queue of {size} can't be renewed by batches of 4: choose a --queue"
+            ValueError,
+            match=f"--queue must be a multiple of --batch-size 4, such as .*, not {size}",
         ):
             enqueue(jnp.zeros((size, 1)), rows[0])
     with pytest.raises(InputError, match="leave `tiled` out"):

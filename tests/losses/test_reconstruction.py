@@ -1,4 +1,5 @@
-"""Reconstruction errors, corruptions and penalties against loops in float64, explicit Jacobians and moments."""
+"""Reconstruction errors, corruptions and penalties against loops in float64, explicit Jacobians and
+moments."""
 
 import math
 

@@ -1,4 +1,5 @@
-"""Cross-entropy through an output layer against its equation as a naive float64 loop, and so its gradient."""
+"""Cross-entropy through an output layer against its equation as a naive float64 loop, and so its
+gradient."""
 
 import math
 

@@ -1,4 +1,5 @@
-"""The tiled partition function against the whole matrix: on one device, on rings of eight, and in the losses."""
+"""The tiled partition function against the whole matrix: on one device, on rings of eight, and in
+the losses."""
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +119,8 @@ def test_the_temperature_may_be_learned():
 
 
 def test_memory_is_that_of_a_tile():
-    """At 65,536 x 256, from the compiled program: under 0.4 GB, where one dense matrix takes 17 GB."""
+    """At 65,536 x 256, from the compiled program: under 0.4 GB, where one dense matrix takes 17
+    GB."""
     z = jax.ShapeDtypeStruct((65536, 256), jnp.float32)
     compiled = jax.jit(jax.grad(lambda z: nt_xent_loss(*jnp.split(z, 2)))).lower(z).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.4e9

@@ -15,7 +15,8 @@ def sigmoid(x):
 
 
 def naive_skip_gram(v, u, near, n, k):
-    """Mikolov et al., 2013, eq. 4, for each pair, with the mean over the drawn words for the expectation."""
+    """Mikolov et al., 2013, eq. 4, for each pair, with the mean over the drawn words for the
+    expectation."""
     total = 0.0
     for b in range(len(v)):
         for i in range(v.shape[1]):
