@@ -116,7 +116,7 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
             f"{workdir} holds no trained classifier: make one with `launch/local.sh "
             f"experiments/supervised.py --data DATA --run.workdir {workdir}`."
         ) from None
-    state, size = load(folder, seed), arguments["image_size"]
+    state, size = load(workdir, seed), arguments["image_size"]
     params = {
         "encoder": {"params": state["params"]["encoder"], "batch_stats": state["extra"]["encoder"]},
         "head": state["params"]["head"],
@@ -129,7 +129,7 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
                 f"The classifier in {workdir} takes images of {kernel.shape[2]} channels, not "
                 f"{x.shape[-1]}: train one on the same data."
             )
-        return net.apply(params["encoder"], augment.resize(augment.to_float(x), size))
+        return net.apply(params["encoder"], augment.resize_square(augment.to_float(x), size))
 
     def logits(params: Tree, z: Array) -> Array:
         return z @ params["head"]["kernel"] + params["head"]["bias"]

@@ -5,7 +5,7 @@ https://arxiv.org/abs/1211.5063.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import jax
 from jax import Array
@@ -16,6 +16,10 @@ from ssljax import signals
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import Evaluator
 from ssljax.evals.features import gathered, put, Tree
+from ssljax.evals.pictures import rendered
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Params = Callable[[Tree], Tree]  # state -> params
 # (params, carry, inputs) -> the next carry, losses (n,)
@@ -81,15 +85,11 @@ def gradient_by_lag(nets: Mapping[str, tuple[Params, Advance, Tree]], inputs: Tr
 
 def lag_curves(lines: Mapping[str, np.ndarray]) -> np.ndarray:
     """Each line, from lag 1 on, on a logarithmic scale, with a legend, (H, W, 3) uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = _lag_figure(lines)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return rendered(lag_figure(lines))
 
 
-def _lag_figure(lines: Mapping[str, np.ndarray]) -> Any:
+def lag_figure(lines: Mapping[str, np.ndarray]) -> "Figure":
+    """The figure of `lag_curves`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")

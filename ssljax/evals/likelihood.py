@@ -1,7 +1,7 @@
 """Likelihood of a test set under a latent-variable model, and the latent dimensions in use."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import jax
 from jax import Array
@@ -11,7 +11,11 @@ import numpy as np
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import Evaluator
 from ssljax.evals.features import batches, examples, gathered, PART, part_size, put, subset, Tree
+from ssljax.evals.pictures import rendered
 from ssljax.losses.elbo import kl_normal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # (state, key, observation of n images, k) -> (k, n)
 LogWeights = Callable[[Tree, Array, Array, int], Array]
@@ -113,7 +117,7 @@ def latent_use(
             "active": int(active.sum()),
             "dead": int((~active).sum()),
             "kl": float(kl.sum()),
-            "kl_picture": _bars(kl[order], active[order]),
+            "kl_picture": rendered(kl_figure(kl[order], active[order])),
         }
 
     def trace(state: Tree) -> None:
@@ -128,13 +132,11 @@ def latent_use(
     return Evaluator(evaluate, trace=trace, queries=test)
 
 
-def _bars(kl: np.ndarray, active: np.ndarray) -> np.ndarray:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def kl_figure(kl: np.ndarray, active: np.ndarray) -> "Figure":
+    """Bars of the KL of each latent dimension, (d,), blue where it is `active`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="latent dimension, by its KL", ylabel="KL to the prior, nats")
     axes.bar(np.arange(len(kl)), kl, color=np.where(active, "tab:blue", "tab:gray"))
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return figure

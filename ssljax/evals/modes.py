@@ -1,7 +1,7 @@
 """Modes: how many Gaussians of a mixture does a generator reach, and how good are its samples?"""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import jax
 from jax import Array
@@ -11,6 +11,10 @@ from scipy.spatial import KDTree
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import Evaluator
 from ssljax.evals.features import gathered, Tree
+from ssljax.evals.pictures import rendered
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def modes(
@@ -39,7 +43,11 @@ def modes(
     def evaluate(state: Tree) -> Mapping[str, Any]:
         points = np.asarray(run(state))
         count, percent = recovered(points, centres, sigma)
-        return {"modes": count, "high_quality": percent, "samples": mode_picture(points, centres)}
+        return {
+            "modes": count,
+            "high_quality": percent,
+            "samples": rendered(mode_figure(points, centres)),
+        }
 
     return Evaluator(
         evaluate,
@@ -62,20 +70,13 @@ def recovered(points: np.ndarray, centres: np.ndarray, sigma: float) -> tuple[in
     return len(np.unique(nearest[good])), 100 * float(good.mean())
 
 
-def mode_picture(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """`points` (n, 2) in blue over rings at `centres` (k, 2), (H, W, 3) uint8.
-
-    Points far outside are not shown.
-    """
-    # Slow imports, not needed before the end.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def mode_figure(points: np.ndarray, centres: np.ndarray) -> "Figure":
+    """`points` (n, 2) in blue over rings at `centres` (k, 2); points far outside are not shown."""
+    from matplotlib.figure import Figure  # A slow import, not needed before the end.
 
     figure = Figure(figsize=(6, 6), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     reach = 1.5 * np.abs(centres).max()
     axes = figure.add_subplot(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     axes.scatter(*centres.T, s=120, facecolors="none", edgecolors="tab:red", linewidths=1)
     axes.scatter(*points.T, s=4, color="tab:blue", alpha=0.3, linewidths=0)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return figure

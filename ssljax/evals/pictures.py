@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import jax
 from jax import Array
@@ -20,6 +20,9 @@ from ssljax.evals.features import (
     trace_features,
     Tree,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def feature_map(encode: Encode, test: Any, n: int = 1000, seed: int = 0) -> Evaluator:
@@ -231,13 +234,16 @@ def grid(images: np.ndarray, cell: int = 64, gap: int = 2) -> np.ndarray:
 
 def scatter(points: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
     """Points (n, 2) coloured by class, with a legend of up to 20 names, (H, W, 3) uint8."""
+    return rendered(scatter_figure(points, labels, names))
+
+
+def scatter_figure(points: np.ndarray, labels: np.ndarray, names: list[str]) -> "Figure":
+    """The figure of `scatter`."""
     # Here and below: slow imports, which the first step need not wait for.
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot(xticks=[], yticks=[])
     palette = colormaps["tab10" if len(names) <= 10 else "tab20" if len(names) <= 20 else "turbo"]
     colours = palette.resampled(len(names))(range(len(names)))
@@ -245,6 +251,14 @@ def scatter(points: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndar
         axes.scatter(*points[labels == c].T, s=8, color=colours[c], label=name)
     if len(names) <= 20:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", markerscale=2)
+    return figure
+
+
+def rendered(figure: "Figure") -> np.ndarray:
+    """A figure of matplotlib as a picture (H, W, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

@@ -5,6 +5,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 
 from ssljax.data import images
 from ssljax.evals.cluster import agreement, clusters, kmeans
@@ -82,3 +83,10 @@ def test_numbers_of_an_encoder_that_knows_and_one_that_does_not():
     assert pixels["nmi"] == pytest.approx(numbers["pixels_nmi"], abs=0.05)
     with pytest.raises(ValueError, match="5 images can't be put into 10 clusters"):
         clusters(knows, test, n=5)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_kmeans_equals_scikit_learns_best_of_ten(seed):
+    z = images("digits", "test").image.reshape(360, -1) / 255
+    expected = KMeans(10, n_init=10, random_state=seed).fit_predict(z)
+    np.testing.assert_array_equal(kmeans(z, 10, 10, seed), expected)

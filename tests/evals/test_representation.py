@@ -343,6 +343,50 @@ def test_labels_outside_the_classes_are_refused(test):
         linear_probe(project, Digits(slice(0, 3), np.array([0, -1, 3], np.int32)), test)
 
 
+def test_probe_of_more_features_than_images_equals_scikit_learns(train, test):
+    """1,500 features of 200 images: fitted in the 200 dimensions of their rows."""
+    few = Digits(slice(0, 200))
+    state = random_state(1500)
+    numbers = linear_probe(project, few, test, floor=False)(state)
+    z, zt = (features(project, state, data) for data in (few, test))
+    scaler = StandardScaler().fit(z)
+    theirs = oracle(scaler.transform(z).astype(np.float64), few.labels, numbers["regulariser"])
+    assert numbers["accuracy"] == pytest.approx(
+        100 * theirs.score(scaler.transform(zt), test.labels), abs=0.5
+    )
+    rows, rows_test = probe._in_row_space(z, zt)
+    assert rows.shape == (200, 200) and rows_test.shape == (497, 200)
+    np.testing.assert_allclose(rows @ rows.T, z @ z.T, rtol=1e-3)
+    np.testing.assert_allclose(rows_test @ rows.T, zt @ z.T, rtol=1e-3, atol=1e-2)
+
+
+def test_probe_without_a_matrix_of_features_finds_the_same_minimum(train, test, monkeypatch):
+    """As it does of more than 8,192 features, whose d x d matrix would take too much memory."""
+    expected = linear_probe(project, train, test, (1e-2,), floor=False)(random_state(64))
+    monkeypatch.setattr(probe, "PRECONDITIONED", 10)
+    monkeypatch.setattr(probe, "_second_moment", lambda *a: pytest.fail("made"))
+    found = linear_probe(project, train, test, (1e-2,), floor=False)(random_state(64))
+    assert found["accuracy"] == pytest.approx(expected["accuracy"], abs=0.5)
+    assert found["train_accuracy"] == pytest.approx(expected["train_accuracy"], abs=0.5)
+
+
+def test_chunks_of_steps_change_nothing(train):
+    x = StandardScaler().fit_transform(raw_pixels(train)).astype(np.float32)
+    zeros = {"w": np.zeros((10, 64), np.float32), "b": np.zeros(10, np.float32)}
+    weight = np.ones(len(x), np.float32)
+    cov = probe._second_moment(x, weight)
+    one, many = (
+        probe.minimise(zeros, x, train.labels, weight, cov, 1e-3, 1e-6, chunk=chunk)
+        for chunk in (200, 3)
+    )
+    np.testing.assert_allclose(one["w"], many["w"], atol=1e-5)
+
+
+def test_probe_of_one_training_image_is_refused(test):
+    with pytest.raises(ValueError, match="2 training images or more, not 1"):
+        linear_probe(project, Digits(slice(1)), test)
+
+
 # Collapse
 
 
