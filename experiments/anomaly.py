@@ -1,7 +1,8 @@
-"""Anomaly detection by a VAE that has seen one class: what it reconstructs badly or finds unlikely is strange (An & Cho,
-2015, "Variational autoencoder based anomaly detection"; the VAE: Kingma & Welling, https://arxiv.org/abs/1312.6114).
+"""Anomaly detection by a VAE trained on one class: images that it reconstructs badly or finds
+unlikely are anomalous (An and Cho, 2015, "Variational autoencoder based anomaly detection"; the
+VAE: Kingma and Welling, 2013, https://arxiv.org/abs/1312.6114).
 
-    launch/local.sh experiments/anomaly.py                                 # digits, 0 the normal one: half a minute
+    launch/local.sh experiments/anomaly.py                    # digits: half a minute; 0 is normal
     launch/local.sh experiments/anomaly.py --data fashion_mnist --normal 0 --epochs 50
 """
 
@@ -9,36 +10,43 @@ import jax
 import optax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import augment, feed, images
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.anomaly import anomaly_auroc, of_class
 from ssljax.evals.pictures import compared
 from ssljax.losses.elbo import kl_normal
 from ssljax.losses.reconstruction import squared_error
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.vae import Pixels, VAE
+from ssljax.ranges import checked, Count, CountOrZero, Positive
 
 
+@checked
 def anomaly(
     data: str = "digits",
-    normal: int = 0,
+    image_size: CountOrZero = 0,
+    normal: CountOrZero = 0,
     coder: Dense | Convolutional = Dense((500,)),
-    latents: int = 20,
+    latents: Count = 20,
     pixels: Pixels = "grey",
-    epochs: int = 300,
-    batch_size: int = 64,
-    lr: float = 1e-3,
+    epochs: Count = 300,
+    batch_size: Count = 64,
+    lr: Positive = 1e-3,
 ) -> Experiment:
-    """A variational autoencoder of one class, and how well it tells the others from it.
+    """A VAE of one class, and how well it separates the other classes from it.
 
     Args:
-        data: digits (embedded), a TFDS image set (mnist, fashion_mnist), a folder of class folders, or an .npz.
-        normal: The class that it learns, counted from 0.
-        coder: The nets of q(z|x) and p(x|z).
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        normal: Index of the class to train on, from 0.
+        coder: Nets of q(z|x) and p(x|z).
         latents: Dimensions of z.
-        pixels: p(x|z). binary: 0 or 1, drawn anew by brightness; grey: cross-entropy with the brightness itself;
-            gaussian: normal around the decoder's mean, with one learned variance.
+        pixels: p(x|z): Bernoulli of binarised or of grey values, or a Gaussian of one variance.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Learning rate.
     """
-    train, test = of_class(images(data, "train"), normal), images(data, "test")
+    train = of_class(images(data, "train", image_size), normal)
+    test = images(data, "test", image_size)
     net, tx = VAE(coder, latents, train.shape, pixels), optax.adam(lr)
 
     def apply(params, method, *args):
@@ -59,19 +67,28 @@ def anomaly(
         rec, kl = (x.mean() for x in bound(params, key, batch["image"]))
         return rec + kl, (state.extra, {"loss": rec + kl, "reconstruction": rec, "kl": kl})
 
-    again = lambda state, x: net.apply({"params": state.params}, x)
-    by_error = lambda state, x: squared_error(augment.to_float(x), again(state, x))
-    by_elbo = lambda state, x: sum(bound(state.params, jax.random.key(0), x))
-    steps = epochs * (len(train) // batch_size)
+    def reconstruct(state, x):
+        return net.apply({"params": state.params}, x)
+
+    def by_error(state, x):
+        return squared_error(augment.to_float(x), reconstruct(state, x))
+
+    def by_elbo(state, x):
+        rec, kl = bound(state.params, jax.random.key(0), x)
+        return rec + kl
+
+    def show(state, key, x):
+        return [reconstruct(state, x)]
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=feed(train, batch_size),
-        num_steps=steps,
+        num_steps=steps_of(epochs, train, batch_size),
         evals={
             "error": anomaly_auroc(by_error, train, test, normal),
             "elbo": anomaly_auroc(by_elbo, train, test, normal),
-            "test": compared(lambda state, key, x: [again(state, x)], test, 16),
+            "test": compared(show, test, 16),
         },
     )
 

@@ -1,9 +1,13 @@
-"""Autoencoders: plain (Hinton & Salakhutdinov, 2006, Science 313), denoising (Vincent et al., 2010, JMLR 11), sparse,
-contractive (Rifai et al., 2011, ICML); Bengio et al. tell of them all in https://arxiv.org/abs/1206.5538.
+"""Autoencoders: plain (Hinton and Salakhutdinov, 2006, Science 313), denoising (Vincent et al.,
+2010, JMLR 11), sparse, contractive (Rifai et al., 2011, ICML). Review: Bengio et al., 2012,
+https://arxiv.org/abs/1206.5538.
 
-    launch/local.sh experiments/autoencoder.py                             # digits: 20 seconds on a laptop CPU
-    launch/local.sh experiments/autoencoder.py --data mnist --code 30 --coder.hidden 1000 500 250           # Hinton's
-    launch/local.sh experiments/autoencoder.py --data cifar10 --code 128 --noise masking coder:convolutional # denoises
+    launch/local.sh experiments/autoencoder.py                # digits: 20 seconds on a laptop CPU
+    # The widths of Hinton and Salakhutdinov
+    launch/local.sh experiments/autoencoder.py --data mnist --code 30 --coder.hidden 1000 500 250
+    # Denoising
+    launch/local.sh experiments/autoencoder.py --data cifar10 --code 128 --noise masking \
+        coder:convolutional
     launch/local.sh experiments/autoencoder.py --sigmoid-code --sparsity 0.1 --contraction 0.1
 """
 
@@ -12,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, InputError, main, minimize, TrainState
-from ssljax.data import augment, feed, images
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.average import average, linear_floor
 from ssljax.evals.cluster import clusters
 from ssljax.evals.compress import compression
@@ -28,67 +32,88 @@ from ssljax.losses.reconstruction import (
     squared_error,
 )
 from ssljax.models.coder import Convolutional, Dense
+from ssljax.ranges import checked, Count, CountOrZero, Interior, NotNegative, Positive
 
 
+@checked
 def autoencoder(
     data: str = "digits",
+    image_size: CountOrZero = 0,
     coder: Dense | Convolutional = Dense((500, 250)),
-    code: int = 16,
+    code: Count = 16,
     noise: Noise = "none",
-    amount: float = 0.25,
+    amount: NotNegative = 0.25,
     sigmoid_code: bool = False,
-    sparsity: float = 0.0,
-    rho: float = 0.05,
-    contraction: float = 0.0,
-    epochs: int = 100,
-    batch_size: int = 128,
-    lr: float = 1e-3,
+    sparsity: NotNegative = 0.0,
+    rho: Interior = 0.05,
+    contraction: NotNegative = 0.0,
+    epochs: Count = 100,
+    batch_size: Count = 128,
+    lr: Positive = 1e-3,
 ) -> Experiment:
     """An autoencoder: images through a narrow code and back.
 
     Args:
-        data: digits (embedded), a TFDS image set (mnist, cifar10), a folder of class folders, or an .npz.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        coder: Nets from the image to the code and back.
         code: Units of the code.
-        noise: What is done to the image that the encoder sees; the decoder is to give the clean one.
-        amount: The share of pixels masked or salted and peppered, or the Gaussian's standard deviation.
-        sigmoid_code: Put the code through a sigmoid; it is linear otherwise.
-        sparsity: Weight of KL(rho || the mean of each unit of the code over the batch); it needs --sigmoid-code.
-        contraction: Weight of the squared norm of the code's Jacobian, estimated by a random vector an image.
+        noise: Corruption of the encoder's input; the target is the clean image.
+        amount: Fraction of pixels that noise replaces, or standard deviation if gaussian.
+        sigmoid_code: Pass the code through a sigmoid; it is linear otherwise.
+        sparsity: Weight of KL(ρ ‖ mean activation of each unit); needs --sigmoid-code.
+        rho: ρ: target for the mean activation of a unit of the code.
+        contraction: λ: weight of the squared Frobenius norm of the code's Jacobian.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Learning rate.
     """
     if sparsity and not sigmoid_code:
         raise InputError(
             "--sparsity is about how often a unit of the code is on: it needs --sigmoid-code."
         )
-    train, test = images(data, "train"), images(data, "test")
+    if noise in ("masking", "salt_and_pepper") and amount > 1:
+        raise InputError(f"--amount must be at most 1 for --noise {noise}, not {amount}.")
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
     encoder, decoder, tx = coder.encoder(code), coder.decoder(train.shape), optax.adam(lr)
-    squash = jax.nn.sigmoid if sigmoid_code else lambda z: z
-    encode = lambda state, x: squash(encoder.apply(state.params["encoder"], augment.to_float(x)))
-    decode = lambda state, z: decoder.apply(state.params["decoder"], z)
-    redraw = lambda state, x: jax.nn.sigmoid(
-        decode(state, encode(state, x).astype(jnp.float16))
-    )  # 16 bits a number.
-    look = lambda key, x: corrupt(noise, key, augment.to_float(x), amount)
+
+    def corrupted(key, image):
+        return corrupt(noise, key, augment.to_float(image), amount)
+
+    def squash(z):
+        return jax.nn.sigmoid(z) if sigmoid_code else z
+
+    def encode(state, image):
+        return squash(encoder.apply(state.params["encoder"], augment.to_float(image)))
+
+    def decode(state, z):
+        return decoder.apply(state.params["decoder"], z)
+
+    def reconstruct(state, image):
+        """The images from a code of 16 bits a number."""
+        return jax.nn.sigmoid(decode(state, encode(state, image).astype(jnp.float16)))
 
     def init(key, batch):
         z, e = encoder.init_with_output(key, augment.to_float(batch["image"][:2]))
-        return TrainState.create(
-            tx, {"encoder": e, "decoder": decoder.init(jax.random.fold_in(key, 1), z)}
-        )
+        d = decoder.init(jax.random.fold_in(key, 1), z)
+        return TrainState.create(tx, {"encoder": e, "decoder": d})
 
     def loss(params, state, batch, key):
-        x, seen = augment.to_float(batch["image"]), look(key, batch["image"])
+        x, seen = augment.to_float(batch["image"]), corrupted(key, batch["image"])
+
+        def code_of(x):
+            return squash(encoder.apply(params["encoder"], x))
+
         z = encoder.apply(params["encoder"], seen)
-        terms = {
-            "cross_entropy": cross_entropy(x, decoder.apply(params["decoder"], squash(z))).mean()
-        }
-        terms |= {"sparsity": sparsity * kl_sparsity_penalty(z, rho)} if sparsity else {}
-        f, k = lambda x: squash(encoder.apply(params["encoder"], x)), jax.random.fold_in(key, 1)
-        terms |= (
-            {"contraction": contraction * contractive_penalty(k, f, seen).mean()}
-            if contraction
-            else {}
-        )
-        return sum(terms.values()), (state.extra, {"loss": sum(terms.values())} | terms)
+        logits = decoder.apply(params["decoder"], squash(z))
+        terms = {"cross_entropy": cross_entropy(x, logits).mean()}
+        if sparsity:
+            terms["sparsity"] = sparsity * kl_sparsity_penalty(z, rho)
+        if contraction:
+            penalty = contractive_penalty(jax.random.fold_in(key, 1), code_of, seen)
+            terms["contraction"] = contraction * penalty.mean()
+        value = sum(terms.values())
+        return value, (state.extra, {"loss": value, **terms})
 
     def errors(state, key, x, label):
         x, logits = augment.to_float(x), decode(state, encode(state, x))
@@ -97,18 +122,21 @@ def autoencoder(
             "cross_entropy": cross_entropy(x, logits),
         }
 
-    show = lambda state, key, x: [look(key, x), redraw(state, look(key, x))]
+    def show(state, key, x):
+        seen = corrupted(key, x)
+        return [seen, reconstruct(state, seen)]
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=feed(train, batch_size),
-        num_steps=epochs * (len(train) // batch_size),
+        num_steps=steps_of(epochs, train, batch_size),
         evals={
             "test": average(
                 errors, test, better={"squared_error": "lower", "cross_entropy": "lower"}
             ),
             "floor": linear_floor(train, test, code),
-            "rate": compression(redraw, test, bits=16 * code),
+            "rate": compression(reconstruct, test, bits=16 * code),
             "clusters": clusters(encode, test),
             "knn": knn(encode, train, test),
             "probe": linear_probe(encode, train, test),

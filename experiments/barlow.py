@@ -1,19 +1,22 @@
-"""Barlow Twins (Zbontar et al., 2021, https://arxiv.org/abs/2103.03230): features agree across views, each for itself.
+"""Barlow Twins (Zbontar et al., 2021, https://arxiv.org/abs/2103.03230): redundancy reduction.
 
-    launch/local.sh experiments/barlow.py                                  # digits: a minute on a laptop CPU
+    launch/local.sh experiments/barlow.py                     # digits: a minute on a laptop CPU
     launch/local.sh experiments/barlow.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/barlow.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
-        --weight-decay 5e-4 --head.widths 2048 2048 encoder:res-net  # lightly's sizes and optimizer
-    launch/local.sh experiments/barlow.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 1000 \
-        --batch-size 2048 --optimizer lars --lr 1.6 --warmup 0.01 --weight-decay 1e-6 --redundancy 5.1e-3 --crop 0.08 \
-        --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 --solarize 0 0.2 --head.widths 8192 8192 8192 encoder:res-net \
-        --encoder.depth 50 --encoder.stem imagenet  # the authors'; biases' rate is lower there
+    # Sizes and optimizer of lightly's benchmark
+    launch/local.sh experiments/barlow.py --data cifar10 --epochs 800 --batch-size 512 \
+        --optimizer sgd --lr 0.24 --weight-decay 5e-4 --head.widths 2048 2048 encoder:res-net
+    # The authors' setting, except that biases have a lower rate there
+    launch/local.sh experiments/barlow.py --data imagenet2012 --image-size 320 --view-size 224 \
+        --epochs 1000 --batch-size 2048 --optimizer lars --lr 1.6 --warmup 0.01 \
+        --weight-decay 1e-6 --redundancy 5.1e-3 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 \
+        --solarize 0 0.2 --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 \
+        --encoder.stem imagenet
 """
 
 import jax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import feed, images
+from ssljax.data import feed, images, steps_of
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
@@ -24,33 +27,42 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
+from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Part, Positive
 
 
+@checked
 def barlow(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     view: Views = Views(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(512, 512), norm=True, last_bias=False),
-    redundancy: float = 5e-3,
-    epochs: int = 50,
-    batch_size: int = 128,
+    redundancy: NotNegative = 5e-3,
+    epochs: Count = 50,
+    batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
-    lr: float = 2e-3,
-    warmup: float = 0.1,
-    weight_decay: float = 1e-4,
+    lr: Positive = 2e-3,
+    warmup: Part = 0.1,
+    weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
-    """Barlow Twins: the features of two views are correlated each with itself, and with no other.
+    """Barlow Twins: features correlate across two views, each with itself alone.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        encoder: f in the paper, which is kept; the head, the projector, is not, and gains from width.
-        redundancy: λ, the weight of the correlations between different features.
-        warmup: Of training, the part over which lr rises to its peak.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        view: Random views of an image.
+        encoder: f: encoder, whose features are evaluated.
+        head: Projector, which only training uses; a wide one is better.
+        redundancy: λ in eq. 1: weight of the correlations between different features.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
+        lr: Peak learning rate.
+        warmup: Fraction of training over which the learning rate rises to its peak.
+        weight_decay: Weight decay.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    num_steps = epochs * (len(train) // batch_size)
+    num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
@@ -61,9 +73,8 @@ def barlow(
 
     def loss(params, state, batch, key):
         x = view.each(key, batch["image"])
-        z, stats = net.each(
-            params, state.extra, x
-        )  # Each view by its own batch statistics, as in the authors' code.
+        # Each view has batch statistics of its own, as in the authors' code.
+        z, stats = net.each(params, state.extra, x)
         value = barlow_twins_loss(*z, redundancy)
         return value, (stats, {"loss": value})
 

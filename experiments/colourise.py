@@ -1,9 +1,12 @@
-"""Colourful image colourisation (Zhang et al., 2016, https://arxiv.org/abs/1603.08511): from lightness to colour.
+"""Colourisation (Zhang et al., 2016, https://arxiv.org/abs/1603.08511): predict colour from
+lightness.
 
-    launch/local.sh experiments/colourise.py                                        # tiles of two embedded photographs
-    launch/local.sh experiments/colourise.py --data cifar10 --epochs 10 --classifier runs/cifar10  # a supervised.py's
+    launch/local.sh experiments/colourise.py                  # tiles of two embedded photographs
+    # runs/cifar10 is a run of supervised.py
+    launch/local.sh experiments/colourise.py --data cifar10 --epochs 10 --classifier runs/cifar10
 
-Bins weighted by rarity make for colourful pictures, not near ones: see `psnr` beside `chroma`, the distance from grey.
+Bins weighted by rarity make pictures more colourful (`chroma`, the distance from grey), not more
+accurate (`psnr`).
 """
 
 from typing import Literal
@@ -12,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import augment, feed, images
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.data.colour import gamut, lab_to_rgb, occurrences, rgb_to_lab
 from ssljax.evals.accuracy import accuracy_of_versions
 from ssljax.evals.average import average, psnr
@@ -23,94 +26,111 @@ from ssljax.evals.pictures import compared
 from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced_loss, soft_bins
 from ssljax.models.unet import UNet
 from ssljax.optim import adamw, warmup_cosine
+from ssljax.ranges import checked, Count, CountOrZero, Fraction, Positive, Share
 
 
+@checked
 def colourise(
     data: str = "photos",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     loss: Literal["bins", "regression"] = "bins",
-    step: float = 10.0,
-    rarity: float = 0.5,
-    temperature: float = 0.38,
+    step: Positive = 10.0,
+    rarity: Fraction = 0.5,
+    temperature: Share = 0.38,
     classifier: str = "",
-    epochs: int = 40,
-    batch_size: int = 32,
-    lr: float = 1e-3,
+    epochs: Count = 40,
+    batch_size: Count = 32,
+    lr: Positive = 1e-3,
 ) -> Experiment:
-    """Colours of a grey image: each pixel's, by classification over bins of the a*b* plane.
+    """Colours of a grey image: for each pixel a distribution over bins of the a*b* plane.
 
     Args:
-        data: photos (embedded), a TFDS image set (cifar10), a folder of class folders, or an .npz; in colour.
-        loss: bins: weighted cross-entropy; regression: squared error.
-        step: The bins' width in a and b.
-        rarity: How much rare colours are raised: 1 - lambda of the paper.
-        temperature: Of the mean that is drawn; 1 for the mean, near 0 for the mode.
-        classifier: A run of supervised.py, by whose accuracy on coloured images these are judged too; none if empty.
+        data: Images in colour: photos (embedded), a TFDS set (cifar10), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        loss: Weighted cross-entropy over bins (eq. 2), or squared error (eq. 1).
+        step: Width of the bins in a and b.
+        rarity: 1 - λ in eq. 4: how much rare colours are weighted up.
+        temperature: T in eq. 5, of the annealed mean: 1 for the mean, near 0 for the mode.
+        classifier: Run of supervised.py that also classifies the coloured images; empty for none.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Peak learning rate, after a warm-up over a tenth of training.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    (centres, table), to_lab = gamut(step), lambda x: rgb_to_lab(augment.to_float(x))
-    some = jax.jit(to_lab)(train.read(subset(train, 2000))["image"])[..., 1:].reshape(-1, 2)
-    weights = jnp.asarray(rare_weights(occurrences(some, centres), centres, 1 - rarity))
-    net, steps = (
-        UNet(len(centres) if loss == "bins" else 2),
-        epochs * (len(train) // batch_size),
-    )
-    tx, look = (
-        adamw(warmup_cosine(lr, steps)),
-        lambda params, lab: net.apply(params, lab[..., :1] / 50 - 1),
-    )
+    num_steps = steps_of(epochs, train, batch_size)
+    tx = adamw(warmup_cosine(lr, num_steps))
 
-    def guess(state, lab):
-        y = look(state.params, lab)[0]
+    def to_lab(image):
+        return rgb_to_lab(augment.to_float(image))
+
+    centres, table = gamut(step)
+    sample = train.read(subset(train, 2000))["image"]
+    sample_ab = jax.jit(to_lab)(sample)[..., 1:].reshape(-1, 2)
+    weights = jnp.asarray(rare_weights(occurrences(sample_ab, centres), centres, 1 - rarity))
+    net = UNet(len(centres) if loss == "bins" else 2)
+
+    def apply(params, lab):
+        return net.apply(params, lab[..., :1] / 50 - 1)
+
+    def predict_ab(state, lab):
+        y, _ = apply(state.params, lab)
         return annealed_mean(y, centres, temperature) if loss == "bins" else 100 * y
+
+    def init(key, batch):
+        return TrainState.create(tx, net.init(key, to_lab(batch["image"][:2])[..., :1]))
 
     def objective(params, state, batch, key):
         lab = to_lab(batch["image"])
-        y, ab = look(params, lab)[0], lab[..., 1:]
-        bins = soft_bins(ab, centres, table, step)
-        value = (
-            rebalanced_loss(y, *bins, weights) if loss == "bins" else jnp.mean((y - ab / 100) ** 2)
-        )
+        (y, _), ab = apply(params, lab), lab[..., 1:]
+        if loss == "bins":
+            value = rebalanced_loss(y, *soft_bins(ab, centres, table, step), weights)
+        else:
+            value = jnp.mean((y - ab / 100) ** 2)
         return value, (state.extra, {"loss": value})
 
+    def encode(state, x):
+        return apply(state.params, to_lab(x))[1]
+
     def versions(state, x):
+        """The image in the predicted colours, in grey, and in the training set's mean colour."""
         lab = to_lab(x)
-        ab = {"": guess(state, lab), "_of_grey": 0.0, "_of_mean_colour": some.mean(0)}
+        ab = {"": predict_ab(state, lab), "_of_grey": 0.0, "_of_mean_colour": sample_ab.mean(0)}
         return {name: lab_to_rgb(lab.at[..., 1:].set(colour)) for name, colour in ab.items()}
 
     def errors(state, key, x, label):
-        chroma = lambda ab: jnp.linalg.norm(ab, axis=-1).mean((1, 2))
-        return {f"psnr{name}": psnr(x, y) for name, y in versions(state, x).items()} | {
-            "chroma": chroma(guess(state, to_lab(x))),
-            "chroma_of_images": chroma(to_lab(x)[..., 1:]),
-        }
+        lab = to_lab(x)
 
-    judged = {}
+        def chroma(ab):
+            return jnp.linalg.norm(ab, axis=-1).mean((1, 2))
+
+        found = {f"psnr{name}": psnr(x, y) for name, y in versions(state, x).items()}
+        found["chroma"] = chroma(predict_ab(state, lab))
+        found["chroma_of_images"] = chroma(lab[..., 1:])
+        return found
+
+    def show(state, key, x):
+        pictures = versions(state, x)
+        return [pictures["_of_grey"], pictures[""]]
+
+    evals = {
+        "test": average(errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_grey"}),
+        "pictures": compared(show, test),
+        "knn": knn(encode, train, test),
+    }
     if classifier:
-        judged["named"] = accuracy_of_versions(
+        evals["named"] = accuracy_of_versions(
             versions,
             feature_net(classifier),
             test,
             better={"accuracy": "higher"},
             floors={"accuracy": "accuracy_of_grey"},
         )
-    show = lambda state, key, x: [versions(state, x)[k] for k in ("_of_grey", "")]
-    init = lambda key, batch: TrainState.create(
-        tx, net.init(key, to_lab(batch["image"][:2])[..., :1])
-    )
     return Experiment(
         init=init,
         step=minimize(tx, objective),
         data=feed(train, batch_size),
-        num_steps=steps,
-        evals={
-            "test": average(
-                errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_grey"}
-            ),
-            **judged,
-            "pictures": compared(show, test),
-            "knn": knn(lambda state, x: look(state.params, to_lab(x))[1], train, test),
-        },
+        num_steps=num_steps,
+        evals=evals,
     )
 
 

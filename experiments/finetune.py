@@ -1,12 +1,17 @@
-"""Fine-tuning (Chen et al., 2020, https://arxiv.org/abs/2002.05709, section 4.2): a trained encoder, by few labels.
+"""Fine-tuning a pretrained encoder with few labels (SimCLR: Chen et al., 2020, section 4.2,
+https://arxiv.org/abs/2002.05709).
 
     launch/local.sh experiments/simclr.py --run.workdir runs/simclr
-    launch/local.sh experiments/finetune.py --fraction 0.1 --pretrained runs/simclr                # the ledger: digits 94.7
-    launch/local.sh experiments/finetune.py --fraction 0.1 --pretrained runs/simclr --scratch      # its floor: 92.3
-    launch/local.sh experiments/finetune.py --data cifar10 --view-size 24 --flip 0.5 --fraction 0.01 --epochs 2 \
-        --pretrained runs/simclr_cifar10                                                       # 45.0, from scratch 40.4
+    # Accuracy in the ledger: 94.7 %
+    launch/local.sh experiments/finetune.py --fraction 0.1 --pretrained runs/simclr
+    # From scratch: 92.3 %
+    launch/local.sh experiments/finetune.py --fraction 0.1 --pretrained runs/simclr --scratch
+    # Accuracy in the ledger: 45.0 %; from scratch 40.4 %
+    launch/local.sh experiments/finetune.py --data cifar10 --view-size 24 --flip 0.5 \
+        --fraction 0.01 --epochs 2 --pretrained runs/simclr_cifar10
 
-Any run serves whose --help lists an encoder (simclr, byol, rotation, supervised, ...), and those of mae and ijepa.
+`--pretrained` takes a run of any file with an encoder (simclr, byol, rotation, supervised, ...),
+and of mae, simmim and ijepa.
 """
 
 import flax.linen as nn
@@ -15,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import feed, images
+from ssljax.data import feed, images, steps_of
 from ssljax.data.sources import share
 from ssljax.data.views import Views
 from ssljax.evals.accuracy import accuracy
@@ -24,37 +29,43 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.pretrained import encoder_of, net_json
+from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Positive, Share
 
 
+@checked
 def finetune(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     pretrained: str = "",
-    lane: int = 0,
+    lane: CountOrZero = 0,
     scratch: bool = False,
-    fraction: float = 1.0,
+    fraction: Share = 1.0,
     encoder: Encoder = ConvNet(),
     view: Views = Views(crop=0.6, flip=0.0, jitter=0.0, gray=0.0),
-    epochs: int = 50,
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    weight_decay: float = 1e-4,
+    epochs: Count = 50,
+    batch_size: Count = 128,
+    lr: Positive = 1e-3,
+    weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
-    """An encoder and a new linear layer, trained together by all labels or by a share of them.
+    """An encoder and a new linear layer, trained together on all labels or a fraction of them.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        pretrained: Folder of the run whose encoder to start from; empty to train the one given from scratch.
-        lane: Which seed of that run, counted from 0.
-        scratch: Take the form of that run's encoder, but new weights: what fine-tuning must beat.
-        fraction: Of each class's images and labels, what is trained on, drawn once: 1, 0.1 or 0.01.
-        encoder: The net where none is pretrained; a pretrained one is of the form that its run has recorded.
-        epochs: As many steps as these take over the whole set, whatever the fraction.
-        lr: Its peak, after a warm-up over a tenth of training.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        pretrained: Folder of the run whose encoder to start from; empty to start from scratch.
+        lane: Index of the seed in that run, from 0.
+        scratch: Use that run's architecture with new weights: what fine-tuning must beat.
+        fraction: Fraction of each class's training images to learn from: 1, 0.1 or 0.01.
+        encoder: Encoder if none is pretrained; a run's record has its own.
+        view: Random view of an image in training.
+        epochs: Length of training: passes over the whole set, whatever the fraction.
+        batch_size: Images in a step.
+        lr: Peak learning rate, after a warm-up over a tenth of training.
+        weight_decay: Weight decay.
     """
     whole, test = (images(data, split, image_size) for split in ("train", "test"))
-    train, num_steps = share(whole, fraction), epochs * (len(whole) // min(batch_size, len(whole)))
+    train = share(whole, fraction)
+    num_steps = steps_of(epochs, whole, min(batch_size, len(whole)))
     tx, head = adamw(warmup_cosine(lr, num_steps), weight_decay), nn.Dense(whole.num_classes)
     old = encoder_of(pretrained, lane) if pretrained else None
     features = Chain(encoder=old.net if old else encoder)
@@ -70,13 +81,15 @@ def finetune(
         h, stats = features(params, state.extra, view(key, batch["image"]), train=True)
         z = head.apply({"params": params["head"]}, h)
         value = optax.softmax_cross_entropy_with_integer_labels(z, batch["label"]).mean()
-        return value, (
-            stats,
-            {"loss": value, "train_accuracy": 100 * jnp.mean(z.argmax(-1) == batch["label"])},
-        )
+        right = jnp.mean(z.argmax(-1) == batch["label"])
+        return value, (stats, {"loss": value, "train_accuracy": 100 * right})
 
-    encode = lambda state, x: features(state.params, state.extra, view.whole(x), train=False)[0]
-    logits = lambda state, x: head.apply({"params": state.params["head"]}, encode(state, x))
+    def encode(state, x):
+        return features(state.params, state.extra, view.whole(x), train=False)[0]
+
+    def logits(state, x):
+        return head.apply({"params": state.params["head"]}, encode(state, x))
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),

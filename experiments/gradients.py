@@ -1,8 +1,8 @@
-"""Colour in the gradient domain: from the luminance of an image the gradient of its three channels is predicted, and
-integrated to an image by a Poisson equation (Pérez et al., 2003, Poisson image editing). The task is colourisation's:
-Zhang et al., 2016, https://arxiv.org/abs/1603.08511.
+"""Colourisation in the gradient domain: a net predicts the gradients of an image's three channels
+from its luminance, and a Poisson equation integrates them (Pérez et al., 2003, "Poisson image
+editing"). The task is that of Zhang et al., 2016, https://arxiv.org/abs/1603.08511.
 
-    launch/local.sh experiments/gradients.py                                # tiles of two embedded photographs
+    launch/local.sh experiments/gradients.py                  # tiles of two embedded photographs
     launch/local.sh experiments/gradients.py --data cifar10 --epochs 5
 """
 
@@ -10,51 +10,62 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssljax import Experiment, InputError, main, minimize, TrainState
-from ssljax.data import augment, feed, images
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.data.gradients import gradient, integrate
 from ssljax.evals.average import average, psnr
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared
 from ssljax.models.unet import UNet
 from ssljax.optim import adamw, warmup_cosine
+from ssljax.ranges import checked, Count, CountOrZero, Counts, NotNegative, Positive
 
 
 class Net(nn.Module):
-    """Luminance (n, h, w, 1) to the gradient (n, h, w, 6) and mean (n, 3) of the colours, and features (n, d)."""
+    """Luminance (n, h, w, 1) to gradients (n, h, w, 6) and mean (n, 3) of colours, and features."""
 
-    widths: tuple[int, ...]
+    widths: Counts
+    """Channels at each resolution."""
 
     @nn.compact
     def __call__(self, grey):
-        # What a grey image would have is there from the start; the net adds the difference to it.
+        # The net predicts the difference from a grey image.
         field, features = UNet(6, self.widths)(2 * grey - 1)
         mean = nn.Dense(3)(features)
         return field + jnp.repeat(gradient(grey), 3, axis=-1), mean + grey.mean((1, 2)), features
 
 
+@checked
 def gradients(
     data: str = "photos",
-    widths: tuple[int, ...] = (32, 64, 128),
-    weight: float = 0.1,
-    epochs: int = 40,
-    batch_size: int = 32,
-    lr: float = 1e-3,
+    image_size: CountOrZero = 0,
+    widths: Counts = (32, 64, 128),
+    weight: NotNegative = 0.1,
+    epochs: Count = 40,
+    batch_size: Count = 32,
+    lr: Positive = 1e-3,
 ) -> Experiment:
-    """Predicts the colours' gradients of a grey image, and integrates them.
+    """Predicts the gradients of a grey image's colours, and integrates them.
 
     Args:
-        data: photos (embedded), a TFDS image set (cifar10), a folder of class folders, or an .npz; in colour.
+        data: Images in colour: photos (embedded), a TFDS set (cifar10), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
         widths: Channels of the net at each resolution.
-        weight: Of the mean colour's error, which gradients know nothing of.
+        weight: Weight of the mean colour's error, which gradients don't determine.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Peak learning rate, after a warm-up over a tenth of training.
     """
-    train, test = (images(data, split) for split in ("train", "test"))
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
     if train.shape[2] != 3:
         raise InputError(
-            f"The images of {data} have {train.shape[2]} channels, not 3: take photos or cifar10."
+            f"The images of {data} have {train.shape[2]} channels, not 3: choose --data photos or "
+            "another set in colour."
         )
-    net, num_steps = Net(widths), epochs * (len(train) // batch_size)
+    net, num_steps = Net(widths), steps_of(epochs, train, batch_size)
     tx = adamw(warmup_cosine(lr, num_steps))
-    grey = lambda x: x @ jnp.array(augment.GRAY)[:, None]
+
+    def grey(x):
+        return x @ jnp.array(augment.GRAY)[:, None]
 
     def init(key, batch):
         return TrainState.create(tx, net.init(key, grey(augment.to_float(batch["image"][:2]))))
@@ -62,12 +73,14 @@ def gradients(
     def loss(params, state, batch, key):
         x = augment.to_float(batch["image"])
         field, mean, _ = net.apply(params, grey(x))
-        slope, level = jnp.mean((field - gradient(x)) ** 2), jnp.mean((mean - x.mean((1, 2))) ** 2)
+        slope = jnp.mean((field - gradient(x)) ** 2)
+        level = jnp.mean((mean - x.mean((1, 2))) ** 2)
         value = slope + weight * level
         return value, (state.extra, {"loss": value, "gradient": slope, "mean": level})
 
     def colour(state, x):
-        return jnp.clip(integrate(*net.apply(state.params, grey(x))[:2]), 0, 1)
+        field, mean, _ = net.apply(state.params, grey(x))
+        return jnp.clip(integrate(field, mean), 0, 1)
 
     def errors(state, key, x, label):
         x = augment.to_float(x)
@@ -77,7 +90,9 @@ def gradients(
         x = augment.to_float(x)
         return [grey(x), colour(state, x)]
 
-    encode = lambda state, x: net.apply(state.params, grey(augment.to_float(x)))[2]
+    def encode(state, x):
+        return net.apply(state.params, grey(augment.to_float(x)))[2]
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),

@@ -1,17 +1,23 @@
-"""I-JEPA (Assran et al., 2023, https://arxiv.org/abs/2301.08243): features of hidden blocks from a visible one.
+"""I-JEPA (Assran et al., 2023, https://arxiv.org/abs/2301.08243): predict features of masked
+blocks.
 
-    launch/local.sh experiments/ijepa.py                                   # digits: two minutes on a laptop CPU
-    launch/local.sh experiments/ijepa.py --data cifar10 --vit.patch 4 --flip 0.5 --epochs 100   # 64 patches of 32x32
-    launch/local.sh experiments/ijepa.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 600 --batch-size 2048 \
-        --weight-decay 0.04 --final-decay 0.4 --warmup 0.025 --decay 0.996 --predictor-width 384 --predictor-depth 6 \
-        --vit.patch 16 --vit.width 768 --vit.depth 12 --vit.heads 12  # the paper's ViT-B
+    launch/local.sh experiments/ijepa.py                      # digits: two minutes on a laptop CPU
+    # An image of 32x32 pixels has 64 patches
+    launch/local.sh experiments/ijepa.py --data cifar10 --vit.patch 4 --flip 0.5 --epochs 100
+    # The paper's setting of ViT-B
+    launch/local.sh experiments/ijepa.py --data imagenet2012 --image-size 320 --view-size 224 \
+        --epochs 600 --batch-size 2048 --weight-decay 0.04 --final-decay 0.4 --warmup 0.025 \
+        --decay 0.996 --predictor-width 384 --predictor-depth 6 --vit.patch 16 --vit.width 768 \
+        --vit.depth 12 --vit.heads 12
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 
-from ssljax import ema, Experiment, main, minimize, TrainState
-from ssljax.data import feed, images
+from ssljax import ema, Experiment, InputError, main, minimize, TrainState
+from ssljax.data import feed, images, steps_of
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
@@ -21,90 +27,105 @@ from ssljax.losses.distillation import ijepa_loss
 from ssljax.losses.masked_image import block_masks
 from ssljax.models.vit import patchify, Predictor, unpatchify, ViT
 from ssljax.optim import cosine, linear_rise, Optimizer, optimizer_of, warmup_cosine
+from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
 
 
+@checked
 def ijepa(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     view: Views = Views(crop=0.3, flip=0.0, jitter=0.0, gray=0.0),
     vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
-    predictor_width: int = 48,
-    predictor_depth: int = 2,
-    targets: int = 4,
-    decay: float = 0.99,
-    epochs: int = 50,
-    batch_size: int = 128,
+    predictor_width: Count = 48,
+    predictor_depth: Count = 2,
+    targets: Count = 4,
+    decay: Fraction = 0.99,
+    epochs: Count = 50,
+    batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
-    lr: float = 1e-3,
-    warmup: float = 0.1,
-    weight_decay: float = 0.05,
-    final_decay: float | None = None,
+    lr: Positive = 1e-3,
+    warmup: Part = 0.1,
+    weight_decay: NotNegative = 0.05,
+    final_decay: NotNegative | None = None,
 ) -> Experiment:
-    """I-JEPA: from what it sees of an image a net predicts a slow copy's features of blocks that it does not see.
+    """I-JEPA: from a part of an image, predicts a slow copy's features of hidden blocks.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        targets: M, the blocks to predict of each image, each by itself.
-        decay: Of the encoder's moving average, the target encoder, which is kept: at first; it rises linearly to 1.
-        final_decay: What weight decay ends at, by a cosine; else it stays. (`warmup`: the part over which lr rises.)
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        view: Random views of an image.
+        vit: Encoder; the target encoder, its moving average, is evaluated.
+        predictor_width: Width of the predictor; a multiple of 4 and of the heads.
+        predictor_depth: Blocks of the predictor.
+        targets: M: blocks of patches to predict in each image.
+        decay: Decay of the target encoder's moving average at first; it rises to 1.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
+        lr: Peak learning rate.
+        warmup: Fraction of training over which the learning rate rises to its peak.
+        weight_decay: Weight decay.
+        final_decay: Weight decay at the end, reached by a cosine; None for constant decay.
     """
+    if predictor_width % math.lcm(4, vit.heads):
+        raise InputError(
+            f"--predictor-width must be a multiple of {math.lcm(4, vit.heads)}, for its positions "
+            f"and --vit.heads {vit.heads}, not {predictor_width}."
+        )
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    num_steps = epochs * (len(train) // batch_size)
-    tx = optimizer_of(
-        optimizer,
-        warmup_cosine(lr, num_steps, warmup),
-        cosine(weight_decay, final_decay, num_steps),
-    )
-    rate, grid = (
-        linear_rise(decay, num_steps),
-        tuple((view.view_size or s) // vit.patch for s in train.shape[:2]),
-    )
+    num_steps = steps_of(epochs, train, batch_size)
+    wd = cosine(weight_decay, final_decay, num_steps)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), wd)
+    m = linear_rise(decay, num_steps)
+    height, width = ((view.view_size or s) // vit.patch for s in train.shape[:2])
+    grid, patches = (height, width), height * width
     predictor = Predictor(grid, vit.width, predictor_width, predictor_depth, vit.heads, vit.dtype)
-    tokens = lambda p, x, seen=None: vit.apply({"params": p}, x, seen=seen, method=vit.tokens)[
-        :, -grid[0] * grid[1] :
-    ]
 
-    def masks(key, n):  # What is asked for, (n, targets, patches), and what is seen, (n, patches).
+    def tokens(params, x, seen=None):
+        y = vit.apply({"params": params}, x, seen=seen, method=vit.tokens)
+        return y[:, -patches:]  # Without the class token, if there is one.
+
+    def masks(key, n):
+        """Masks of the targets, (n, targets, patches), and of the context, (n, patches)."""
         k1, k2 = jax.random.split(key)
         asked = block_masks(k1, n, grid, targets)
-        seen = block_masks(k2, n, grid, 1, area=(0.85, 1.0), aspect=(1.0, 1.0))[:, 0] & ~asked.any(
-            1
-        )
-        return asked & seen.any(1)[
-            :, None, None
-        ], seen  # Where nothing is left to see, nothing is asked.
+        context = block_masks(k2, n, grid, 1, area=(0.85, 1.0), aspect=(1.0, 1.0))[:, 0]
+        seen = context & ~asked.any(1)
+        # An image without a context has no targets either.
+        return asked & seen.any(1)[:, None, None], seen
 
     def init(key, batch):
-        e, (asked, seen) = vit.init(key, view(key, batch["image"][:2]))["params"], masks(key, 2)
-        p = predictor.init(
-            jax.random.fold_in(key, 1), jnp.zeros((*seen.shape, vit.width)), seen, asked[:, 0]
-        )
+        e = vit.init(key, view(key, batch["image"][:2]))["params"]
+        asked, seen = masks(key, 2)
+        y = jnp.zeros((2, patches, vit.width))
+        p = predictor.init(jax.random.fold_in(key, 1), y, seen, asked[:, 0])
         return TrainState.create(tx, {"encoder": e, "predictor": p}, teacher={"encoder": e})
 
     def loss(params, state, batch, key):
         k1, k2 = jax.random.split(key)
         x, (asked, seen) = view(k1, batch["image"]), masks(k2, batch_size)
-        target = ema(state.extra["teacher"]["encoder"], params["encoder"], rate(state.step))
-        y, asked = tokens(params["encoder"], x, seen), jnp.concatenate(asked)
-        y, seen, goal = (
-            jnp.repeat(a, targets, axis=0) for a in (y, seen, tokens(target, x))
-        )  # Block by block.
+        target = ema(state.extra["teacher"]["encoder"], params["encoder"], m(state.step))
+        y, goal = tokens(params["encoder"], x, seen), tokens(target, x)
+        # The predictor sees each block of targets alone: an image is repeated for each block.
+        y, seen, goal = (jnp.repeat(a, targets, axis=0) for a in (y, seen, goal))
+        asked = jnp.concatenate(asked)
         value = ijepa_loss(predictor.apply(params["predictor"], y, seen, asked), goal, asked)
         return value, ({"teacher": {"encoder": target}}, {"loss": value})
 
-    def show(state, key, x):
-        (asked, seen), whole = masks(key, len(x)), view.whole(x)
-        hidden = lambda m: unpatchify(
-            jnp.where(m[:, :, None], patchify(whole, vit.patch), 0.5), whole.shape[1:]
-        )
-        return [
-            jax.image.resize(hidden(m), x.shape, "nearest") for m in (seen, *asked.swapaxes(0, 1))
-        ]
+    def encode(state, x):
+        return vit.apply({"params": state.extra["teacher"]["encoder"]}, view.whole(x))
 
-    encode = lambda state, x: vit.apply(
-        {"params": state.extra["teacher"]["encoder"]}, view.whole(x)
-    )
+    def show(state, key, x):
+        """The images as seen through the mask of the context and of each target."""
+        asked, seen = masks(key, len(x))
+        whole = view.whole(x)
+        y = patchify(whole, vit.patch)
+        pictures = []
+        for mask in (seen, *asked.swapaxes(0, 1)):
+            masked = unpatchify(jnp.where(mask[:, :, None], y, 0.5), whole.shape[1:])
+            pictures.append(jax.image.resize(masked, x.shape, "nearest"))
+        return pictures
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),

@@ -1,8 +1,10 @@
-"""Inpainting by a context encoder (Pathak et al., 2016, https://arxiv.org/abs/1604.07379): the middle of an image from
-what is around it, by squared error and, for sharper pictures, a discriminator's judgement of what was filled in.
+"""Context encoder (Pathak et al., 2016, https://arxiv.org/abs/1604.07379): the middle of an image
+from its surroundings, by squared error and, for sharper pictures, an adversarial loss.
 
-    launch/local.sh experiments/inpainting.py                              # digits: half a minute on a laptop CPU
-    launch/local.sh experiments/inpainting.py --data cifar10 --code 256 --epochs 20 --adversarial 0.001  # as in it
+    launch/local.sh experiments/inpainting.py             # digits: half a minute on a laptop CPU
+    # The paper's weight of the adversarial loss
+    launch/local.sh experiments/inpainting.py --data cifar10 --code 256 --epochs 20 \
+        --adversarial 0.001
 """
 
 import jax
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import descend, Experiment, InputError, main, TrainState
-from ssljax.data import augment, feed, images
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.average import average, psnr
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared
@@ -18,104 +20,120 @@ from ssljax.evals.probe import linear_probe
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.dcgan import Discriminator
+from ssljax.ranges import checked, Count, CountOrZero, Fraction, Interior, Positive
 
 
+@checked
 def inpainting(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     coder: Convolutional | Dense = Convolutional(),
-    code: int = 64,
-    hole: float = 0.5,
-    adversarial: float = 0.0,
-    epochs: int = 100,
-    batch_size: int = 128,
-    lr: float = 1e-3,
+    code: Count = 64,
+    hole: Interior = 0.5,
+    adversarial: Fraction = 0.0,
+    epochs: Count = 100,
+    batch_size: Count = 128,
+    lr: Positive = 1e-3,
 ) -> Experiment:
     """A context encoder: fills a square hole in the middle of an image.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        coder: The nets from the image to the code, which has `code` units, and back.
-        hole: Its side, as a part of the image's.
-        adversarial: Weight in eq. 3 of being taken for real; the squared error's is the rest to 1. 0 for no such term.
-        lr: Of the context encoder; the discriminator's is a tenth.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        coder: Nets from the image to the code and back.
+        code: Units of the code.
+        hole: Side of the hole, as a fraction of the image's.
+        adversarial: λ_adv in eq. 3: weight of the adversarial loss; λ_rec is 1 - λ_adv.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Learning rate of the context encoder; the discriminator's is a tenth.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    (h, w, _), steps, tx, slow = (
-        train.shape,
-        epochs * (len(train) // batch_size),
-        optax.adam(lr),
-        optax.adam(lr / 10),
-    )
+    h, w, _ = train.shape
     side = round(hole * min(h, w))
     if not 0 < side < min(h, w):
         raise InputError(
-            f"A hole of {side} pixels in images of {h}x{w} leaves nothing to do: choose --hole in (0, 1)."
+            f"--hole must leave a pixel in and around the hole, not {hole}: that is {side} of the "
+            f"{min(h, w)} pixels of an image's side."
         )
     rows, columns = (slice((s - side) // 2, (s + side) // 2) for s in (h, w))
     gap = jnp.zeros((1, h, w, 1), bool).at[:, rows, columns].set(True)
-    middle = lambda x: augment.to_float(x)[:, rows, columns]
-    given = lambda x: jnp.where(
-        gap, augment.to_float(x).mean((1, 2), keepdims=True, where=~gap), augment.to_float(x)
-    )
-    encoder, decoder, disc = (
-        coder.encoder(code),
-        coder.decoder(train.shape),
-        Discriminator(norm="layer"),
-    )
-    codes = lambda p, x: jax.nn.relu(encoder.apply(p["encoder"], augment.to_float(x)))
-    fill = lambda p, x: jnp.where(
-        gap, jax.nn.sigmoid(decoder.apply(p["decoder"], codes(p, given(x)))), given(x)
-    )
+    encoder, decoder = coder.encoder(code), coder.decoder(train.shape)
+    disc = Discriminator(norm="layer")
+    tx, disc_tx = optax.adam(lr), optax.adam(lr / 10)
+
+    def middle(image):
+        return augment.to_float(image)[:, rows, columns]
+
+    def surroundings(image):
+        """The images with their hole filled by the mean of what is around it."""
+        x = augment.to_float(image)
+        return jnp.where(gap, x.mean((1, 2), keepdims=True, where=~gap), x)
+
+    def codes(net, image):
+        return jax.nn.relu(encoder.apply(net["encoder"], augment.to_float(image)))
+
+    def fill(net, image):
+        """The images with their hole filled by the net."""
+        given = surroundings(image)
+        drawn = jax.nn.sigmoid(decoder.apply(net["decoder"], codes(net, given)))
+        return jnp.where(gap, drawn, given)
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
-        z, e = encoder.init_with_output(k1, given(batch["image"][:2]))
-        told = disc.init(k3, middle(batch["image"][:2])) if adversarial else {}
-        params = {"encoder": e, "decoder": decoder.init(k2, z)}, told
-        return TrainState(
-            jnp.zeros((), jnp.int32), params, (tx.init(params[0]), slow.init(told)), {}
-        )
+        image = batch["image"][:2]
+        z, e = encoder.init_with_output(k1, surroundings(image))
+        net = {"encoder": e, "decoder": decoder.init(k2, z)}
+        judge = disc.init(k3, middle(image)) if adversarial else {}
+        opt_state = (tx.init(net), disc_tx.init(judge))
+        return TrainState(jnp.zeros((), jnp.int32), (net, judge), opt_state, {})
 
     def step(state, batch, key):
-        x, (net, told), (opt, opt_told), metrics = batch["image"], state.params, state.opt_state, {}
+        image, (net, judge), (opt, disc_opt) = batch["image"], state.params, state.opt_state
 
-        def filling(
-            net,
-        ):  # Eq. 3, with the discriminator's judgement in the form that has gradients from the start.
-            y = fill(net, x)
-            error = jnp.mean((middle(x) - middle(y)) ** 2)
-            fooling = (
-                nonsaturating_generator_loss(disc.apply(told, middle(y))) if adversarial else 0.0
-            )
-            return (1 - adversarial) * error + adversarial * fooling, (error, y)
+        def fill_loss(net):  # Eq. 3, with the adversarial loss in its non-saturating form.
+            y = fill(net, image)
+            error = jnp.mean((middle(image) - middle(y)) ** 2)
+            value = (1 - adversarial) * error
+            if adversarial:
+                fooled = nonsaturating_generator_loss(disc.apply(judge, middle(y)))
+                value = value + adversarial * fooled
+            return value, (error, y)
 
-        net, opt, (metrics["error"], y) = descend(tx, filling, net, opt)
+        net, opt, (error, y) = descend(tx, fill_loss, net, opt)
+        metrics = {"error": error}
+
+        def disc_loss(judge):  # Eq. 2.
+            value = gan_critic_loss(*(disc.apply(judge, middle(x)) for x in (image, y)))
+            return value, value
+
         if adversarial:
-            telling = lambda told: (
-                2 * (gan_critic_loss(*(disc.apply(told, middle(im)) for im in (x, y))),)
-            )  # Eq. 2.
-            told, opt_told, metrics["discriminator"] = descend(slow, telling, told, opt_told)
-        return state.replace(params=(net, told), opt_state=(opt, opt_told)), metrics
+            judge, disc_opt, value = descend(disc_tx, disc_loss, judge, disc_opt)
+            metrics["discriminator"] = value
+        return state.replace(params=(net, judge), opt_state=(opt, disc_opt)), metrics
 
-    errors = lambda s, key, x, y: {
-        "psnr": psnr(x, fill(s.params[0], x), gap),
-        "psnr_of_mean": psnr(x, given(x), gap),
-    }
-    encode = lambda state, x: codes(state.params[0], x)
+    def encode(state, x):
+        return codes(state.params[0], x)
+
+    def errors(state, key, x, label):
+        filled = psnr(x, fill(state.params[0], x), gap)
+        return {"psnr": filled, "psnr_of_mean": psnr(x, surroundings(x), gap)}
+
+    def show(state, key, x):
+        return [surroundings(x), fill(state.params[0], x)]
+
     return Experiment(
         init=init,
         step=step,
         data=feed(train, batch_size),
-        num_steps=steps,
+        num_steps=steps_of(epochs, train, batch_size),
         evals={
             "hole": average(
                 errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_mean"}
             ),
             "knn": knn(encode, train, test),
             "probe": linear_probe(encode, train, test),
-            "images": compared(lambda state, key, x: [given(x), fill(state.params[0], x)], test),
+            "images": compared(show, test),
         },
     )
 

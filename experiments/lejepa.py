@@ -1,20 +1,22 @@
-"""LeJEPA (Balestriero and LeCun, 2025, https://arxiv.org/abs/2511.08544): views agree, and features are Gaussian.
+"""LeJEPA (Balestriero and LeCun, 2025, https://arxiv.org/abs/2511.08544): Gaussian features.
 
-    launch/local.sh experiments/lejepa.py                                  # digits: a minute on a laptop CPU
+    launch/local.sh experiments/lejepa.py                     # digits: a minute on a laptop CPU
     launch/local.sh experiments/lejepa.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/lejepa.py --data cifar10 --epochs 800 --batch-size 256 --lr 2e-3 --weight-decay 0.05 \
-        --head.widths 2048 2048 16 --large 4 --sketch 0.02 \
-        encoder:res-net  # λ, widths, rate of the authors' example
-    launch/local.sh experiments/lejepa.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 100 --batch-size 512 \
-        --lr 5e-4 --weight-decay 0.05 --small 8 --small-size 98 --part 0.3 --crop 0.05 --jitter 0.4 0.4 0.2 0.1 \
-        --blur 1 0.1 0.5 --solarize 0 0.2 0 --slices 1024 --head.widths 2048 2048 128 encoder:vit --encoder.patch 14 \
-        --encoder.width 1024 --encoder.depth 24 --encoder.heads 16  # the paper's ViT-L, views, slices; the rest is ours
+    # λ, widths and learning rate of the authors' example
+    launch/local.sh experiments/lejepa.py --data cifar10 --epochs 800 --batch-size 256 --lr 2e-3 \
+        --weight-decay 0.05 --head.widths 2048 2048 16 --large 4 --sketch 0.02 encoder:res-net
+    # The paper's ViT-L, views and slices; the rest is our choice
+    launch/local.sh experiments/lejepa.py --data imagenet2012 --image-size 320 --view-size 224 \
+        --epochs 100 --batch-size 512 --lr 5e-4 --weight-decay 0.05 --small 8 --small-size 98 \
+        --part 0.3 --crop 0.05 --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 0.5 --solarize 0 0.2 0 \
+        --slices 1024 --head.widths 2048 2048 128 encoder:vit --encoder.patch 14 \
+        --encoder.width 1024 --encoder.depth 24 --encoder.heads 16
 """
 
 import jax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import feed, images
+from ssljax.data import feed, images, steps_of
 from ssljax.data.views import MultiCrop
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
@@ -25,35 +27,44 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
+from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
 
 
+@checked
 def lejepa(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     crops: MultiCrop = MultiCrop(small=0),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
-    sketch: float = 0.05,
-    slices: int = 256,
-    epochs: int = 50,
-    batch_size: int = 128,
+    sketch: Fraction = 0.05,
+    slices: Count = 256,
+    epochs: Count = 50,
+    batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
-    lr: float = 2e-3,
-    warmup: float = 0.1,
-    weight_decay: float = 1e-4,
+    lr: Positive = 2e-3,
+    warmup: Part = 0.1,
+    weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
-    """LeJEPA: views are near the mean of the large ones, in features that random projections find to be normal (SIGReg).
+    """LeJEPA: views are near the mean of the large ones, and features are Gaussian (SIGReg).
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        encoder: What is kept; the head is not.
-        sketch: λ, the share of SIGReg in the loss; 1 - λ is that of the distance between views.
-        slices: Directions along which normality is tested, drawn anew in each step.
-        warmup: Of training, the part over which lr rises to its peak.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        crops: Large and small random views of an image.
+        encoder: Encoder, whose features are evaluated.
+        head: Projection head, which only training uses.
+        sketch: λ: weight of SIGReg; the distance between views has 1 - λ.
+        slices: Random directions along which SIGReg tests the features in a step.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
+        lr: Peak learning rate.
+        warmup: Fraction of training over which the learning rate rises to its peak.
+        weight_decay: Weight decay.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    num_steps = epochs * (len(train) // batch_size)
+    num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     large, *small = crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
@@ -66,10 +77,10 @@ def lejepa(
     def loss(params, state, batch, key):
         k1, k2 = jax.random.split(key)
         z, stats = net.crops(params, state.extra, crops(k1, batch["image"]))
-        directions = jax.random.normal(
-            k2, (slices, z.shape[-1])
-        )  # The same for all examples: no batch to split.
-        value = lejepa_loss(z.reshape(-1, batch_size, z.shape[-1]), directions, sketch, crops.large)
+        d = z.shape[-1]
+        # All examples share the directions: there is no batch to split over devices.
+        directions = jax.random.normal(k2, (slices, d))
+        value = lejepa_loss(z.reshape(-1, batch_size, d), directions, sketch, crops.large)
         return value, (stats, {"loss": value})
 
     def encode(state, x):
@@ -86,7 +97,7 @@ def lejepa(
             "collapse": collapse(encode, test),
             "features": feature_map(encode, test),
             "views": views(large.either, train),
-            **{"small_views": views(kind, train) for kind in small},
+            **({"small_views": views(small[0], train)} if small else {}),
         },
     )
 

@@ -1,67 +1,89 @@
-"""Masked autoencoder (He et al., 2021, https://arxiv.org/abs/2111.06377): three quarters of an image from one quarter.
+"""Masked autoencoder (He et al., 2021, https://arxiv.org/abs/2111.06377): predict masked patches.
 
-launch/local.sh experiments/mae.py                                      # scikit-learn's digits, embedded
-launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 20
-launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 2000 --batch-size 4096 --vit.depth 12
+    launch/local.sh experiments/mae.py                        # scikit-learn's digits, embedded
+    launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 20
+    launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 2000 --batch-size 4096 \
+        --vit.depth 12
 """
 
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import augment, feed, images
+from ssljax import Experiment, InputError, main, minimize, TrainState
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, feature_map
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.masked_image import masked_patch_loss, patch_statistics, random_mask
 from ssljax.models.vit import MAEDecoder, patchify, unpatchify, ViT
 from ssljax.optim import adamw, warmup_cosine
+from ssljax.ranges import (
+    checked,
+    Count,
+    CountOrZero,
+    Fraction,
+    Interior,
+    NotNegative,
+    Positive,
+    Share,
+)
 
 
+@checked
 def mae(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
-    decoder_width: int = 64,
-    decoder_depth: int = 1,
-    mask: float = 0.75,
-    crop: float = 0.2,
-    flip: float = 0.0,
-    epochs: int = 100,
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    weight_decay: float = 0.05,
+    decoder_width: Count = 64,
+    decoder_depth: Count = 1,
+    mask: Interior = 0.75,
+    crop: Share = 0.2,
+    flip: Fraction = 0.0,
+    epochs: Count = 100,
+    batch_size: Count = 128,
+    lr: Positive = 1e-3,
+    weight_decay: NotNegative = 0.05,
 ) -> Experiment:
-    """A masked autoencoder: a Transformer sees some patches, and a lighter one draws the others.
+    """Masked autoencoder: an encoder sees some patches; a lighter decoder predicts the others.
 
     Args:
-        data: digits (embedded), a TFDS image set (mnist, cifar10), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        mask: The share of patches that the encoder does not see.
-        crop: The least part of the image's area that is shown in training.
-        flip: How often an image is mirrored.
-        lr: Its peak, after a warm-up over a tenth of training.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        vit: Encoder, whose features are evaluated.
+        decoder_width: Width of the decoder; a multiple of 4.
+        decoder_depth: Blocks of the decoder.
+        mask: Fraction of patches that are masked.
+        crop: Smallest fraction of the image's area in a random crop.
+        flip: Probability of a horizontal flip.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Peak learning rate, after a warm-up over a tenth of training.
+        weight_decay: Weight decay.
     """
+    if decoder_width % 4:
+        raise InputError(
+            f"--decoder-width must be a multiple of 4, for its heads and its sine and cosine "
+            f"positions, not {decoder_width}."
+        )
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    num_steps = epochs * (len(train) // batch_size)
+    num_steps = steps_of(epochs, train, batch_size)
     tx = adamw(warmup_cosine(lr, num_steps), weight_decay, b2=0.95)
     h, w, c = train.shape
     grid, out = (h // vit.patch, w // vit.patch), c * vit.patch**2
     decoder = MAEDecoder(grid, out, decoder_width, decoder_depth, dtype=vit.dtype)
-    draw_mask = lambda key, n: random_mask(key, n, grid[0] * grid[1], mask)
+
+    def draw_mask(key, n):
+        return random_mask(key, n, grid[0] * grid[1], mask)
 
     def init(key, batch):
         keep, place = draw_mask(key, 2)
-        y, e = vit.init_with_output(
-            key, augment.to_float(batch["image"][:2]), keep, method=vit.tokens
-        )
-        return TrainState.create(
-            tx, {"encoder": e, "decoder": decoder.init(jax.random.fold_in(key, 1), y, place)}
-        )
+        x = augment.to_float(batch["image"][:2])
+        y, e = vit.init_with_output(key, x, keep, method=vit.tokens)
+        d = decoder.init(jax.random.fold_in(key, 1), y, place)
+        return TrainState.create(tx, {"encoder": e, "decoder": d})
 
-    def predict(
-        params, x, keep, place
-    ):  # Of each patch, what is left of it less its mean, over its deviation.
+    def predict(params, x, keep, place):
+        """Pixels of all patches, less a patch's mean and over its deviation."""
         y = vit.apply(params["encoder"], x, keep, method=vit.tokens)[:, -keep.shape[1] :]
         return decoder.apply(params["decoder"], y, place)
 
@@ -72,9 +94,8 @@ def mae(
         keep, place = draw_mask(k3, len(x))
         y = patchify(x, vit.patch)
         mean, deviation = patch_statistics(y)
-        value = masked_patch_loss(
-            predict(params, x, keep, place), (y - mean) / deviation, place >= keep.shape[1]
-        )
+        target, hidden = (y - mean) / deviation, place >= keep.shape[1]
+        value = masked_patch_loss(predict(params, x, keep, place), target, hidden)
         return value, (state.extra, {"loss": value})
 
     def encode(state, x):

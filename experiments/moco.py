@@ -1,64 +1,78 @@
-"""MoCo v2 (Chen et al., 2020, https://arxiv.org/abs/2003.04297): negatives from a queue that a slow net fills.
+"""MoCo v2 (Chen et al., 2020, https://arxiv.org/abs/2003.04297): negatives from a queue.
 
-    launch/local.sh experiments/moco.py                                  # digits: a minute on a laptop CPU
+    launch/local.sh experiments/moco.py                       # digits: a minute on a laptop CPU
     launch/local.sh experiments/moco.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/moco.py --data cifar10 --epochs 1000 --batch-size 256 --optimizer sgd --lr 0.3 \
-        --weight-decay 1e-4 --head.widths 2048 256 --queue 32768 --temperature 0.2 \
-        encoder:res-net  # solo-learn's sizes and optimizer
-    launch/local.sh experiments/moco.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 800 --batch-size 256 \
-        --optimizer sgd --lr 0.03 --warmup 0 --weight-decay 1e-4 --decay 0.999 --queue 65536 --temperature 0.2 --blur 0.5 \
-        --head.no-norm --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
+    # Sizes and optimizer of solo-learn's benchmark
+    launch/local.sh experiments/moco.py --data cifar10 --epochs 1000 --batch-size 256 \
+        --optimizer sgd --lr 0.3 --weight-decay 1e-4 --head.widths 2048 256 --queue 32768 \
+        --temperature 0.2 encoder:res-net
+    # The paper's setting
+    launch/local.sh experiments/moco.py --data imagenet2012 --image-size 320 --view-size 224 \
+        --epochs 800 --batch-size 256 --optimizer sgd --lr 0.03 --warmup 0 --weight-decay 1e-4 \
+        --decay 0.999 --queue 65536 --temperature 0.2 --blur 0.5 --head.no-norm \
+        --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet
 
-Deviations: BatchNorm is not shuffled between devices: a query's statistics and its key's are both of the whole batch,
-so that what shuffling hides may leak. And the head has BatchNorm, where the paper's has none (`--head.no-norm`).
+Deviations: BatchNorm is not shuffled between devices; the statistics of queries and keys are both
+of the whole batch, so they may leak what shuffling hides. The head has BatchNorm, unlike the
+paper's (`--head.no-norm`).
 """
 
 import jax
 
 from ssljax import ema, Experiment, main, minimize, TrainState
-from ssljax.data import feed, images
+from ssljax.data import feed, images, steps_of
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
-from ssljax.losses.infonce import enqueue, info_nce_loss, normalize
+from ssljax.losses.infonce import check_queue, enqueue, info_nce_loss, normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
-from ssljax.optim import moving_average, Optimizer, optimizer_of, warmup_cosine
+from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
+from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
 
 
+@checked
 def moco(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     view: Views = Views(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
-    queue: int = 1024,
-    decay: float = 0.99,
-    temperature: float = 0.1,
-    epochs: int = 50,
-    batch_size: int = 128,
+    queue: Count = 1024,
+    decay: Fraction = 0.99,
+    temperature: Positive = 0.1,
+    epochs: Count = 50,
+    batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
-    lr: float = 2e-3,
-    warmup: float = 0.1,
-    weight_decay: float = 1e-4,
+    lr: Positive = 2e-3,
+    warmup: Part = 0.1,
+    weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
-    """MoCo: a view finds its other view, seen by a moving average of the net, among a queue of earlier ones.
+    """MoCo: a view matches its other view's key, in contrast to a queue of earlier keys.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        encoder: f_q in the paper, which is kept; the head is not.
-        queue: Keys of earlier batches that are kept as negatives: a multiple of the batch size.
-        decay: m, of the key encoder's moving average.
-        warmup: Of training, the part over which lr rises to its peak.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        view: Random views of an image.
+        encoder: Encoder, whose features are evaluated; with the head it is f_q.
+        head: Projection head, which only training uses.
+        queue: K: keys of earlier batches kept as negatives; a multiple of the batch size.
+        decay: m in eq. 2: decay of the key encoder's moving average.
+        temperature: τ in eq. 1: temperature of the softmax.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
+        lr: Peak learning rate.
+        warmup: Fraction of training over which the learning rate rises to its peak.
+        weight_decay: Weight decay.
     """
+    check_queue(queue, batch_size)
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    num_steps = epochs * (len(train) // batch_size)
+    num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
-    m = moving_average(decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):
@@ -69,14 +83,12 @@ def moco(
 
     def loss(params, state, batch, key):
         x, k = view.each(key, batch["image"])
-        target, keys = ema(state.extra["target"], params, m), state.extra["queue"]
+        target, keys = ema(state.extra["target"], params, decay), state.extra["queue"]
         q, stats = net(params, state.extra, x, train=True)
-        k, _ = net(target, state.extra, k, train=True)  # By the batch's statistics.
+        k, _ = net(target, state.extra, k, train=True)  # With the batch's statistics.
         value = info_nce_loss(q, k, keys, temperature)
-        return value, (
-            {**stats, "target": target, "queue": enqueue(keys, normalize(k))},
-            {"loss": value},
-        )
+        extra = {**stats, "target": target, "queue": enqueue(keys, normalize(k))}
+        return value, (extra, {"loss": value})
 
     def encode(state, x):
         return features(state.params, state.extra, view.whole(x), train=False)[0]

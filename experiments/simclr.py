@@ -1,18 +1,24 @@
-"""SimCLR (Chen et al., 2020, https://arxiv.org/abs/2002.05709): views of an image agree, against all other images.
+"""SimCLR (Chen et al., 2020, https://arxiv.org/abs/2002.05709): two views of an image agree.
 
-    launch/local.sh experiments/simclr.py                                  # digits: a minute on a laptop CPU
-    launch/local.sh experiments/simclr.py --data cifar10 --view-size 24 --epochs 15        # the ledger: with a wider net
-    launch/local.sh experiments/simclr.py --data cifar10 --epochs 800 --batch-size 512 --optimizer sgd --lr 0.24 \
-        --weight-decay 5e-4 --temperature 0.5 --head.widths 512 128 encoder:res-net  # lightly's sizes and optimizer
-    launch/local.sh experiments/simclr.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 1000 \
-        --batch-size 4096 --optimizer lars --lr 4.8 --warmup 0.01 --weight-decay 1e-6 --crop 0.08 --jitter 0.8 --blur 0.5 \
-        --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
+    launch/local.sh experiments/simclr.py                     # digits: a minute on a laptop CPU
+    # The ledger's setting, there with a wider net
+    launch/local.sh experiments/simclr.py --data cifar10 --view-size 24 --epochs 15
+    # Sizes and optimizer of lightly's benchmark
+    launch/local.sh experiments/simclr.py --data cifar10 --epochs 800 --batch-size 512 \
+        --optimizer sgd --lr 0.24 --weight-decay 5e-4 --temperature 0.5 --head.widths 512 128 \
+        encoder:res-net
+    # The paper's setting
+    launch/local.sh experiments/simclr.py --data imagenet2012 --image-size 320 --view-size 224 \
+        --epochs 1000 --batch-size 4096 --optimizer lars --lr 4.8 --warmup 0.01 \
+        --weight-decay 1e-6 --crop 0.08 --jitter 0.8 --blur 0.5 --head.widths 2048 128 \
+        encoder:res-net --encoder.depth 50 --encoder.stem imagenet
 """
 
 import jax
+import jax.numpy as jnp
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import feed, images
+from ssljax.data import feed, images, steps_of
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
@@ -23,32 +29,42 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
+from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Part, Positive
 
 
+@checked
 def simclr(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     view: Views = Views(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
-    temperature: float = 0.1,
-    epochs: int = 50,
-    batch_size: int = 128,
+    temperature: Positive = 0.1,
+    epochs: Count = 50,
+    batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
-    lr: float = 2e-3,
-    warmup: float = 0.1,
-    weight_decay: float = 1e-4,
+    lr: Positive = 2e-3,
+    warmup: Part = 0.1,
+    weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
-    """SimCLR: two random views of an image agree, against all other images of the batch.
+    """SimCLR: two views of an image agree, in contrast to all other images of the batch.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        encoder: f in the paper, which is kept; the head, g, is not.
-        warmup: Of training, the part over which lr rises to its peak.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        view: Random views of an image.
+        encoder: f: encoder, whose features are evaluated.
+        head: g: projection head, which only training uses.
+        temperature: τ in eq. 1: temperature of the softmax.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
+        lr: Peak learning rate.
+        warmup: Fraction of training over which the learning rate rises to its peak.
+        weight_decay: Weight decay.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    num_steps = epochs * (len(train) // batch_size)
+    num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
@@ -59,7 +75,7 @@ def simclr(
 
     def loss(params, state, batch, key):
         z, stats = net(params, state.extra, view.several(key, batch["image"], 2), train=True)
-        value = nt_xent_loss(*jax.numpy.split(z, 2), temperature)
+        value = nt_xent_loss(*jnp.split(z, 2), temperature)
         return value, (stats, {"loss": value})
 
     def encode(state, x):

@@ -1,19 +1,22 @@
-"""SimSiam (Chen and He, 2020, https://arxiv.org/abs/2011.10566): a stop-gradient and a predictor are enough.
+"""SimSiam (Chen and He, 2020, https://arxiv.org/abs/2011.10566): a stop-gradient is enough.
 
-    launch/local.sh experiments/simsiam.py                                  # digits: a minute on a laptop CPU
+    launch/local.sh experiments/simsiam.py                    # digits: a minute on a laptop CPU
     launch/local.sh experiments/simsiam.py --data cifar10 --view-size 24 --epochs 15
+    # The paper's appendix D
     launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 --lr 0.06 \
-        --head.widths 2048 2048 --predictor.widths 512 2048 encoder:res-net  # its appendix D
-    launch/local.sh experiments/simsiam.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 100 --batch-size 256 \
-        --lr 0.05 --warmup 0 --weight-decay 1e-4 --blur 0.5 --head.widths 2048 2048 2048 --predictor.widths 512 2048 \
-        encoder:res-net --encoder.depth 50 --encoder.stem imagenet  # the paper's
+        --head.widths 2048 2048 --predictor.widths 512 2048 encoder:res-net
+    # The paper's setting
+    launch/local.sh experiments/simsiam.py --data imagenet2012 --image-size 320 --view-size 224 \
+        --epochs 100 --batch-size 256 --lr 0.05 --warmup 0 --weight-decay 1e-4 --blur 0.5 \
+        --head.widths 2048 2048 2048 --predictor.widths 512 2048 encoder:res-net \
+        --encoder.depth 50 --encoder.stem imagenet
 """
 
 import jax
 import jax.numpy as jnp
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import feed, images
+from ssljax.data import feed, images, steps_of
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
@@ -21,36 +24,46 @@ from ssljax.evals.pictures import feature_map, views
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.distillation import negative_cosine_loss
 from ssljax.models.convnet import ConvNet
-from ssljax.models.encoder import Chain, Encoder
+from ssljax.models.encoder import Chain, check_predictor, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
+from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Part, Positive
 
 
+@checked
 def simsiam(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     view: Views = Views(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(64, 128), norm=True),
-    epochs: int = 150,
-    batch_size: int = 128,
+    epochs: Count = 150,
+    batch_size: Count = 128,
     optimizer: Optimizer = "sgd",
-    lr: float = 0.05,
-    warmup: float = 0.1,
-    weight_decay: float = 5e-4,
+    lr: Positive = 0.05,
+    warmup: Part = 0.1,
+    weight_decay: NotNegative = 5e-4,
 ) -> Experiment:
-    """SimSiam: from each of two views a predictor finds the projection of the other, which gets no gradient.
+    """SimSiam: from each of two views a predictor finds the other's projection, held constant.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        encoder: What is kept; on it lie the head, with it f in the paper, and the predictor.
-        predictor: h, narrower inside; it ends with the width that the head ends with.
-        warmup: Of training, the part over which lr rises to its peak.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        view: Random views of an image.
+        encoder: Encoder, whose features are evaluated; with the head it is f.
+        head: Projection head, which only training uses.
+        predictor: h: prediction head, narrower inside; its last width is the head's.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
+        lr: Peak learning rate.
+        warmup: Fraction of training over which the learning rate rises to its peak.
+        weight_decay: Weight decay.
     """
+    check_predictor(head, predictor)
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    num_steps = epochs * (len(train) // batch_size)
+    num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
     predict = Chain(predictor=predictor)
@@ -63,9 +76,8 @@ def simsiam(
 
     def loss(params, state, batch, key):
         x = view.each(key, batch["image"])
-        (z1, z2), stats = projection.each(
-            params, state.extra, x
-        )  # Each view by its own batch statistics.
+        # Each view has batch statistics of its own.
+        (z1, z2), stats = projection.each(params, state.extra, x)
         (p1, p2), rest = predict.each(params, state.extra, (z1, z2))
         value = negative_cosine_loss(p1, z2) / 2 + negative_cosine_loss(p2, z1) / 2
         return value, (stats | rest, {"loss": value})

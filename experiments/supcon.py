@@ -1,21 +1,23 @@
-"""Supervised contrastive learning (Khosla et al., 2020, https://arxiv.org/abs/2004.11362): SimCLR with labels.
+"""SupCon (Khosla et al., 2020, https://arxiv.org/abs/2004.11362): SimCLR with labels.
 
-    launch/local.sh experiments/supcon.py                                  # digits: a minute on a laptop CPU
+    launch/local.sh experiments/supcon.py                     # digits: a minute on a laptop CPU
     launch/local.sh experiments/supcon.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/supcon.py --data cifar10 --epochs 1000 --batch-size 1024 --optimizer sgd --lr 0.5 \
-        --weight-decay 1e-4 --head.widths 2048 128 --head.no-norm encoder:res-net \
-        --encoder.depth 50  # the authors' for CIFAR-10
-    launch/local.sh experiments/supcon.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 350 \
-        --batch-size 6144 --optimizer lars --lr 7.2 --warmup 0.03 --weight-decay 1e-6 --crop 0.08 --jitter 0.8 --blur 0.5 \
-        --head.widths 2048 128 --head.no-norm encoder:res-net --encoder.depth 50 \
-        --encoder.stem imagenet  # the paper's batch, epochs and LARS; rate and views are SimCLR's, without AutoAugment
+    # The authors' setting of CIFAR-10
+    launch/local.sh experiments/supcon.py --data cifar10 --epochs 1000 --batch-size 1024 \
+        --optimizer sgd --lr 0.5 --weight-decay 1e-4 --head.widths 2048 128 --head.no-norm \
+        encoder:res-net --encoder.depth 50
+    # The paper's batch, epochs and LARS, with SimCLR's rate and views: no AutoAugment
+    launch/local.sh experiments/supcon.py --data imagenet2012 --image-size 320 --view-size 224 \
+        --epochs 350 --batch-size 6144 --optimizer lars --lr 7.2 --warmup 0.03 --weight-decay 1e-6 \
+        --crop 0.08 --jitter 0.8 --blur 0.5 --head.widths 2048 128 --head.no-norm encoder:res-net \
+        --encoder.depth 50 --encoder.stem imagenet
 """
 
 import jax
 import jax.numpy as jnp
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import feed, images
+from ssljax.data import feed, images, steps_of
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
@@ -26,32 +28,42 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
+from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Part, Positive
 
 
+@checked
 def supcon(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     view: Views = Views(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
-    temperature: float = 0.1,
-    epochs: int = 50,
-    batch_size: int = 128,
+    temperature: Positive = 0.1,
+    epochs: Count = 50,
+    batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
-    lr: float = 2e-3,
-    warmup: float = 0.1,
-    weight_decay: float = 1e-4,
+    lr: Positive = 2e-3,
+    warmup: Part = 0.1,
+    weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
-    """SupCon: views of all images of a class agree, against those of other classes: it uses the labels.
+    """SupCon: views of a class's images agree, in contrast to other classes; it uses labels.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        encoder: Enc in the paper, which is kept; the head, Proj, is not.
-        warmup: Of training, the part over which lr rises to its peak.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        view: Random views of an image.
+        encoder: Enc: encoder, whose features are evaluated.
+        head: Proj: projection head, which only training uses.
+        temperature: τ in eq. 2: temperature of the softmax.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
+        lr: Peak learning rate.
+        warmup: Fraction of training over which the learning rate rises to its peak.
+        weight_decay: Weight decay.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    num_steps = epochs * (len(train) // batch_size)
+    num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 

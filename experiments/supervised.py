@@ -1,10 +1,13 @@
-"""A classifier trained with labels: the ceiling of what the other files learn without them, and the net that generated
-images are compared by (ssljax/evals/feature_nets.py). An encoder of the other files, a linear layer, images shifted
-and, if asked for, mirrored (He et al., 2015), AdamW (Loshchilov and Hutter, 2017, https://arxiv.org/abs/1711.05101).
+"""A classifier trained with labels: the upper bound for the other files, and a feature network for
+evaluating generated images (ssljax/evals/feature_nets.py). It is an encoder of the other files and
+a linear layer, with random shifts and flips (He et al., 2015) and AdamW (Loshchilov and Hutter,
+2017, https://arxiv.org/abs/1711.05101).
 
-    launch/local.sh experiments/supervised.py                              # digits: half a minute on a laptop CPU
-    launch/local.sh experiments/supervised.py --data mnist --epochs 3 --run.workdir runs/mnist_classifier
-    launch/local.sh experiments/supervised.py --data cifar10 --shift 4 --flip 0.5 --epochs 100 encoder:res-net
+    launch/local.sh experiments/supervised.py             # digits: half a minute on a laptop CPU
+    launch/local.sh experiments/supervised.py --data mnist --epochs 3 \
+        --run.workdir runs/mnist_classifier
+    launch/local.sh experiments/supervised.py --data cifar10 --shift 4 --flip 0.5 --epochs 100 \
+        encoder:res-net
 """
 
 import flax.linen as nn
@@ -13,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import augment, feed, images
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.accuracy import accuracy
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
@@ -22,81 +25,75 @@ from ssljax.evals.probe import linear_probe
 from ssljax.models.convnet import ConvNet
 from ssljax.models.resnet import ResNet
 from ssljax.optim import adamw, warmup_cosine
+from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
 from ssljax.sharding import over_batch
 
 
+@checked
 def supervised(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     encoder: ConvNet | ResNet = ConvNet(),
-    shift: int = 1,
-    flip: float = 0.0,
-    smoothing: float = 0.0,
-    epochs: int = 100,
-    batch_size: int = 128,
-    lr: float = 2e-3,
-    weight_decay: float = 0.05,
+    shift: CountOrZero = 1,
+    flip: Fraction = 0.0,
+    smoothing: Part = 0.0,
+    epochs: Count = 100,
+    batch_size: Count = 128,
+    lr: Positive = 2e-3,
+    weight_decay: NotNegative = 0.05,
 ) -> Experiment:
     """A classifier trained with labels.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        encoder: What gives the features; on them lies a linear layer.
-        shift: Most pixels by which an image is moved, in each direction, as it is trained on.
-        flip: How often it is mirrored: 0.5 for photographs, 0 for digits.
-        smoothing: The share of a label that is spread over all classes.
-        lr: Its peak, after a warm-up over a tenth of training.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        encoder: Encoder; a linear layer follows.
+        shift: Largest random shift in each direction, in pixels.
+        flip: Probability of a horizontal flip: 0.5 for photographs, 0 for digits.
+        smoothing: Label smoothing: fraction of a label spread over all classes.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Peak learning rate, after a warm-up over a tenth of training.
+        weight_decay: Weight decay.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    num_steps = epochs * (len(train) // batch_size)
+    num_steps = steps_of(epochs, train, batch_size)
     tx, head = adamw(warmup_cosine(lr, num_steps), weight_decay), nn.Dense(train.num_classes)
 
     def view(key, x):
         k1, k2 = jax.random.split(key)
         n, h, w, _ = x.shape
-        x = jnp.pad(
-            augment.to_float(x), ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge"
-        )
+        border = ((0, 0), (shift, shift), (shift, shift), (0, 0))
+        x = jnp.pad(augment.to_float(x), border, mode="edge")
         top, left = over_batch(jax.random.randint(k1, (n, 2), 0, 2 * shift + 1)).T
-        return augment.flip(
-            k2, augment.crop_and_resize(x, top, left, jnp.full(n, h), jnp.full(n, w), (h, w)), flip
-        )
+        x = augment.crop_and_resize(x, top, left, jnp.full(n, h), jnp.full(n, w), (h, w))
+        return augment.flip(k2, x, flip)
 
-    def encode(params, stats, x, training):
-        return encoder.apply(
-            {"params": params["encoder"], "batch_stats": stats},
-            x,
-            training,
-            mutable=["batch_stats"],
-        )
+    def apply(params, stats, x, training):
+        variables = {"params": params["encoder"], "batch_stats": stats}
+        return encoder.apply(variables, x, training, mutable=["batch_stats"])
 
     def init(key, batch):
         k1, k2 = jax.random.split(key)
         h, e = encoder.init_with_output(k1, augment.to_float(batch["image"][:2]))
-        return TrainState.create(
-            tx,
-            {"encoder": e["params"], "head": head.init(k2, h)["params"]},
-            encoder=e["batch_stats"],
-        )
+        params = {"encoder": e["params"], "head": head.init(k2, h)["params"]}
+        return TrainState.create(tx, params, encoder=e["batch_stats"])
 
     def loss(params, state, batch, key):
-        h, e = encode(params, state.extra["encoder"], view(key, batch["image"]), True)
-        z, y = (
-            head.apply({"params": params["head"]}, h),
-            jax.nn.one_hot(batch["label"], train.num_classes),
-        )
-        value = optax.softmax_cross_entropy(z, optax.smooth_labels(y, smoothing)).mean()
+        h, e = apply(params, state.extra["encoder"], view(key, batch["image"]), True)
+        z = head.apply({"params": params["head"]}, h)
+        y = optax.smooth_labels(jax.nn.one_hot(batch["label"], train.num_classes), smoothing)
+        value = optax.softmax_cross_entropy(z, y).mean()
         right = jnp.mean(jnp.argmax(z, -1) == batch["label"])
-        return value, (
-            {"encoder": e["batch_stats"]},
-            {"loss": value, "train_accuracy": 100 * right},
-        )
+        metrics = {"loss": value, "train_accuracy": 100 * right}
+        return value, ({"encoder": e["batch_stats"]}, metrics)
 
-    features = lambda state, x: encode(
-        state.params, state.extra["encoder"], augment.to_float(x), False
-    )[0]
-    logits = lambda state, x: head.apply({"params": state.params["head"]}, features(state, x))
+    def encode(state, x):
+        return apply(state.params, state.extra["encoder"], augment.to_float(x), False)[0]
+
+    def logits(state, x):
+        return head.apply({"params": state.params["head"]}, encode(state, x))
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
@@ -104,10 +101,10 @@ def supervised(
         num_steps=num_steps,
         evals={
             "test": accuracy(logits, test),
-            "knn": knn(features, train, test),
-            "probe": linear_probe(features, train, test),
-            "collapse": collapse(features, test),
-            "features": feature_map(features, test),
+            "knn": knn(encode, train, test),
+            "probe": linear_probe(encode, train, test),
+            "collapse": collapse(encode, test),
+            "features": feature_map(encode, test),
             "views": views(view, train),
         },
     )

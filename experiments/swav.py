@@ -1,20 +1,24 @@
-"""SwAV (Caron et al., 2020, https://arxiv.org/abs/2006.09882): predict a view's cluster from another view.
+"""SwAV (Caron et al., 2020, https://arxiv.org/abs/2006.09882): predict another view's cluster.
 
-    launch/local.sh experiments/swav.py                                    # digits: two minutes on a laptop CPU
+    launch/local.sh experiments/swav.py                       # digits: two minutes on a laptop CPU
     launch/local.sh experiments/swav.py --data cifar10 --view-size 24 --epochs 15
-    launch/local.sh experiments/swav.py --data cifar10 --epochs 800 --batch-size 512 --lr 4e-3 --weight-decay 1e-6 \
-        --small 0 --crop 0.14 --head.widths 512 128 --prototypes 512 encoder:res-net  # lightly's sizes and rate
-    launch/local.sh experiments/swav.py --data imagenet2012 --image-size 320 --view-size 224 --epochs 800 --batch-size 4096 \
-        --optimizer lars --lr 4.8 --warmup 0.0125 --weight-decay 1e-6 --crop 0.05 --part 0.14 --small 6 --small-size 96 \
-        --jitter 0.8 --blur 0.5 --prototypes 3000 --frozen 0.00125 --head.widths 2048 128 encoder:res-net --encoder.depth 50 \
-        --encoder.stem imagenet  # the paper's
+    # Sizes and learning rate of lightly's benchmark
+    launch/local.sh experiments/swav.py --data cifar10 --epochs 800 --batch-size 512 --lr 4e-3 \
+        --weight-decay 1e-6 --small 0 --crop 0.14 --head.widths 512 128 --prototypes 512 \
+        encoder:res-net
+    # The paper's setting
+    launch/local.sh experiments/swav.py --data imagenet2012 --image-size 320 --view-size 224 \
+        --epochs 800 --batch-size 4096 --optimizer lars --lr 4.8 --warmup 0.0125 \
+        --weight-decay 1e-6 --crop 0.05 --part 0.14 --small 6 --small-size 96 --jitter 0.8 \
+        --blur 0.5 --prototypes 3000 --frozen 0.00125 --head.widths 2048 128 encoder:res-net \
+        --encoder.depth 50 --encoder.stem imagenet
 """
 
 import jax
 import jax.numpy as jnp
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import feed, images
+from ssljax.data import feed, images, steps_of
 from ssljax.data.views import MultiCrop
 from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
@@ -26,38 +30,50 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
+from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
 
 
+@checked
 def swav(
     data: str = "digits",
-    image_size: int = 0,
+    image_size: CountOrZero = 0,
     crops: MultiCrop = MultiCrop(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
-    prototypes: int = 32,
-    frozen: float = 0.05,
-    temperature: float = 0.1,
-    epsilon: float = 0.05,
-    steps: int = 3,
-    epochs: int = 100,
-    batch_size: int = 128,
+    prototypes: Count = 32,
+    frozen: Fraction = 0.05,
+    temperature: Positive = 0.1,
+    epsilon: Positive = 0.05,
+    steps: Count = 3,
+    epochs: Count = 100,
+    batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
-    lr: float = 2e-3,
-    warmup: float = 0.1,
-    weight_decay: float = 1e-4,
+    lr: Positive = 2e-3,
+    warmup: Part = 0.1,
+    weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
-    """SwAV: from each view the cluster of another, where clusters share the batch evenly; the large views give them.
+    """SwAV: a view predicts the cluster of another, where clusters share the batch evenly.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        encoder: f in the paper, which is kept; the head is not.
-        prototypes: K, the clusters: some times the number of classes.
-        frozen: The part of training for which prototypes stay as drawn; `warmup`: that over which lr rises to its peak.
-        epsilon: ε of Sinkhorn's algorithm, which takes some `steps`: the lower, the surer the codes.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        crops: Large and small random views of an image.
+        encoder: f: encoder, whose features are evaluated.
+        head: Projection head, which only training uses.
+        prototypes: K: prototypes, a few times the number of classes.
+        frozen: Fraction of training, at its start, in which prototypes are frozen.
+        temperature: τ in eq. 2: temperature of the softmax.
+        epsilon: ε in eq. 3: entropy of the codes; the lower, the harder the assignment.
+        steps: Iterations of Sinkhorn's algorithm.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
+        lr: Peak learning rate.
+        warmup: Fraction of training over which the learning rate rises to its peak.
+        weight_decay: Weight decay.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    num_steps = epochs * (len(train) // batch_size)
+    num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     large, *small = crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
@@ -78,13 +94,12 @@ def swav(
 
     def step(state, batch, key):
         state, metrics = minimize(tx, loss)(state, batch, key)
-        return state.replace(
-            params=state.params | {"prototypes": normalize(state.params["prototypes"])}
-        ), metrics
+        prototypes = normalize(state.params["prototypes"])
+        return state.replace(params=state.params | {"prototypes": prototypes}), metrics
 
-    encode = lambda state, x: features(state.params, state.extra, crops.view.whole(x), train=False)[
-        0
-    ]
+    def encode(state, x):
+        return features(state.params, state.extra, crops.view.whole(x), train=False)[0]
+
     return Experiment(
         init=init,
         step=step,
@@ -96,7 +111,7 @@ def swav(
             "collapse": collapse(encode, test),
             "features": feature_map(encode, test),
             "views": views(large.either, train),
-            **{"small_views": views(kind, train) for kind in small},
+            **({"small_views": views(small[0], train)} if small else {}),
         },
     )
 

@@ -1,141 +1,166 @@
 """Random views of an image: what the joint-embedding methods make agree."""
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import jax
 from jax import Array
+import jax.numpy as jnp
 import tyro
 
 from ssljax.data import augment
 from ssljax.errors import InputError
+from ssljax.ranges import Count, CountOrZero, Fraction, NotEmpty, NotNegative, Range, Share
+
+# The hue's strength is a quarter of the others', and a shift of half a turn is the largest.
+Strength = Annotated[float, Range(least=0, most=2)]
+Hue = Annotated[float, Range(least=0, most=0.5)]
+Fractions = Annotated[tuple[Fraction, ...], NotEmpty()]
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)  # --crop, not --view.crop.
 @dataclass(frozen=True)
 class Views:
-    """SimCLR's random views, one of each image: Chen et al., 2020, arXiv:2002.05709, appendix A."""
+    """SimCLR's random views of an image: Chen et al., 2020, arXiv:2002.05709, appendix A."""
 
-    view_size: int = 0
-    """Pixels a side of what the net sees; 0 for the images' own."""
-    crop: float = 0.2
-    """The least part of the image's area that a view shows."""
-    crop_most: float = 1.0
-    """And the largest."""
-    flip: float = 0.5
-    """How often a view is mirrored."""
-    jitter: float | tuple[float, float, float, float] = 0.4
-    """Strength of brightness, contrast and saturation, the hue's a quarter of it; or all four: 0.4 0.4 0.2 0.1 in BYOL."""
-    gray: float = 0.2
-    """How often a view loses its colours."""
-    blur: float | tuple[float, ...] = 0.0
-    """How often it is blurred: 0.5 for large photographs; or the first view, the second and so on: 1 0.1 in BYOL."""
-    solarize: float | tuple[float, ...] = 0.0
-    """How often its bright pixels are inverted; or those of the first view, the second and so on: 0 0.2 in BYOL."""
+    view_size: CountOrZero = 0
+    """Side of a view in pixels; 0 for the images' own."""
+    crop: Share = 0.2
+    """Smallest fraction of the image's area in a random crop."""
+    crop_most: Share = 1.0
+    """Largest fraction of the image's area in a random crop."""
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    jitter: Strength | tuple[NotNegative, NotNegative, NotNegative, Hue] = 0.4
+    """Strength of brightness, contrast and saturation, the hue's a quarter of it; or all four."""
+    gray: Fraction = 0.2
+    """Probability of a grayscale view."""
+    blur: Fraction | Fractions = 0.0
+    """Probability of a Gaussian blur; or that of the first view, the second and so on."""
+    solarize: Fraction | Fractions = 0.0
+    """Probability of solarisation; or that of the first view, the second and so on."""
+    interpolation: augment.Interpolation = "bilinear"
+    """Filter that resizes crops; bicubic in the code of SimCLR, BYOL, Barlow Twins and DINO."""
+
+    def __post_init__(self) -> None:
+        if self.crop > self.crop_most:
+            raise InputError(
+                f"--crop must be at most --crop-most {self.crop_most}, not {self.crop}."
+            )
 
     def __call__(self, key: Array, images: Array, number: int = 0) -> Array:
-        """Images (n, height, width, channels), uint8, to floats in [0, 1]; `number` counts an image's views.
+        """Images (n, height, width, channels), uint8, to floats in [0, 1]: view number `number`.
 
-        InputError for a view larger than the image, or settings out of their range.
+        InputError for a view larger than the image.
         """
-        _fits("--view-size", self.view_size, min(images.shape[1:3]))
+        _check_size("--view-size", self.view_size, min(images.shape[1:3]))
         k1, k2, k3, k4 = jax.random.split(key, 4)
-        j, x = self.jitter, augment.to_float(images)
-        x = augment.random_resized_crop(k1, x, self.view_size, scale=(self.crop, self.crop_most))
-        x = augment.flip(k3, x, _chance("--flip", self.flip))
-        x = augment.colour_jitter(k2, x, *(j if isinstance(j, tuple) else (j, j, j, j / 4)), p=0.8)
-        x = augment.grayscale(k4, x, p=_chance("--gray", self.gray))
-        if p := _chance("--blur", self.blur, number):
+        j = self.jitter if isinstance(self.jitter, tuple) else (*[self.jitter] * 3, self.jitter / 4)
+        x = augment.to_float(images)
+        scale, how = (self.crop, self.crop_most), self.interpolation
+        x = augment.random_resized_crop(k1, x, self.view_size, scale, interpolation=how)
+        x = augment.flip(k3, x, self.flip)
+        x = augment.colour_jitter(k2, x, *j, p=0.8)
+        x = augment.grayscale(k4, x, p=self.gray)
+        if p := _of_view(self.blur, number):
             x = augment.gaussian_blur(jax.random.fold_in(key, 4), x, p=p)
-        if p := _chance("--solarize", self.solarize, number):
+        if p := _of_view(self.solarize, number):
             x = augment.solarize(jax.random.fold_in(key, 5), x, p=p)
         return x
 
     def each(self, key: Array, images: Array, count: int = 2) -> list[Array]:
-        """`count` views of each image: a list of (n, size, size, channels). InputError for less than one."""
+        """`count` views of each image, a list of (n, size, size, channels).
+
+        InputError for a count below 1.
+        """
         if count < 1:
             raise InputError(f"The number of views must be positive, not {count}.")
         return [self(k, images, number) for number, k in enumerate(jax.random.split(key, count))]
 
     def several(self, key: Array, images: Array, count: int) -> Array:
-        """The same, one set after the other: (count n, size, size, channels)."""
-        return jax.numpy.concatenate(self.each(key, images, count))
+        """The views of `each`, concatenated: (count n, size, size, channels)."""
+        return jnp.concatenate(self.each(key, images, count))
 
     def either(self, key: Array, images: Array) -> Array:
-        """An image's first view or its second, at random: for a picture of what the net sees."""
+        """An image's first or second view, at random: for a picture of what the net sees."""
         if self == self.later(1):
             return self(key, images)
-        return jax.numpy.where(
-            jax.random.bernoulli(jax.random.fold_in(key, 6)),
-            self(key, images),
-            self(key, images, 1),
-        )
+        first = jax.random.bernoulli(jax.random.fold_in(key, 6))
+        return jnp.where(first, self(key, images), self(key, images, 1))
 
     def later(self, number: int) -> "Views":
-        """These views from `number` on: the first of them is this one's `number`-th."""
-        rest = lambda p: p[number:] or p[-1:] if isinstance(p, tuple) and len(p) > 1 else p
+        """Views whose first is view number `number` of these."""
+
+        def rest(p):
+            return p[number:] or p[-1:] if isinstance(p, tuple) and len(p) > 1 else p
+
         return replace(self, blur=rest(self.blur), solarize=rest(self.solarize))
 
     def whole(self, images: Array) -> Array:
-        """The images themselves, as floats at the size of a view: what the encoder is judged on."""
-        return augment.resize(augment.to_float(images), self.view_size)
+        """Whole images as floats, at the size of a view: what the encoder is evaluated on."""
+        return augment.resize_square(augment.to_float(images), self.view_size, self.interpolation)
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class MultiCrop:
-    """Large views of an image, then some small ones, which cost less: Caron et al., 2020, arXiv:2006.09882."""
+    """Large views of an image, and small ones that cost less: Caron et al., 2020, arXiv:2006.09882.
+
+    With small views, a large one shows more than `part` of the image, and a small one less.
+    """
 
     view: Views = Views()
-    large: int = 2
+    """Random view of an image."""
+    large: Count = 2
     """Large views of each image."""
-    small: int = 2
-    """Small views of each image beside the large ones; 0 for none."""
-    small_size: int = 0
-    """Pixels a side of a small view; 0 for half a large one's."""
-    part: float = 0.4
-    """Of the image's area: large views show more, small ones, where there are any, less."""
+    small: CountOrZero = 2
+    """Small views of each image, in addition to the large ones."""
+    small_size: CountOrZero = 0
+    """Side of a small view in pixels; 0 for half a large one's."""
+    part: Share = 0.4
+    """Fraction of the image's area: the least in a large view and the most in a small one."""
+
+    def __post_init__(self) -> None:
+        if self.large == 1 and self.small == 0:
+            raise InputError(
+                "Two or more views of an image are needed: choose --large or --small above 1."
+            )
+        if self.small and not self.view.crop <= self.part <= self.view.crop_most:
+            raise InputError(
+                f"--part must lie between --crop {self.view.crop} and --crop-most "
+                f"{self.view.crop_most}, not at {self.part}."
+            )
 
     def kinds(self, shape: tuple[int, ...]) -> tuple[Views, ...]:
-        """The large and, if any, the small views of images of `shape`. InputError where one has more pixels than they."""
+        """Large and, if there are any, small views of images of `shape`.
+
+        InputError for a view larger than the image.
+        """
         view, side = self.view, min(shape[:2])
-        if self.small and not view.crop <= self.part <= view.crop_most:
-            raise InputError(
-                f"--part must lie between --crop {view.crop} and --crop-most {view.crop_most}, not at "
-                f"{self.part}."
-            )
         large = view.view_size or side
-        size = self.small_size or max(1, large // 2)
-        _fits("--view-size", large, side)
+        _check_size("--view-size", large, side)
         if not self.small:
             return (view,)
-        _fits("--small-size", size, side)
-        return replace(view, crop=self.part), replace(
-            view.later(self.large), view_size=size, crop_most=self.part
-        )
+        size = self.small_size or max(1, large // 2)
+        _check_size("--small-size", size, side)
+        small = replace(view.later(self.large), view_size=size, crop_most=self.part)
+        return replace(view, crop=self.part), small
 
     def __call__(self, key: Array, images: Array) -> list[Array]:
-        """Images (n, height, width, channels) to large views, (large n, ...), and small ones, (small n, ...), if any."""
-        k1, k2 = jax.random.split(key)
-        return [
-            kind.several(k, images, count)
-            for kind, k, count in zip(
-                self.kinds(images.shape[1:]), (k1, k2), (self.large, self.small)
-            )
-        ]
+        """Images (n, height, width, channels) to large views, (large n, ...), and small ones."""
+        kinds, keys = self.kinds(images.shape[1:]), jax.random.split(key)
+        views = [kinds[0].several(keys[0], images, self.large)]
+        if self.small:
+            views.append(kinds[1].several(keys[1], images, self.small))
+        return views
 
 
-def _chance(flag: str, p: float | tuple[float, ...], number: int = 0) -> float:
-    """That of view `number`: the last given stands for all that follow."""
-    p = p if isinstance(p, tuple) else (p,)
-    if not p or not all(0 <= one <= 1 for one in p):
-        raise InputError(
-            f"{flag} takes how often, from 0 to 1, not {' '.join(map(str, p)) or 'nothing'}."
-        )
-    return p[min(number, len(p) - 1)]
+def _of_view(p: float | tuple[float, ...], number: int) -> float:
+    """The probability for view `number`; the last one is that of all further views."""
+    return p[min(number, len(p) - 1)] if isinstance(p, tuple) else p
 
 
-def _fits(flag: str, pixels: int, side: int) -> None:
+def _check_size(flag: str, pixels: int, side: int) -> None:
+    """InputError for a view larger than the image."""
     if pixels > side:
-        raise InputError(
-            f"A crop can't be larger than the image: choose {flag} {side} or less, not {pixels}."
-        )
+        raise InputError(f"{flag} must be at most the images' {side} pixels, not {pixels}.")
