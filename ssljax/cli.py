@@ -13,7 +13,7 @@ from typing import Any, get_type_hints, NoReturn
 import jax
 import tyro
 
-from ssljax import record, sharding
+from ssljax import fingerprint, record, sharding
 from ssljax.errors import describe, find_os_error, InputError, quiet_threads
 from ssljax.experiment import Experiment
 from ssljax.ranges import check_arguments, check_value
@@ -53,7 +53,10 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         if not run.workdir:
             run = replace(run, workdir=default_workdir(make, arguments, run))
         source = inspect.getsourcefile(make)
-        train(make(**arguments), run, record.plain(arguments), source, started)
+        with fingerprint.reading() as read:
+            exp = make(**arguments)
+        defaults = record.defaults_of(make, arguments)
+        train(exp, run, record.plain(arguments), source, started, read, defaults)
         sys.stdout.flush()
     except InputError as e:
         _exit(2, f"error: {e}")

@@ -1,7 +1,10 @@
 """Record of a run: arguments, versions, commit and hardware, in record.json and source/."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import dataclasses
 from importlib.metadata import PackageNotFoundError, version
+import inspect
 import json
 import os
 import pathlib
@@ -13,7 +16,9 @@ from typing import Any
 
 import jax
 
+from ssljax import fingerprint
 from ssljax.errors import InputError
+from ssljax.ranges import flag
 
 IMPORTED = time.perf_counter()
 PACKAGES = (
@@ -60,38 +65,185 @@ def flat(x: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def check_record(workdir: pathlib.Path, computes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record in a folder, if any; InputError where that run computes something else than `computes` says."""
+def read_json(file: pathlib.Path, otherwise: str) -> Any:
+    """Content of a file of JSON; InputError where it is damaged, FileNotFoundError for no file.
+
+    `otherwise` says what to do in place of putting back a copy of the file.
+    """
     try:
-        old = json.loads((workdir / "record.json").read_text())
-    except FileNotFoundError:
+        return json.loads(file.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError, IsADirectoryError, NotADirectoryError) as e:
+        why = str(e).splitlines()[0]
+    raise damaged(file, why, otherwise)
+
+
+def damaged(file: pathlib.Path, why: str, otherwise: str) -> InputError:
+    """The error of a file that was changed by something else than a run."""
+    return InputError(f"{file} is damaged ({why}): put back a copy of it, or {otherwise}.")
+
+
+def read_record(workdir: pathlib.Path, otherwise: str) -> dict[str, Any]:
+    """The record of a run; InputError where it is damaged, FileNotFoundError for no record."""
+    record = read_json(workdir / "record.json", otherwise)
+    for path, kind, rule in FORM:
+        value = _at(record, path)
+        if not isinstance(value, kind) or isinstance(value, bool) or not rule(value):
+            name = ".".join(map(str, path)) or "what it holds"
+            why = f"{name} is {'missing' if value is None else 'not what a run writes'}"
+            raise damaged(workdir / "record.json", why, otherwise)
+    return record
+
+
+def _at(record: Any, path: tuple[Any, ...]) -> Any:
+    try:
+        for key in path:
+            record = record[key]
+    except (KeyError, IndexError, TypeError):
         return None
-    except json.JSONDecodeError as e:
+    return record
+
+
+def _is_command(words: list[Any]) -> bool:
+    return bool(words) and all(isinstance(word, str) for word in words)
+
+
+def _is_read(read: dict[str, Any]) -> bool:
+    parts = [part for name in read.values() if isinstance(name, dict) for part in name.values()]
+    return all(isinstance(name, dict) for name in read.values()) and all(
+        isinstance(part, dict) and part.keys() == {"count", "digest"} for part in parts
+    )
+
+
+# (path, type, rule) of what a record holds.
+FORM: tuple[tuple[tuple[Any, ...], Any, Callable[[Any], bool]], ...] = (
+    ((), dict, lambda _: True),
+    (("computes",), dict, lambda _: True),
+    (("lanes",), str, lambda lanes: lanes in ("vmap", "loop")),
+    (("num_steps",), int, lambda n: n > 0),
+    (("batch_size",), int, lambda n: n > 0),
+    (("launches",), list, lambda rows: all(isinstance(row, dict) for row in rows)),
+    (("launches", -1, "command"), list, _is_command),
+    (("launches", -1, "commit"), str, lambda _: True),
+    (("launches", -1, "versions"), dict, lambda _: True),
+    (("launches", -1, "hardware"), str, lambda _: True),
+    (("launches", -1, "time"), str, lambda _: True),
+    (("read",), (dict, type(None)), lambda read: read is None or _is_read(read)),
+)
+
+
+def check_record(
+    workdir: pathlib.Path,
+    computes: Mapping[str, Any],
+    *,
+    read: fingerprint.Read | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    num_steps: int | None = None,
+) -> dict[str, Any] | None:
+    """The record in a folder, or None; InputError where that run computes something else.
+
+    `computes` are the arguments now, `read` what was read under the names that are among them,
+    which is compared in place of the names, and `defaults` the defaults of arguments, which are
+    compared where the record, of an older version, has no such argument.
+    """
+    try:
+        old = read_record(workdir, "choose another --run.workdir")
+    except FileNotFoundError:
+        if (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
+            raise InputError(
+                f"{workdir} holds checkpoints but no record.json, so whose they are can't be "
+                "checked: put back a copy of record.json, or choose another --run.workdir."
+            ) from None
+        return None
+    now, recorded = flat(computes), flat(old["computes"])
+    before = {k: v for k, v in (defaults or {}).items() if k in now} | recorded
+    read, then = read or {}, old.get("read", {})
+    differ = {
+        k: f"  {flag(k)}: {before.get(k, 'not there')} in the folder, {now.get(k, 'not there')} now"
+        for k in sorted(before.keys() | now.keys())
+        if (k in before, before.get(k)) != (k in now, now.get(k))
+        and not _same_content(then, read, before.get(k), now.get(k))
+    }
+    if differ and num_steps not in (None, old["num_steps"]) and set(differ) <= LENGTHS:
+        began = " and --pretrained with this folder to begin with its weights"
         raise InputError(
-            f"{workdir / 'record.json'} can't be read ({e}): choose another --run.workdir."
-        ) from e
-    a, b = flat(old["computes"]), flat(computes)
-    differ = [
-        f"  --{k.replace('_', '-')}: {a.get(k, 'not there')} in the folder, {b.get(k, 'not there')} now"
-        for k in sorted(a.keys() | b.keys())
-        if a.get(k) != b.get(k)
-    ]
+            f"{workdir} holds a run of {old['num_steps']} steps, and this command has {num_steps}: "
+            "the schedule of the learning rate spans all steps, so a longer run is another run "
+            "from its first step on. Give another --run.workdir"
+            f"{began if 'pretrained' in now else ''}."
+        )
     if differ:
         raise InputError(
             f"{workdir} holds a run that computes something else:\n"
-            + "\n".join(differ)
-            + "\nGive the arguments of that run to go on with it, or another --run.workdir."
+            + "\n".join(differ.values())
+            + "\nGive the arguments of that run to resume it, or another --run.workdir."
+        )
+    names = {"": ""} | {k: v for k, v in now.items() if isinstance(v, str)}
+    changed = [
+        sentence
+        for k, name in names.items()
+        for sentence in _changes(name, then.get(before.get(k, "")), read.get(name))
+    ]
+    if changed:
+        raise InputError(
+            f"{changed[0]}: put back what the run in {workdir} began with to resume it, or choose "
+            "another --run.workdir."
         )
     return old
 
 
+LENGTHS = {"epochs", "steps", "num_steps"}  # Arguments that say how long a run is.
+
+
+def _same_content(then: fingerprint.Read, read: fingerprint.Read, before: Any, now: Any) -> bool:
+    """Whether two values of an argument are names under which the same was read."""
+    names = isinstance(before, str) and isinstance(now, str) and before != now
+    return names and now in read and then.get(before) == read[now]
+
+
+def _changes(
+    name: str, then: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> Iterator[str]:
+    """A sentence for each part of what was read under a name that is not what it was."""
+    for part in now or {}:
+        a, b = (then or {}).get(part), now[part]
+        if a is not None and a != b:
+            what = name or "The data"
+            if a["count"] == b["count"]:
+                yield f"{what} has other {part} than when the run began"
+            else:
+                yield f"{what} has {b['count']} {part} now, {a['count']} when the run began"
+
+
+def defaults_of(make: Callable, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """{dotted name: default} of a function's arguments and of the fields of those given."""
+    parameters = inspect.signature(make).parameters.values()
+    found = {p.name: plain(p.default) for p in parameters if p.default is not p.empty}
+    return flat(found) | flat({k: _field_defaults(x) for k, x in arguments.items()})
+
+
+def _field_defaults(x: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(x) or isinstance(x, type):
+        return {}
+    found = {}
+    for f in dataclasses.fields(x):
+        if f.default is not dataclasses.MISSING:
+            found[f.name] = plain(f.default)
+        elif f.default_factory is not dataclasses.MISSING:
+            found[f.name] = plain(f.default_factory())
+    return found
+
+
 def check_files(workdir: pathlib.Path, files: Mapping[str, str]) -> None:
-    """InputError where the folder holds one of `files` with another content: the run would go on with other data."""
+    """InputError where the folder holds one of `files` with another content.
+
+    The run would resume with other data, or with a file that was changed by something else.
+    """
     for name, text in files.items():
-        if (workdir / name).exists() and (workdir / name).read_text(encoding="utf-8") != text:
+        file = workdir / name
+        if file.exists() and (not file.is_file() or file.read_bytes() != text.encode()):
             raise InputError(
-                f"{workdir / name} is not what this run's data gives now: restore that data to go on with "
-                "the run, or choose another --run.workdir."
+                f"{file} is not what this run's data gives now: restore that data, or the file, to "
+                "resume the run, or choose another --run.workdir."
             )
 
 
@@ -108,13 +260,17 @@ def write_record(
     computes: Mapping[str, Any],
     source: str | None,
     start: int,
+    read: fingerprint.Read,
     **facts: Any,
 ) -> bool:
-    """Adds this launch, from step `start` on, to record.json, and to source/ the experiment file and what git calls
-    uncommitted; returns whether the file differs from the last launch's. No copy is overwritten by another."""
+    """Adds this launch, from step `start` on, to record.json, and its code to source/.
+
+    That is the experiment file, and what git calls uncommitted. Returns whether the file differs
+    from the last launch's; no copy is overwritten by another.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     record = old or {"computes": computes, "launches": []}
-    record |= facts
+    record |= {"read": record.get("read") or read, **facts}
     record["launches"].append(
         {
             "start": start,
@@ -126,17 +282,21 @@ def write_record(
             "hardware": hardware(),
         }
     )
-    text = pathlib.Path(source).read_text() if source and os.path.exists(source) else ""
+    text = ""
+    if source and os.path.exists(source):
+        text = pathlib.Path(source).read_text(encoding="utf-8", errors="replace")
     launches, kept = len(record["launches"]), workdir / "source"
     earlier = sorted(kept.rglob("*.py"), key=lambda f: f.stat().st_mtime) if kept.exists() else []
-    changed = bool(earlier) and bool(text) and earlier[-1].read_text() != text
+    before = earlier[-1].read_text(encoding="utf-8", errors="replace") if earlier else text
+    changed = bool(text) and before != text
     if text and (changed or not earlier):
         folder = kept / f"launch{launches}" if earlier else kept
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / pathlib.Path(source).name).write_text(text)
+        (folder / pathlib.Path(source).name).write_text(text, encoding="utf-8")
     if record["launches"][-1]["commit"].endswith("+"):
         (workdir / "source").mkdir(exist_ok=True)
-        (workdir / "source" / f"uncommitted{launches}.diff").write_text(git("diff", "HEAD") + "\n")
+        diff = workdir / "source" / f"uncommitted{launches}.diff"
+        diff.write_text(git("diff", "HEAD") + "\n", encoding="utf-8")
     write_whole(workdir / "record.json", json.dumps(record, indent=1) + "\n")
     return changed
 
@@ -144,23 +304,23 @@ def write_record(
 def versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            pass
     return found
 
 
 def git(*args: str) -> str:
     """What git says of the checkout that this file lies in."""
     here = pathlib.Path(__file__).parent.parent
-    return subprocess.run(
-        ["git", "-C", here, *args], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return (
+        subprocess.run(["git", "-C", here, *args], capture_output=True, check=True)
+        .stdout.decode(errors="replace")
+        .strip()
+    )
 
 
 def commit() -> str:
-    """The commit of the code that runs, with a + where code differs from it; empty outside a checkout."""
+    """The commit of the code, with a + where it has changed since; empty outside a checkout."""
     try:
         tracked = git("ls-files", "--error-unmatch", "ssljax/record.py")
         changed = git(
@@ -175,7 +335,8 @@ def hardware() -> str:
     """As in "8 x NVIDIA A100", or "2-core CPU"."""
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}-core CPU"
+        linux = hasattr(os, "sched_getaffinity")
+        return f"{len(os.sched_getaffinity(0)) if linux else os.cpu_count()}-core CPU"
     return f"{jax.device_count()} x {device.device_kind}"
 
 
@@ -197,7 +358,7 @@ def since_start() -> float:
 
 def facts(workdir: pathlib.Path) -> dict[str, Any]:
     """Method, data, command and commit of the last launch of a run."""
-    record = json.loads((workdir / "record.json").read_text())
+    record = read_record(workdir, "choose another --run.workdir")
     launch = record["launches"][-1]
     return {
         "method": pathlib.Path(launch["command"][0]).stem,

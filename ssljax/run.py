@@ -13,11 +13,13 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
-from ssljax import logs, record, replay, sharding
+from ssljax import fingerprint, logs, record, replay, sharding
 from ssljax.checkpoint import Checkpoints, flatten
 from ssljax.data.cache import cache_dir
 from ssljax.errors import InputError
 from ssljax.experiment import Experiment, TrainState
+from ssljax.fingerprint import Read
+from ssljax.lock import lock
 from ssljax.program import everywhere, Program
 from ssljax.ranges import check_value, Count, CountOrZero
 from ssljax.session import Results, Session
@@ -73,6 +75,8 @@ def train(
     computes: Mapping[str, Any] | None = None,
     source: str | None = None,
     started: float | None = None,
+    read: Read | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Trains `exp` to its last step, from the last checkpoint in `run.workdir` if there is one, and
     evaluates it.
@@ -80,8 +84,10 @@ def train(
     Returns the last state, with a leading axis for the seeds where there are several. Nothing is
     written without a workdir. `computes` and `source`, the arguments and the file of the
     experiment, go into the run's record; `started` is the time.perf_counter() from which the first
-    step is timed, by default that of this call. Raises InputError for settings that are not
-    possible, Stopped after SIGINT, SIGTERM or SIGHUP.
+    step is timed, by default that of this call. `read` has the fingerprints of the data that the
+    experiment has read (by default, the one of its resident arrays), which must be those of the
+    run in the folder; `defaults` stand for arguments that an older record lacks. Raises InputError
+    for settings that are not possible, Stopped after SIGINT, SIGTERM or SIGHUP.
     """
     times = {"start": time.perf_counter() if started is None else started}
     times["ready"] = time.perf_counter()
@@ -90,8 +96,13 @@ def train(
     sharding.split_cpu(run.cpu_devices)
     mesh = sharding.make_mesh(run.fsdp)
     _check(exp, run, mesh)
-    with jax.set_mesh(mesh), Signals() as signals:
-        return _train(exp, run, mesh, signals, computes or {}, source, times)
+    workdir = pathlib.Path(run.workdir).expanduser() if run.workdir else None
+    if workdir and not read:
+        read = fingerprint.of_resident(exp.data.resident())
+    with jax.set_mesh(mesh), Signals() as signals, lock(workdir):
+        return _train(
+            exp, run, workdir, mesh, signals, computes or {}, source, read or {}, defaults, times
+        )
 
 
 def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
@@ -112,13 +123,15 @@ def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
 def _train(
     exp: Experiment,
     run: Run,
+    workdir: pathlib.Path | None,
     mesh: Mesh,
     signals: Signals,
     computes: Mapping[str, Any],
     source: str | None,
+    read: Read,
+    defaults: Mapping[str, Any] | None,
     times: dict[str, float],
 ) -> TrainState:
-    workdir = pathlib.Path(run.workdir).expanduser() if run.workdir else None
     seeds = [run.seed + i for i in range(run.seeds)]
     computes = {**computes, "run": {"seed": run.seed, "seeds": run.seeds}}
 
@@ -128,7 +141,9 @@ def _train(
     program = Program(exp, run, mesh, first[0], resident)
     old = None
     if workdir:
-        old = record.check_record(workdir, computes)
+        old = record.check_record(
+            workdir, computes, read=read, defaults=defaults, num_steps=exp.num_steps
+        )
         record.check_files(workdir, exp.files)
         if old and run.lanes not in ("auto", old["lanes"]):
             raise InputError(
@@ -152,6 +167,7 @@ def _train(
             computes,
             source,
             start,
+            read,
             lanes=program.lanes,
             num_steps=exp.num_steps,
             batch_size=exp.data.batch_size,

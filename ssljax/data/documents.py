@@ -10,6 +10,7 @@ import numpy as np
 
 from ssljax.data import sources
 from ssljax.errors import InputError
+from ssljax.fingerprint import reported
 
 EMBEDDED = "python"
 
@@ -26,6 +27,7 @@ class Documents:
         return len(self.text)
 
 
+@reported("texts")
 def documents(data: str, split: str) -> Documents:
     """The "train" or "test" split of a text set, in Unicode's composed form (NFC).
 
@@ -67,6 +69,7 @@ def documents(data: str, split: str) -> Documents:
     return _tfds(data, split)
 
 
+@reported("texts")
 def labelled_documents(data: str, split: str) -> Documents:
     """The "train" or "test" split of a text set with classes; InputError for a set without classes.
 

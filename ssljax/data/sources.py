@@ -15,6 +15,7 @@ import numpy as np
 
 from ssljax.data.cache import cache_file, read_cache, store
 from ssljax.errors import InputError
+from ssljax.fingerprint import names_and_sizes, reported
 
 RESIDENT_BYTES = 2 * 2**30  # Sets of more decoded bytes than this are streamed.
 EMBEDDED = "digits"
@@ -71,6 +72,7 @@ class OnDisk:
     class_names: list[str]
     shape: tuple[int, int, int]
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8), repr=False)
+    files: str = ""  # What stands for the content in a run's record: names and sizes.
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,6 +86,7 @@ class OnDisk:
         return {"image": np.stack(list(decode(self.image, map(int, at)))), "label": self.labels[at]}
 
 
+@reported("images")
 def images(name: str, split: str, size: int = 0) -> Source:
     """The "train" or "test" split of an image set; InputError says what is wrong with the name, the set or a file.
 
@@ -316,7 +319,9 @@ def _folder(root: pathlib.Path, split: str, size: int) -> Source:
     source = OnDisk(
         lambda i: _decode(paths[i], size, channels, exact), labels, names, (size, size, channels)
     )
-    return _in_memory(source)
+    if not _fits_in_memory(source):
+        return replace(source, files=names_and_sizes(paths, top))
+    return Arrays(source.read(np.arange(len(source)))["image"], labels, names)
 
 
 def _header(path: pathlib.Path) -> tuple[int, int, bool]:
@@ -359,11 +364,9 @@ class _readable:
             ) from error
 
 
-def _in_memory(source: OnDisk) -> Source:
-    """The set decoded at once where it is small enough to lie on the devices."""
-    if len(source) * int(np.prod(source.shape)) > RESIDENT_BYTES:
-        return source
-    return Arrays(source.read(np.arange(len(source)))["image"], source.labels, source.class_names)
+def _fits_in_memory(source: OnDisk) -> bool:
+    """Whether a set is small enough to lie on the devices."""
+    return len(source) * int(np.prod(source.shape)) <= RESIDENT_BYTES
 
 
 def has_config(name: str) -> bool:
@@ -463,7 +466,9 @@ def _tfds(name: str, split: str, size: int) -> Source:
             split=split, decoders={"image": tfds.decode.SkipDecoding()}
         )
         labels = np.array([r["label"] for r in all_rows(undecoded)], np.int32)
-        return OnDisk(image, labels, names, shape)
+        rows_of = builder.info.splits[split]
+        files = f"{builder.info.full_name} {split} {count} {rows_of.num_bytes}"
+        return OnDisk(image, labels, names, shape, files=files)
     examples = list(all_rows(rows))
     out = np.stack([fit(r["image"], size) if size else r["image"] for r in examples])
     labels = np.array([r["label"] for r in examples], np.int32)

@@ -8,10 +8,12 @@ import numpy as np
 from ssljax.data import sources
 from ssljax.data.sources import Arrays, Source
 from ssljax.errors import InputError
+from ssljax.fingerprint import reported
 
 SPLITS = {"train": 10_000, "validation": 2_000, "test": 50_000}
 
 
+@reported("images")
 def images(name: str, split: str, image_size: int = 0) -> Source:
     """`rect`, `rect-1000` or `bg-rand`, with a validation split to choose settings by, or any set of `sources.images`.
 

@@ -1,0 +1,91 @@
+"""Lock of a folder, so that one run at a time writes in it."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import getpass
+import os
+import pathlib
+import socket
+import sys
+import time
+from typing import BinaryIO
+
+import jax
+
+from ssljax.errors import InputError
+from ssljax.processes import agree
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path | None, option: str = "--run.workdir") -> Iterator[None]:
+    """Context in which no other process writes in a folder; nothing for None.
+
+    The kernel releases the lock when the process ends, however it does. InputError says who holds
+    it. Of several processes, the first holds it for all; all must call this together.
+    """
+    held, why, error = None, "", None
+    made = folder is not None and not folder.exists()
+    if folder and jax.process_index() == 0:
+        try:
+            held, why = _acquire(folder, option)
+        except OSError as e:
+            error, why = e, str(e)
+    why = agree(why) if folder else ""
+    if why:
+        raise error or InputError(why)
+    try:
+        yield
+    finally:
+        if held:
+            with contextlib.suppress(OSError):
+                os.unlink(held.name)
+            held.close()
+        if held and made:
+            with contextlib.suppress(OSError):  # Left empty by a run that was refused.
+                folder.rmdir()
+
+
+def _acquire(folder: pathlib.Path, option: str) -> tuple[BinaryIO | None, str]:
+    """The locked file, or None and who holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    host = socket.gethostname()
+    while True:
+        file = open(folder / "lock", "a+b")  # noqa: SIM115  The lock lasts as long as it is open.
+        file.seek(0)
+        text = file.read()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None, (
+                f"{folder} is in use by {_owner(text)}: wait until that ends, stop it, or choose "
+                f"another {option}."
+            )
+        except OSError:  # A file system without locks.
+            print(f"Note: {folder} can't be locked: start no second run in it.")
+        with contextlib.suppress(FileNotFoundError):  # Removed by the process that held it.
+            if os.fstat(file.fileno()).st_ino == os.stat(file.name).st_ino:
+                break
+        file.close()
+    if text and f"on {host}" not in _owner(text):  # Not every network file system has one lock.
+        print(f"Note: {folder} was not released by {_owner(text)}: stop it if it still runs.")
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    command = " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
+    file.truncate(0)
+    file.write(
+        f"process {os.getpid()} of {user} on {host}, since {now}, `{command}`\n".encode(
+            errors="replace"
+        )
+    )
+    file.flush()
+    return file, ""
+
+
+def _owner(text: bytes) -> str:
+    line = text.decode(errors="replace").partition("\n")[0]
+    return "".join(c if c.isprintable() else "?" for c in line)[:300] or "another process"
