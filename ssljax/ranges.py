@@ -67,6 +67,7 @@ NotNegative = Annotated[float, Range(least=0)]  # Weights of a loss, weight deca
 Fraction = Annotated[float, Range(least=0, most=1)]  # Probabilities, shares, decays of an EMA.
 Part = Annotated[float, Range(least=0, below=1)]  # A fraction that is never all: dropout, warm-up.
 Share = Annotated[float, Range(above=0, most=1)]  # A fraction that is never none: of an area.
+Interior = Annotated[float, Range(above=0, below=1)]  # A fraction, neither none nor all.
 Counts = Annotated[tuple[Count, ...], NotEmpty()]  # Widths of layers.
 
 

@@ -8,7 +8,9 @@ from jax import Array
 import jax.numpy as jnp
 import tyro
 
+from ssljax.errors import InputError
 from ssljax.models.convnet import ConvNet
+from ssljax.models.mlp import MLP
 from ssljax.models.resnet import ResNet
 from ssljax.models.vit import ViT
 
@@ -24,6 +26,15 @@ def rebuild(form: Mapping[str, Any]) -> nn.Module:
     return net(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in form.items() if k != "class"}
     )
+
+
+def check_predictor(head: MLP, predictor: MLP) -> None:
+    """InputError unless a predictor ends with the width of the head, whose output it predicts."""
+    if head.widths[-1] != predictor.widths[-1]:
+        raise InputError(
+            f"--predictor.widths must end with {head.widths[-1]}, as --head.widths does, not with "
+            f"{predictor.widths[-1]}."
+        )
 
 
 class Chain:
