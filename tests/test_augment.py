@@ -1,8 +1,9 @@
-"""The augmentations against Pillow, SciPy, colorsys and torchvision's published formulas, on photos and digits.
+"""The augmentations against Pillow, SciPy, colorsys and torchvision's published formulas, on photos
+and digits.
 
-Tolerances are for images in [0, 1]: 1e-5 against formulas in float64, and some 8-bit levels (written n / 255) against
-Pillow's 8-bit arithmetic, which rounds after each of its passes. Statistical bounds are wider than 1 in 10,000 for
-right code, and the keys are fixed.
+Tolerances are for images in [0, 1]: 1e-5 against formulas in float64, and some 8-bit levels
+(written n / 255) against Pillow's 8-bit arithmetic, which rounds after each of its passes.
+Statistical bounds are wider than 1 in 10,000 for right code, and the keys are fixed.
 """
 
 import colorsys
@@ -20,6 +21,7 @@ from scipy import ndimage, stats
 from sklearn.datasets import load_digits, load_sample_image
 
 from ssljax.data import augment
+from ssljax.data.views import Views
 from ssljax.sharding import BATCH
 
 KEY = jax.random.key(0)
@@ -95,6 +97,66 @@ def test_resizing_is_pillows_within_1e_5_and_on_8_bits_within_1_5_levels(size):
         )
 
 
+def naive_bicubic(plane, box, size):
+    """Pillow's antialiased bicubic in float64 loops: Keys' cubic with a = -0.5, clipped to [0,
+    1]."""
+
+    def keys(x):
+        x, a = abs(x), -0.5
+        if x < 1:
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+    def rows(plane, start, length, n_out):
+        step, out = length / n_out, []
+        for i in range(n_out):
+            centre = start + (i + 0.5) * step
+            weights = [
+                keys((j + 0.5 - centre) / max(step, 1)) for j in range(start, start + length)
+            ]
+            taken = sum(w * plane[j] for w, j in zip(weights, range(start, start + length)))
+            out.append(taken / sum(weights))
+        return np.array(out)
+
+    top, left, h, w = box
+    plane = rows(plane.astype(np.float64), top, h, size[0])
+    return np.clip(rows(plane.T, left, w, size[1]).T, 0, 1)
+
+
+@pytest.mark.parametrize("size", [(24, 31), (70, 43)])
+def test_bicubic_crops_are_pillows(size):
+    photo = load_sample_image("china.jpg")[100:160, 200:280]
+    stretched = np.clip(1.6 * (photo / 255.0) - 0.3, 0, 1).astype(np.float32)  # So that some clip.
+    x = np.repeat(stretched[None], len(BOXES), 0)
+    ours = np.asarray(augment.crop_and_resize(x, *np.array(BOXES).T, size, "bicubic"))
+    clipped = 0
+    for box, y in zip(BOXES, ours):
+        top, left, h, w = box
+        for c in range(3):
+            piece = Image.fromarray(stretched[..., c]).crop((left, top, left + w, top + h))
+            theirs = np.asarray(piece.resize(size[::-1], Image.Resampling.BICUBIC))
+            clipped += ((theirs < -0.01) | (theirs > 1.01)).sum()
+            np.testing.assert_allclose(y[..., c], np.clip(theirs, 0, 1), atol=1e-5, rtol=0)
+        naive = naive_bicubic(stretched[..., 0], box, size)
+        np.testing.assert_allclose(y[..., 0], naive, atol=1e-5, rtol=0)
+    assert clipped > 20
+    assert np.abs(ours - augment.crop_and_resize(x, *np.array(BOXES).T, size)).max() > 0.02
+
+
+def test_bicubic_views_have_the_boxes_of_bilinear_ones():
+    x = np.repeat(PHOTOS[:4], 2, 0)
+    crop = lambda how: np.asarray(augment.random_resized_crop(KEY, x / 255, 9, interpolation=how))
+    soft, sharp = crop("bilinear"), crop("bicubic")
+    assert 1e-3 < np.abs(soft - sharp).mean() < 0.05
+    view = Views(view_size=9, jitter=0.0, gray=0.0, flip=0.0, interpolation="bicubic")
+    box = jax.random.split(KEY, 4)[0]
+    want = augment.random_resized_crop(
+        box, x / np.float32(255), 9, (0.2, 1.0), interpolation="bicubic"
+    )
+    np.testing.assert_allclose(view(KEY, x), want, atol=1e-6)
+    assert np.abs(np.asarray(view.whole(x)) - Views(view_size=9).whole(x)).max() > 1e-2
+
+
 def test_resizing_a_whole_photo_and_digits_is_pillows_within_1e_5():
     photo = load_sample_image("flower.jpg")[None, ..., 1] / np.float32(
         255
@@ -120,7 +182,8 @@ def test_a_box_as_large_as_the_output_is_a_plain_cut():
 
 
 def drawn_boxes(n: int, h: int, w: int, **arguments) -> np.ndarray:
-    """The boxes (n; top, left, height, width) that `random_resized_crop` drew, read off images of coordinates.
+    """The boxes (n; top, left, height, width) that `random_resized_crop` drew, read off images of
+    coordinates.
 
     At the image's own size every box is enlarged, so its first and last pixel appear as they are.
     """
@@ -139,14 +202,14 @@ def torchvision_box(rng, h: int, w: int, scale, ratio, tries: int) -> tuple[int,
     for _ in range(tries):
         target_area = h * w * rng.uniform(scale[0], scale[1])
         aspect_ratio = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        bw = int(round(math.sqrt(target_area * aspect_ratio)))
-        bh = int(round(math.sqrt(target_area / aspect_ratio)))
+        bw = round(math.sqrt(target_area * aspect_ratio))
+        bh = round(math.sqrt(target_area / aspect_ratio))
         if 0 < bw <= w and 0 < bh <= h:
             return rng.integers(0, h - bh + 1), rng.integers(0, w - bw + 1), bh, bw
     if w / h < min(ratio):
-        bw, bh = w, int(round(w / min(ratio)))
+        bw, bh = w, round(w / min(ratio))
     elif w / h > max(ratio):
-        bw, bh = int(round(h * max(ratio))), h
+        bw, bh = round(h * max(ratio)), h
     else:
         bw, bh = w, h
     return (h - bh) // 2, (w - bw) // 2, bh, bw
@@ -244,7 +307,8 @@ PILLOW = {
 
 @pytest.fixture
 def pinned(monkeypatch):
-    """pinned(end): random factors, all draws with a range of their own, are the range's end: "minval" or "maxval"."""
+    """pinned(end): random factors, all draws with a range of their own, are the range's end:
+    "minval" or "maxval"."""
     uniform = jax.random.uniform
 
     def pin(end: str) -> None:

@@ -1,4 +1,5 @@
-"""DiffAugment against its formulas as loops in float64; the pixels that move are known, so they are told apart."""
+"""DiffAugment against its formulas as loops in float64; the pixels that move are known, so they are
+told apart."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,12 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (N, 8, 16, 3)).astype(np.float3
 
 
 def test_colour_is_the_papers():
-    """x + U(-1/2, 1/2); (x - mean over channels) U(0, 2) + mean; (x - mean over the image) U(1/2, 3/2) + mean."""
+    """x + U(-1/2, 1/2); (x - mean over channels) U(0, 2) + mean; (x - mean over the image) U(1/2,
+    3/2) + mean."""
     found = np.asarray(diff_colour(KEY, jnp.asarray(IMAGES)), np.float64)
     drawn = []
     for x, y in zip(IMAGES.astype(np.float64), found):
-        # Contrast leaves the image's mean alone, saturation every pixel's: so they are had back one by one.
+        # Contrast keeps the image's mean and saturation every pixel's: each is recovered by itself.
         b = y.mean() - x.mean()
         gray, gray_y = x.mean(-1) + b, y.mean(-1)
         c = np.std(gray_y) / np.std(gray)
@@ -73,8 +75,20 @@ def test_cutout_makes_a_box_of_zeros():
     assert len(corners) > 50
 
 
+@pytest.mark.parametrize("size", [4, 5, 9, 12, 13, 20])
+def test_sizes_are_rounded_half_up_as_in_the_authors_code(size):
+    """int(size * ratio + 0.5): 1 of 4 pixels to shift by, and 3 of 5 to cut out."""
+    ones = jnp.ones((600, size, size, 1))
+    moved = np.asarray(translate(KEY, ones, 1 / 8))[..., 0]
+    rows = size - moved.any(2).sum(1)
+    assert rows.max() == int(size / 8 + 0.5)
+    gone = np.asarray(cutout(KEY, ones, 1 / 2))[..., 0] == 0
+    assert gone.any(2).sum(1).max() == gone.any(1).sum(1).max() == int(size / 2 + 0.5)
+
+
 def test_gradients_reach_the_images():
-    """What a generator learns through all three is the gradient where a pixel is still seen, and 0 where it is not."""
+    """What a generator learns through all three is the gradient where a pixel is still seen, and 0
+    where it is not."""
     x = jnp.asarray(IMAGES[:4])
     grad = jax.grad(lambda x: diff_augment(KEY, x).sum())(x)
     assert np.isfinite(grad).all() and (np.abs(grad).reshape(4, -1).max(1) > 0).all()

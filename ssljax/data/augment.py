@@ -1,11 +1,15 @@
-"""Augmentations as batched JAX: images (n, height, width, channels), float in [0, 1]; every example has its own draw.
+"""Augmentations as batched JAX: images (n, height, width, channels), float in [0, 1].
 
-The formulas are torchvision's (https://docs.pytorch.org/vision/stable/transforms.html), each applied to a whole batch
-at once and compiled into the training step. They take any image size and channel count: without three channels,
-contrast is about the mean of all, and saturation, hue and grayscale change nothing. Bad arguments raise InputError.
+Every image has its own random numbers. The formulas are torchvision's
+(https://docs.pytorch.org/vision/stable/transforms.html), applied to a whole batch at once and
+compiled into the training step. They take any image size and channel count: without three channels,
+contrast is about the mean of all channels, and saturation, hue and grayscale change nothing. Bad
+arguments raise InputError.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import jax
 from jax import Array
@@ -15,6 +19,7 @@ from ssljax.errors import InputError
 from ssljax.sharding import over_batch
 
 GRAY = 0.2989, 0.587, 0.114  # ITU-R 601 luma, rounded as in torchvision.
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 def to_float(images: Array) -> Array:
@@ -32,12 +37,12 @@ def to_signed(images: Array) -> Array:
 
 
 def eight_bits(x: Array) -> Array:
-    """Images in [0, 1], cut off there, as uint8: what `to_float` undoes."""
+    """Images clipped to [0, 1] as uint8, the inverse of `to_float`."""
     return jnp.round(255 * jnp.clip(x, 0, 1)).astype(jnp.uint8)
 
 
 def binarize(key: Array, x: Array) -> Array:
-    """Pixels 1 with the probability that `x` gives, else 0: MNIST "dynamically binarised", anew at each draw."""
+    """Pixels 1 with probability `x`, else 0: MNIST "dynamically binarised"."""
     return over_batch(jax.random.bernoulli(key, x)).astype(jnp.float32)
 
 
@@ -48,11 +53,13 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     tries: int = 10,
+    interpolation: Interpolation = "bilinear",
 ) -> Array:
-    """Crops a box of a random area (as a fraction, in `scale`) and aspect ratio, and resizes it to `size`.
+    """Crops a random box of each image and resizes it to `size`, by default the image's own.
 
-    Boxes are drawn as torchvision's `RandomResizedCrop` does: up to `tries` whole-pixel boxes, the first that fits
-    inside the image, and otherwise a central one of the nearest allowed ratio. The default size is the image's own.
+    The area is a fraction in `scale`, and the ratio of width to height in `ratio`. Boxes are drawn
+    as in torchvision's `RandomResizedCrop`: the first of `tries` whole-pixel boxes that fits inside
+    the image, and otherwise a central one of the nearest allowed ratio.
     """
     _check_range("scale", scale, 0, 1)
     _check_range("ratio", ratio, 0, float("inf"))
@@ -81,34 +88,59 @@ def random_resized_crop(
     )
     top = jnp.where(any_fits, jnp.floor(u_top * (h - bh + 1)), (h - whole_h) // 2)
     left = jnp.where(any_fits, jnp.floor(u_left * (w - bw + 1)), (w - whole_w) // 2)
-    return crop_and_resize(x, top, left, bh, bw, size or (h, w))
+    return crop_and_resize(x, top, left, bh, bw, size or (h, w), interpolation)
 
 
-def resize(x: Array, size: int) -> Array:
-    """Whole images at `size` x `size` pixels; left alone where they are of that size, or it is 0."""
+def resize_square(x: Array, size: int, interpolation: Interpolation = "bilinear") -> Array:
+    """Whole images resized to `size` x `size` pixels; unchanged for a size of 0 or their own."""
     if not size or x.shape[1:3] == (size, size):
         return x
     zero, ones = jnp.zeros(len(x)), jnp.ones(len(x))
-    return crop_and_resize(x, zero, zero, x.shape[1] * ones, x.shape[2] * ones, size)
+    height, width = x.shape[1] * ones, x.shape[2] * ones
+    return crop_and_resize(x, zero, zero, height, width, size, interpolation)
 
 
 def crop_and_resize(
-    x: Array, top: Array, left: Array, height: Array, width: Array, size: int | tuple[int, int]
+    x: Array,
+    top: Array,
+    left: Array,
+    height: Array,
+    width: Array,
+    size: int | tuple[int, int],
+    interpolation: Interpolation = "bilinear",
 ) -> Array:
-    """Cuts box i, in pixels, out of image i and resizes it to `size` with an antialiased triangle filter (Pillow's).
+    """Box i of image i, in pixels, resized to `size` with an antialiased filter.
 
-    Separable, so it is two batched matrix products with (n, out, in) weights: no gathers.
+    The filters are those of Pillow and of torchvision with antialias: a triangle, or for bicubic
+    Keys' cubic with a = -0.5, whose result is clipped to [0, 1] (the TensorFlow code of SimCLR and
+    BYOL has the same cubic without antialiasing). Both are separable: two batched matrix products
+    with (n, out, in) weights, without gathers.
     """
     out_h, out_w = (size, size) if isinstance(size, int) else size
-    einsum = partial(
-        jnp.einsum, precision="highest"
-    )  # A TPU would round pixels to bfloat16, coarser than 8 bits.
-    x = einsum("nih,nhwc->niwc", _triangle(top, height, x.shape[1], out_h), x)
-    return einsum("njw,niwc->nijc", _triangle(left, width, x.shape[2], out_w), x)
+    # A TPU would round pixels to bfloat16, coarser than 8 bits.
+    einsum = partial(jnp.einsum, precision="highest")
+    kernel = {"bilinear": _triangle, "bicubic": _cubic}[interpolation]
+    x = einsum("nih,nhwc->niwc", _resample(kernel, top, height, x.shape[1], out_h), x)
+    x = einsum("njw,niwc->nijc", _resample(kernel, left, width, x.shape[2], out_w), x)
+    return jnp.clip(x, 0, 1) if interpolation == "bicubic" else x
 
 
-def _triangle(start: Array, length: Array, n_in: int, n_out: int) -> Array:
-    """The weights (n, n_out, n_in) that resample `length` pixels from `start` on to n_out pixels."""
+def _triangle(x: Array) -> Array:
+    return jnp.maximum(0, 1 - jnp.abs(x))
+
+
+def _cubic(x: Array) -> Array:
+    """Keys, 1981, eq. 4 with a = -0.5."""
+    x = jnp.abs(x)
+    near = (1.5 * x - 2.5) * x**2 + 1
+    far = -0.5 * (((x - 5) * x + 8) * x - 4)
+    return jnp.where(x < 1, near, jnp.where(x < 2, far, 0))
+
+
+def _resample(
+    kernel: Callable[[Array], Array], start: Array, length: Array, n_in: int, n_out: int
+) -> Array:
+    """The weights (n, n_out, n_in) that resample `length` pixels from `start` to n_out pixels."""
     start, length = (
         start[:, None, None].astype(jnp.float32),
         length[:, None, None].astype(jnp.float32),
@@ -116,15 +148,14 @@ def _triangle(start: Array, length: Array, n_in: int, n_out: int) -> Array:
     step = length / n_out
     centre = start + (jnp.arange(n_out)[None, :, None] + 0.5) * step
     pixel = jnp.arange(n_in)[None, None, :] + 0.5
-    weight = jnp.maximum(0, 1 - jnp.abs(pixel - centre) / jnp.maximum(step, 1))
-    weight = jnp.where(
-        (pixel > start) & (pixel < start + length), weight, 0
-    )  # Nothing from outside the box.
+    weight = kernel((pixel - centre) / jnp.maximum(step, 1))
+    inside = (pixel > start) & (pixel < start + length)
+    weight = jnp.where(inside, weight, 0)
     return weight / weight.sum(-1, keepdims=True)
 
 
 def flip(key: Array, x: Array, p: float = 0.5) -> Array:
-    """Mirrors each image left to right with probability `p`."""
+    """Horizontal flip of each image with probability `p`."""
     return jnp.where(_coin(key, p, x), x[:, :, ::-1], x)
 
 
@@ -137,9 +168,10 @@ def colour_jitter(
     hue: float = 0.0,
     p: float = 1.0,
 ) -> Array:
-    """With probability `p`: brightness, contrast, saturation and hue by random amounts, in a random order per image.
+    """Random brightness, contrast, saturation and hue with probability `p`, in a random order.
 
-    Factors are uniform in [max(0, 1 - a), 1 + a] and the hue's shift in [-hue, hue] turns, hue at most 0.5.
+    Factors are uniform in [max(0, 1 - a), 1 + a], the hue's shift in [-hue, hue] turns with hue at
+    most 0.5. Everything is drawn for each image, the order too.
     """
     if not 0 <= hue <= 0.5:
         raise InputError(f"hue must be in [0, 0.5] turns, not {hue}.")
@@ -169,8 +201,9 @@ def colour_jitter(
     ops = [op for amount, op in ops if amount > 0]
     if not ops:
         return x
-    # Planes of their own, (n, height, width) each: a last axis of 3 keeps a CPU from vectorising. And a loop, since XLA
-    # would fuse the operations into one expression that works the first ones out again for every use of the last.
+    # since XLA would fuse the operations into one expression that recomputes the first ones for
+    # every use of the last.
+    # every use of the last.
     planes = tuple(x[..., i] for i in range(x.shape[-1]))
     order = jnp.argsort(over_batch(jax.random.uniform(k_order, (n, len(ops)))), axis=1)
 
@@ -185,7 +218,7 @@ def colour_jitter(
 
 
 def grayscale(key: Array, x: Array, p: float = 0.2) -> Array:
-    """Replaces each image by its luma, in all three channels, with probability `p`."""
+    """Each image as its luma, in all three channels, with probability `p`."""
     if x.shape[-1] != 3:
         return x
     gray = jnp.tensordot(x, jnp.asarray(GRAY, x.dtype), 1, precision="highest")[..., None]
@@ -199,10 +232,12 @@ def gaussian_blur(
     p: float = 0.5,
     kernel: float = 0.1,
 ) -> Array:
-    """With probability `p`, blurs with a Gaussian of random width in pixels, its support `kernel` of the height (odd).
+    """Gaussian blur of random width `sigma` in pixels with probability `p`.
 
-    The filter is torchvision's: sampled at whole pixels, normalised, borders reflected. (Chen et al., 2020,
-    appendix A: kernel a tenth of the image, sigma in [0.1, 2], p 0.5; they leave it out for CIFAR-10.)
+    The filter is torchvision's and SimCLR's: sampled at whole pixels on a support of `kernel` times
+    the height, normalised, with reflected borders (Chen et al., 2020, appendix A: kernel 0.1, sigma
+    in [0.1, 2], p 0.5; not for CIFAR-10). Pillow's, in the code of BYOL, Barlow Twins and DINO,
+    does not cut the support: images differ by 0.0009 at 224 pixels and by 0.015 at 32, on average.
     """
     _check_range("sigma", sigma, 0, float("inf"))
     n, h, w, _ = x.shape
@@ -223,21 +258,23 @@ def gaussian_blur(
 
 
 def solarize(key: Array, x: Array, threshold: float = 0.5, p: float = 0.2) -> Array:
-    """Inverts all values at or above `threshold` with probability `p`."""
+    """Values at or above `threshold` inverted, with probability `p`."""
     return jnp.where(_coin(key, p, x) & (x >= threshold), 1 - x, x)
 
 
 def diff_augment(key: Array, x: Array, shift: float = 1 / 8, hole: float = 1 / 2) -> Array:
-    """DiffAugment's colour, translation and cutout, for what a critic sees, real and generated, with images in [-1, 1].
+    """DiffAugment's colour, translation and cutout of a critic's inputs, images in [-1, 1].
 
-    Zhao et al., 2020, arXiv:2006.10738, appendix; the generator's gradient goes through all three.
+    For real and generated images; gradients pass to the generator. `shift` and `hole` are fractions
+    of the sides, rounded half up as in the authors' code. Zhao et al., 2020, arXiv:2006.10738,
+    appendix.
     """
     k1, k2, k3 = jax.random.split(key, 3)
     return cutout(k3, translate(k2, diff_colour(k1, x), shift), hole)
 
 
 def diff_colour(key: Array, x: Array) -> Array:
-    """Brightness by U(-0.5, 0.5), saturation by U(0, 2), contrast by U(0.5, 1.5), of images in [-1, 1], not clipped."""
+    """Brightness + U(-0.5, 0.5), saturation · U(0, 2), contrast · U(0.5, 1.5), without clipping."""
     b, s, c = over_batch(jax.random.uniform(key, (len(x), 3)))[:, :, None, None, None].swapaxes(
         0, 1
     )
@@ -249,9 +286,10 @@ def diff_colour(key: Array, x: Array) -> Array:
 
 
 def translate(key: Array, x: Array, shift: float = 1 / 8) -> Array:
-    """Moves each image by up to the part `shift` of its sides, whole pixels, either way; zeros come in."""
+    """Each image moved by whole pixels, up to `shift` of its sides either way, with zeros behind
+    it."""
     n, h, w, _ = x.shape
-    reach_h, reach_w = round(shift * h), round(shift * w)
+    reach_h, reach_w = _half_up(shift * h), _half_up(shift * w)
     k1, k2 = jax.random.split(key)
     row = over_batch(jax.random.randint(k1, (n, 1), -reach_h, reach_h + 1)) + jnp.arange(h)
     column = over_batch(jax.random.randint(k2, (n, 1), -reach_w, reach_w + 1)) + jnp.arange(w)
@@ -262,16 +300,22 @@ def translate(key: Array, x: Array, shift: float = 1 / 8) -> Array:
 
 
 def cutout(key: Array, x: Array, hole: float = 1 / 2) -> Array:
-    """Zeros in a box with the part `hole` of each side, around a random pixel; it may reach over the border."""
+    """Each image with zeros in a box around a random pixel, of `hole` times its sides."""
     n, h, w, _ = x.shape
     k1, k2 = jax.random.split(key)
 
-    def covered(key, size):  # (n, size): the pixels from half a box before the centre on.
-        length = round(hole * size)
+    def covered(
+        key, size
+    ):  # (n, size): pixels from half a box before the centre, inside the image.
+        length = _half_up(hole * size)
         start = over_batch(jax.random.randint(key, (n, 1), 0, size + 1 - length % 2)) - length // 2
         return (jnp.arange(size) >= start) & (jnp.arange(size) < start + length)
 
     return jnp.where((covered(k1, h)[:, :, None] & covered(k2, w)[:, None])[..., None], 0, x)
+
+
+def _half_up(x: float) -> int:
+    return int(x + 0.5)
 
 
 def _coin(key: Array, p: float, x: Array) -> Array:
@@ -298,7 +342,7 @@ def _contrast(v, factor):
 
 
 def _shift_hue(v: list[Array], shift: Array) -> list[Array]:
-    """Turns the hue of HSV by `shift`, in turns: through the hexagon's piecewise linear form, without branches."""
+    """The hue of HSV shifted by `shift` turns, by its piecewise linear form, without branches."""
     r, g, b = v
     top, low = jnp.maximum(jnp.maximum(r, g), b), jnp.minimum(jnp.minimum(r, g), b)
     chroma = top - low

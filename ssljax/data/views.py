@@ -40,7 +40,7 @@ class Views:
     solarize: Fraction | Fractions = 0.0
     """Probability of solarisation; or that of the first view, the second and so on."""
     interpolation: augment.Interpolation = "bilinear"
-    """Filter that resizes crops; bicubic in the code of SimCLR, BYOL, Barlow Twins and DINO."""
+    """Filter that resizes crops: bicubic for SimCLR, BYOL, Barlow Twins and DINO as published."""
 
     def __post_init__(self) -> None:
         if self.crop > self.crop_most:
