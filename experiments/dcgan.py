@@ -1,106 +1,108 @@
-"""DCGAN (Radford et al., 2015, https://arxiv.org/abs/1511.06434): convolutions that generate, and others that tell.
+"""DCGAN (Radford et al., 2015, https://arxiv.org/abs/1511.06434): convolutional networks.
 
-launch/local.sh experiments/dcgan.py                                              # digits, on a laptop CPU
-launch/local.sh experiments/dcgan.py --data cifar10 --widths 128 256 512 --batch-size 128 --lr 2e-4 --epochs 100
+    launch/local.sh experiments/dcgan.py                # digits, on a laptop CPU
+    launch/local.sh experiments/dcgan.py --data cifar10 --widths 128 256 512 --batch-size 128 \
+        --lr 2e-4 --epochs 100
 """
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import alternate, ema, Experiment, main, TrainState
-from ssljax.data import augment, feed, images
+from ssljax import alternate, Experiment, main, player_ema, player_variables, TrainState
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
+from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.optim import ema_decay
+from ssljax.ranges import checked, Count, CountOrZero, Counts, Fraction, Part, Positive
 from ssljax.sharding import over_batch
 
 
+@checked
 def dcgan(
     data: str = "digits",
-    image_size: int = 0,
-    latents: int = 100,
-    widths: tuple[int, ...] = (32, 64, 128),
+    image_size: CountOrZero = 0,
+    latents: Count = 100,
+    widths: Counts = (32, 64, 128),
     diff_augment: bool = False,
     features: str = "",
-    epochs: int = 60,
-    batch_size: int = 64,
-    lr: float = 5e-4,
-    b1: float = 0.5,
-    decay: float = 0.999,
+    epochs: Count = 60,
+    batch_size: Count = 64,
+    lr: Positive = 5e-4,
+    b1: Part = 0.5,
+    decay: Fraction = 0.999,
 ) -> Experiment:
-    """DCGAN: its samples, and what its discriminator's last layer tells a linear probe (section 5.1: all its layers).
+    """DCGAN: samples, and a linear probe of the discriminator's last layer.
+
+    The paper probes all layers of the discriminator (section 5.1).
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        widths: Channels of the discriminator at each halving of the resolution; the generator's are the reverse.
-        diff_augment: Augment what the discriminator sees, real and generated: for small sets (arXiv:2006.10738).
-        features: What FID is measured by: pixels if empty, the folder of a run of supervised.py, or inception.
-        decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        latents: Dimensions of the generator's noise z, which is standard normal.
+        widths: Channels at each halving of the discriminator's resolution; the generator's are
+            reversed.
+        diff_augment: Augment what the discriminator sees, real and generated, for small sets (Zhao
+            et al., 2020, arXiv:2006.10738).
+        features: Network for FID: none (raw pixels) if empty, the folder of a run of supervised.py,
+            or inception.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Learning rate of Adam, for both networks.
+        b1: β₁ of Adam: decay of the gradient's moving average.
+        decay: EMA decay of the generator used for sampling; lower in the first steps.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    gen, disc, tx = Generator(train.shape, widths[::-1]), Discriminator(widths), optax.adam(lr, b1)
-    pixels = lambda x: 2 * augment.to_float(x) - 1
-    see = augment.diff_augment if diff_augment else lambda key, x: x
-    apply = lambda net, params, stats, x: net.apply(
-        {"params": params, **stats}, x, True, mutable=["batch_stats"]
-    )
+    num_steps = steps_of(epochs, train, batch_size)
+    gen, disc = Generator(train.shape, widths[::-1]), Discriminator(widths)
+    last_layer = disc.clone(head=False)
+    tx = optax.adam(lr, b1)
 
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))
-        d = disc.init(jax.random.fold_in(key, 1), pixels(batch["image"][:1]))
-        params = {
-            "gen": g.pop("params"),
-            "disc": d.pop("params"),
-        }  # What is left are batch statistics.
+        d = disc.init(jax.random.fold_in(key, 1), jnp.zeros((1, *train.shape)))
+        params = {"gen": g.pop("params"), "disc": d.pop("params")}
         return TrainState.game(tx, params, gen=g, disc=d, ema={"params": params["gen"], **g})
 
-    def seen(g, state, batch, key):  # The same by both players.
+    def augmented(key, x):
+        return augment.diff_augment(key, x) if diff_augment else x
+
+    def views(g, state, batch, key):  # The same for both players.
         kz, kr, kf = jax.random.split(key, 3)
-        fake, stats = apply(
-            gen, g, state.extra["gen"], over_batch(jax.random.normal(kz, (batch_size, latents)))
-        )
-        return see(kr, pixels(batch["image"])), see(kf, fake), stats
+        z = over_batch(jax.random.normal(kz, (batch_size, latents)))
+        fake, stats = apply_training(gen, g, state.extra["gen"], z)
+        return augmented(kr, augment.to_signed(batch["image"])), augmented(kf, fake), stats
 
     def disc_loss(d, state, batch, key):
-        real, fake, _ = seen(state.params["gen"], state, batch, key)
-        on_real, stats = apply(disc, d, state.extra["disc"], real)  # Real and generated are batches
-        on_fake, stats = apply(disc, d, stats, fake)  # of their own to BatchNorm.
+        real, fake, _ = views(state.params["gen"], state, batch, key)
+        # BatchNorm sees real and generated images as two batches.
+        on_real, stats = apply_training(disc, d, state.extra["disc"], real)
+        on_fake, stats = apply_training(disc, d, stats, fake)
         value = gan_critic_loss(on_real, on_fake)
         return value, ({"disc": stats}, {"discriminator": value})
 
     def gen_loss(g, state, batch, key):
-        _, fake, stats = seen(g, state, batch, key)
-        value = nonsaturating_generator_loss(
-            apply(disc, state.params["disc"], state.extra["disc"], fake)[0]
-        )
+        _, fake, stats = views(g, state, batch, key)
+        on_fake, _ = apply_training(disc, state.params["disc"], state.extra["disc"], fake)
+        value = nonsaturating_generator_loss(on_fake)
         return value, ({"gen": stats}, {"generator": value})
 
-    follow = lambda state: {
-        "ema": ema(
-            state.extra["ema"],
-            {"params": state.params["gen"], **state.extra["gen"]},
-            ema_decay(decay, state.step),
-        )
-    }
-    draw = lambda state, key, n: (
-        (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
-    )
-    bare = disc.clone(head=False)
-    encode = lambda state, x: bare.apply(
-        {"params": state.params["disc"], **state.extra["disc"]}, pixels(x)
-    )
+    def draw(state, key, n):
+        z = jax.random.normal(key, (n, latents))
+        return (gen.apply(state.extra["ema"], z) + 1) / 2
+
+    def encode(state, x):
+        return last_layer.apply(player_variables(state, "disc"), augment.to_signed(x))
 
     return Experiment(
         init=init,
-        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=player_ema("gen", decay)),
         data=feed(train, batch_size),
-        num_steps=epochs * (len(train) // batch_size),
+        num_steps=num_steps,
         evals={
             "samples": samples(draw),
             "test": generated(draw, feature_net(features), train, test),

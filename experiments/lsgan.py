@@ -1,7 +1,9 @@
-"""LSGAN (Mao et al., 2016, https://arxiv.org/abs/1611.04076): squared errors where the first GAN has cross-entropy, so
-that what lies far on the right side of the boundary is still pulled towards the data. The nets are DCGAN's.
+"""LSGAN (Mao et al., 2016, https://arxiv.org/abs/1611.04076): squared errors for cross-entropy.
 
-    launch/local.sh experiments/lsgan.py                                              # digits, on a laptop CPU
+Samples far on the right side of the boundary are still pulled towards the data. The networks are
+DCGAN's.
+
+    launch/local.sh experiments/lsgan.py                # digits, on a laptop CPU
     launch/local.sh experiments/lsgan.py --data cifar10 --widths 128 256 512 --lr 2e-4 --epochs 100
 """
 
@@ -9,90 +11,89 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import alternate, ema, Experiment, main, TrainState
-from ssljax.data import augment, feed, images
+from ssljax import alternate, Experiment, main, player_ema, TrainState
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import least_squares_critic_loss, least_squares_generator_loss
+from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.optim import ema_decay
+from ssljax.ranges import checked, Count, CountOrZero, Counts, Fraction, Part, Positive
 from ssljax.sharding import over_batch
 
 
+@checked
 def lsgan(
     data: str = "digits",
-    image_size: int = 0,
-    latents: int = 100,
-    widths: tuple[int, ...] = (32, 64, 128),
+    image_size: CountOrZero = 0,
+    latents: Count = 100,
+    widths: Counts = (32, 64, 128),
     features: str = "",
-    epochs: int = 60,
-    batch_size: int = 64,
-    lr: float = 5e-4,
-    b1: float = 0.5,
-    decay: float = 0.999,
+    epochs: Count = 60,
+    batch_size: Count = 64,
+    lr: Positive = 5e-4,
+    b1: Part = 0.5,
+    decay: Fraction = 0.999,
 ) -> Experiment:
-    """LSGAN: the discriminator's outputs are to be 1 on images and 0 on what is generated, which is to be given a 1.
+    """LSGAN: the discriminator's targets are 1 for images and 0 for samples.
+
+    The generator's target is 1.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        widths: Channels of the discriminator at each halving of the resolution; the generator's are the reverse.
-        features: What FID is measured by: pixels if empty, the folder of a run of supervised.py, or inception.
-        decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        latents: Dimensions of the generator's noise z, which is standard normal.
+        widths: Channels at each halving of the discriminator's resolution; the generator's are
+            reversed.
+        features: Network for FID: none (raw pixels) if empty, the folder of a run of supervised.py,
+            or inception.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Learning rate of Adam, for both networks.
+        b1: β₁ of Adam: decay of the gradient's moving average.
+        decay: EMA decay of the generator used for sampling; lower in the first steps.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    gen, disc, tx = Generator(train.shape, widths[::-1]), Discriminator(widths), optax.adam(lr, b1)
-    apply = lambda net, params, stats, x: net.apply(
-        {"params": params, **stats}, x, True, mutable=["batch_stats"]
-    )
+    num_steps = steps_of(epochs, train, batch_size)
+    gen, disc = Generator(train.shape, widths[::-1]), Discriminator(widths)
+    tx = optax.adam(lr, b1)
 
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))
         d = disc.init(jax.random.fold_in(key, 1), jnp.zeros((1, *train.shape)))
-        params = {
-            "gen": g.pop("params"),
-            "disc": d.pop("params"),
-        }  # What is left are batch statistics.
+        params = {"gen": g.pop("params"), "disc": d.pop("params")}
         return TrainState.game(tx, params, gen=g, disc=d, ema={"params": params["gen"], **g})
 
     def generate(g, state, key):  # The same for both players.
-        return apply(
-            gen, g, state.extra["gen"], over_batch(jax.random.normal(key, (batch_size, latents)))
-        )
+        z = over_batch(jax.random.normal(key, (batch_size, latents)))
+        return apply_training(gen, g, state.extra["gen"], z)
 
     def disc_loss(d, state, batch, key):
-        on_real, stats = apply(
-            disc, d, state.extra["disc"], 2 * augment.to_float(batch["image"]) - 1
+        real, (fake, _) = (
+            augment.to_signed(batch["image"]),
+            generate(state.params["gen"], state, key),
         )
-        on_fake, stats = apply(disc, d, stats, generate(state.params["gen"], state, key)[0])
+        on_real, stats = apply_training(disc, d, state.extra["disc"], real)
+        on_fake, stats = apply_training(disc, d, stats, fake)
         value = least_squares_critic_loss(on_real, on_fake)
         return value, ({"disc": stats}, {"discriminator": value})
 
     def gen_loss(g, state, batch, key):
         fake, stats = generate(g, state, key)
-        value = least_squares_generator_loss(
-            apply(disc, state.params["disc"], state.extra["disc"], fake)[0]
-        )
+        on_fake, _ = apply_training(disc, state.params["disc"], state.extra["disc"], fake)
+        value = least_squares_generator_loss(on_fake)
         return value, ({"gen": stats}, {"generator": value})
 
-    follow = lambda state: {
-        "ema": ema(
-            state.extra["ema"],
-            {"params": state.params["gen"], **state.extra["gen"]},
-            ema_decay(decay, state.step),
-        )
-    }
-
-    draw = lambda state, key, n: (
-        (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
-    )
+    def draw(state, key, n):
+        z = jax.random.normal(key, (n, latents))
+        return (gen.apply(state.extra["ema"], z) + 1) / 2
 
     return Experiment(
         init=init,
-        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=player_ema("gen", decay)),
         data=feed(train, batch_size),
-        num_steps=epochs * (len(train) // batch_size),
+        num_steps=num_steps,
         evals={
             "test": generated(draw, feature_net(features), train, test),
             "samples": samples(draw),

@@ -1,111 +1,113 @@
-"""cGAN with a projection discriminator (Miyato and Koyama, 2018, https://arxiv.org/abs/1802.05637): told the class.
+"""Projection discriminator (Miyato and Koyama, 2018, https://arxiv.org/abs/1802.05637).
 
-launch/local.sh experiments/projection.py --data cifar10 --widths 128 256 512 --lr 2e-4 --epochs 200
+A class-conditional GAN: the discriminator's output has an inner product of the image's features
+with a vector of the class, and the class chooses scale and shift of the generator's BatchNorms.
+
+    launch/local.sh experiments/projection.py           # digits, on a laptop CPU
+    launch/local.sh experiments/projection.py --data cifar10 --widths 128 256 512 --lr 2e-4 \
+        --epochs 200
 """
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import alternate, ema, Experiment, main, TrainState
-from ssljax.data import augment, feed, images
+from ssljax import alternate, Experiment, main, player_ema, TrainState
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import hinge_critic_loss, linear_generator_loss
+from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.optim import ema_decay
+from ssljax.ranges import checked, Count, CountOrZero, Counts, Fraction, Part, Positive
 from ssljax.sharding import over_batch
 
 
+@checked
 def projection(
     data: str = "digits",
-    image_size: int = 0,
-    latents: int = 128,
-    widths: tuple[int, ...] = (32, 64, 128),
+    image_size: CountOrZero = 0,
+    latents: Count = 128,
+    widths: Counts = (32, 64, 128),
     features: str = "",
-    epochs: int = 60,
-    batch_size: int = 64,
-    lr: float = 5e-4,
-    b1: float = 0.0,
-    b2: float = 0.9,
-    decay: float = 0.999,
+    epochs: Count = 60,
+    batch_size: Count = 64,
+    lr: Positive = 5e-4,
+    b1: Part = 0.0,
+    b2: Part = 0.9,
+    decay: Fraction = 0.999,
 ) -> Experiment:
-    """A GAN told the class, through an inner product with the image's features and the generator's BatchNorms; hinge loss.
+    """Class-conditional GAN with a projection discriminator, spectral norm and the hinge loss.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        widths: Channels of the discriminator at each halving of the resolution; the generator's are the reverse.
-        features: What FID is measured by: pixels if empty, the folder of a run of supervised.py, or inception.
-        decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        latents: Dimensions of the generator's noise z, which is standard normal.
+        widths: Channels at each halving of the discriminator's resolution; the generator's are
+            reversed.
+        features: Network for FID: none (raw pixels) if empty, the folder of a run of supervised.py,
+            or inception.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Learning rate of Adam, for both networks.
+        b1: β₁ of Adam: decay of the gradient's moving average.
+        b2: β₂ of Adam: decay of the squared gradient's moving average.
+        decay: EMA decay of the generator used for sampling; lower in the first steps.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    classes, tx = train.num_classes, optax.adam(lr, b1, b2)
-    gen, disc = (
-        Generator(train.shape, widths[::-1], classes=classes),
-        Discriminator(widths, "spectral", classes=classes),
-    )
-    apply = lambda net, params, stats, x, y: net.apply(
-        {"params": params, **stats}, x, True, y, mutable=["batch_stats"]
-    )
+    num_steps = steps_of(epochs, train, batch_size)
+    classes = train.num_classes
+    gen = Generator(train.shape, widths[::-1], classes=classes)
+    disc = Discriminator(widths, "spectral", classes=classes)
+    tx = optax.adam(lr, b1, b2)
 
     def init(key, batch):
         y = batch["label"][:1]
         g = gen.init(key, jnp.zeros((1, latents)), label=y)
         d = disc.init(jax.random.fold_in(key, 1), jnp.zeros((1, *train.shape)), label=y)
-        params = {
-            "gen": g.pop("params"),
-            "disc": d.pop("params"),
-        }  # What is left are batch statistics.
+        params = {"gen": g.pop("params"), "disc": d.pop("params")}
         return TrainState.game(tx, params, gen=g, disc=d, ema={"params": params["gen"], **g})
 
     def generate(g, state, key):  # The same for both players.
         kz, ky = jax.random.split(key)
         z = over_batch(jax.random.normal(kz, (batch_size, latents)))
         y = over_batch(jax.random.randint(ky, (batch_size,), 0, classes))
-        return *apply(gen, g, state.extra["gen"], z, y), y
+        return *apply_training(gen, g, state.extra["gen"], z, y), y
 
     def disc_loss(d, state, batch, key):
         fake, _, y = generate(state.params["gen"], state, key)
-        on_real, stats = apply(
-            disc, d, state.extra["disc"], 2 * augment.to_float(batch["image"]) - 1, batch["label"]
-        )
-        on_fake, _ = apply(disc, d, state.extra["disc"], fake, y)  # The same power iteration.
+        real, old = augment.to_signed(batch["image"]), state.extra["disc"]
+        # Both start from one state of the power iteration: of two new ones, the first is kept.
+        on_real, stats = apply_training(disc, d, old, real, batch["label"])
+        on_fake, _ = apply_training(disc, d, old, fake, y)
         value = hinge_critic_loss(on_real, on_fake)
         return value, ({"disc": stats}, {"discriminator": value})
 
     def gen_loss(g, state, batch, key):
         fake, stats, y = generate(g, state, key)
-        value = linear_generator_loss(
-            apply(disc, state.params["disc"], state.extra["disc"], fake, y)[0]
-        )
+        on_fake, _ = apply_training(disc, state.params["disc"], state.extra["disc"], fake, y)
+        value = linear_generator_loss(on_fake)
         return value, ({"gen": stats}, {"generator": value})
 
-    follow = lambda state: {
-        "ema": ema(
-            state.extra["ema"],
-            {"params": state.params["gen"], **state.extra["gen"]},
-            ema_decay(decay, state.step),
-        )
-    }
-    paint = lambda state, z, y: (gen.apply(state.extra["ema"], z, label=y) + 1) / 2
-    draw = lambda state, key, n: paint(
-        state, jax.random.normal(key, (n, latents)), jnp.arange(n) % classes
-    )
+    def sample(state, z, y):
+        return (gen.apply(state.extra["ema"], z, label=y) + 1) / 2
 
-    def by_class(state, key, n):  # A row for each class, a column for each latent.
+    def draw(state, key, n):
+        return sample(state, jax.random.normal(key, (n, latents)), jnp.arange(n) % classes)
+
+    def draw_by_class(state, key, n):  # A row for each class, a column for each latent.
         z = jnp.tile(jax.random.normal(key, (n // classes, latents)), (classes, 1))
-        return paint(state, z, jnp.repeat(jnp.arange(classes), n // classes))
+        return sample(state, z, jnp.repeat(jnp.arange(classes), n // classes))
 
     return Experiment(
         init=init,
-        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=player_ema("gen", decay)),
         data=feed(train, batch_size),
-        num_steps=epochs * (len(train) // batch_size),
+        num_steps=num_steps,
         evals={
             "test": generated(draw, feature_net(features), train, test),
-            "classes": samples(by_class, classes, 8),
+            "classes": samples(draw_by_class, classes, 8),
         },
     )
 

@@ -1,17 +1,20 @@
-"""R3GAN (Huang et al., 2024, https://arxiv.org/abs/2501.05441): real and generated judged in pairs, with the gradient
-penalised on both; no other trick is needed. The loss is the paper's, the nets are DCGAN's without a norm.
+"""R3GAN (Huang et al., 2024, https://arxiv.org/abs/2501.05441): a relativistic pairing loss.
 
-    launch/local.sh experiments/r3gan.py                                              # digits, on a laptop CPU
+Real images and samples are judged in pairs, and the discriminator's gradient is penalised on both;
+no other trick is needed. The loss is the paper's, the networks are DCGAN's without a norm.
+
+    launch/local.sh experiments/r3gan.py                # digits, on a laptop CPU
     launch/local.sh experiments/r3gan.py --data fashion_mnist --epochs 5
-    launch/local.sh experiments/r3gan.py --data cifar10 --widths 128 256 512 --lr 2e-4 --gamma 0.05 --epochs 200
+    launch/local.sh experiments/r3gan.py --data cifar10 --widths 128 256 512 --lr 2e-4 \
+        --gamma 0.05 --epochs 200
 """
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import alternate, ema, Experiment, main, TrainState
-from ssljax.data import augment, feed, images
+from ssljax import alternate, Experiment, main, player_ema, TrainState
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
@@ -22,61 +25,72 @@ from ssljax.losses.adversarial import (
     relativistic_generator_loss,
 )
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.optim import ema_decay
+from ssljax.ranges import checked, Count, CountOrZero, Counts, Fraction, NotNegative, Part, Positive
 from ssljax.sharding import over_batch
 
 
+@checked
 def r3gan(
     data: str = "digits",
-    image_size: int = 0,
-    latents: int = 64,
-    widths: tuple[int, ...] = (32, 64, 128),
-    gamma: float = 1.0,
+    image_size: CountOrZero = 0,
+    latents: Count = 64,
+    widths: Counts = (32, 64, 128),
+    gamma: NotNegative = 1.0,
     diff_augment: bool = False,
     features: str = "",
-    epochs: int = 60,
-    batch_size: int = 64,
-    lr: float = 5e-4,
-    b1: float = 0.0,
-    b2: float = 0.99,
-    decay: float = 0.999,
+    epochs: Count = 60,
+    batch_size: Count = 64,
+    lr: Positive = 5e-4,
+    b1: Part = 0.0,
+    b2: Part = 0.99,
+    decay: Fraction = 0.999,
 ) -> Experiment:
-    """R3GAN: a relativistic pairing loss, and the zero-centred penalties R1 and R2.
+    """R3GAN: a relativistic pairing loss with the zero-centred penalties R1 and R2.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        widths: Channels of the discriminator at each halving of the resolution; the generator's are the reverse.
-        gamma: Of both penalties.
-        diff_augment: Augment what the discriminator sees, real and generated: for small sets (arXiv:2006.10738).
-        lr: The paper's is 2e-4 and less, for longer training.
-        features: What FID is measured by: pixels if empty, the folder of a run of supervised.py, or inception.
-        decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        latents: Dimensions of the generator's noise z, which is standard normal.
+        widths: Channels at each halving of the discriminator's resolution; the generator's are
+            reversed.
+        gamma: γ: weight of both penalties.
+        diff_augment: Augment what the discriminator sees, real and generated, for small sets (Zhao
+            et al., 2020, arXiv:2006.10738).
+        features: Network for FID: none (raw pixels) if empty, the folder of a run of supervised.py,
+            or inception.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Learning rate of Adam, for both networks; the paper's is 2e-4 or less, for longer runs.
+        b1: β₁ of Adam: decay of the gradient's moving average.
+        b2: β₂ of Adam: decay of the squared gradient's moving average.
+        decay: EMA decay of the generator used for sampling; lower in the first steps.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = steps_of(epochs, train, batch_size)
     gen, disc = Generator(train.shape, widths[::-1], "none"), Discriminator(widths, "none")
     tx = optax.adam(lr, b1, b2)
-    see = augment.diff_augment if diff_augment else lambda key, x: x
 
     def init(key, batch):
-        g = gen.init(key, jnp.zeros((1, latents)))["params"]
-        d = disc.init(jax.random.fold_in(key, 1), jnp.zeros((1, *train.shape)))["params"]
-        return TrainState.game(tx, {"gen": g, "disc": d}, ema=g)
+        g = gen.init(key, jnp.zeros((1, latents)))
+        d = disc.init(jax.random.fold_in(key, 1), jnp.zeros((1, *train.shape)))
+        return TrainState.game(tx, {"gen": g["params"], "disc": d["params"]}, ema=g)
+
+    def augmented(key, x):
+        return augment.diff_augment(key, x) if diff_augment else x
 
     def pairs(g, batch, key):  # The same for both players, so that XLA generates once.
         kz, kr, kf = jax.random.split(key, 3)
         fake = gen.apply({"params": g}, over_batch(jax.random.normal(kz, (batch_size, latents))))
-        return see(kr, 2 * augment.to_float(batch["image"]) - 1), see(kf, fake)
+        return augmented(kr, augment.to_signed(batch["image"])), augmented(kf, fake)
 
     def disc_loss(d, state, batch, key):
-        judge, (real, fake) = (
-            lambda x: disc.apply({"params": d}, x),
-            pairs(state.params["gen"], batch, key),
-        )
-        value, penalty = (
-            relativistic_critic_loss(judge(real), judge(fake)),
-            r1_penalty(judge, real) + r2_penalty(judge, fake),
-        )
+        real, fake = pairs(state.params["gen"], batch, key)
+
+        def judge(x):
+            return disc.apply({"params": d}, x)
+
+        value = relativistic_critic_loss(judge(real), judge(fake))
+        penalty = r1_penalty(judge, real) + r2_penalty(judge, fake)
         return value + gamma * penalty, ({}, {"discriminator": value, "penalty": penalty})
 
     def gen_loss(g, state, batch, key):
@@ -84,19 +98,15 @@ def r3gan(
         value = relativistic_generator_loss(real, fake)
         return value, ({}, {"generator": value})
 
-    def follow(state):
-        return {"ema": ema(state.extra["ema"], state.params["gen"], ema_decay(decay, state.step))}
-
     def draw(state, key, n):
-        return (
-            gen.apply({"params": state.extra["ema"]}, jax.random.normal(key, (n, latents))) + 1
-        ) / 2
+        z = jax.random.normal(key, (n, latents))
+        return (gen.apply(state.extra["ema"], z) + 1) / 2
 
     return Experiment(
         init=init,
-        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=follow),
+        step=alternate(tx, disc=disc_loss, gen=gen_loss, after=player_ema("gen", decay)),
         data=feed(train, batch_size),
-        num_steps=epochs * (len(train) // batch_size),
+        num_steps=num_steps,
         evals={
             "test": generated(draw, feature_net(features), train, test),
             "samples": samples(draw),

@@ -1,111 +1,102 @@
-"""SNGAN (Miyato et al., 2018, https://arxiv.org/abs/1802.05957): kernels over their singular values, hinge loss.
+"""SNGAN (Miyato et al., 2018, https://arxiv.org/abs/1802.05957): spectral normalization.
 
-launch/local.sh experiments/sngan.py
-launch/local.sh experiments/sngan.py --data cifar10 --widths 128 256 512 --lr 2e-4 --epochs 200
+Each kernel of the discriminator is divided by its largest singular value; the loss is the hinge.
+
+    launch/local.sh experiments/sngan.py                # digits, on a laptop CPU
+    launch/local.sh experiments/sngan.py --data cifar10 --widths 128 256 512 --lr 2e-4 --epochs 200
 """
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import descend, ema, Experiment, main, TrainState
-from ssljax.data import augment, feed, images
+from ssljax import alternate, Experiment, main, player_ema, TrainState
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import hinge_critic_loss, linear_generator_loss
+from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.optim import ema_decay
+from ssljax.ranges import checked, Count, CountOrZero, Counts, Fraction, Positive
 from ssljax.sharding import over_batch
 
 
+@checked
 def sngan(
     data: str = "digits",
-    image_size: int = 0,
-    latents: int = 128,
-    widths: tuple[int, ...] = (32, 64, 128),
+    image_size: CountOrZero = 0,
+    latents: Count = 128,
+    widths: Counts = (32, 64, 128),
     features: str = "",
-    critic_steps: int = 5,
-    epochs: int = 200,
-    batch_size: int = 64,
-    lr: float = 5e-4,
-    decay: float = 0.999,
+    critic_steps: Count = 5,
+    epochs: Count = 200,
+    batch_size: Count = 64,
+    lr: Positive = 5e-4,
+    decay: Fraction = 0.999,
 ) -> Experiment:
-    """SNGAN: a discriminator that can't be steep, without a penalty on its gradient.
+    """SNGAN: a Lipschitz discriminator without a penalty on its gradient.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        widths: Channels of the discriminator at each halving of the resolution; the generator's are the reverse.
-        critic_steps: For one of the generator, each on a batch of its own; a step of training is all of them.
-        features: What FID is measured by: pixels if empty, the folder of a run of supervised.py, or inception.
-        decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        latents: Dimensions of the generator's noise z, which is standard normal.
+        widths: Channels at each halving of the discriminator's resolution; the generator's are
+            reversed.
+        features: Network for FID: none (raw pixels) if empty, the folder of a run of supervised.py,
+            or inception.
+        critic_steps: n_dis: updates of the discriminator, each on its own batch, for one of the
+            generator; a training step is all of them.
+        epochs: Passes over the training set.
+        batch_size: Images in an update of the discriminator.
+        lr: Learning rate of Adam, for both networks.
+        decay: EMA decay of the generator used for sampling; lower in the first steps.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = steps_of(epochs, train, batch_size, critic_steps)
     gen, disc = Generator(train.shape, widths[::-1]), Discriminator(widths, "spectral")
-    tx, total = optax.adam(lr, 0.0, 0.9), batch_size * critic_steps
-
-    def apply(net, params, stats, x):
-        y, new = net.apply(
-            {"params": params, "batch_stats": stats}, x, True, mutable=["batch_stats"]
-        )
-        return y, new["batch_stats"]
+    tx = optax.adam(lr, 0.0, 0.9)
 
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))
         d = disc.init(jax.random.fold_in(key, 1), jnp.zeros((1, *train.shape)))
-        return TrainState.game(
-            tx,
-            {"gen": g["params"], "disc": d["params"]},
-            gen=g["batch_stats"],
-            disc=d["batch_stats"],
-            ema=g,
-        )
+        params = {"gen": g.pop("params"), "disc": d.pop("params")}
+        return TrainState.game(tx, params, gen=g, disc=d, ema={"params": params["gen"], **g})
+
+    def disc_loss(d, state, batch, key):
+        fake, _ = apply_training(gen, state.params["gen"], state.extra["gen"], batch["z"])
+        # Both start from one state of the power iteration: of two new ones, the first is kept.
+        old = state.extra["disc"]
+        on_real, stats = apply_training(disc, d, old, augment.to_signed(batch["image"]))
+        on_fake, _ = apply_training(disc, d, old, fake)
+        value = hinge_critic_loss(on_real, on_fake)
+        return value, ({"disc": stats}, {"discriminator": value})
+
+    def gen_loss(g, state, batch, key):
+        fake, stats = apply_training(gen, g, state.extra["gen"], batch["z"])
+        on_fake, _ = apply_training(disc, state.params["disc"], state.extra["disc"], fake)
+        return linear_generator_loss(on_fake), ({"gen": stats}, {})
+
+    disc_step = alternate(tx, disc=disc_loss)
+    gen_step = alternate(tx, gen=gen_loss, after=player_ema("gen", decay))
 
     def step(state, batch, key):
-        g, d, opt_g, opt_d, g_stats, d_stats = (
-            s[k] for s in (state.params, state.opt_state, state.extra) for k in ("gen", "disc")
-        )
-        reals = jnp.moveaxis(batch["image"].reshape(batch_size, critic_steps, *train.shape), 1, 0)
-        *zs, z = jnp.moveaxis(
-            over_batch(jax.random.normal(key, (batch_size, critic_steps + 1, latents))), 1, 0
-        )
-        for real, noise in zip(2 * augment.to_float(reals) - 1, zs):
+        real = batch["image"].reshape(batch_size, critic_steps, *train.shape)
+        z = over_batch(jax.random.normal(key, (batch_size, critic_steps + 1, latents)))
+        for i in range(critic_steps):
+            state, metrics = disc_step(state, {"image": real[:, i], "z": z[:, i]}, key)
+        state, _ = gen_step(state, {"z": z[:, -1]}, key)
+        return state, metrics
 
-            def disc_loss(d):
-                on_real, stats = apply(disc, d, d_stats, real)
-                on_fake, _ = apply(
-                    disc, d, d_stats, apply(gen, g, g_stats, noise)[0]
-                )  # The same power iteration.
-                value = hinge_critic_loss(on_real, on_fake)
-                return value, (value, stats)
-
-            d, opt_d, (d_value, d_stats) = descend(tx, disc_loss, d, opt_d)
-
-        def gen_loss(g):
-            fake, stats = apply(gen, g, g_stats, z)
-            return linear_generator_loss(apply(disc, d, d_stats, fake)[0]), stats
-
-        g, opt_g, g_stats = descend(tx, gen_loss, g, opt_g)
-        mean = ema(
-            state.extra["ema"], {"params": g, "batch_stats": g_stats}, ema_decay(decay, state.step)
-        )
-        return TrainState(
-            state.step,
-            {"gen": g, "disc": d},
-            {"gen": opt_g, "disc": opt_d},
-            {"gen": g_stats, "disc": d_stats, "ema": mean},
-        ), {"discriminator": d_value}
-
-    draw = lambda state, key, n: (
-        (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
-    )
+    def draw(state, key, n):
+        z = jax.random.normal(key, (n, latents))
+        return (gen.apply(state.extra["ema"], z) + 1) / 2
 
     return Experiment(
         init=init,
         step=step,
-        data=feed(train, total),
-        num_steps=epochs * (len(train) // total),
+        data=feed(train, batch_size * critic_steps),
+        num_steps=num_steps,
         evals={
             "test": generated(draw, feature_net(features), train, test),
             "samples": samples(draw),

@@ -1,14 +1,16 @@
-"""WGAN-GP (Gulrajani et al., 2017, https://arxiv.org/abs/1704.00028): a critic with a gradient of length 1.
+"""WGAN-GP (Gulrajani et al., 2017, https://arxiv.org/abs/1704.00028): the gradient has norm 1.
 
-launch/local.sh experiments/wgan_gp.py --data cifar10 --widths 128 256 512 --lr 1e-4 --epochs 200
+    launch/local.sh experiments/wgan_gp.py              # digits, on a laptop CPU
+    launch/local.sh experiments/wgan_gp.py --data cifar10 --widths 128 256 512 --lr 1e-4 \
+        --epochs 200
 """
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import descend, ema, Experiment, main, TrainState
-from ssljax.data import augment, feed, images
+from ssljax import alternate, Experiment, main, player_ema, TrainState
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
@@ -17,93 +19,92 @@ from ssljax.losses.adversarial import (
     linear_generator_loss,
     wasserstein_critic_loss,
 )
+from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.optim import ema_decay
+from ssljax.ranges import checked, Count, CountOrZero, Counts, Fraction, NotNegative, Positive
 from ssljax.sharding import over_batch
 
 
+@checked
 def wgan_gp(
     data: str = "digits",
-    image_size: int = 0,
-    latents: int = 128,
-    widths: tuple[int, ...] = (32, 64, 128),
-    critic_steps: int = 5,
-    penalty: float = 10.0,
-    epochs: int = 200,
-    batch_size: int = 64,
-    lr: float = 5e-4,
-    decay: float = 0.999,
+    image_size: CountOrZero = 0,
+    latents: Count = 128,
+    widths: Counts = (32, 64, 128),
+    critic_steps: Count = 5,
+    penalty: NotNegative = 10.0,
+    epochs: Count = 200,
+    batch_size: Count = 64,
+    lr: Positive = 5e-4,
+    decay: Fraction = 0.999,
     features: str = "",
 ) -> Experiment:
-    """WGAN-GP: the generator shortens the Wasserstein distance that the critic estimates.
+    """WGAN-GP: the generator reduces the Wasserstein distance that the critic estimates.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        widths: Channels of the critic at each halving of the resolution; the generator's are the reverse.
-        critic_steps: For one of the generator, each on a batch of its own; a step of training is all of them.
-        penalty: Of the critic's gradient, λ in the paper.
-        features: What FID is measured by: pixels if empty, the folder of a run of supervised.py, or inception.
-        decay: Of the mean of the generator's weights that samples are drawn with; less at the start.
+        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
+        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        latents: Dimensions of the generator's noise z, which is standard normal.
+        widths: Channels at each halving of the critic's resolution; the generator's are reversed.
+        critic_steps: n_critic: updates of the critic, each on its own batch, for one of the
+            generator; a training step is all of them.
+        penalty: λ in eq. 3: weight of the critic's gradient penalty.
+        epochs: Passes over the training set.
+        batch_size: Images in an update of the critic.
+        lr: Learning rate of Adam, for both networks.
+        decay: EMA decay of the generator used for sampling; lower in the first steps.
+        features: Network for FID: none (raw pixels) if empty, the folder of a run of supervised.py,
+            or inception.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = steps_of(epochs, train, batch_size, critic_steps)
     gen, critic = Generator(train.shape, widths[::-1]), Discriminator(widths, "layer")
-    tx, total = optax.adam(lr, 0.0, 0.9), critic_steps * batch_size
-
-    def generate(params, stats, z):
-        x, new = gen.apply(
-            {"params": params, "batch_stats": stats}, z, True, mutable=["batch_stats"]
-        )
-        return x, new["batch_stats"]
+    tx = optax.adam(lr, 0.0, 0.9)
 
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))
         c = critic.init(jax.random.fold_in(key, 1), jnp.zeros((1, *train.shape)))["params"]
-        return TrainState.game(tx, {"gen": g["params"], "critic": c}, gen=g["batch_stats"], ema=g)
+        params = {"gen": g.pop("params"), "critic": c}
+        return TrainState.game(tx, params, gen=g, ema={"params": params["gen"], **g})
+
+    def critic_loss(c, state, batch, key):
+        real = augment.to_signed(batch["image"])
+        fake, _ = apply_training(gen, state.params["gen"], state.extra["gen"], batch["z"])
+
+        def judge(x):
+            return critic.apply({"params": c}, x)
+
+        value = wasserstein_critic_loss(judge(real), judge(fake))
+        total = value + penalty * gradient_penalty(judge, real, fake, key)
+        return total, ({}, {"distance": -value})
+
+    def gen_loss(g, state, batch, key):
+        fake, stats = apply_training(gen, g, state.extra["gen"], batch["z"])
+        on_fake = critic.apply({"params": state.params["critic"]}, fake)
+        return linear_generator_loss(on_fake), ({"gen": stats}, {})
+
+    critic_step = alternate(tx, critic=critic_loss)
+    gen_step = alternate(tx, gen=gen_loss, after=player_ema("gen", decay))
 
     def step(state, batch, key):
-        g, c, opt_c, stats = (
-            state.params["gen"],
-            state.params["critic"],
-            state.opt_state["critic"],
-            state.extra["gen"],
-        )
-        reals = jnp.moveaxis(batch["image"].reshape(batch_size, critic_steps, *train.shape), 1, 0)
+        real = batch["image"].reshape(batch_size, critic_steps, *train.shape)
         key, *keys = jax.random.split(key, critic_steps + 1)
-        *zs, last = jnp.moveaxis(
-            over_batch(jax.random.normal(key, (batch_size, critic_steps + 1, latents))), 1, 0
-        )
-        for real, z, kt in zip(2 * augment.to_float(reals) - 1, zs, keys):
+        z = over_batch(jax.random.normal(key, (batch_size, critic_steps + 1, latents)))
+        for i in range(critic_steps):
+            own = {"image": real[:, i], "z": z[:, i]}
+            state, metrics = critic_step(state, own, keys[i])
+        state, _ = gen_step(state, {"z": z[:, -1]}, key)
+        return state, metrics
 
-            def critic_loss(c):
-                fake, judge = generate(g, stats, z)[0], lambda x: critic.apply({"params": c}, x)
-                value = wasserstein_critic_loss(judge(real), judge(fake))
-                return value + penalty * gradient_penalty(judge, real, fake, kt), value
-
-            c, opt_c, value = descend(tx, critic_loss, c, opt_c)
-
-        def gen_loss(g):
-            fake, new = generate(g, stats, last)
-            return linear_generator_loss(critic.apply({"params": c}, fake)), new
-
-        g, opt_g, stats = descend(tx, gen_loss, g, state.opt_state["gen"])
-        slow = ema_decay(decay, state.step)
-        stats = {
-            "gen": stats,
-            "ema": ema(state.extra["ema"], {"params": g, "batch_stats": stats}, slow),
-        }
-        params, opt_state = {"gen": g, "critic": c}, {"gen": opt_g, "critic": opt_c}
-        return TrainState(state.step, params, opt_state, stats), {"distance": -value}
-
-    draw = lambda state, key, n: (
-        (gen.apply(state.extra["ema"], jax.random.normal(key, (n, latents))) + 1) / 2
-    )
+    def draw(state, key, n):
+        z = jax.random.normal(key, (n, latents))
+        return (gen.apply(state.extra["ema"], z) + 1) / 2
 
     return Experiment(
         init=init,
         step=step,
-        data=feed(train, total),
-        num_steps=epochs * (len(train) // total),
+        data=feed(train, batch_size * critic_steps),
+        num_steps=num_steps,
         evals={
             "test": generated(draw, feature_net(features), train, test),
             "samples": samples(draw),
