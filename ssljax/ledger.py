@@ -18,6 +18,8 @@ import tyro
 
 from ssljax.data.sources import HELD_OUT
 from ssljax.errors import InputError
+from ssljax.lock import lock
+from ssljax.record import damaged, read_json, read_record, read_results, write_whole
 from ssljax.stats import interval
 
 HERE = pathlib.Path(__file__).parent.parent / "experiments"
@@ -39,8 +41,8 @@ def row(
     records, results = [], []
     for run in runs:
         try:
-            records.append(json.loads((run / "record.json").read_text()))
-            results.append(json.loads((run / "results.json").read_text()))
+            records.append(read_record(run, "train that run again"))
+            results.append(read_results(run, "run its command again"))
         except FileNotFoundError as e:
             raise InputError(
                 f"{run} is not a finished run: it has no {pathlib.Path(str(e.filename)).name}."
@@ -75,6 +77,8 @@ def row(
     missing = [n for n in (*numbers, *floors) if n not in ours or n not in untrained]
     if missing:
         raise InputError(f"The runs have no {', '.join(missing)}; they have {', '.join(ours)}.")
+    if unknown := [n for n in (*numbers, *floors) if None in ours[n] + untrained[n]]:
+        raise InputError(f"The runs' {', '.join(unknown)} is not a number: show others.")
     if lost := [n for n in (*numbers, *floors) if None in ours[n] + untrained[n]]:
         raise InputError(f"The runs have results that are not finite: {', '.join(lost)}.")
     content = {
@@ -227,24 +231,27 @@ def write(
             first number, highest first, and shows neither paper nor floors.
         here: Folder of ledger.json and README.md.
     """
-    file = here / "ledger.json"
-    rows = json.loads(file.read_text()) if file.exists() else []
-    if runs:
-        new = row(runs, numbers, paper, note, floors, comparison)
-        for r in rows:
-            if comparison and r.get("comparison") == comparison and _shared(r) != _shared(new):
-                theirs = _shared(r)
-                other = "; ".join(f"{k} {v}" for k, v in theirs.items() if v != _shared(new)[k])
-                raise InputError(
-                    f"The rows of {comparison} have {other}: give this one the same, or another "
-                    "table."
-                )
-        what = (new["method"], new["computes"])
-        rows = [r for r in rows if (r["method"], r["computes"]) != what] + [new]
-    page = here / "README.md"
-    text = render(page.read_text(), rows)
-    file.write_text(json.dumps(rows, indent=1) + "\n")
-    page.write_text(text)
+    with lock(here, "--here"):
+        file = here / "ledger.json"
+        rows = read_json(file, "take the one that is committed") if file.exists() else []
+        if not (isinstance(rows, list) and all(isinstance(r, dict) for r in rows)):
+            raise damaged(file, "it holds no rows", "take the one that is committed")
+        if runs:
+            new = row(runs, numbers, paper, note, floors, comparison)
+            for r in rows:
+                if comparison and r.get("comparison") == comparison and _shared(r) != _shared(new):
+                    theirs = _shared(r)
+                    other = "; ".join(f"{k} {v}" for k, v in theirs.items() if v != _shared(new)[k])
+                    raise InputError(
+                        f"The rows of {comparison} have {other}: give this one the same, or "
+                        "another table."
+                    )
+            what = (new["method"], new["computes"])
+            rows = [r for r in rows if (r["method"], r["computes"]) != what] + [new]
+        page = here / "README.md"
+        text = render(page.read_text(), rows)
+        write_whole(file, json.dumps(rows, indent=1) + "\n")
+        write_whole(page, text)
 
 
 def _shared(r: Mapping[str, Any]) -> dict[str, Any]:

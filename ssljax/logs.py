@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ssljax import signals
-from ssljax.record import write_whole
+from ssljax.record import read_record, write_whole
 from ssljax.tensorboard import Board, read_scalars
 
 
@@ -138,7 +138,7 @@ def start_wandb(project: str, workdir: pathlib.Path):
     """The W&B run of a folder, the same one at each launch."""
     import wandb
 
-    record = json.loads((workdir / "record.json").read_text())
+    record = read_record(workdir, "choose another --run.workdir")
     return wandb.init(
         project=project,
         dir=workdir,

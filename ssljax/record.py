@@ -84,51 +84,73 @@ def damaged(file: pathlib.Path, why: str, otherwise: str) -> InputError:
 
 def read_record(workdir: pathlib.Path, otherwise: str) -> dict[str, Any]:
     """The record of a run; InputError where it is damaged, FileNotFoundError for no record."""
-    record = read_json(workdir / "record.json", otherwise)
-    for path, kind, rule in FORM:
-        value = _at(record, path)
-        if not isinstance(value, kind) or isinstance(value, bool) or not rule(value):
-            name = ".".join(map(str, path)) or "what it holds"
-            why = f"{name} is {'missing' if value is None else 'not what a run writes'}"
-            raise damaged(workdir / "record.json", why, otherwise)
-    return record
+    return _read_form(workdir / "record.json", RECORD, otherwise)
 
 
-def _at(record: Any, path: tuple[Any, ...]) -> Any:
-    try:
-        for key in path:
-            record = record[key]
-    except (KeyError, IndexError, TypeError):
-        return None
-    return record
+def read_results(workdir: pathlib.Path, otherwise: str) -> dict[str, Any]:
+    """The results of a finished run; errors are those of `read_record`."""
+    return _read_form(workdir / "results.json", RESULTS, otherwise)
 
 
-def _is_command(words: list[Any]) -> bool:
-    return bool(words) and all(isinstance(word, str) for word in words)
+def _read_form(file: pathlib.Path, form: Mapping[str, Callable], otherwise: str) -> dict[str, Any]:
+    content = read_json(file, otherwise)
+    if not isinstance(content, dict):
+        raise damaged(file, "it holds no object", otherwise)
+    for name, holds in form.items():
+        if not holds(content.get(name)):
+            is_there = "not what a run writes" if name in content else "missing"
+            raise damaged(file, f"{name} is {is_there}", otherwise)
+    return content
 
 
-def _is_read(read: dict[str, Any]) -> bool:
-    parts = [part for name in read.values() if isinstance(name, dict) for part in name.values()]
-    return all(isinstance(name, dict) for name in read.values()) and all(
+def _is_count(x: Any) -> bool:
+    return type(x) is int and x >= 0
+
+
+def _is_fingerprints(x: Any) -> bool:
+    names = list(x.values()) if isinstance(x, dict) else [x]
+    parts = [part for name in names if isinstance(name, dict) for part in name.values()]
+    return all(isinstance(name, dict) for name in names) and all(
         isinstance(part, dict) and part.keys() == {"count", "digest"} for part in parts
     )
 
 
-# (path, type, rule) of what a record holds.
-FORM: tuple[tuple[tuple[Any, ...], Any, Callable[[Any], bool]], ...] = (
-    ((), dict, lambda _: True),
-    (("computes",), dict, lambda _: True),
-    (("lanes",), str, lambda lanes: lanes in ("vmap", "loop")),
-    (("num_steps",), int, lambda n: n > 0),
-    (("batch_size",), int, lambda n: n > 0),
-    (("launches",), list, lambda rows: all(isinstance(row, dict) for row in rows)),
-    (("launches", -1, "command"), list, _is_command),
-    (("launches", -1, "commit"), str, lambda _: True),
-    (("launches", -1, "versions"), dict, lambda _: True),
-    (("launches", -1, "hardware"), str, lambda _: True),
-    (("launches", -1, "time"), str, lambda _: True),
-    (("read",), (dict, type(None)), lambda read: read is None or _is_read(read)),
-)
+def _is_launch(x: Any) -> bool:
+    return (
+        isinstance(x, dict)
+        and isinstance(x.get("command"), list)
+        and bool(x["command"])
+        and all(isinstance(word, str) for word in x["command"])
+        and all(isinstance(x.get(k), str) for k in ("time", "commit", "hardware"))
+        and isinstance(x.get("versions"), dict)
+        and _is_count(x.get("start", 0))
+    )
+
+
+def _is_numbers(x: Any) -> bool:
+    """Whether it is {name: one for each seed}, where null stands for NaN."""
+    return isinstance(x, dict) and all(
+        isinstance(values, list) and all(v is None or type(v) in (int, float) for v in values)
+        for values in x.values()
+    )
+
+
+# What holds of each part of a record, and of a run's results.
+RECORD: Mapping[str, Callable[[Any], bool]] = {
+    "computes": lambda x: isinstance(x, dict),
+    "lanes": lambda x: x in ("vmap", "loop"),
+    "num_steps": _is_count,
+    "batch_size": _is_count,
+    "launches": lambda x: isinstance(x, list) and bool(x) and all(map(_is_launch, x)),
+    "read": lambda x: x is None or _is_fingerprints(x),
+}
+RESULTS: Mapping[str, Callable[[Any], bool]] = {
+    "step": _is_count,
+    "seeds": lambda x: isinstance(x, list) and bool(x) and all(type(seed) is int for seed in x),
+    "seconds": lambda x: type(x) in (int, float),
+    "results": _is_numbers,
+    "untrained": _is_numbers,
+}
 
 
 def check_record(
@@ -156,7 +178,7 @@ def check_record(
         return None
     now, recorded = flat(computes), flat(old["computes"])
     before = {k: v for k, v in (defaults or {}).items() if k in now} | recorded
-    read, then = read or {}, old.get("read", {})
+    read, then = read or {}, old.get("read") or {}
     differ = {
         k: f"  {flag(k)}: {before.get(k, 'not there')} in the folder, {now.get(k, 'not there')} now"
         for k in sorted(before.keys() | now.keys())
