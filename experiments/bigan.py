@@ -1,94 +1,105 @@
-"""BiGAN (Donahue et al., 2016, https://arxiv.org/abs/1605.09782): a discriminator of pairs, an image with its code or a
-latent with its image, so that the encoder learns to invert the generator without comparing a pixel.
+"""BiGAN (Donahue et al., 2016, https://arxiv.org/abs/1605.09782).
 
-    launch/local.sh experiments/bigan.py --data mnist --hidden 1024 1024 --batch-size 128 --lr 2e-4 --epochs 400
+The discriminator judges pairs, an image with its code or a sample with its latents, so that the
+encoder learns to invert the generator without comparing pixels.
+
+    launch/local.sh experiments/bigan.py                # digits, on a laptop CPU
+    launch/local.sh experiments/bigan.py --data mnist --hidden 1024 1024 --batch-size 128 \
+        --lr 2e-4 --epochs 400
 """
+
+import math
 
 import jax
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import augment, feed, images
+from ssljax import Experiment, main, minimize, player_variables, TrainState
+from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, samples
 from ssljax.losses.adversarial import gan_critic_loss
+from ssljax.models import apply_training
 from ssljax.models.mlp import MLP
+from ssljax.ranges import checked, Count, CountOrZero, Counts, Part, Positive
 from ssljax.sharding import over_batch
 
 
+@checked
 def bigan(
     data: str = "digits",
-    image_size: int = 0,
-    latents: int = 50,
-    hidden: tuple[int, ...] = (256, 256),
-    epochs: int = 150,
-    batch_size: int = 64,
-    lr: float = 5e-4,
-    b1: float = 0.5,
+    image_size: CountOrZero = 0,
+    latents: Count = 50,
+    hidden: Counts = (256, 256),
+    epochs: Count = 150,
+    batch_size: Count = 64,
+    lr: Positive = 5e-4,
+    b1: Part = 0.5,
 ) -> Experiment:
-    """BiGAN of dense networks: features without reconstruction, probed by the nearest neighbour as in the paper.
+    """BiGAN of dense networks: features without reconstruction, evaluated by the nearest neighbour.
 
     Args:
-        data: digits (embedded), a TFDS image set (mnist, fashion_mnist), a folder of class folders, or an .npz.
-        image_size: Pixels a side to resize images to as they are read; 0 to leave them.
-        latents: Uniform in [-1, 1].
-        hidden: Widths of each of the three networks.
-        lr: The paper's is 2e-4, for longer training.
+        data: Images: digits (embedded), a TFDS set (mnist, fashion_mnist), a folder or an .npz.
+        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        latents: Dimensions of z, which is uniform in [-1, 1], and of the encoder's features.
+        hidden: Widths of the hidden layers of each of the three networks.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Learning rate of Adam, for all networks; the paper's is 2e-4, for longer training.
+        b1: β₁ of Adam: decay of the gradient's moving average.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
-    size, tx = train.shape[0] * train.shape[1] * train.shape[2], optax.adam(lr, b1)
-    gen, enc = (MLP((*hidden, out), norm=True, activation="leaky_relu") for out in (size, latents))
+    num_steps = steps_of(epochs, train, batch_size)
+    size = math.prod(train.shape)
+    gen = MLP((*hidden, size), norm=True, activation="leaky_relu")
+    enc = MLP((*hidden, latents), norm=True, activation="leaky_relu")
     disc = MLP((*hidden, 1), activation="leaky_relu")
-    flat = lambda image: 2 * augment.to_float(image).reshape(len(image), size) - 1
+    tx = optax.adam(lr, b1)
 
-    def apply(net, params, stats, x, train=True):
-        y, new = net.apply(
-            {"params": params, "batch_stats": stats}, x, train, mutable=["batch_stats"]
-        )
-        return y, new["batch_stats"]
+    def flat(image):
+        return augment.to_signed(image).reshape(len(image), size)
 
     def judge(params, x, z):
         return disc.apply({"params": params}, jnp.concatenate([x, z], 1))[:, 0]
 
     def init(key, batch):
         kg, ke, kd = jax.random.split(key, 3)
-        g, e = gen.init(kg, jnp.zeros((1, latents))), enc.init(ke, jnp.zeros((1, size)))
+        g = gen.init(kg, jnp.zeros((1, latents)))
+        e = enc.init(ke, jnp.zeros((1, size)))
         d = disc.init(kd, jnp.zeros((1, size + latents)))
-        return TrainState.create(
-            tx,
-            {"gen": g["params"], "enc": e["params"], "disc": d["params"]},
-            gen=g["batch_stats"],
-            enc=e["batch_stats"],
-        )
+        params = {"gen": g.pop("params"), "enc": e.pop("params"), "disc": d["params"]}
+        return TrainState.create(tx, params, gen=g, enc=e)
 
     def loss(params, state, batch, key):
         x = flat(batch["image"])
         z = over_batch(jax.random.uniform(key, (batch_size, latents), minval=-1))
-        code, enc_stats = apply(enc, params["enc"], state.extra["enc"], x)
-        logits, gen_stats = apply(gen, params["gen"], state.extra["gen"], z)
-        # All three move at once, as in the authors' code: each side's loss is cut off from the other's parameters.
-        fake, moving, fixed = jnp.tanh(logits), params["disc"], stop_gradient(params["disc"])
+        code, enc_stats = apply_training(enc, params["enc"], state.extra["enc"], x)
+        logits, gen_stats = apply_training(gen, params["gen"], state.extra["gen"], z)
+        fake = jnp.tanh(logits)
+        # All three are updated at once, as in the authors' code: neither loss has a gradient for
+        # the other side's parameters.
+        moving, fixed = params["disc"], stop_gradient(params["disc"])
         d = gan_critic_loss(
             judge(moving, x, stop_gradient(code)), judge(moving, stop_gradient(fake), z)
         )
-        g = gan_critic_loss(
-            judge(fixed, fake, z), judge(fixed, x, code)
-        )  # The labels exchanged, section 3.4.
-        return d + g, (
-            {"gen": gen_stats, "enc": enc_stats},
-            {"discriminator": d, "generator_encoder": g},
-        )
+        g = gan_critic_loss(judge(fixed, fake, z), judge(fixed, x, code))  # Section 3.4.
+        extra = {"gen": gen_stats, "enc": enc_stats}
+        return d + g, (extra, {"discriminator": d, "generator_encoder": g})
 
     def encode(state, image):
-        return apply(enc, state.params["enc"], state.extra["enc"], flat(image), train=False)[0]
+        return enc.apply(player_variables(state, "enc"), flat(image))
 
     def decode(state, z):
-        pixels = apply(gen, state.params["gen"], state.extra["gen"], z, train=False)[0]
-        return (jnp.tanh(pixels.reshape(-1, *train.shape)) + 1) / 2
+        logits = gen.apply(player_variables(state, "gen"), z)
+        return (jnp.tanh(logits.reshape(-1, *train.shape)) + 1) / 2
 
-    num_steps = epochs * (len(train) // batch_size)
+    def draw(state, key, n):
+        return decode(state, jax.random.uniform(key, (n, latents), minval=-1))
+
+    def reconstruct(state, key, image):
+        return [decode(state, encode(state, image))]
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
@@ -96,14 +107,8 @@ def bigan(
         num_steps=num_steps,
         evals={
             "knn": knn(encode, train, test, k=1),
-            "samples": samples(
-                lambda state, key, n: decode(
-                    state, jax.random.uniform(key, (n, latents), minval=-1)
-                )
-            ),
-            "inverted": compared(
-                lambda state, key, image: [decode(state, encode(state, image))], test
-            ),
+            "samples": samples(draw),
+            "inverted": compared(reconstruct, test),
         },
     )
 

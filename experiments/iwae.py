@@ -1,8 +1,12 @@
-"""Importance-weighted autoencoder (Burda et al., 2015, https://arxiv.org/abs/1509.00519); with k = 1 the plain VAE.
+"""Importance-weighted autoencoder (Burda et al., 2015, https://arxiv.org/abs/1509.00519).
 
-launch/local.sh experiments/iwae.py                                    # digits: a minute on a laptop CPU
-launch/local.sh experiments/iwae.py --data mnist --k 50 --batch-size 20 --epochs 3280      # the paper's
-launch/local.sh experiments/iwae.py --data mnist --k 50 --gradient one                     # at a third of the cost
+With k = 1 it is the plain VAE.
+
+    launch/local.sh experiments/iwae.py                 # digits: a minute on a laptop CPU
+    # As the paper
+    launch/local.sh experiments/iwae.py --data mnist --k 50 --batch-size 20 --epochs 3280
+    # At a third of the cost
+    launch/local.sh experiments/iwae.py --data mnist --k 50 --gradient one
 """
 
 import math
@@ -13,49 +17,66 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import feed, images
+from ssljax.data import feed, images, steps_of
 from ssljax.evals.likelihood import latent_use, likelihood
 from ssljax.evals.pictures import samples
 from ssljax.losses.elbo import dreg_bound, iwae_bound, one_sample_bound
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.vae import VAE
+from ssljax.ranges import checked, Count, CountOrZero, Positive
 
 
+def paper_stages(lr: float, num_steps: int) -> optax.Schedule:
+    """Learning rate in eight stages, each three times as long as the one before: section 5.
+
+    The rate falls from stage to stage, to a tenth of `lr` in the last.
+    """
+
+    def schedule(step):
+        part = (step + 0.5) / num_steps
+        stage = jnp.floor(jnp.log(1 + part * (3**8 - 1)) / math.log(3))  # 0 to 7
+        return lr * 10 ** (-stage / 7)
+
+    return schedule
+
+
+@checked
 def iwae(
     data: str = "digits",
+    image_size: CountOrZero = 0,
     coder: Dense | Convolutional = Dense((200, 200), "tanh"),
-    latents: int = 50,
-    k: int = 5,
+    latents: Count = 50,
+    k: Count = 5,
     gradient: Literal["iwae", "dreg", "one"] = "iwae",
-    epochs: int = 200,
-    batch_size: int = 100,
-    lr: float = 1e-3,
+    epochs: Count = 200,
+    batch_size: Count = 100,
+    lr: Positive = 1e-3,
     schedule: Literal["stages", "cosine"] = "stages",
-    importance: int = 5000,
+    importance: Count = 5000,
 ) -> Experiment:
-    """An importance-weighted autoencoder of one stochastic layer, on pixels drawn anew as 0 or 1 by their brightness.
+    """Importance-weighted autoencoder of one stochastic layer, on binary pixels.
+
+    Pixels are drawn in each step as 0 or 1, with the brightness as probability.
 
     Args:
-        data: digits (embedded), a TFDS image set (mnist), a folder of class folders, or an .npz.
-        coder: The nets of q(z|x) and p(x|z).
+        data: Images: digits (embedded), a TFDS set (mnist), a folder or an .npz.
+        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        coder: Networks of q(z|x) and p(x|z).
         latents: Dimensions of z.
-        k: Draws of q in the bound.
-        gradient: The bound's own; the doubly reparameterised one (Tucker et al., 2018, arXiv:1810.04152); or that of one
-            draw, picked by its weight.
-        lr: At first.
-        schedule: The paper's eight stages, each three times as long as the one before and a tenth at the end; or a cosine
-            to zero, for training far shorter than the paper's, most of which is at a low rate.
-        importance: Draws of q for the likelihood of a test image.
+        k: Draws of q(z|x) in the bound.
+        gradient: Gradient of the bound: its own (iwae), the doubly reparameterised one (dreg;
+            Tucker et al., 2018, arXiv:1810.04152), or that of one draw, picked by its weight (one).
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Learning rate of Adam in the first step.
+        schedule: Schedule of the learning rate: the paper's eight stages, or a cosine to zero for
+            training far shorter than the paper's, most of which is at a low rate.
+        importance: Draws of q(z|x) for the likelihood of a test image.
     """
-    train, test = (images(data, split) for split in ("train", "test"))
-    steps = epochs * (len(train) // batch_size)
-    stage = lambda step: jnp.floor(
-        jnp.log(1 + (step + 0.5) / steps * (3**8 - 1)) / math.log(3)
-    )  # 0 to 7: section 5.
-    falling = optax.cosine_decay_schedule(lr, steps)
-    tx = optax.adam(
-        falling if schedule == "cosine" else lambda step: lr * 10 ** (-stage(step) / 7), eps=1e-4
-    )
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = steps_of(epochs, train, batch_size)
+    rate = optax.cosine_decay_schedule if schedule == "cosine" else paper_stages
+    tx = optax.adam(rate(lr, num_steps), eps=1e-4)
     net = VAE(coder, latents, train.shape)
 
     def apply(params, method, *args):
@@ -71,30 +92,40 @@ def iwae(
         z = apply(params, net.draw, k2, *q, k)
         if gradient == "dreg":
             q = jax.lax.stop_gradient(q)
-        log_w = lambda z: apply(params, net.log_weight, x, z, *q)
+
+        def log_w(z):
+            return apply(params, net.log_weight, x, z, *q)
+
         if gradient == "iwae":
-            value = -iwae_bound(log_w(z)).mean()
+            bound = iwae_bound(log_w(z))
+        elif gradient == "dreg":
+            bound = dreg_bound(log_w, z)
         else:
-            value = -(
-                dreg_bound(log_w, z) if gradient == "dreg" else one_sample_bound(k3, log_w, z)
-            ).mean()
+            bound = one_sample_bound(k3, log_w, z)
+        value = -bound.mean()
         return value, (state.extra, {"loss": value})
 
-    observe = lambda state, key, x: apply(state.params, net.observe, key, x)
-    log_weights = lambda state, key, x, k: apply(state.params, net.log_weights, key, x, k)
-    prior = lambda state, key, n: apply(
-        state.params, net.decode, jax.random.normal(key, (n, latents))
-    )
-    infer = lambda state, x: apply(state.params, net.infer, x)
+    def observe(state, key, x):
+        return apply(state.params, net.observe, key, x)
+
+    def log_weights(state, key, x, k):
+        return apply(state.params, net.log_weights, key, x, k)
+
+    def infer(state, x):
+        return apply(state.params, net.infer, x)
+
+    def draw(state, key, n):
+        return apply(state.params, net.decode, jax.random.normal(key, (n, latents)))
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=feed(train, batch_size),
-        num_steps=steps,
+        num_steps=num_steps,
         evals={
             "test": likelihood(log_weights, test, importance, observe=observe),
             "latents": latent_use(infer, test),
-            "prior": samples(prior),
+            "prior": samples(draw),
         },
     )
 

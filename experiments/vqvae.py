@@ -1,6 +1,6 @@
-"""VQ-VAE (van den Oord et al., 2017, https://arxiv.org/abs/1711.00937), its codebook by moving averages.
+"""VQ-VAE (van den Oord et al., 2017, https://arxiv.org/abs/1711.00937), with an EMA codebook.
 
-launch/local.sh experiments/vqvae.py                                   # digits: a minute on a laptop CPU
+launch/local.sh experiments/vqvae.py                # digits: a minute on a laptop CPU
 launch/local.sh experiments/vqvae.py --data cifar10 --epochs 20 --width 128 --entries 512
 """
 
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import augment, feed, images
+from ssljax import Experiment, InputError, main, minimize, TrainState
+from ssljax.data import augment, feed, images, steps_of
+from ssljax.evals.codebook import codebook_use
 from ssljax.evals.compress import compression
 from ssljax.evals.pictures import compared
 from ssljax.losses.quantization import (
@@ -22,87 +23,91 @@ from ssljax.losses.quantization import (
     update_codebook,
 )
 from ssljax.models.vqvae import VQVAE
+from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Positive
 
 
+@checked
 def vqvae(
     data: str = "digits",
-    width: int = 64,
-    halvings: int = 2,
-    size: int = 32,
-    entries: int = 128,
-    beta: float = 0.25,
-    decay: float = 0.99,
-    epochs: int = 100,
-    batch_size: int = 128,
-    lr: float = 1e-3,
+    image_size: CountOrZero = 0,
+    width: Count = 64,
+    halvings: Count = 2,
+    size: Count = 32,
+    entries: Count = 128,
+    beta: NotNegative = 0.25,
+    decay: Fraction = 0.99,
+    epochs: Count = 100,
+    batch_size: Count = 128,
+    lr: Positive = 1e-3,
 ) -> Experiment:
-    """A vector-quantised autoencoder: images as maps of entries of a codebook.
+    """Vector-quantised autoencoder: images as maps of entries of a codebook.
 
     Args:
-        data: digits (embedded), a TFDS image set (cifar10), a folder of class folders, or an .npz.
-        width: Channels of the nets.
-        halvings: Of the resolution, from image to map.
-        size: Numbers in an entry of the codebook.
-        entries: In the codebook; an image takes log2(entries) bits for each place of its map.
-        beta: Weight of the commitment, a sum over an entry's numbers, where the error is a mean over the image's.
-        decay: Of the moving averages.
+        data: Images: digits (embedded), a TFDS set (cifar10), a folder or an .npz.
+        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        width: Channels of every layer of both networks.
+        halvings: Halvings of the resolution, from image to map.
+        size: D: dimensions of an entry of the codebook.
+        entries: K: entries of the codebook; an image takes log2(K) bits for each place of its map.
+        beta: β in eq. 3: weight of the commitment loss, which is a sum over an entry's dimensions,
+            whereas the reconstruction error is a mean over pixels.
+        decay: γ in appendix A.1: EMA decay of the codebook.
+        epochs: Passes over the training set.
+        batch_size: Images in a step.
+        lr: Learning rate of Adam.
     """
-    train, test = (images(data, split) for split in ("train", "test"))
-    net, tx = VQVAE(train.shape, width, halvings, size=size), optax.adam(lr)
+    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    num_steps = steps_of(epochs, train, batch_size)
     variance = float(np.var(train.read(np.arange(min(len(train), 5000)))["image"] / 255.0))
+    if not variance:
+        raise InputError(f"All pixels of {data} are equal: there is nothing to encode.")
+    net, tx = VQVAE(train.shape, width, halvings, size=size), optax.adam(lr)
+    places = int(np.prod([-(-side // 2**halvings) for side in train.shape[:2]]))
 
     def init(key, batch):
         k1, k2 = jax.random.split(key)
         x = augment.to_float(batch["image"])
-        z, v = net.init_with_output(k1, x, method=net.encode), net.init(k1, x)
-        rows = z[0].reshape(-1, size)
-        return TrainState.create(
-            tx, v["params"], book=codebook(rows[jax.random.randint(k2, (entries,), 0, len(rows))])
-        )
+        z, _ = net.init_with_output(k1, x, method=net.encode)
+        rows = z.reshape(-1, size)
+        first = rows[jax.random.randint(k2, (entries,), 0, len(rows))]
+        return TrainState.create(tx, net.init(k1, x)["params"], book=codebook(first))
 
-    def quantize(params, book, x):
-        z = net.apply({"params": params}, x, method=net.encode)
-        index = nearest_code(z, book["vectors"])
-        return z, index, book["vectors"][index]
+    def encode(params, book, x):
+        z = net.apply({"params": params}, augment.to_float(x), method=net.encode)
+        return z, nearest_code(z, book["vectors"])
+
+    def decode(params, q):
+        return net.apply({"params": params}, q, method=net.decode)
 
     def loss(params, state, batch, key):
         x, book = augment.to_float(batch["image"]), state.extra["book"]
-        z, index, q = quantize(params, book, x)
-        y = net.apply({"params": params}, straight_through(z, q), method=net.decode)
-        error = jnp.mean((x - y) ** 2) / variance
+        z, index = encode(params, book, x)
+        q = book["vectors"][index]
+        error = jnp.mean((x - decode(params, straight_through(z, q))) ** 2) / variance
         value = error + beta * commitment_loss(z, q)
         book = update_codebook(book, z.reshape(-1, size), index.ravel(), key, decay)
-        return value, (
-            {"book": book},
-            {"loss": value, "error": error, "perplexity": codebook_perplexity(book["counts"])},
-        )
+        perplexity = codebook_perplexity(book["counts"])
+        return value, ({"book": book}, {"loss": value, "error": error, "perplexity": perplexity})
+
+    def code(state, x):
+        return encode(state.params, state.extra["book"], x)[1]
 
     def reconstruct(state, x):
-        q = quantize(state.params, state.extra["book"], augment.to_float(x))[2]
-        return jnp.clip(net.apply({"params": state.params}, q, method=net.decode), 0, 1)
+        q = state.extra["book"]["vectors"][code(state, x)]
+        return jnp.clip(decode(state.params, q), 0, 1)
 
-    def usage(state):
-        taken = jax.jit(lambda s, x: quantize(s.params, s.extra["book"], augment.to_float(x))[1])
-        index = np.concatenate(
-            [
-                np.ravel(taken(state, test.read(at)["image"]))
-                for at in np.array_split(np.arange(len(test)), -(-len(test) // 500))
-            ]
-        )
-        counts = np.bincount(index, minlength=entries)
-        return {"perplexity": codebook_perplexity(counts), "used": np.sum(counts > 0)}
+    def show(state, key, x):
+        return [reconstruct(state, x)]
 
-    places = int(np.prod([-(-s // 2**halvings) for s in train.shape[:2]]))
-    steps = epochs * (len(train) // batch_size)
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=feed(train, batch_size),
-        num_steps=steps,
+        num_steps=num_steps,
         evals={
-            "codebook": usage,
+            "codebook": codebook_use(code, test, entries),
             "rate": compression(reconstruct, test, bits=places * np.log2(entries)),
-            "test": compared(lambda state, key, x: [reconstruct(state, x)], test),
+            "test": compared(show, test),
         },
     )
 

@@ -53,21 +53,25 @@ def feed(source: Source, batch_size: int) -> Data:
     return Rows({"image": source.image, "label": source.labels}, batch_size)
 
 
-def steps_of(epochs: int, train: Sized, batch_size: int, batches: int = 1) -> int:
-    """Number of steps of `epochs` passes over a set, of which each takes `batches` batches.
+def steps_of(
+    epochs: int, train: Sized, batch_size: int, batches: int = 1, flag: str = "--critic-steps"
+) -> int:
+    """Number of steps in `epochs` passes over a set, of which each takes `batches` batches.
 
-    What is left of a pass when no whole step remains is not used. InputError if the set is smaller
-    than one step.
+    The examples that are left at the end of a pass, too few for a step, are not used. InputError if
+    the set is smaller than one step; `flag` is what chooses `batches`.
     """
-    check_batch(batch_size, len(train), batches)
+    check_batch(batch_size, len(train), batches, flag)
     return epochs * (len(train) // (batches * batch_size))
 
 
-def check_batch(batch_size: int, n: int, batches: int = 1) -> None:
+def check_batch(batch_size: int, n: int, batches: int = 1, flag: str = "--critic-steps") -> None:
     """InputError unless a set of `n` examples has the `batches` batches that a step takes."""
     most = n // batches
     if most < 1:
-        raise InputError(f"A step takes {batches} examples or more, and the set has {n}.")
+        raise InputError(
+            f"A step takes {batches} examples or more and the set has {n}: choose a smaller {flag}."
+        )
     if not 1 <= batch_size <= most:
         taken = f"A batch of {batch_size}"
         taken = f"{batches} batches of {batch_size}" if batches > 1 else taken

@@ -29,7 +29,7 @@ def likelihood(
     samples: int = 5000,
     n: int | None = None,
     batch_size: int = 50,
-    chunk: int = 100,
+    chunk: int = 0,
     seed: int = 0,
     observe: Observe = lambda state, key, images: images,
 ) -> Evaluator:
@@ -38,9 +38,11 @@ def likelihood(
     Burda et al., 2015, arXiv:1509.00519, section 5: the bound L_5000, from `samples` draws of q
     for each image, taken for the likelihood itself. `nll_error` is the standard error of the mean
     over images; `elbo` the bound of one draw. `log_weights(state, key, x, k)` gives
-    log p(x, z) - log q(z|x), (k, n), of x = `observe(state, key, images)`, drawn once. InputError
-    unless `chunk`, the draws at a time, divides `samples`, and for fewer than two images.
+    log p(x, z) - log q(z|x), (k, n), of x = `observe(state, key, images)`, drawn once. `chunk` is
+    the number of draws at a time, by default the largest divisor of `samples` up to 100. InputError
+    unless it divides `samples`, and for fewer than two images.
     """
+    chunk = chunk or max(c for c in range(1, 101) if samples % c == 0)
     if samples % chunk:
         raise InputError(
             f"{samples} importance samples can't be drawn {chunk} at a time: {chunk} must divide "
