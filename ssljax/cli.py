@@ -11,9 +11,8 @@ import time
 from typing import Any, get_type_hints, NoReturn
 
 import jax
-import tyro
 
-from ssljax import fingerprint, record, sharding
+from ssljax import fingerprint, flags, record, sharding
 from ssljax.errors import describe, find_os_error, InputError, quiet_threads
 from ssljax.experiment import Experiment
 from ssljax.ranges import check_arguments, check_value
@@ -42,9 +41,8 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
     entry.__annotations__.pop("return", None)
     entry.__doc__, entry.__name__ = make.__doc__, make.__name__
     entry.__module__ = make.__module__
-    # CascadeSubcommandArgs: flags in any order.
-    run, arguments = tyro.cli(entry, args=args, config=(tyro.conf.CascadeSubcommandArgs,))
     try:
+        run, arguments = flags.parse(entry, args)
         check_value("run", run, Run)
         check_arguments(make, arguments)
         if run.distributed:
@@ -52,7 +50,7 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         sharding.split_cpu(run.cpu_devices)
         if not run.workdir:
             run = replace(run, workdir=default_workdir(make, arguments, run))
-        source = inspect.getsourcefile(make)
+        source = inspect.getsourcefile(inspect.unwrap(make))
         with fingerprint.reading() as read:
             exp = make(**arguments)
         defaults = record.defaults_of(make, arguments)

@@ -158,7 +158,7 @@ def _fits(value: Any, hint: Any) -> bool:
 def _named(path: str, note: Any) -> str:
     """The path under which tyro has an argument, which tyro.conf.arg(name=...) changes."""
     name = getattr(note, "name", None)
-    if not isinstance(name, str) or type(note).__module__.split(".")[0] != "tyro":
+    if not isinstance(name, str) or type(note).__name__ != "_ArgConfig":
         return path
     return ".".join([*path.split(".")[:-1], name] if name else path.split(".")[:-1])
 
