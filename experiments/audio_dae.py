@@ -24,7 +24,7 @@ from ssljax.evals.pictures import samples
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.reconstruction import corrupt, Noise, squared_error
 from ssljax.models.coder import Convolutional, Dense
-from ssljax.ranges import checked, Count, NotNegative, Range
+from ssljax.ranges import checked, Count, NotNegative, Positive, Range
 
 
 @checked
@@ -40,7 +40,7 @@ def audio_dae(
     amount: NotNegative = 1.0,
     epochs: Count = 200,
     batch_size: Count = 32,
-    lr: NotNegative = 1e-3,
+    lr: Positive = 1e-3,
 ) -> Experiment:
     """A log-mel spectrogram is predicted from a noisy one, through a narrow code.
 

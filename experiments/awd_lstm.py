@@ -41,7 +41,7 @@ def awd_lstm(
     batch_size: Count = 20,
     length: Count = 35,
     epochs: Count = 20,
-    lr: NotNegative = 3e-3,
+    lr: Positive = 3e-3,
     weight_decay: NotNegative = 0.01,
     clip: Positive = 1.0,
 ) -> Experiment:

@@ -22,7 +22,7 @@ from ssljax.losses.language import mask_tokens, masked_lm_loss
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.pretrained import language_model_files
-from ssljax.ranges import checked, Count, NotNegative, Range
+from ssljax.ranges import checked, Count, NotNegative, Positive, Range
 
 
 @checked
@@ -36,7 +36,7 @@ def bert(
     length: Annotated[int, Range(least=2)] = 64,
     batch_size: Count = 32,
     steps: Count = 1000,
-    lr: NotNegative = 1e-3,
+    lr: Positive = 1e-3,
     weight_decay: NotNegative = 0.01,
 ) -> Experiment:
     """BERT's masked language model, without the prediction of the next sentence (as RoBERTa).

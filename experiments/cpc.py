@@ -32,7 +32,7 @@ from ssljax.losses.cpc import cpc_loss
 from ssljax.models.rnn import RNN
 from ssljax.models.waves import Waves
 from ssljax.optim import adamw, warmup_cosine
-from ssljax.ranges import checked, Count, NotNegative, Range
+from ssljax.ranges import checked, Count, Positive, Range
 
 
 @checked
@@ -45,7 +45,7 @@ def cpc(
     steps: Count = 4,
     epochs: Count = 200,
     batch_size: Count = 32,
-    lr: NotNegative = 1e-3,
+    lr: Positive = 1e-3,
     bands: Count = 8,
     window: Annotated[int, Range(least=2)] = 32,
 ) -> Experiment:

@@ -27,7 +27,7 @@ from ssljax.losses.language import (
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.pretrained import language_model_files
-from ssljax.ranges import checked, Count, NotNegative, Range
+from ssljax.ranges import checked, Count, NotNegative, Positive, Range
 
 
 @checked
@@ -42,7 +42,7 @@ def electra(
     length: Annotated[int, Range(least=2)] = 64,
     batch_size: Count = 32,
     steps: Count = 1000,
-    lr: NotNegative = 1e-3,
+    lr: Positive = 1e-3,
     weight_decay: NotNegative = 0.01,
 ) -> Experiment:
     """ELECTRA: a small generator fills in masked tokens; a discriminator finds the wrong ones.

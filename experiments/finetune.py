@@ -29,7 +29,7 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.pretrained import encoder_of, net_json
-from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Positive, Share
+from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Share
 
 
 @checked
@@ -44,7 +44,7 @@ def finetune(
     view: Views = Views(crop=0.6, flip=0.0, jitter=0.0, gray=0.0),
     epochs: Count = 50,
     batch_size: Count = 128,
-    lr: Positive = 1e-3,
+    lr: NotNegative = 1e-3,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
     """An encoder and a new linear layer, trained together on all labels or a fraction of them.

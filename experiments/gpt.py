@@ -24,7 +24,7 @@ from ssljax.losses.language import next_token_loss, token_nll
 from ssljax.models.transformer import generate, LanguageModel, Transformer
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.pretrained import language_model_files
-from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Part, Range, Share
+from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Part, Positive, Range, Share
 
 
 @checked
@@ -36,7 +36,7 @@ def gpt(
     length: Annotated[int, Range(least=2)] = 64,
     batch_size: Count = 12,
     steps: Count = 2000,
-    lr: NotNegative = 1e-3,
+    lr: Positive = 1e-3,
     warmup: Part = 0.05,
     weight_decay: NotNegative = 0.1,
     temperature: NotNegative = 0.8,

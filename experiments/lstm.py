@@ -28,7 +28,7 @@ from ssljax.evals.recurrent import (
     recurrent_sample,
 )
 from ssljax.models.rnn import nats, RNN, RNNLanguageModel
-from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Positive, Share
+from ssljax.ranges import checked, Count, CountOrZero, Positive, Share
 
 RATES = {"lstm": 1.0, "gru": 1.0, "tanh": 0.1}
 
@@ -43,7 +43,7 @@ def lstm(
     batch_size: Count = 20,
     length: Count = 20,
     epochs: Count = 13,
-    lr: NotNegative | None = None,
+    lr: Positive | None = None,
     flat_epochs: CountOrZero = 4,
     decay: Share = 0.5,
     clip: Positive = 5.0,

@@ -17,7 +17,7 @@ from ssljax.data.words import vocabulary, WordBlocks
 from ssljax.evals.words import nearest_words, word_tests
 from ssljax.losses.words import cbow_loss, skip_gram_loss, term_counts
 from ssljax.optim import descend_rows
-from ssljax.ranges import checked, Count, NotNegative
+from ssljax.ranges import checked, Count, NotNegative, Positive
 from ssljax.sharding import over_batch
 
 
@@ -31,7 +31,7 @@ def word2vec(
     sample: NotNegative = 1e-3,
     min_count: Count = 5,
     epochs: Count = 20,
-    lr: NotNegative = 0.05,
+    lr: Positive = 0.05,
     batch_size: Count = 256,
     length: Count = 32,
     shared: Count = 32,

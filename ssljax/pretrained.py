@@ -1,4 +1,4 @@
-"""What another run has learned, to begin with: its encoder of images, or its language model."""
+"""Pretrained models: the encoder of images or the language model of another run."""
 
 import json
 import pathlib
@@ -9,22 +9,23 @@ import jax
 import jax.numpy as jnp
 from tokenizers import Tokenizer
 
-from ssljax.checkpoint import load
+from ssljax.checkpoint import flatten, load
 from ssljax.data.documents import Documents
 from ssljax.data.token_rows import Kind, masked_tokenizer
 from ssljax.data.tokenizers import load_tokenizer
 from ssljax.errors import InputError
 from ssljax.experiment import TrainState
-from ssljax.models.encoder import rebuild
+from ssljax.models.encoder import build, rebuild
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import at_places_of
-from ssljax.record import plain
+from ssljax.record import damaged, plain, read_file, read_json, read_record
 
 Tree = Any
+TRAIN_AGAIN = "train that run again"
 
 
 class PretrainedEncoder(NamedTuple):
-    """The net that the run in `workdir` keeps as its encoder, its parameters and batch statistics, as host arrays."""
+    """Encoder of the run in `workdir`, with its parameters and batch statistics as host arrays."""
 
     net: nn.Module
     params: Tree
@@ -32,14 +33,17 @@ class PretrainedEncoder(NamedTuple):
     workdir: str | pathlib.Path
 
     def warm_start(self, state: TrainState) -> TrainState:
-        """`state` with these as its encoder's; learned positions are resampled to as many as there. InputError where
-        other shapes differ."""
+        """`state` with these weights as its encoder's, and learned positions resampled.
+
+        InputError where other shapes differ.
+        """
         old = state.params["encoder"], state.extra["encoder"]
         new = params, stats = at_places_of(self.params, old[0]), self.stats
         if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, old):
             raise InputError(
-                f"The encoder in {self.workdir} takes images of another size, or of other channels, than "
-                "these: give the --data and the --image-size of that run, or what is resized to it."
+                f"The encoder in {self.workdir} takes images of another size, or of other "
+                "channels, than these: give the --data and the --image-size of that run, or data "
+                "that is resized to it."
             )
         return state.replace(
             params=state.params | {"encoder": params}, extra=state.extra | {"encoder": stats}
@@ -47,41 +51,66 @@ class PretrainedEncoder(NamedTuple):
 
 
 def encoder_of(workdir: str | pathlib.Path, seed: int = 0) -> PretrainedEncoder:
-    """What the run in `workdir` keeps as its encoder.
+    """Encoder that the run in `workdir` keeps: a teacher's if there is one (DINO, I-JEPA).
 
-    A teacher's where there is one, as of DINO and I-JEPA. Of several seeds, lane `seed`. InputError where there is no
-    such run, or none with an encoder.
+    Of several seeds, lane `seed`. InputError where there is no such run, none with an encoder, or
+    one whose encoder is none of ssljax.models.encoder.
     """
+    none = InputError(
+        f"{workdir} holds no run of a file with an --encoder or a --vit: make one with "
+        f"`launch/local.sh experiments/simclr.py --run.workdir {workdir}`."
+    )
     folder = pathlib.Path(workdir).expanduser()
     try:
-        net = rebuild(_form(folder, "encoder", "vit"))
-    except (OSError, KeyError, ValueError, TypeError):
+        form, file = _form(folder, "encoder", "vit")
+    except (FileNotFoundError, NotADirectoryError, KeyError):
+        raise none from None
+    try:
+        net = rebuild(form)
+    except KeyError:
         raise InputError(
-            f"{workdir} holds no run of a file with an --encoder or a --vit: make one with `launch/local.sh "
-            f"experiments/simclr.py --run.workdir {workdir}`."
+            f"The encoder of the run in {workdir} is a {form['class']}, not a ConvNet, ResNet or "
+            "ViT of ssljax: fine-tune it in a file of your own, with "
+            "`ssljax.load` for its weights."
         ) from None
-    state = load(folder, seed)
+    except (ValueError, TypeError) as e:
+        raise damaged(file, f"its net can't be built, {e}", TRAIN_AGAIN) from None
+    state = load(workdir, seed)
     params, stats = state["params"], state.get("extra") or {}
     if "teacher" in stats:
         params, stats = stats["teacher"], stats.get("seen") or {}
+    if "encoder" not in params:
+        raise none
     return PretrainedEncoder(
         net, params["encoder"].get("params", params["encoder"]), stats.get("encoder") or {}, workdir
     )
 
 
 def net_json(net: nn.Module) -> str:
-    """What a run keeps as net.json where its net is not of the form that its arguments give."""
+    """Text of a run's net.json, for a net that is not the one of its arguments."""
     return json.dumps(plain(net), indent=1) + "\n"
 
 
-def _form(folder: pathlib.Path, *names: str) -> dict[str, Any]:
-    """The form of a run's net, by net.json or else the argument of one of these names; KeyError for none."""
-    if (folder / "net.json").exists():
-        return json.loads((folder / "net.json").read_text())
-    arguments = json.loads((folder / "record.json").read_text())["computes"]
-    if arguments.get("pretrained"):  # Then the net is not the one of the arguments.
-        raise KeyError("net")
-    return dict(next((arguments[name] for name in names if arguments.get(name)), {}))
+def _form(folder: pathlib.Path, *names: str) -> tuple[dict[str, Any], pathlib.Path]:
+    """The form of a run's net and the file it is in: net.json, or the argument of one of `names`.
+
+    FileNotFoundError for no run, KeyError for none with a net, InputError for a damaged file.
+    """
+    if (file := folder / "net.json").exists():
+        read_file(folder, "net.json", TRAIN_AGAIN)
+        form = read_json(file, TRAIN_AGAIN)
+    else:
+        file = folder / "record.json"
+        arguments = read_record(folder, TRAIN_AGAIN)["computes"]
+        if arguments.get("pretrained"):  # Then the net is not the one of the arguments.
+            raise KeyError("net")
+        found = [arguments[name] for name in names if arguments.get(name)]
+        if not found:
+            raise KeyError("net")
+        form = found[0]
+    if not isinstance(form, dict) or not isinstance(form.get("class"), str):
+        raise damaged(file, "its net has no class", TRAIN_AGAIN)
+    return form, file
 
 
 class Pretrained(NamedTuple):
@@ -124,8 +153,10 @@ def pretrained_or_new(
         old = pretrained(workdir)
         # Rotary positions reach any length.
         if old.model.net.positions == "learned":
-            record = pathlib.Path(workdir).expanduser() / "record.json"
-            most = json.loads(record.read_text())["computes"].get("length", length)
+            folder = pathlib.Path(workdir).expanduser()
+            most = read_record(folder, TRAIN_AGAIN)["computes"].get("length", length)
+            if type(most) is not int:
+                raise damaged(folder / "record.json", "length is no number", TRAIN_AGAIN)
             if length > most:
                 raise InputError(
                     f"The run in {workdir} has learned the positions of {most} tokens: give "
@@ -139,18 +170,43 @@ def pretrained_or_new(
 
 def pretrained(workdir: str | pathlib.Path) -> Pretrained:
     """The language model of a run, of several seeds the first; InputError where there is none."""
-    tokenizer = load_tokenizer(workdir)
+    none = InputError(
+        f"{workdir} holds no run of a language model: make one with `launch/local.sh "
+        f"experiments/bert.py --run.workdir {workdir}`."
+    )
+    folder = pathlib.Path(workdir).expanduser()
     try:
-        form = _form(pathlib.Path(workdir).expanduser(), "net")
-        if form.pop("class") != "Transformer":
-            raise KeyError("net")
-        # Runs of older versions don't record it; only their masked models had a token [CLS].
-        causal = form.pop("causal", tokenizer.token_to_id("[CLS]") is None)
-        net = Transformer(**form)
-    except (OSError, KeyError, ValueError, TypeError):
-        raise InputError(
-            f"{workdir} holds no run of a language model: make one with `launch/local.sh "
-            f"experiments/bert.py --run.workdir {workdir}`."
-        ) from None
+        form, file = _form(folder, "net")
+        read_file(folder, "tokenizer.json", TRAIN_AGAIN)
+    except (FileNotFoundError, NotADirectoryError, KeyError):
+        raise none from None
+    if form["class"] != "Transformer":
+        raise none
+    causal = form.pop("causal", None)
+    try:
+        net = build(Transformer, form)
+        if causal not in (True, False, None):
+            raise ValueError(f"causal is {causal!r}")
+    except (ValueError, TypeError) as e:
+        raise damaged(file, f"its net can't be built, {e}", TRAIN_AGAIN) from None
+    tokenizer = load_tokenizer(workdir)
+    if causal is None:  # A run of an older version, where only masked models had a token [CLS].
+        causal = tokenizer.token_to_id("[CLS]") is None
     model = LanguageModel(net, tokenizer.get_vocab_size(), causal)
-    return Pretrained(model, tokenizer, load(workdir)["params"]["model"])
+    params = load(workdir)["params"].get("model")
+    if params is None:
+        raise none
+    _check_fits(model, params, file)
+    return Pretrained(model, tokenizer, params)
+
+
+def _check_fits(model: LanguageModel, params: Tree, file: pathlib.Path) -> None:
+    """InputError where a model has other parameters, but for learned positions, whose number is
+    none of its fields."""
+    made = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    shapes = [
+        {k: x.shape for k, x in flatten(tree).items() if "position" not in k}
+        for tree in (made, params)
+    ]
+    if shapes[0] != shapes[1]:
+        raise damaged(file, "its net or tokenizer is not the one of the weights", TRAIN_AGAIN)

@@ -12,6 +12,7 @@ import pytest
 
 from experiments.awd_lstm import awd_lstm
 from experiments.lstm import lstm as lstm_experiment
+from experiments.lstm import RATES
 from ssljax.data.token_feeds import Tokenized
 from ssljax.errors import InputError
 from ssljax.evals.lag import gradient_by_lag
@@ -315,7 +316,9 @@ def test_a_sample_follows_the_model():
     params |= {"embedding": eye, "kernel": 1000 * jnp.roll(eye, 1, axis=1)}
     params["rnn"] = jax.tree.map(jnp.zeros_like, params["rnn"]) | {"input0": eye}
     state = TrainState(jnp.zeros(()), {"params": params}, (), {})
-    drawn = recurrent_sample(net, 4, lambda tokens: " ".join(map(str, tokens)), n=15)(state)["sample"]
+    drawn = recurrent_sample(net, 4, lambda tokens: " ".join(map(str, tokens)), n=15)(state)[
+        "sample"
+    ]
     assert drawn.split() == [str((5 + i) % 11) for i in range(15)]
 
 
@@ -492,10 +495,34 @@ class TestLag:
         np.testing.assert_allclose(found["trained_last"], norm(0) / norm(7), rtol=0.02)
 
 
-def test_bad_sizes_are_a_sentence():
-    x = jnp.ones((1, 2, 3))
-    for bad in ({"dropout": 1.0}, {"recurrent_dropout": -0.1}, {"weight_dropout": 2.0}):
-        with pytest.raises(InputError, match="must be in"):
-            RNN(**bad).init(jax.random.key(0), x)
-    with pytest.raises(InputError, match="a layer of a unit"):
-        RNN(layers=0).init(jax.random.key(0), x)
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"dropout": 1.0}, "--rnn.dropout must be at least 0 and below 1, not 1.0"),
+        ({"recurrent_dropout": -0.1}, "--rnn.recurrent-dropout must be at least 0"),
+        ({"weight_dropout": 2.0}, "--rnn.weight-dropout must be at least 0 and below 1"),
+        ({"forget_bias": math.nan}, "--rnn.forget-bias must be finite"),
+        ({"layers": 0}, "--rnn.layers must be at least 1, not 0"),
+        ({"width": -1}, "--rnn.width must be at least 1, not -1"),
+    ],
+)
+def test_fields_out_of_range(bad, message):
+    with pytest.raises(InputError, match=message):
+        RNN(**bad).init(jax.random.key(0), jnp.ones((1, 2, 3)))
+    with pytest.raises(InputError, match=message):
+        lstm_experiment(data="nowhere.txt", rnn=RNN(**bad))  # Before data is read.
+
+
+def test_learning_rate_by_cell(tmp_path):
+    (tmp_path / "x.txt").write_text("a b c d " * 200)
+    for cell, rate in RATES.items():
+        sizes = dict(batch_size=2, length=4, rnn=RNN(cell, 4, 1), data=str(tmp_path / "x.txt"))
+        both = []
+        for lr in (None, rate):
+            exp = lstm_experiment(**sizes, lr=lr)
+            batch = exp.data.batch(
+                jnp.asarray(exp.data.resident()), next(exp.data.feed(0, 0, mesh_of(1)))
+            )
+            state = exp.init(jax.random.key(0), batch)
+            both.append(exp.step(state, batch, jax.random.key(1))[0].params)
+        jax.tree.map(np.testing.assert_array_equal, *both)

@@ -216,7 +216,7 @@ def test_the_likeliest_text_is_that_of_whole_forward_passes(window, length):
     np.testing.assert_array_equal(found, np.stack(want, 1))
     assert len(np.unique(found)) > 1
     for bad in (prompt[:, :0], jnp.zeros((1, window), int)):
-        with pytest.raises(InputError, match="goes on from 1 to"):
+        with pytest.raises(InputError, match="continues 1 to"):
             generate(model, params, KEY, bad, 3, window)
 
 
@@ -254,6 +254,25 @@ def test_samples_follow_the_distribution():
     for kwargs in (dict(top_k=-1), dict(top_p=0.0), dict(top_p=1.5)):
         with pytest.raises(InputError, match="top_k must be at least 0"):
             draw(**kwargs)
+    for bad in (-0.5, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="temperature must be at least 0, .* not"):
+            draw(temperature=bad)
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"top_p": 0.0}, "--top-p must be above 0 and at most 1, not 0"),
+        ({"top_p": 1.5}, "--top-p must be"),
+        ({"top_k": -1}, "--top-k must be at least 0, not -1"),
+        ({"temperature": -1.0}, "--temperature must be at least 0, not -1"),
+        ({"length": 1}, "--length must be at least 2, not 1"),
+        ({"net": Transformer(dropout=2.0)}, "--dropout must be at least 0 and below 1, not 2"),
+    ],
+)
+def test_gpt_checks_its_arguments_before_data_is_read(bad, message):
+    with pytest.raises(InputError, match=message):
+        gpt(data="nowhere.txt", **bad)
 
 
 def test_gpt2_has_its_published_size():

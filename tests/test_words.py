@@ -1,7 +1,8 @@
-"""The text of word vectors: subsampling, blocks, and one step of the experiment against word2vec's own updates."""
+"""Text of word vectors: words, subsampling, blocks, and a step against word2vec's own updates."""
 
 from dataclasses import replace
 import math
+import unicodedata
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from experiments.word2vec import word2vec
 from ssljax import Run, train
-from ssljax.data.words import keep_probability, plain_words, WordBlocks
+from ssljax.data.words import keep_probability, plain_words, split_words, vocabulary, WordBlocks
 from ssljax.errors import InputError
 from tests.test_data import batches, mesh_of
 
@@ -19,6 +20,37 @@ def test_plain_words(tmp_path):
     (tmp_path / "x.txt").write_text("It's 2 o'clock, Zoë_said: «ÉTÉ».\n" + 9 * "x ")
     words = " ".join(plain_words(str(tmp_path / "x.txt")).text).split()
     assert words[:8] == ["it", "s", "o", "clock", "zoë", "said", "été", "x"]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("हिन्दी में लिखा।", ["हिन्दी", "में", "लिखा"]),
+        ("ภาษา ไทย, น้ำ", ["ภาษา", "ไทย", "น้ำ"]),
+        ("Tiếng Việt", ["tiếng", "việt"]),
+        ("שָׁלוֹם עוֹלָם", ["שָׁלוֹם", "עוֹלָם"]),
+        ("می‌خواهم", ["می‌خواهم"]),
+        ("Ελληνικά 한국어 学习", ["ελληνικά", "한국어", "学习"]),
+    ],
+)
+def test_words_of_all_scripts_keep_their_marks(text, words):
+    words = [unicodedata.normalize("NFC", w) for w in words]
+    for form in ("NFC", "NFD"):
+        assert split_words(unicodedata.normalize(form, text)) == words
+
+
+def test_mostly_rare_words_are_refused_and_their_share_is_printed(tmp_path, capsys):
+    file = tmp_path / "x.txt"
+    file.write_text("a b c " * 10 + "d")
+    tokens = vocabulary(str(file), 5)[1]
+    assert len(tokens) == 30
+    assert "left out: 3.23 % of the text, words that occur less than 5" in capsys.readouterr().out
+    file.write_text(" ".join("学习没有标签的表示"[i % 9] * (i + 1) for i in range(40)))
+    with pytest.raises(InputError, match="100.0 % of the words of .* put spaces between"):
+        vocabulary(str(file), 5)
+    file.write_text("1 2 3 " * 20)
+    with pytest.raises(InputError, match="100.0 % of the words"):
+        vocabulary(str(file), 5)
 
 
 def test_frequent_words_are_left_out_as_word2vec_leaves_them():
@@ -34,7 +66,7 @@ def text(n=20_000, sample=0.01):
     return WordBlocks(tokens, np.bincount(tokens), 16, 8, 2, sample)
 
 
-def test_an_epoch_is_subsampled_anew():
+def test_epochs_are_subsampled_independently():
     data = text()
     first, second = data.epoch(0, 0), data.epoch(0, 1)
     p = keep_probability(data.count, 0.01)
@@ -72,7 +104,7 @@ def small():
 
 @pytest.mark.parametrize("model", ["skip-gram", "cbow"])
 def test_the_first_steps_move_rows_by_hand(small, model):
-    """Against a loop over words: rows go by the sum of their gradients, or their mean; others stay."""
+    """Against a loop over words: rows move by the sum or the mean of their gradients."""
     exp = small(model=model, lr=0.1)
     batch = exp.data.batch((), jnp.asarray(next(exp.data.feed(0, 0, None))))
     state = exp.init(jax.random.key(0), batch)

@@ -1,4 +1,4 @@
-"""Recurrent networks: LSTM, GRU and tanh layers that are given a state and return it, and a language model of them."""
+"""Recurrent layers (LSTM, GRU, tanh) that take and return their state, and a language model."""
 
 from collections.abc import Callable
 import math
@@ -9,75 +9,66 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-from ssljax.errors import InputError
 from ssljax.losses.softmax import output_cross_entropy
+from ssljax.ranges import check_value, Count, NotNegative, Number, Part
 from ssljax.sharding import over_batch
 
 Cell = Literal["lstm", "gru", "tanh"]
 Tree = Any
-Carry = Any  # For each layer, the arrays (batch, width) that its cell carries: (c, h) of an LSTM, (h,) of the others.
+Carry = Any  # A tuple of arrays (batch, width) for each layer: (c, h) of an LSTM, else (h,).
 
 
 class RNN(nn.Module):
-    """Recurrent layers on top of each other: inputs (batch, time, d) and a carry to outputs (batch, time, width), the
-    new carry, and the outputs before their dropout. A carry of None is zeros; dropout is on where there is a key.
-    InputError for sizes that can't be."""
+    """Stacked recurrent layers: inputs (batch, time, d) to outputs (batch, time, width).
+
+    Returns the outputs, the new carry, and the outputs before dropout. A carry of None is zeros;
+    there is dropout where there is a key. InputError for fields out of their ranges.
+    """
 
     cell: Cell = "lstm"
-    """lstm, gru, or a plain layer with tanh."""
-    width: int = 200
+    """Kind of layer: lstm, gru, or tanh, a plain recurrent layer."""
+    width: Count = 200
     """Units of a layer."""
-    layers: int = 2
-    """On top of each other."""
-    dropout: float = 0.0
-    """Share of what enters each layer, and leaves the last, that is dropped."""
+    layers: Count = 2
+    """Number of layers."""
+    dropout: Part = 0.0
+    """Dropout of the inputs of each layer and of the outputs of the last."""
     variational: bool = False
-    """Drop the same units at all times, rather than others at each."""
-    recurrent_dropout: float = 0.0
-    """Share of the units that a layer's next step doesn't see, the same at all times."""
-    weight_dropout: float = 0.0
-    """Share of the recurrent weights that are dropped, the same at all times (DropConnect)."""
-    forget_bias: float = 0.0
-    """Added to the bias of an LSTM's forget gate at the start: at 1 it remembers longer (Jozefowicz et al., 2015)."""
-    scale: float = 0.0
-    """Weights start uniform in [-scale, scale]; 0 for 1 / sqrt(width)."""
+    """Drop the same units at all times."""
+    recurrent_dropout: Part = 0.0
+    """Dropout of a layer's state on its way to the next time, the same units at all times."""
+    weight_dropout: Part = 0.0
+    """Dropout of the recurrent weights, the same at all times (DropConnect)."""
+    forget_bias: Number = 0.0
+    """Added to the initial bias of an LSTM's forget gate; 1 to remember longer (Jozefowicz et al.,
+    2015)."""
+    scale: NotNegative = 0.0
+    """Weights are initialised uniformly in [-scale, scale]; 0 for 1 / sqrt(width)."""
 
     @nn.compact
     def __call__(
         self, x: Array, carry: Carry = None, key: Array | None = None
     ) -> tuple[Array, Carry, Array]:
-        if self.layers < 1 or self.width < 1:
-            raise InputError(
-                f"A recurrent net needs a layer of a unit at least, not {self.layers} of {self.width}."
-            )
-        for name in ("dropout", "recurrent_dropout", "weight_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} must be in [0, 1), not {getattr(self, name)}.")
+        check_value("rnn", self, type(self))
         carry = self.zeros(len(x)) if carry is None else carry
         advance, gates = CELLS[self.cell]
         scale = self.scale or 1 / math.sqrt(self.width)
         draw = lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
-        keys = (
-            [None] * (3 * self.layers + 1)
-            if key is None
-            else jax.random.split(key, 3 * self.layers + 1)
-        )
+        n = 3 * self.layers + 1
+        keys = [None] * n if key is None else jax.random.split(key, n)
         new = []
         for i in range(self.layers):
             x = self.drop(keys[3 * i], x)
             w = self.param(f"input{i}", draw, (x.shape[-1], gates * self.width))
             u = self.param(f"recurrent{i}", draw, (self.width, gates * self.width))
-            more = (
-                self.forget_bias * (jnp.arange(gates * self.width) // self.width == 1)
-                if self.cell == "lstm"
-                else 0.0
-            )
-            b = self.param(f"bias{i}", lambda *a, more=more: draw(*a) + more, (gates * self.width,))
+            is_forget = jnp.arange(gates * self.width) // self.width == 1
+            added = self.forget_bias * is_forget if self.cell == "lstm" else 0.0
+            bias = lambda *a, added=added: draw(*a) + added
+            b = self.param(f"bias{i}", bias, (gates * self.width,))
             # The inputs' part of all time steps at once; time goes first for the scan.
             p = (x.reshape(-1, x.shape[-1]) @ w + b).reshape(*x.shape[:2], -1).swapaxes(0, 1)
-            if (
-                self.cell == "gru"
-            ):  # The candidate's recurrent part has a bias of its own, within the reset gate.
+            # A GRU candidate's recurrent part has its own bias, within the reset gate.
+            if self.cell == "gru":
                 inner = self.param(f"inner_bias{i}", draw, (self.width,))
                 candidate, r, z = jnp.split(p, 3, axis=-1)
                 p = jnp.concatenate([r, z, jnp.broadcast_to(inner, r.shape), candidate], axis=-1)
@@ -87,35 +78,29 @@ class RNN(nn.Module):
             mask = jnp.ones(())
             if key is not None and self.recurrent_dropout:
                 keep = 1 - self.recurrent_dropout
-                mask = (
-                    over_batch(jax.random.bernoulli(keys[3 * i + 2], keep, (len(x), self.width)))
-                    / keep
-                )
+                mask = jax.random.bernoulli(keys[3 * i + 2], keep, (len(x), self.width))
+                mask = over_batch(mask) / keep
             last, h = recur(advance, p, u, carry[i], mask)
             new.append(last)
             x = h.swapaxes(0, 1)
         return self.drop(keys[-1], x), tuple(new), x
 
     def drop(self, key: Array | None, x: Array) -> Array:
-        """Dropout where there is a key: of each element or, variational, of a unit at all times."""
+        """Dropout, where there is a key: of elements or, variational, of units at all times."""
         if key is None or not self.dropout:
             return x
         shape = (len(x), 1, x.shape[-1]) if self.variational else x.shape
-        return jnp.where(
-            over_batch(jax.random.bernoulli(key, 1 - self.dropout, shape)),
-            x / (1 - self.dropout),
-            0,
-        )
+        keep = over_batch(jax.random.bernoulli(key, 1 - self.dropout, shape))
+        return jnp.where(keep, x / (1 - self.dropout), 0)
 
     def zeros(self, batch: int) -> Carry:
-        """The state before any input."""
-        return (
-            (jnp.zeros((batch, self.width)),) * (2 if self.cell == "lstm" else 1),
-        ) * self.layers
+        """The carry before any input."""
+        layer = (jnp.zeros((batch, self.width)),) * (2 if self.cell == "lstm" else 1)
+        return (layer,) * self.layers
 
 
 def lstm(carry: tuple[Array, Array], a: Array) -> tuple[Array, Array]:
-    """c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c'), `a` (batch, 4 width) holding i, f, g, o before they are squashed.
+    """c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c'), where `a` (batch, 4 width) is i, f, g, o.
 
     Hochreiter & Schmidhuber, 1997; in this form Zaremba et al., 2014, arXiv:1409.2329, section 3.
     """
@@ -126,9 +111,10 @@ def lstm(carry: tuple[Array, Array], a: Array) -> tuple[Array, Array]:
 
 
 def gru(carry: tuple[Array], a: Array) -> tuple[Array]:
-    """h' = z h + (1 - z) tanh(n + r v), `a` (batch, 4 width) holding r, z before they are squashed, v = h U + b, and n.
+    """h' = σ(z) h + (1 - σ(z)) tanh(n + σ(r) v), where `a` (batch, 4 width) is r, z, v, n.
 
-    Cho et al., 2014, arXiv:1406.1078, with the reset after the product, as in cuDNN: one product a step.
+    v = h U + b. Cho et al., 2014, arXiv:1406.1078, with the reset after the product, as in
+    cuDNN: one product a step.
     """
     r, z, v, n = jnp.split(a, 4, axis=-1)
     z = jax.nn.sigmoid(z)
@@ -150,9 +136,10 @@ def recur(
     carry: Carry,
     mask: Array | float = 1.0,
 ) -> tuple[Carry, Array]:
-    """carry = advance(carry, x_t + (h * mask) u) through time, h being the carry's last: x (time, batch, k), u (d, j).
+    """carry = advance(carry, x_t + (h * mask) u) over time, h the last array of the carry.
 
-    Where j < k the product is added to the first j alone. Returns the last carry and all h, (time, batch, d).
+    x (time, batch, k), u (d, j); where j < k the product is added to the first j alone. Returns the
+    last carry and all h, (time, batch, d).
     """
     return _recur(advance, x, u, carry, jnp.asarray(mask, x.dtype))
 
@@ -182,8 +169,8 @@ def _forward(advance, x, u, carry, mask):
 
 
 def _backward(advance, kept, grads):
-    # The derivative by `u` from those by x_t, which it was added to: one product of all time steps, where the scan's
-    # own derivative would add up one a step.
+    # The gradient of u from the gradients of x_t, to which its product was added: one product over
+    # all time steps, where the scan's own derivative would have one in each step.
     back, before, u, mask = kept
     dx, dcarry = back(grads)
     before = before * mask if mask.ndim else before
@@ -195,18 +182,18 @@ _recur.defvjp(_forward, _backward)
 
 
 class RNNLanguageModel(nn.Module):
-    """Tokens (batch, time) and a carry to features (batch, time, d) for the output layer, the new carry, and the
-    features before their dropout.
+    """Tokens (batch, time) and a carry to features (batch, time, d) for the output layer.
 
-    `logits` takes features (n, d) further to (n, vocabulary).
+    Returns the features, the new carry, and the features before dropout. `logits` takes features
+    (n, d) to (n, vocabulary).
     """
 
     vocabulary: int
     rnn: RNN
     tied: bool = False
-    """Words have the same vector going in and coming out (Press & Wolf, 2016, arXiv:1608.05859; Inan et al., 2016)."""
+    """One table for input and output (Press & Wolf, 2016, arXiv:1608.05859; Inan et al., 2016)."""
     word_dropout: float = 0.0
-    """Share of the vocabulary's words whose vectors are zeros in a step (Gal & Ghahramani, 2015)."""
+    """Fraction of the vocabulary whose vectors are zero in a step (Gal & Ghahramani, 2015)."""
 
     def setup(self) -> None:
         scale = self.rnn.scale or 1 / math.sqrt(self.rnn.width)
@@ -244,9 +231,11 @@ def nats(
     carry: Carry = None,
     key: Array | None = None,
 ) -> tuple[Array, tuple[Array, Array], Carry]:
-    """-log p of each of `tokens` (batch, time + 1) but the first, given those before it: (batch, time); the features
-    that they were told from, (batch, time, d), and the same before their dropout; and the carry. Dropout is on where
-    there is a key."""
+    """-log p in nats of each of `tokens` (batch, time + 1) but the first, given those before it.
+
+    Returns (batch, time) nats; the features they were predicted from, (batch, time, d), and the
+    same before dropout; and the carry. There is dropout where there is a key.
+    """
     h, carry, whole = net.apply(params, tokens[:, :-1], carry, key)
     w, b = net.apply(params, method="output")
     found = output_cross_entropy(h.reshape(-1, h.shape[-1]), w, b, tokens[:, 1:].reshape(-1))

@@ -1,4 +1,7 @@
-"""Transformers of tokens (Vaswani et al., 2017, https://arxiv.org/abs/1706.03762), language models, their samples."""
+"""Transformers of tokens, language models and their samples.
+
+Vaswani et al., 2017, https://arxiv.org/abs/1706.03762.
+"""
 
 from collections.abc import Sequence
 import functools
@@ -14,32 +17,45 @@ import numpy as np
 from ssljax.errors import InputError
 from ssljax.models import Dtype
 from ssljax.models.attention import attend, rotary
+from ssljax.ranges import Count, CountOrZero, NotNegative, Part
 from ssljax.sharding import over_batch
 
 Cache = Sequence[tuple[Array, Array]]  # Keys and values (n, room, heads, d) of each layer.
 
 
 class Transformer(nn.Module):
-    """Embedded tokens (n, t, width) to the same: pre-norm blocks and a last norm."""
+    """Embedded tokens (n, t, width) to features of the same shape.
 
-    layers: int = 4
-    """Blocks."""
-    heads: int = 4
-    """They divide the width."""
-    width: int = 128
+    By default in the form of Llama (Touvron et al., 2023, arXiv:2302.13971). GPT-2's is norm
+    "layer", positions "learned", unit "gelu-tanh". BERT's is norm "layer", positions "learned",
+    unit "gelu", blocks "post-norm", segments 2: weights can be exchanged with the published nets.
+    """
+
+    layers: Count = 4
+    """Number of blocks."""
+    heads: Count = 4
+    """Attention heads; the width must be a multiple."""
+    width: Count = 128
     """Channels of a token."""
     norm: Literal["rms", "layer"] = "rms"
-    """layer: LayerNorm, and biases everywhere, as in BERT and GPT-2; rms: RMSNorm and none."""
+    """RMSNorm without biases anywhere, or LayerNorm with biases everywhere, as in BERT and
+    GPT-2."""
     positions: Literal["rotary", "learned"] = "rotary"
-    """Where tokens are: turned into queries and keys, or added to the tokens."""
-    unit: Literal["swiglu", "gelu"] = "swiglu"
-    """Of the feed-forward layers, which have about the same number of weights with both."""
-    reach: int = 512
-    """The most tokens that learned positions tell apart."""
-    dropout: float = 0.0
-    """Of embedded tokens and of what each layer adds; attention weights are not dropped."""
+    """Rotations of queries and keys, or learned vectors added to the embedded tokens."""
+    unit: Literal["swiglu", "gelu", "gelu-tanh"] = "swiglu"
+    """Feed-forward unit: SwiGLU, GELU as in BERT, or its tanh approximation as in GPT-2."""
+    reach: Count = 512
+    """Number of learned positions, the most tokens of a row."""
+    dropout: Part = 0.0
+    """Dropout of embedded tokens and of each layer's output; attention weights are not dropped."""
     dtype: Dtype = "float32"
-    """To compute in; parameters stay float32."""
+    """Precision of computation; parameters are float32."""
+    blocks: Literal["pre-norm", "post-norm"] = "pre-norm"
+    """Norms before each layer and at the end; or after each layer and the embedding, as in BERT."""
+    segments: CountOrZero = 0
+    """Learned vectors for the segments of a row, such as a pair of sentences: 2 in BERT."""
+    epsilon: NotNegative = 0.0
+    """ε in the norms; 0 for 1e-6 with rms, 1e-5 with layer (GPT-2), 1e-12 with post-norm (BERT)."""
 
     @nn.compact
     def __call__(
@@ -50,32 +66,33 @@ class Transformer(nn.Module):
         train: bool = False,
         cache: Cache | None = None,
         at: Array | int = 0,
+        segment: Array | None = None,
     ) -> tuple[Array, Cache]:
-        """The last tokens, and keys and values of each layer.
+        """Features (n, t, width), and the keys and values of each layer.
 
-        No token sees those where `mask`, (n, t), is false. With a `cache`, x is what comes from place `at` on: each
-        token sees what is in the cache before it, and its own keys and values are put there.
+        Tokens where `mask`, (n, t), is false are not attended to. `segment`, (n, t), has the number
+        of each token's segment, by default 0. With a `cache`, x begins at position `at`: each token
+        attends to what is in the cache before it, and its keys and values are added there.
         """
         n, t, d = x.shape
         if d % self.heads:
             raise InputError(
-                f"{self.heads} heads can't share {d} channels evenly: choose a number that divides them."
+                f"{self.heads} heads can't share {d} channels evenly: choose a divisor of {d}."
             )
         if self.positions == "learned" and t > self.reach:
             raise InputError(
                 f"Learned positions reach {self.reach} tokens, not {t}: choose --reach {t} or more."
             )
-        bias = self.norm == "layer"
-        norm = functools.partial(
-            nn.LayerNorm if bias else nn.RMSNorm, epsilon=1e-6, dtype=self.dtype
-        )
-        normal = nn.initializers.normal
+        post, normal = self.blocks == "post-norm", nn.initializers.normal
         dense = lambda size, name, scale=1.0: nn.Dense(
-            size, use_bias=bias, dtype=self.dtype, kernel_init=normal(0.02 * scale), name=name
+            size,
+            use_bias=self.norm == "layer",
+            dtype=self.dtype,
+            kernel_init=normal(0.02 * scale),
+            name=name,
         )
-        last = 1 / math.sqrt(
-            2 * self.layers
-        )  # So that the sum over layers has one layer's variance, as in GPT-2.
+        # Before norms, the sum over layers then has one layer's variance, as in GPT-2.
+        last = 1 if post else 1 / math.sqrt(2 * self.layers)
         drop = functools.partial(self.drop, train=train)
         place = at + jnp.arange(t)
         if cache is not None:
@@ -87,12 +104,14 @@ class Transformer(nn.Module):
         if self.positions == "learned":
             table = self.param("positions", normal(0.02), (self.reach, d))
             x = x + table[place].astype(x.dtype)
-        x, kept = (
-            drop(x.reshape(n * t, d)),
-            [],
-        )  # Flat between attentions: XLA on a CPU is far slower on more axes.
+        if self.segments:
+            table = self.param("segments", normal(0.02), (self.segments, d)).astype(x.dtype)
+            x = x + (table[0] if segment is None else table[segment])
+        x, kept = x.reshape(n * t, d), []  # Flat: XLA on a CPU is far slower on more axes.
+        x = drop(norm_of(self, "embed_norm")(x) if post else x)
         for i in range(1, self.layers + 1):
-            y = dense(3 * d, f"qkv{i}")(norm(name=f"norm{i}a")(x)).reshape(n, t, 3, self.heads, -1)
+            y = x if post else norm_of(self, f"norm{i}a")(x)
+            y = dense(3 * d, f"qkv{i}")(y).reshape(n, t, 3, self.heads, -1)
             q, k, v = (y[:, :, j] for j in range(3))
             if self.positions == "rotary":
                 q, k = rotary(q, place), rotary(k, place)
@@ -104,85 +123,120 @@ class Transformer(nn.Module):
             kept.append((k, v))
             y = attend(q, k, v, causal, mask).reshape(n * t, d)
             x = x + drop(dense(d, f"out{i}", last)(y))
-            y = norm(name=f"norm{i}b")(x)
+            x = norm_of(self, f"norm{i}a")(x) if post else x
+            y = x if post else norm_of(self, f"norm{i}b")(x)
             if self.unit == "swiglu":  # Shazeer, 2020, arXiv:2002.05202, eq. 6.
                 hidden = -(-8 * d // 96) * 32
                 y = nn.silu(dense(hidden, f"gate{i}")(y)) * dense(hidden, f"up{i}")(y)
             else:
-                y = nn.gelu(dense(4 * d, f"up{i}")(y))
+                y = nn.gelu(dense(4 * d, f"up{i}")(y), approximate=self.unit == "gelu-tanh")
             x = x + drop(dense(d, f"down{i}", last)(y))
-        return norm(name="norm")(x).reshape(n, t, d), kept
+            x = norm_of(self, f"norm{i}b")(x) if post else x
+        x = x if post else norm_of(self, "norm")(x)
+        return x.reshape(n, t, d), kept
 
     def drop(self, x: Array, train: bool) -> Array:
+        """Dropout in training."""
         if not train or not self.dropout:
             return x
         keep = over_batch(jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, x.shape))
         return jnp.where(keep, x / (1 - self.dropout), 0)
 
 
-class LanguageModel(nn.Module):
-    """Tokens (n, t), whole numbers below `vocabulary`, to logits (n, t, vocabulary): one table embeds and predicts.
+def norm_of(net: Transformer, name: str | None = None) -> nn.Module:
+    """A new norm as `net` has them."""
+    usual = 1e-6 if net.norm == "rms" else 1e-12 if net.blocks == "post-norm" else 1e-5
+    kind = nn.RMSNorm if net.norm == "rms" else nn.LayerNorm
+    return kind(epsilon=net.epsilon or usual, dtype=net.dtype, name=name)
 
-    Press and Wolf, 2016, arXiv:1608.05859. Where the table's `size` is not the net's width, a linear layer on either
-    side fits them together.
+
+class LanguageModel(nn.Module):
+    """Tokens (n, t), integers below `vocabulary`, to logits (n, t, vocabulary).
+
+    One table embeds and predicts: Press and Wolf, 2016, arXiv:1608.05859. A linear layer on either
+    side fits a table of `size` channels to a net of another width. Where the net is not causal and
+    has post-norm blocks, the head is BERT's: a dense layer, GELU and a norm before the table, and a
+    bias.
     """
 
     net: Transformer
     vocabulary: int
     causal: bool = True
     size: int = 0
+    """Channels of the table; 0 for the net's width."""
 
     def setup(self) -> None:
-        size, dtype = self.size or self.net.width, self.net.dtype
-        self.embed = nn.Embed(
-            self.vocabulary, size, embedding_init=nn.initializers.normal(0.02), dtype=dtype
-        )
+        size, dtype, normal = self.size or self.net.width, self.net.dtype, nn.initializers.normal
+        self.embed = nn.Embed(self.vocabulary, size, embedding_init=normal(0.02), dtype=dtype)
         if size != self.net.width:
-            self.into, self.onto = (
-                nn.Dense(self.net.width, dtype=dtype),
-                nn.Dense(size, dtype=dtype),
-            )
+            self.into = nn.Dense(self.net.width, dtype=dtype)
+        if self.transforms:
+            self.transform = nn.Dense(size, dtype=dtype, kernel_init=normal(0.02))
+            self.transform_norm = norm_of(self.net)
+            self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
+        elif size != self.net.width:
+            self.onto = nn.Dense(size, dtype=dtype)
 
-    def __call__(self, tokens: Array, mask: Array | None = None, train: bool = False) -> Array:
-        return self.logits(self.hidden(tokens, mask, train))
+    @property
+    def transforms(self) -> bool:
+        """Whether the head is BERT's."""
+        return not self.causal and self.net.blocks == "post-norm"
 
-    def hidden(self, tokens: Array, mask: Array | None = None, train: bool = False) -> Array:
-        """What is known of each token, (n, t, width); nothing of those where `mask`, (n, t), is false."""
-        return self.net(self.embedded(tokens), self.causal, mask, train)[0]
+    def __call__(
+        self,
+        tokens: Array,
+        mask: Array | None = None,
+        train: bool = False,
+        segment: Array | None = None,
+    ) -> Array:
+        return self.logits(self.hidden(tokens, mask, train, segment))
+
+    def hidden(
+        self,
+        tokens: Array,
+        mask: Array | None = None,
+        train: bool = False,
+        segment: Array | None = None,
+    ) -> Array:
+        """Features (n, t, width); tokens where `mask`, (n, t), is false are not attended to."""
+        x = self.embedded(tokens)
+        return self.net(x, self.causal, mask, train, segment=segment)[0]
 
     def logits(self, h: Array) -> Array:
-        """(..., width) to (..., vocabulary), float32."""
-        h = self.onto(h) if self.embed.features != self.net.width else h
-        return (
-            self.embed.attend(h.reshape(-1, h.shape[-1]))
-            .reshape(*h.shape[:-1], -1)
-            .astype(jnp.float32)
-        )
+        """Features (..., width) to logits (..., vocabulary), float32."""
+        h, shape = h.reshape(-1, h.shape[-1]), h.shape[:-1]
+        if self.transforms:
+            h = self.transform_norm(nn.gelu(self.transform(h), approximate=False))
+        elif self.embed.features != self.net.width:
+            h = self.onto(h)
+        y = self.embed.attend(h).astype(jnp.float32)
+        return (y + self.bias if self.transforms else y).reshape(*shape, -1)
 
     def logits_at(self, tokens: Array, at: Array, train: bool = False) -> Array:
-        """Logits (n, k, vocabulary) at the places `at` (n, k) alone: all of them would cost more than the net."""
-        return self.logits(
-            jnp.take_along_axis(self.hidden(tokens, train=train), at[:, :, None], axis=1)
-        )
+        """Logits (n, k, vocabulary) at the positions `at` (n, k), cheaper than those at all."""
+        h = self.hidden(tokens, train=train)
+        return self.logits(jnp.take_along_axis(h, at[:, :, None], axis=1))
 
     def pooled(self, rows: Array, train: bool = False) -> Array:
-        """The mean (n, width) over the tokens of each of `rows` (n, t), which are -1 where there is none."""
+        """The mean feature (n, width) of each of `rows` (n, t), whose padding is -1."""
         mask = rows >= 0
         h = self.hidden(jnp.maximum(rows, 0), mask, train).astype(jnp.float32)
         return jnp.sum(h * mask[:, :, None], axis=1) / jnp.maximum(mask.sum(1, keepdims=True), 1)
 
     def extend(self, tokens: Array, cache: Cache, at: Array | int) -> tuple[Array, Cache]:
-        """Logits (n, vocabulary) of what follows `tokens` (n, t), the first at place `at`, and the cache with them."""
+        """Logits (n, vocabulary) of what follows `tokens` (n, t) from position `at`, and the
+        cache."""
         h, cache = self.net(self.embedded(tokens), cache=cache, at=at)
         return self.logits(h[:, -1]), cache
 
     def embedded(self, tokens: Array) -> Array:
+        """Tokens (n, t) to the net's inputs (n, t, width)."""
         x = self.embed(tokens)
         return self.into(x) if self.embed.features != self.net.width else x
 
 
 def empty_cache(net: Transformer, n: int, room: int) -> Cache:
-    """For `n` texts of up to `room` tokens."""
+    """Zeros, for `n` texts of up to `room` tokens."""
     zeros = jnp.zeros((n, room, net.heads, net.width // net.heads), net.dtype)
     return [(zeros, zeros)] * net.layers
 
@@ -198,15 +252,18 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Array:
-    """`length` tokens that go on from `prompt` (n, p), each drawn given those before it: (n, length). Call it jitted.
+    """`length` tokens that continue `prompt` (n, p), each drawn given all before: (n, length).
 
-    The model never sees more than `window` tokens, as in training: when so many are there, it goes on from the last
-    half of them. InputError where the prompt is empty or leaves no room in the window, or the model is not causal.
+    Call it jitted. The model never sees more than `window` tokens, as in training: at that many, it
+    continues from the last half of them. InputError where the prompt is empty or leaves no room in
+    the window, the model is not causal, and as from `check_sampling`.
     """
+    check_sampling(temperature, top_k, top_p)
     n, p = prompt.shape
     if not 0 < p < window or not model.causal:
         raise InputError(
-            f"A causal model with a window of {window} tokens goes on from 1 to {window - 1}, not {p}."
+            f"A causal model with a window of {window} tokens continues 1 to {window - 1} tokens, "
+            f"not {p}."
         )
 
     def fill(key: Array, seen: Array) -> Array:
@@ -245,7 +302,12 @@ def generate(
 def sample_token(
     key: Array, logits: Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> Array:
-    """A token (n,) of each row of `logits` (n, v) over `temperature`, among `sampling_mask`; the likeliest if it is 0."""
+    """A token (n,) drawn from softmax(logits / temperature) of each row of `logits` (n, v).
+
+    Among the tokens of `sampling_mask`; the most likely token at a temperature of 0. InputError as
+    from `check_sampling`.
+    """
+    check_sampling(temperature, top_k, top_p)
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)
     logits = logits / temperature
@@ -253,10 +315,13 @@ def sample_token(
 
 
 def sampling_mask(logits: Array, top_k: int = 0, top_p: float = 1.0) -> Array:
-    """Which of `logits` (n, v) may be drawn: the `top_k` largest, all if it is 0, and of these the fewest, the largest
-    first, that have the share `top_p` of what all these have (Holtzman et al., 2019, arXiv:1904.09751, eq. 2 and 3)."""
-    if top_k < 0 or not 0 < top_p <= 1:
-        raise InputError(f"top_k must be at least 0 and top_p in (0, 1], not {top_k} and {top_p}.")
+    """Which of `logits` (n, v) may be drawn, (n, v) bool.
+
+    The `top_k` largest (all if it is 0), and of these the fewest, the largest first, that have the
+    share `top_p` of their probability: Holtzman et al., 2019, arXiv:1904.09751, eq. 2 and 3.
+    InputError as from `check_sampling`.
+    """
+    check_sampling(1.0, top_k, top_p)
     order = jnp.argsort(-logits, axis=-1, stable=True)
     ranked = jnp.take_along_axis(logits, order, axis=-1)
     keep = np.arange(logits.shape[-1]) < (top_k or logits.shape[-1])
@@ -266,3 +331,13 @@ def sampling_mask(logits: Array, top_k: int = 0, top_p: float = 1.0) -> Array:
     return jnp.take_along_axis(
         jnp.broadcast_to(keep, logits.shape), jnp.argsort(order, axis=-1), axis=-1
     )
+
+
+def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
+    """InputError for a temperature below 0, top_k below 0, or top_p that is not in (0, 1]."""
+    if not 0 <= temperature < math.inf:
+        raise InputError(
+            f"A temperature must be at least 0, which takes the likeliest token, not {temperature}."
+        )
+    if top_k < 0 or not 0 < top_p <= 1:
+        raise InputError(f"top_k must be at least 0 and top_p in (0, 1], not {top_k} and {top_p}.")

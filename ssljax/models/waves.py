@@ -6,19 +6,22 @@ import flax.linen as nn
 from jax import Array
 import jax.numpy as jnp
 
+from ssljax.ranges import Count, Counts
+
 
 class Waves(nn.Module):
-    """Waves (n, samples) to codes (n, samples // the product of `strides`, width), each of which sees what is before
-    its end alone: strided convolutions, each over twice its stride, with a norm and ReLU.
+    """Waves (n, samples) to codes (n, samples // product of `strides`, width).
 
-    The encoder of CPC (van den Oord et al., 2018, arXiv:1807.03748, section 3.1) with the norm over channels of Rivière
-    et al., 2020, arXiv:2002.02848. As the kernel is twice the stride, its patches are two neighbouring stretches.
+    Strided convolutions, each over twice its stride, with a norm and ReLU; a code depends only on
+    samples before its end. The encoder of CPC (van den Oord et al., 2018, arXiv:1807.03748, section
+    3.1) with the norm over channels of Rivière et al., 2020, arXiv:2002.02848. As the kernel is
+    twice the stride, its patches are two neighbouring stretches.
     """
 
-    strides: tuple[int, ...] = (5, 4, 2, 2, 2)
-    """Of each layer; CPC's, whose codes are then 160 samples apart."""
-    width: int = 512
-    """Channels."""
+    strides: Counts = (5, 4, 2, 2, 2)
+    """Stride of each layer; in CPC's encoder, codes are 160 samples apart."""
+    width: Count = 512
+    """Channels of each layer and of a code."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
