@@ -181,6 +181,30 @@ def load(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
     return state
 
 
+def save_tree(folder: pathlib.Path, tree: Tree) -> dict[str, Any]:
+    """Writes a tree of arrays by itself; returns what `restore_tree` verifies it by."""
+    with ocp.StandardCheckpointer() as saver:
+        saver.save(folder.absolute(), tree, force=True)
+    return _content(tree)
+
+
+def restore_tree(folder: pathlib.Path, shapes: Tree, content: Mapping[str, Any]) -> Tree:
+    """The tree that `save_tree` has written, laid out as `shapes`.
+
+    Damaged where it differs, InputError where `shapes` are of other arrays.
+    """
+
+    def read() -> Tree:
+        forms, saved = _verified(content)
+        _compare(forms, shapes, folder)
+        with ocp.StandardCheckpointer() as saver:
+            tree = saver.restore(folder.absolute(), shapes)
+        _verify(saved, dict(zip(flatten(tree), digests(tree), strict=True)))
+        return tree
+
+    return _try(read)
+
+
 def _load(path: pathlib.Path, step: int) -> Tree:
     with _manager(path, read_only=True) as manager:
         forms, saved = _forms(manager, path, step)
@@ -273,10 +297,14 @@ def _forms(
         tree = _metadata(manager, step)
         return {k: _form(x) for k, x in flatten(tree).items()}, {}
     args = ocp.args.Composite(digests=ocp.args.JsonRestore())
-    content = manager.restore(step, args=args)["digests"]
-    if content["sha256"] != _sha256(content["arrays"]):
-        raise Damaged("its digests differ from those saved")
+    return _verified(manager.restore(step, args=args)["digests"])
+
+
+def _verified(content: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int]]:
+    """{path: form} and {path: digest} of what `_content` gave."""
     arrays = content["arrays"]
+    if content["sha256"] != _sha256(arrays):
+        raise Damaged("its digests differ from those saved")
     return {k: form for k, (form, _) in arrays.items()}, {k: d for k, (_, d) in arrays.items()}
 
 

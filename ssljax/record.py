@@ -72,7 +72,7 @@ def read_json(file: pathlib.Path, otherwise: str) -> Any:
     """
     try:
         return json.loads(file.read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError, IsADirectoryError, NotADirectoryError) as e:
+    except (ValueError, RecursionError, IsADirectoryError) as e:
         why = str(e).splitlines()[0]
     raise damaged(file, why, otherwise)
 
@@ -143,6 +143,7 @@ RECORD: Mapping[str, Callable[[Any], bool]] = {
     "batch_size": _is_count,
     "launches": lambda x: isinstance(x, list) and bool(x) and all(map(_is_launch, x)),
     "read": lambda x: x is None or _is_fingerprints(x),
+    "files": lambda x: x is None or isinstance(x, dict),
 }
 RESULTS: Mapping[str, Callable[[Any], bool]] = {
     "step": _is_count,
@@ -267,6 +268,22 @@ def check_files(workdir: pathlib.Path, files: Mapping[str, str]) -> None:
                 f"{file} is not what this run's data gives now: restore that data, or the file, to "
                 "resume the run, or choose another --run.workdir."
             )
+
+
+def read_file(workdir: pathlib.Path, name: str, otherwise: str) -> str:
+    """One of the files of a run's experiment, as the run wrote it.
+
+    InputError where it has changed, FileNotFoundError where there is no such file or no run.
+    """
+    record = read_record(workdir, otherwise)
+    try:
+        text = (workdir / name).read_bytes().decode()
+    except (UnicodeDecodeError, IsADirectoryError) as e:
+        raise damaged(workdir / name, str(e).splitlines()[0], otherwise) from e
+    digests = record.get("files") or {}  # None in a record of an older version.
+    if name in digests and fingerprint.digest(text) != digests[name]:
+        raise damaged(workdir / name, "it differs from what the run wrote", otherwise)
+    return text
 
 
 def write_whole(file: pathlib.Path, text: str) -> None:

@@ -171,6 +171,7 @@ def _train(
             lanes=program.lanes,
             num_steps=exp.num_steps,
             batch_size=exp.data.batch_size,
+            files={name: fingerprint.digest(text) for name, text in exp.files.items()},
         )
         facts = record.facts(workdir)
         for name, text in exp.files.items():

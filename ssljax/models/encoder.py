@@ -1,7 +1,8 @@
 """Encoders to choose from, and how they are chained with heads: every net's weights and batch statistics by name."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+import types
+from typing import Annotated, Any, get_args, get_origin, get_type_hints, Literal, Union
 
 import flax.linen as nn
 from jax import Array
@@ -13,6 +14,7 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.mlp import MLP
 from ssljax.models.resnet import ResNet
 from ssljax.models.vit import ViT
+from ssljax.ranges import check_value
 
 Tree = Any
 Encoder = (
@@ -22,10 +24,40 @@ Encoder = (
 
 def rebuild(form: Mapping[str, Any]) -> nn.Module:
     """The encoder that a run's record describes, {"class": "ConvNet", "widths": [...], ...}; KeyError for no such."""
-    net = {kind.__name__: kind for kind in (ConvNet, ResNet, ViT)}[form["class"]]
-    return net(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in form.items() if k != "class"}
-    )
+    return build({kind.__name__: kind for kind in (ConvNet, ResNet, ViT)}[form["class"]], form)
+
+
+def build(kind: type[nn.Module], form: Mapping[str, Any]) -> nn.Module:
+    """A net of the fields in a record; ValueError where one is unknown or of another type."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in form.items() if k != "class"}
+    hints = get_type_hints(kind, include_extras=True)
+    for name, value in fields.items():
+        if name not in hints or not _is(value, hints[name]):
+            raise ValueError(f"{name} is {value!r}")
+    net = kind(**fields)
+    check_value("net", net, kind)
+    return net
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is of a type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _is(value, args[0])
+    if origin in (Union, types.UnionType):
+        return any(_is(value, option) for option in args)
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in args)
+    if origin is tuple:
+        kinds = args[:1] * len(value) if args[1:] == (...,) and isinstance(value, tuple) else args
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(kinds)
+            and all(_is(one, kind) for one, kind in zip(value, kinds, strict=True))
+        )
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint if hint in (int, bool, str) else True
 
 
 def check_predictor(head: MLP, predictor: MLP) -> None:
