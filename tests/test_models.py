@@ -1,11 +1,15 @@
 """Networks: against published sizes, against XLA's convolution, and in bfloat16."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import special
 
+from ssljax.models import activate
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.convnet import (
     Conv,
@@ -17,6 +21,118 @@ from ssljax.models.convnet import (
 )
 from ssljax.models.mlp import MLP
 from ssljax.models.resnet import ResNet
+from ssljax.models.transformer import LanguageModel, norm_of, Transformer
+
+
+def naive_bert(params, tokens, segment, mask, heads):
+    """Devlin et al., 2018, as its code computes it: post-norm blocks, embedding norm, segments and
+    the transform of the masked-language-model head; float64, token by token."""
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params["params"])
+    gelu = lambda x: x * (1 + special.erf(x / math.sqrt(2))) / 2
+    dense = lambda x, p: x @ p["kernel"] + p["bias"]
+
+    def norm(x, p):
+        x = x - x.mean()
+        return x / math.sqrt((x**2).mean() + 1e-12) * p["scale"] + p["bias"]
+
+    net, table, logits = p["net"], p["embed"]["embedding"], []
+    for row, kinds, seen in zip(np.asarray(tokens), np.asarray(segment), np.asarray(mask)):
+        x = [
+            norm(table[token] + net["positions"][i] + net["segments"][kind], net["embed_norm"])
+            for i, (token, kind) in enumerate(zip(row, kinds))
+        ]
+        d = len(x[0]) // heads
+        for i in range(1, sum(name.startswith("qkv") for name in net) + 1):
+            qkv = [dense(y, net[f"qkv{i}"]).reshape(3, heads, d) for y in x]
+            new = []
+            for t, y in enumerate(x):
+                out = []
+                for h in range(heads):
+                    keys = [s for s in range(len(x)) if seen[s]]
+                    w = np.exp([qkv[t][0, h] @ qkv[s][1, h] / math.sqrt(d) for s in keys])
+                    out.append(sum(a * qkv[s][2, h] for a, s in zip(w / w.sum(), keys)))
+                y = norm(y + dense(np.concatenate(out), net[f"out{i}"]), net[f"norm{i}a"])
+                wide = gelu(dense(y, net[f"up{i}"]))
+                new.append(norm(y + dense(wide, net[f"down{i}"]), net[f"norm{i}b"]))
+            x = new
+        x = [norm(gelu(dense(y, p["transform"])), p["transform_norm"]) for y in x]
+        logits.append([y @ table.T + p["bias"] for y in x])
+    return np.array(logits)
+
+
+BERT = dict(norm="layer", positions="learned", unit="gelu", blocks="post-norm", segments=2)
+
+
+def test_bert_as_published_is_the_naive_loop():
+    net = Transformer(2, 2, 16, reach=12, **BERT)
+    model, keys = LanguageModel(net, 23, causal=False), jax.random.split(jax.random.key(0), 3)
+    tokens = jax.random.randint(keys[0], (2, 7), 0, 23)
+    params = model.init(keys[1], tokens)
+    params = jax.tree.map(
+        lambda a: a + 0.3 * jax.random.normal(jax.random.key(a.size), a.shape), params
+    )
+    mask = jnp.arange(7) < jnp.array([[5], [7]])
+    segment = (jnp.arange(7) > 2).astype(int) * jnp.array([[1], [1]])
+    found = model.apply(params, tokens, mask, segment=segment)
+    want = naive_bert(params, tokens, segment, mask, 2)
+    np.testing.assert_allclose(found[0, :5], want[0, :5], atol=1e-4)
+    np.testing.assert_allclose(found[1], want[1], atol=1e-4)
+    first = model.apply(params, tokens, mask)  # Without segments all tokens are of the first.
+    want = naive_bert(params, tokens, 0 * segment, mask, 2)
+    np.testing.assert_allclose(first[1], want[1], atol=1e-4)
+    at = jnp.array([[1, 3], [6, 0]])
+    some = model.apply(params, tokens, at, method="logits_at")
+    whole = model.apply(params, tokens)
+    np.testing.assert_allclose(some, jnp.take_along_axis(whole, at[:, :, None], 1), atol=1e-5)
+
+
+def test_bert_has_its_published_size():
+    net = Transformer(12, 12, 768, reach=512, **BERT)
+    params = shapes_of(LanguageModel(net, 30522, causal=False))
+    # Transformers' BertForMaskedLM of bert-base-uncased: 109,514,298, of which no pooler is a part.
+    assert sum(x.size for x in jax.tree.leaves(params)) == 109_514_298
+
+
+def shapes_of(model):
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8), int)))
+
+
+@pytest.mark.parametrize(
+    "form, epsilon", [({}, 1e-6), ({"norm": "layer"}, 1e-5), (BERT, 1e-12), ({"epsilon": 0.1}, 0.1)]
+)
+def test_epsilon_of_each_form(form, epsilon):
+    assert norm_of(Transformer(**form)).epsilon == epsilon
+
+
+@pytest.mark.parametrize("unit, tanh", [("gelu", False), ("gelu-tanh", True)])
+def test_gelu_of_each_form(unit, tanh):
+    """A block whose attention adds nothing, by hand: GPT-2's unit has tanh, BERT's the error
+    function."""
+    net, x = (
+        Transformer(1, 2, 8, "layer", unit=unit),
+        jax.random.normal(jax.random.key(0), (1, 3, 8)),
+    )
+    params = net.init(jax.random.key(1), x)["params"]
+    params = jax.tree.map(lambda a: a + 0.5 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), params)
+    params["out1"] = jax.tree.map(jnp.zeros_like, params["out1"])
+    found = net.apply({"params": params}, x)[0]
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    norm = lambda y, q: (
+        (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5) * q["scale"]
+        + q["bias"]
+    )
+    x = np.asarray(x, np.float64)
+    z = norm(x, p["norm1b"]) @ p["up1"]["kernel"] + p["up1"]["bias"]
+    cubic = np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)
+    z = z * (1 + (np.tanh(cubic) if tanh else special.erf(z / np.sqrt(2)))) / 2
+    y = x + z @ p["down1"]["kernel"] + p["down1"]["bias"]
+    np.testing.assert_allclose(found, norm(y, p["norm"]), atol=1e-5)
+
+
+def test_gelu_of_an_mlp_is_exact():
+    x = np.linspace(-4, 4, 101)
+    want = x * (1 + special.erf(x / math.sqrt(2))) / 2
+    np.testing.assert_allclose(activate("gelu")(jnp.asarray(x, jnp.float32)), want, atol=1e-6)
 
 
 def shapes(net, *shape):
@@ -104,7 +220,8 @@ def test_patches_convolve_transposed_as_xla_does(size):
 )
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 27, 3)])
 def test_coders_learn_an_image_of_any_size(coder, shape):
-    """Encoder and decoder fit each other, and every pixel finds its place: two ramps can be learned by heart."""
+    """Encoder and decoder fit each other, and every pixel finds its place: two ramps can be learned
+    by heart."""
     ramps = jnp.stack(jnp.meshgrid(*[jnp.linspace(0, 1, s) for s in shape[:2]], indexing="ij"))
     x = jnp.broadcast_to(ramps[..., None], (2, *shape))
     encoder, decoder = coder.encoder(6), coder.decoder(shape)

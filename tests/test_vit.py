@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from ssljax.errors import InputError
 from ssljax.losses.masked_image import masked_patch_loss, patch_statistics, random_mask
@@ -39,15 +40,70 @@ def test_learned_positions_are_added_to_patches_in_their_place():
     large = jax.random.uniform(KEY, (3, 8, 8, 1))
     alone = params | {"places": {"table": jnp.broadcast_to(table[:1, :1], (4, 4, 16))}}
     np.testing.assert_allclose(apply(net, level, large), apply(net, alone, large), atol=1e-5)
-    ramp = jnp.broadcast_to(
-        jnp.arange(8.0)[:, None, None], (8, 8, 16)
-    )  # Half as many: between two of the old.
-    found = (
-        ViT(2, 16, 1, 2, positions="learned")
-        .bind({"params": {"places": {"table": ramp}}})
-        .places(4, 4, 16)
+
+
+def naive_cubic(table, n_out):
+    """Antialiased cubics (a = -0.5) along the first axis, in float64 loops, as in torch and
+    Pillow."""
+    n_in, out = len(table), []
+    step = n_in / n_out
+    for i in range(n_out):
+        centre, weights = (i + 0.5) * step, []
+        for j in range(n_in):
+            x, a = abs(j + 0.5 - centre) / max(step, 1), -0.5
+            near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
+            weights.append(near if x < 1 else far if x < 2 else 0)
+        out.append(sum(w * row for w, row in zip(weights, table)) / sum(weights))
+    return np.array(out)
+
+
+@pytest.mark.parametrize("old, new", [((8, 8), (5, 5)), ((4, 6), (9, 3)), ((3, 3), (7, 8))])
+def test_learned_positions_are_resampled_with_antialiasing(old, new):
+    table = np.random.default_rng(0).normal(size=(*old, 16))
+    net = ViT(2, 16, 1, 2, positions="learned")
+    bound = net.bind({"params": {"places": {"table": jnp.asarray(table, jnp.float32)}}})
+    found = np.asarray(bound.places(*new, 16)).reshape(*new, 16)
+    want = naive_cubic(naive_cubic(table, new[0]).swapaxes(0, 1), new[1]).swapaxes(0, 1)
+    np.testing.assert_allclose(found, want, atol=1e-5)
+
+
+def naive_vit(params, x, patch, heads):
+    """Dosovitskiy et al., 2020, eqs. 1 to 4, in float64, with the exact GELU and ε of timm."""
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    dense = lambda x, p: x @ p["kernel"] + p["bias"]
+
+    def norm(x, p):
+        x = x - x.mean(-1, keepdims=True)
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+    y = dense(np.asarray(patchify(x, patch), np.float64), p["embed"])
+    h, w, d = x.shape[1] // patch, x.shape[2] // patch, y.shape[-1]
+    y, blocks = y + np.asarray(sincos_positions(h, w, d), np.float64), p["blocks"]
+    for i in range(1, sum(name.startswith("qkv") for name in blocks) + 1):
+        z = dense(norm(y, blocks[f"norm{i}a"]), blocks[f"qkv{i}"])
+        out = np.zeros_like(y)
+        for n in range(len(y)):
+            for k in range(heads):
+                q, key, v = (
+                    z[n][:, j * d :][:, :d][:, k * d // heads :][:, : d // heads] for j in range(3)
+                )
+                e = np.exp(q @ key.T / np.sqrt(d // heads))
+                part = slice(k * d // heads, (k + 1) * d // heads)
+                out[n][:, part] = e / e.sum(1, keepdims=True) @ v
+        y = y + dense(out, blocks[f"out{i}"])
+        z = dense(norm(y, blocks[f"norm{i}b"]), blocks[f"up{i}"])
+        y = y + dense(z * (1 + special.erf(z / np.sqrt(2))) / 2, blocks[f"down{i}"])
+    return norm(y, blocks["norm"]).mean(1)
+
+
+def test_vit_is_the_equations():
+    net, x = ViT(2, 16, 2, 4), jax.random.normal(KEY, (3, 4, 6, 2))
+    params = net.init(KEY, x)["params"]
+    params = jax.tree.map(
+        lambda a: a + 0.3 * jax.random.normal(jax.random.key(a.size), a.shape), params
     )
-    np.testing.assert_allclose(found.reshape(4, 4, 16)[1:3, 0, 0], [2.5, 4.5], atol=1e-5)
+    want = naive_vit(params, x, 2, 4)
+    np.testing.assert_allclose(net.apply({"params": params}, x), want, atol=2e-5)
 
 
 def test_learned_vit_b16_has_its_published_size():
@@ -79,7 +135,7 @@ def test_positions_are_sines_of_row_and_column():
 
 
 @pytest.mark.parametrize("shape, pool", [((8, 8, 1), "mean"), ((6, 10, 3), "token")])
-def test_what_is_hidden_is_not_seen(shape, pool):
+def test_masked_patches_do_not_affect_visible_tokens(shape, pool):
     """Hidden patches don't move the tokens of those kept, which differ from the tokens of the whole
     image."""
     net = ViT(2, 16, 2, 2, pool)
@@ -109,7 +165,7 @@ def test_what_is_hidden_is_not_seen(shape, pool):
     )
 
 
-def test_masks_hide_their_share_anew_for_each_image():
+def test_random_masks_have_their_share_and_differ_between_images():
     keep, place = (np.asarray(a) for a in random_mask(KEY, 4000, 16, 0.75))
     assert keep.shape == (4000, 4)
     for k, p in zip(keep[:50], place):

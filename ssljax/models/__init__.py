@@ -1,4 +1,4 @@
-"""Networks, in Flax Linen. `dtype` is what a net computes in; its parameters are float32."""
+"""Networks in Flax Linen. A net computes in its `dtype`; its parameters are float32."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,12 +13,12 @@ Activation = Literal["relu", "leaky_relu", "tanh", "gelu", "silu"]
 
 
 def activate(name: Activation) -> Callable[[Array], Array]:
-    """The function of that name; leaky_relu with the slope of DCGAN, 0.2."""
+    """The function of that name: leaky_relu with DCGAN's slope 0.2, gelu exact, as in PyTorch."""
     return {
         "relu": jax.nn.relu,
         "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.2),
         "tanh": jnp.tanh,
-        "gelu": jax.nn.gelu,
+        "gelu": lambda x: jax.nn.gelu(x, approximate=False),
         "silu": jax.nn.silu,
     }[name]
 

@@ -1,4 +1,7 @@
-"""Vision Transformer (Dosovitskiy et al., 2020, https://arxiv.org/abs/2010.11929): an image as a row of patches."""
+"""Vision Transformer, on an image as a sequence of patches.
+
+Dosovitskiy et al., 2020, https://arxiv.org/abs/2010.11929.
+"""
 
 import math
 from typing import Any, Literal
@@ -12,6 +15,7 @@ import numpy as np
 from ssljax.errors import InputError
 from ssljax.models import Dtype
 from ssljax.models.attention import attend
+from ssljax.ranges import Count
 
 Tree = Any
 BLOCKS = (
@@ -20,22 +24,22 @@ BLOCKS = (
 
 
 class ViT(nn.Module):
-    """Images (n, height, width, channels) to features (n, width): pre-norm blocks on patches and their positions."""
+    """Images (n, height, width, channels) to features (n, width): pre-norm blocks on patches."""
 
-    patch: int = 4
-    """Pixels a side of a patch; it must divide the image's sides."""
-    width: int = 192
-    """Of a token."""
-    depth: int = 6
-    """Blocks."""
-    heads: int = 3
-    """They divide the width."""
+    patch: Count = 4
+    """Side of a patch in pixels; the image's sides must be multiples."""
+    width: Count = 192
+    """Channels of a token."""
+    depth: Count = 6
+    """Number of blocks."""
+    heads: Count = 3
+    """Attention heads; the width must be a multiple."""
     pool: Literal["mean", "token"] = "mean"
-    """The mean of the patches' tokens, or a learned token of its own."""
+    """Features: the mean over the patches' tokens, or a class token."""
     positions: Literal["sincos", "learned"] = "sincos"
-    """Fixed sines and cosines, or a parameter of each place, resampled for images of another size than the first."""
+    """Fixed sines and cosines, or learned vectors, resampled for images of another size."""
     dtype: Dtype = "float32"
-    """To compute in; parameters stay float32."""
+    """Precision of computation; parameters are float32."""
 
     def setup(self) -> None:
         self.embed = nn.Dense(self.width, dtype=self.dtype)
@@ -57,11 +61,11 @@ class ViT(nn.Module):
         blank: Array | None = None,
         seen: Array | None = None,
     ) -> Array:
-        """The last tokens, (n, patches, width), one more in front where there is a class token.
+        """Final tokens, (n, patches, width), after the class token if there is one.
 
-        `keep`, (n, k), has the indices of the patches that are seen, if not all, as in MAE; where `hidden`, (n, patches)
-        too, is true, `blank`, (width,), stands for the embedded patch, as in SimMIM; where `seen`, (n, patches) too, is
-        false, no token sees that patch, as in I-JEPA.
+        `keep`, (n, k), are the indices of visible patches, by default all, as in MAE. `blank`,
+        (width,), replaces the embedded patches where `hidden`, (n, patches), is true, as in SimMIM.
+        Patches where `seen`, (n, patches), is false are not attended to, as in I-JEPA.
         """
         h, w = (s // self.patch for s in x.shape[1:3])
         y = self.embed(patchify(x, self.patch).astype(self.dtype))
@@ -83,7 +87,7 @@ class ViT(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """Learned positions of h x w patches, (h w, width): of as many as at first, else resampled, by cubics."""
+    """Learned positions of h x w patches, (h w, width), resampled if the table has another size."""
 
     @nn.compact
     def __call__(self, h: int, w: int, width: int) -> Array:
@@ -95,43 +99,44 @@ class LearnedPositions(nn.Module):
 
 
 def resampled(table: Array, h: int, w: int) -> Array:
-    """A table of places, (height, width, d), as (h, w, d)."""
-    return (
-        table
-        if table.shape[:2] == (h, w)
-        else jax.image.resize(table, (h, w, table.shape[2]), "cubic", antialias=False)
-    )
+    """A table of positions, (height, width, d), as (h, w, d): antialiased bicubic, as in timm."""
+    if table.shape[:2] == (h, w):
+        return table
+    return jax.image.resize(table, (h, w, table.shape[2]), "cubic", antialias=True)
 
 
 def at_places_of(params: Tree, like: Tree) -> Tree:
-    """The parameters of a net with its learned positions, where it has any, resampled to the places that `like` has."""
+    """The parameters of a net with its learned positions, if any, resampled to the size in
+    `like`."""
 
     def fit(path, old, new):
-        return (
-            resampled(old, *new.shape[:2])
-            if jax.tree_util.keystr(path).endswith("['places']['table']")
-            else old
-        )
+        learned = jax.tree_util.keystr(path).endswith("['places']['table']")
+        return resampled(old, *new.shape[:2]) if learned else old
 
     return jax.tree_util.tree_map_with_path(fit, params, like)
 
 
 class MAEDecoder(nn.Module):
-    """Tokens of the patches that were seen, (n, seen, d), to all patches' pixels, (n, patches, patch² channels).
+    """Tokens of the visible patches, (n, seen, d), to pixels of all, (n, patches, patch² channels).
 
-    He et al., 2021, arXiv:2111.06377, section 3: a learned token stands for each that was not seen.
+    A learned token stands for each masked patch: He et al., 2021, arXiv:2111.06377, section 3.
     """
 
     grid: tuple[int, int]
+    """Rows and columns of patches."""
     out: int
-    width: int = 128
-    depth: int = 2
-    heads: int = 4
+    """Numbers of a patch's pixels, patch² channels."""
+    width: Count = 128
+    """Channels of a token."""
+    depth: Count = 2
+    """Number of blocks."""
+    heads: Count = 4
+    """Attention heads; the width must be a multiple."""
     dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, y: Array, place: Array) -> Array:
-        """`place`, (n, patches), has the index of each patch among the seen, or any from their number on."""
+        """`place`, (n, patches), is the index of each patch among the visible, or seen or more."""
         y = nn.Dense(self.width, dtype=self.dtype)(y)
         blank = self.param("blank", nn.initializers.normal(0.02), (self.width,)).astype(y.dtype)
         y = jnp.concatenate([y, jnp.broadcast_to(blank, (len(y), 1, self.width))], axis=1)
@@ -142,9 +147,11 @@ class MAEDecoder(nn.Module):
 
 
 class Predictor(nn.Module):
-    """Tokens of the patches seen, among all, (n, patches, d), to features of those asked for, (n, patches, out).
+    """I-JEPA's predictor: tokens of visible patches to features of target patches.
 
-    Assran et al., 2023, arXiv:2301.08243, section 3: a learned token stands for each that is asked for.
+    Tokens are (n, patches, d) and features (n, patches, out), of which only the `asked` ones mean
+    anything. A learned token stands for each target: Assran et al., 2023, arXiv:2301.08243, section
+    3.
     """
 
     grid: tuple[int, int]
@@ -156,7 +163,8 @@ class Predictor(nn.Module):
 
     @nn.compact
     def __call__(self, y: Array, seen: Array, asked: Array) -> Array:
-        """`seen` and `asked`, (n, patches), are apart; a patch in neither is not looked at."""
+        """`seen` and `asked`, (n, patches), are disjoint; patches in neither are not attended
+        to."""
         y = nn.Dense(self.width, dtype=self.dtype)(y)
         blank = self.param("blank", nn.initializers.normal(0.02), (self.width,)).astype(y.dtype)
         y = jnp.where(seen[:, :, None], y, blank) + sincos_positions(*self.grid, self.width).astype(
@@ -167,9 +175,10 @@ class Predictor(nn.Module):
 
 
 class ViTBlocks(nn.Module):
-    """Pre-norm Transformer blocks and a last norm: (n, tokens, width) to the same.
+    """Pre-norm Transformer blocks and a final norm on tokens (n, tokens, width).
 
-    Where `seen`, (n, tokens), is false, no token sees that one.
+    Tokens where `seen`, (n, tokens), is false are not attended to. GELU is exact and ε 1e-6, as in
+    timm.
     """
 
     depth: int
@@ -182,25 +191,26 @@ class ViTBlocks(nn.Module):
         mask = None if seen is None else seen[:, None, None]
         if d % self.heads:
             raise InputError(
-                f"{self.heads} heads can't share {d} channels evenly: choose a number that divides them."
+                f"{self.heads} heads can't share {d} channels evenly: choose a divisor of {d}."
             )
         xavier = nn.initializers.xavier_uniform()
         dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name=name)
         norm = lambda name: nn.LayerNorm(1e-6, dtype=self.dtype, name=name)
-        x = x.reshape(
-            n * t, d
-        )  # Flat between attentions: XLA on a CPU is far slower on three dimensions.
+        x = x.reshape(n * t, d)  # XLA on a CPU is far slower on three dimensions.
         for i in range(1, self.depth + 1):
             y = dense(3 * d, f"qkv{i}")(norm(f"norm{i}a")(x))
             q, k, v = jnp.split(y.reshape(n, t, 3 * self.heads, -1), 3, axis=2)
             x = x + dense(d, f"out{i}")(attend(q, k, v, mask=mask).reshape(n * t, d))
-            y = nn.gelu(dense(4 * d, f"up{i}")(norm(f"norm{i}b")(x)))
+            y = nn.gelu(dense(4 * d, f"up{i}")(norm(f"norm{i}b")(x)), approximate=False)
             x = x + dense(d, f"down{i}")(y)
         return norm("norm")(x).reshape(n, t, d)
 
 
 def patchify(x: Array, patch: int) -> Array:
-    """Images (n, height, width, c) to (n, patches, patch² c), row by row. InputError if the sides are no multiples."""
+    """Images (n, height, width, c) to patches (n, patches, patch² c), row by row.
+
+    InputError unless the sides are multiples of `patch`.
+    """
     n, h, w, c = x.shape
     if h % patch or w % patch:
         raise InputError(
@@ -211,7 +221,7 @@ def patchify(x: Array, patch: int) -> Array:
 
 
 def unpatchify(y: Array, shape: tuple[int, ...]) -> Array:
-    """What `patchify` was given: (n, patches, patch² c) to (n, *shape)."""
+    """Patches (n, patches, patch² c) to images (n, *shape): the inverse of `patchify`."""
     h, w, c = shape
     patch = math.isqrt(y.shape[-1] // c)
     y = y.reshape(-1, h // patch, w // patch, patch, patch, c).swapaxes(2, 3)
@@ -219,9 +229,13 @@ def unpatchify(y: Array, shape: tuple[int, ...]) -> Array:
 
 
 def sincos_positions(h: int, w: int, width: int) -> Array:
-    """Fixed positions of h x w patches, (h w, width): half the channels for the row, half for the column, of each
-    half the sines and half the cosines at wavelengths from 2π to 20,000π, as in MAE's code. InputError unless 4 divides
-    the width."""
+    """Fixed positions of h x w patches, (h w, width).
+
+    Half of the channels are of the row, half of the column; half of each are sines, half cosines,
+    at wavelengths from 2π to 20,000π. MAE's code has the column's channels first, which is a
+    permutation of channels: swap the halves to exchange weights. InputError unless 4 divides the
+    width.
+    """
     if width % 4:
         raise InputError(
             f"Sine and cosine positions in two directions need a width that 4 divides, not {width}."
