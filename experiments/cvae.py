@@ -35,16 +35,15 @@ def cvae(
 ) -> Experiment:
     """Variational autoencoder conditioned on the class of each image.
 
-    It classifies an image by the class under which the image is most likely.
+    It classifies an image by the class under which the image is most likely. The kinds of pixels
+    are those of vae.py.
 
     Args:
         data: Images: digits (embedded), a TFDS set (fashion_mnist), a folder or an .npz.
         image_size: Pixels per side to which images are resized when read; 0 keeps their size.
         coder: Networks of q(z|x, y) and p(x|z, y).
         latents: Dimensions of z.
-        pixels: p(x|z, y). binary: 0 or 1, drawn in each step with the brightness as probability;
-            grey: cross-entropy with the brightness itself, which is no likelihood; gaussian:
-            normal around the decoder's mean, with one learned variance.
+        pixels: p(x|z, y) of a pixel: Bernoulli (binary or grey), or normal (gaussian).
         epochs: Passes over the training set.
         batch_size: Images in a step.
         lr: Learning rate of Adam.

@@ -47,8 +47,7 @@ def gan(
         latents: Dimensions of the generator's noise z, which is standard normal.
         hidden: Widths of the generator's hidden layers; the discriminator's are reversed.
         minimax: The generator minimises log(1 - D), as in eq. 1, instead of -log D.
-        features: Network for FID: none (raw pixels) if empty, the folder of a run of supervised.py,
-            or inception.
+        features: Network for FID: raw pixels if empty, a supervised.py run's folder, or inception.
         epochs: Passes over the training set.
         batch_size: Images in a step.
         lr: Learning rate of Adam, for both networks.

@@ -18,6 +18,7 @@ import optax
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import feed, images, steps_of
+from ssljax.evals.features import check_shapes
 from ssljax.evals.likelihood import latent_use, likelihood
 from ssljax.evals.pictures import samples
 from ssljax.losses.elbo import dreg_bound, iwae_bound, one_sample_bound
@@ -56,7 +57,9 @@ def iwae(
 ) -> Experiment:
     """Importance-weighted autoencoder of one stochastic layer, on binary pixels.
 
-    Pixels are drawn in each step as 0 or 1, with the brightness as probability.
+    Pixels are drawn in each step as 0 or 1, with the brightness as probability. The gradient dreg
+    is the doubly reparameterised one (Tucker et al., 2018, arXiv:1810.04152). Most of the paper's
+    schedule is at a low rate, too low for training far shorter than the paper's.
 
     Args:
         data: Images: digits (embedded), a TFDS set (mnist), a folder or an .npz.
@@ -64,16 +67,15 @@ def iwae(
         coder: Networks of q(z|x) and p(x|z).
         latents: Dimensions of z.
         k: Draws of q(z|x) in the bound.
-        gradient: Gradient of the bound: its own (iwae), the doubly reparameterised one (dreg;
-            Tucker et al., 2018, arXiv:1810.04152), or that of one draw, picked by its weight (one).
+        gradient: Gradient: the bound's own, dreg's, or that of one draw, picked by its weight.
         epochs: Passes over the training set.
         batch_size: Images in a step.
         lr: Learning rate of Adam in the first step.
-        schedule: Schedule of the learning rate: the paper's eight stages, or a cosine to zero for
-            training far shorter than the paper's, most of which is at a low rate.
+        schedule: Schedule of lr: the paper's eight stages, or a cosine to 0 for shorter training.
         importance: Draws of q(z|x) for the likelihood of a test image.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
+    check_shapes(train, test)
     num_steps = steps_of(epochs, train, batch_size)
     rate = optax.cosine_decay_schedule if schedule == "cosine" else paper_stages
     tx = optax.adam(rate(lr, num_steps), eps=1e-4)

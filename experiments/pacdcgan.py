@@ -18,6 +18,7 @@ from ssljax import alternate, Experiment, InputError, main, player_variables, Tr
 from ssljax.data import augment, feed, images
 from ssljax.data.feed import check_batch
 from ssljax.evals.feature_nets import classifier, nearest_image_classifier
+from ssljax.evals.features import check_shapes
 from ssljax.evals.pictures import samples
 from ssljax.evals.stacked import stacked_modes
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
@@ -42,22 +43,22 @@ def pacdcgan(
 ) -> Experiment:
     """DCGAN on random triples of grey images, with a discriminator of packs.
 
+    For MNIST the paper has widths of 64 to 512 and 50 epochs of 128,000 stacks, 100,000 steps.
+
     Args:
         data: Grey images: digits (embedded), a TFDS set (mnist), a folder or an .npz.
         image_size: Pixels per side to which images are resized when read; 0 keeps their size.
         pack: m: stacks that the discriminator judges at once; 1 is DCGAN.
-        labels: Classifier of digits that counts the modes: the folder of a run of supervised.py, or
-            the class of the nearest training image (by pixels) if empty.
+        labels: Classifier that counts modes: a supervised.py run's folder; nearest image if empty.
         latents: Dimensions of the generator's noise z, which is uniform in [-1, 1].
-        widths: Channels at each halving of the discriminator's resolution; the generator's are
-            reversed. The paper's for MNIST are 64 to 512.
-        steps: Training steps, of one update of the discriminator and two of the generator; the
-            paper takes 50 epochs of 128,000 stacks, 100,000 steps.
+        widths: Channels of the discriminator at each halving; the generator's are reversed.
+        steps: Training steps, of one update of the discriminator and two of the generator.
         batch_size: Packs in a step, which takes 3 m digits for each.
         lr: Learning rate of Adam, for both networks.
         b1: β₁ of Adam: decay of the gradient's moving average.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
+    check_shapes(train, test)
     height, width, channels = train.shape
     if channels != 1:
         raise InputError(

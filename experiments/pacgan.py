@@ -51,9 +51,10 @@ def pacgan(
 ) -> Experiment:
     """PacGAN on a mixture of Gaussians in the plane: how many modes does the generator find?
 
+    100,000 points are drawn and packed once, the same for all seeds.
+
     Args:
-        data: ring has 8 modes on a circle, grid 25 in a square; 100,000 points are drawn and packed
-            once, the same for all seeds.
+        data: Mixture: ring has 8 modes on a circle, grid 25 in a square.
         pack: m: points that the discriminator judges at once; 1 is an ordinary GAN.
         epochs: Passes over 100,000 packs.
         batch_size: Packs in a step, real ones and as many generated ones.

@@ -44,11 +44,9 @@ def r1gan(
         data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
         image_size: Pixels per side to which images are resized when read; 0 keeps their size.
         latents: Dimensions of the generator's noise z, which is standard normal.
-        widths: Channels at each halving of the discriminator's resolution; the generator's are
-            reversed.
+        widths: Channels of the discriminator at each halving; the generator's are reversed.
         gamma: γ in eq. 9: weight of the penalty; 10 in the paper for its larger images.
-        features: Network for FID: none (raw pixels) if empty, the folder of a run of supervised.py,
-            or inception.
+        features: Network for FID: raw pixels if empty, a supervised.py run's folder, or inception.
         epochs: Passes over the training set.
         batch_size: Images in a step.
         lr: Learning rate of Adam, for both networks.

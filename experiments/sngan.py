@@ -41,12 +41,9 @@ def sngan(
         data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
         image_size: Pixels per side to which images are resized when read; 0 keeps their size.
         latents: Dimensions of the generator's noise z, which is standard normal.
-        widths: Channels at each halving of the discriminator's resolution; the generator's are
-            reversed.
-        features: Network for FID: none (raw pixels) if empty, the folder of a run of supervised.py,
-            or inception.
-        critic_steps: n_dis: updates of the discriminator, each on its own batch, for one of the
-            generator; a training step is all of them.
+        widths: Channels of the discriminator at each halving; the generator's are reversed.
+        features: Network for FID: raw pixels if empty, a supervised.py run's folder, or inception.
+        critic_steps: n_dis: updates of the discriminator, each on its own batch, in a step.
         epochs: Passes over the training set.
         batch_size: Images in an update of the discriminator.
         lr: Learning rate of Adam, for both networks.

@@ -39,16 +39,17 @@ def vae(
 ) -> Experiment:
     """Variational autoencoder: images from Gaussian codes.
 
-    Neighbours, clusters and reconstructions are by the code of the grey image, whatever `pixels`.
+    Pixels are binary, drawn in each step as 0 or 1 with the brightness as probability; grey, the
+    cross-entropy with the brightness itself, which is no likelihood; or gaussian, around the
+    decoder's mean with one learned variance. Neighbours, clusters and reconstructions are by the
+    code of the grey image in each case.
 
     Args:
         data: Images: digits (embedded), a TFDS set (mnist, cifar10), a folder or an .npz.
         image_size: Pixels per side to which images are resized when read; 0 keeps their size.
         coder: Networks of q(z|x) and p(x|z).
         latents: Dimensions of z.
-        pixels: p(x|z). binary: 0 or 1, drawn in each step with the brightness as probability; grey:
-            cross-entropy with the brightness itself, which is no likelihood; gaussian: normal
-            around the decoder's mean, with one learned variance.
+        pixels: p(x|z) of a pixel: Bernoulli (binary or grey), or normal (gaussian).
         beta: β: weight of the KL divergence; 1 is the bound on the likelihood.
         epochs: Passes over the training set.
         batch_size: Images in a step.

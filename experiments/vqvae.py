@@ -13,6 +13,7 @@ from ssljax import Experiment, InputError, main, minimize, TrainState
 from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.codebook import codebook_use
 from ssljax.evals.compress import compression
+from ssljax.evals.features import check_shapes
 from ssljax.evals.pictures import compared
 from ssljax.losses.quantization import (
     codebook,
@@ -42,21 +43,24 @@ def vqvae(
 ) -> Experiment:
     """Vector-quantised autoencoder: images as maps of entries of a codebook.
 
+    The commitment loss is a sum over an entry's dimensions, the reconstruction error a mean over
+    pixels, divided by their variance.
+
     Args:
         data: Images: digits (embedded), a TFDS set (cifar10), a folder or an .npz.
         image_size: Pixels per side to which images are resized when read; 0 keeps their size.
         width: Channels of every layer of both networks.
         halvings: Halvings of the resolution, from image to map.
         size: D: dimensions of an entry of the codebook.
-        entries: K: entries of the codebook; an image takes log2(K) bits for each place of its map.
-        beta: β in eq. 3: weight of the commitment loss, which is a sum over an entry's dimensions,
-            whereas the reconstruction error is a mean over pixels.
+        entries: K: entries of the codebook; each place of an image's map takes log2(K) bits.
+        beta: β in eq. 3: weight of the commitment loss.
         decay: γ in appendix A.1: EMA decay of the codebook.
         epochs: Passes over the training set.
         batch_size: Images in a step.
         lr: Learning rate of Adam.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
+    check_shapes(train, test)
     num_steps = steps_of(epochs, train, batch_size)
     variance = float(np.var(train.read(np.arange(min(len(train), 5000)))["image"] / 255.0))
     if not variance:

@@ -45,16 +45,14 @@ def wgan_gp(
         data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
         image_size: Pixels per side to which images are resized when read; 0 keeps their size.
         latents: Dimensions of the generator's noise z, which is standard normal.
-        widths: Channels at each halving of the critic's resolution; the generator's are reversed.
-        critic_steps: n_critic: updates of the critic, each on its own batch, for one of the
-            generator; a training step is all of them.
+        widths: Channels of the critic at each halving; the generator's are reversed.
+        critic_steps: n_critic: updates of the critic, each on its own batch, in a step.
         penalty: λ in eq. 3: weight of the critic's gradient penalty.
         epochs: Passes over the training set.
         batch_size: Images in an update of the critic.
         lr: Learning rate of Adam, for both networks.
         decay: EMA decay of the generator used for sampling; lower in the first steps.
-        features: Network for FID: none (raw pixels) if empty, the folder of a run of supervised.py,
-            or inception.
+        features: Network for FID: raw pixels if empty, a supervised.py run's folder, or inception.
     """
     train, test = (images(data, split, image_size) for split in ("train", "test"))
     num_steps = steps_of(epochs, train, batch_size, critic_steps)

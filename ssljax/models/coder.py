@@ -1,4 +1,4 @@
-"""Pairs of an encoder, image to code, and a decoder, code to image: dense or convolutional, each the other's mirror."""
+"""Pairs of an encoder, image to code, and a decoder, code to image: dense or convolutional."""
 
 from dataclasses import dataclass
 import math
@@ -10,17 +10,19 @@ import jax.numpy as jnp
 from ssljax.models import activate, Activation, Dtype
 from ssljax.models.convnet import Conv, halved, Up
 from ssljax.models.mlp import MLP
+from ssljax.ranges import Counts
 
 
 @dataclass(frozen=True)
 class Dense:
     """Dense layers: `hidden` from the image to the code, and back in reverse."""
 
-    hidden: tuple[int, ...] = (500,)
-    """Widths between image and code."""
+    hidden: Counts = (500,)
+    """Widths of the hidden layers, from image to code; the decoder's are reversed."""
     activation: Activation = "relu"
+    """Activation of the hidden layers."""
     dtype: Dtype = "float32"
-    """To compute in; parameters stay float32."""
+    """Precision of computation; parameters are float32."""
 
     def encoder(self, size: int) -> nn.Module:
         """Images (n, height, width, channels) to (n, size)."""
@@ -33,13 +35,14 @@ class Dense:
 
 @dataclass(frozen=True)
 class Convolutional:
-    """Convolutions that halve the resolution, a dense layer to the code, and back."""
+    """Convolutions that each halve the resolution, a dense layer to the code, and back."""
 
-    widths: tuple[int, ...] = (32, 64, 128)
-    """Channels at each halving of the resolution."""
+    widths: Counts = (32, 64, 128)
+    """Channels at each halving of the resolution; the decoder's are reversed."""
     activation: Activation = "relu"
+    """Activation of the convolutions."""
     dtype: Dtype = "float32"
-    """To compute in; parameters stay float32."""
+    """Precision of computation; parameters are float32."""
 
     def encoder(self, size: int) -> nn.Module:
         """Images (n, height, width, channels) to (n, size)."""
@@ -60,12 +63,9 @@ class DenseDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        net = MLP(
-            (*self.hidden, math.prod(self.shape)), activation=self.activation, dtype=self.dtype
-        )
-        return (
-            net(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], *self.shape).astype(jnp.float32)
-        )
+        widths = (*self.hidden, math.prod(self.shape))
+        x = MLP(widths, activation=self.activation, dtype=self.dtype)(z.reshape(-1, z.shape[-1]))
+        return x.reshape(*z.shape[:-1], *self.shape).astype(jnp.float32)
 
 
 class ConvEncoder(nn.Module):
@@ -84,7 +84,10 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Codes (..., d) to (..., *shape): a dense layer to a small map, then transposed convolutions, cut to size."""
+    """Codes (..., d) to (..., *shape).
+
+    A dense layer to a small map, then transposed convolutions, cut to size.
+    """
 
     widths: tuple[int, ...]
     shape: tuple[int, ...]
@@ -106,7 +109,7 @@ class ConvDecoder(nn.Module):
 
 
 class Tied(nn.Module):
-    """One layer whose decoder is its encoder transposed: h = sigmoid(x W + b), and back h Wᵀ + c, as logits."""
+    """One layer with tied weights: h = sigmoid(x W + b), and back h Wᵀ + c, as logits."""
 
     inputs: int
     units: int
