@@ -16,10 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ssljax import InputError, load, Run, train
-from ssljax import logs
+from ssljax import InputError, load, logs, Run, train
 from ssljax.checkpoint import flatten
-from ssljax.signals import Stopped
 from ssljax.stats import interval
 from tests.conftest import ROOT
 from tests.tiny import tiny
@@ -79,22 +77,6 @@ def test_resumes_to_the_bit(unbroken, tmp_path, at):
     assert digest(train(tiny(), run)) == unbroken  # Once more: only evaluated.
 
 
-def test_keeps_n_checkpoints(tmp_path):
-    train(tiny(), Run(workdir=str(tmp_path), save_every=5, keep=3))
-    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [30, 35, 40]
-
-
-def test_loads_the_weights_of_another_run(tmp_path):
-    state = train(tiny(), Run(workdir=str(tmp_path)))
-    jax.tree.map(
-        np.testing.assert_array_equal, load(tmp_path)["params"], jax.device_get(state.params)
-    )
-    with pytest.raises(InputError, match="holds no checkpoint"):
-        load(tmp_path / "nothing")
-    with pytest.raises(InputError, match="holds 1 seed: there is no lane 1"):
-        load(tmp_path, 1)
-
-
 def test_metrics_are_means_since_the_last_log_and_are_not_repeated(tmp_path):
     train(replace(tiny(), num_steps=20), Run(workdir=str(tmp_path), log_every=5))
     rows = logs.read_metrics(tmp_path)
@@ -109,7 +91,9 @@ def test_metrics_are_means_since_the_last_log_and_are_not_repeated(tmp_path):
     train(replace(tiny(), num_steps=10), Run(workdir=str(each), log_every=1))
     losses = [r["loss"] for r in logs.read_metrics(each) if "loss" in r]
     np.testing.assert_allclose(
-        [np.mean(losses[:5]), np.mean(losses[5:])], [r["loss"] for r in rows if "loss" in r][:2], rtol=1e-5
+        [np.mean(losses[:5]), np.mean(losses[5:])],
+        [r["loss"] for r in rows if "loss" in r][:2],
+        rtol=1e-5,
     )
 
 
@@ -191,7 +175,11 @@ def test_nan_stops_the_run_before_the_step(tmp_path, lanes, capsys):
     with pytest.raises(InputError, match="metric loss.* became nan in step 24"):
         train(bad, run)
     failure = json.loads((tmp_path / "failure" / "failure.json").read_text())
-    assert failure == {"step": 23, "metric": "loss", "lane": 0}
+    assert {k: failure[k] for k in ("step", "metric", "lane")} == {
+        "step": 23,
+        "metric": "loss",
+        "lane": 0,
+    }
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [
         15
     ]  # No state with a NaN is kept.
@@ -215,74 +203,6 @@ def test_nan_stops_the_run_before_the_step(tmp_path, lanes, capsys):
 def test_replay_without_a_failure(tmp_path):
     with pytest.raises(InputError, match="no failed step"):
         train(tiny(), Run(workdir=str(tmp_path), replay=True))
-
-
-def test_another_run_in_the_folder_is_shown(tmp_path):
-    run = Run(workdir=str(tmp_path))
-    train(tiny(num_steps=2), run, {"lr": 0.01, "encoder": {"class": "MLP", "width": 16}})
-    with pytest.raises(
-        InputError, match=r"(?s)--encoder\.width: 16 in the folder, 32 now.*--lr: 0.01 .*, 0.1 now"
-    ):
-        train(tiny(num_steps=2), run, {"lr": 0.1, "encoder": {"class": "MLP", "width": 32}})
-    with pytest.raises(InputError, match="--run.seed: 0 in the folder, 1 now"):
-        train(
-            tiny(num_steps=2),
-            replace(run, seed=1),
-            {"lr": 0.01, "encoder": {"class": "MLP", "width": 16}},
-        )
-
-
-def test_the_files_and_texts_of_an_experiment_are_kept(tmp_path, capsys):
-    exp = replace(
-        tiny(num_steps=4),
-        files={"vocabulary.txt": "é\nb"},
-        evals={"said": lambda state: {"words": "öne two"}},
-    )
-    train(exp, Run(workdir=str(tmp_path)))
-    assert (tmp_path / "vocabulary.txt").read_text(encoding="utf-8") == "é\nb"
-    assert (tmp_path / "figures" / "said_words.txt").read_text(encoding="utf-8") == "öne two\n"
-    assert capsys.readouterr().out.count("öne two") == 1
-    with pytest.raises(InputError, match="vocabulary.txt is not what this run's data gives now"):
-        train(replace(exp, files={"vocabulary.txt": "é"}), Run(workdir=str(tmp_path)))
-
-
-def test_the_record_is_enough_to_repeat(tmp_path):
-    source = ROOT / "tests" / "tiny.py"
-    train(tiny(num_steps=2), Run(workdir=str(tmp_path)), {"num_steps": 2}, str(source))
-    record = json.loads((tmp_path / "record.json").read_text())
-    assert record["computes"] == {"num_steps": 2, "run": {"seed": 0, "seeds": 1}}
-    launch = record["launches"][0]
-    assert (
-        {"jax", "flax", "optax", "numpy"} <= launch["versions"].keys()
-        and launch["hardware"]
-        and launch["python"]
-    )
-    assert (tmp_path / "source" / "tiny.py").read_text() == source.read_text()
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (dict(width=8), r"BatchNorm_0/mean is float32\[16\] there and float32\[8\] here"),
-        (dict(norm=False), r"is only there"),
-    ],
-)
-def test_a_checkpoint_of_another_shape(tmp_path, change, message):
-    train(tiny(num_steps=4), Run(workdir=str(tmp_path)))
-    with pytest.raises(InputError, match=f"of another model: .*{message}"):
-        train(tiny(num_steps=8, **change), Run(workdir=str(tmp_path)))
-
-
-def test_a_corrupt_checkpoint_is_named(tmp_path):
-    train(tiny(), Run(workdir=str(tmp_path), save_every=20))
-    last = tmp_path / "checkpoints" / "40"
-    for file in last.rglob("*"):
-        if file.is_file():
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(InputError, match=r"checkpoints/40 can't be read .*delete that folder"):
-        train(tiny(), Run(workdir=str(tmp_path)))
-    subprocess.run(["rm", "-r", last], check=True)
-    train(tiny(), Run(workdir=str(tmp_path)))  # From step 20, as it says.
 
 
 def test_a_half_written_checkpoint_is_not_picked_up(tmp_path, unbroken):
