@@ -134,17 +134,36 @@ def comparison(
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean (d,) and a root of the covariance, (r, d) with r <= d: root' root = covariance."""
+    """Mean (d,) and covariance of features (n, d), in float64.
+
+    The covariance is `factor`' `factor` for fewer images than features, (n, d), and `cov`, (d, d),
+    else: neither is larger than the features.
+    """
 
     mean: np.ndarray
-    root: np.ndarray
+    cov: np.ndarray | None = None
+    factor: np.ndarray | None = None
+
+    @functools.cached_property
+    def root(self) -> np.ndarray:
+        """A matrix R with R'R = covariance, (r, d), r <= d."""
+        if self.factor is not None:
+            return self.factor
+        values, vectors = np.linalg.eigh(self.cov)
+        # The others are noise, whose roots would add up.
+        kept = values > len(values) * np.finfo(float).eps * values.max()
+        return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
+
+    @property
+    def trace(self) -> float:
+        """Trace of the covariance."""
+        return np.sum(self.factor**2) if self.cov is None else np.trace(self.cov)
 
 
 def moments(z: np.ndarray) -> Moments:
-    """Mean and unbiased covariance of features (n, d), in float64.
+    """Mean and unbiased covariance of features (n, d).
 
-    The covariance itself is made only where it is smaller than the features, as a root of it has no
-    more than n rows. InputError for fewer than two rows, and for numbers that are not finite.
+    InputError for fewer than two rows, and for numbers that are not finite.
     """
     n, d = z.shape
     if n < 2:
@@ -153,27 +172,30 @@ def moments(z: np.ndarray) -> Moments:
         raise InputError("A Fréchet distance needs features that are finite.")
     mean = z.mean(0, dtype=np.float64)
     if n <= d:
-        return Moments(mean, (z - mean) / np.sqrt(n - 1))
+        return Moments(mean, factor=(z - mean) / np.sqrt(n - 1))
     cov = np.zeros((d, d))
     for start in range(0, n, 4096):  # No copy of all features in float64.
         part = z[start : start + 4096] - mean
         cov += part.T @ part
-    values, vectors = np.linalg.eigh(cov / (n - 1))
-    # The others are noise, whose roots would add up.
-    kept = values > d * np.finfo(float).eps * values.max()
-    return Moments(mean, np.sqrt(values[kept])[:, None] * vectors[:, kept].T)
+    return Moments(mean, cov=cov / (n - 1))
 
 
 def frechet(a: Moments, b: Moments) -> float:
     """|mean1 - mean2|² + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)).
 
-    Heusel et al., 2017, arXiv:1706.08500, eq. 6. With cov = R'R, the eigenvalues of cov1 cov2 are
-    the squares of the singular values of R1 R2', which has no more rows and columns than there are
-    images. No root of a singular matrix is taken, as a covariance of few images is.
+    Heusel et al., 2017, arXiv:1706.08500, eq. 6. With R'R = cov1, the eigenvalues of cov1 cov2 are
+    those of R cov2 R', which is symmetric: no root of a singular matrix is taken, as a covariance
+    of few images is, and there is no imaginary part to drop. With F'F = cov2, they are those of
+    R F' F R' and of F R' R F', of which the smaller one is made.
     """
-    cross = np.linalg.svd(a.root @ b.root.T, compute_uv=False).sum()
-    spread = np.sum(a.root**2) + np.sum(b.root**2)
-    return float(np.sum((a.mean - b.mean) ** 2) + spread - 2 * cross)
+    if b.cov is not None:
+        product = a.root @ b.cov @ a.root.T
+    else:
+        half = a.root @ b.root.T
+        product = half @ half.T if half.shape[0] <= half.shape[1] else half.T @ half
+    values = np.linalg.eigvalsh((product + product.T) / 2)
+    cross = np.sqrt(np.maximum(values, 0)).sum()
+    return float(np.sum((a.mean - b.mean) ** 2) + a.trace + b.trace - 2 * cross)
 
 
 def kid(a: np.ndarray, b: np.ndarray, size: int = 0, seed: int = 0) -> tuple[float, float]:
