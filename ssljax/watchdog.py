@@ -1,0 +1,174 @@
+"""Watch over the other processes of a run: when one dies, the others end within seconds.
+
+Without it they would wait for the dead one for 100 s and abort. Each process keeps a connection to
+process 0, which the operating system closes when a process dies.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import functools
+import os
+import selectors
+import socket
+import threading
+import time
+
+import jax
+
+from ssljax.errors import InputError
+
+STATUS = 75  # Of a process that ends because another one died; EX_TEMPFAIL of sysexits.h.
+PATIENCE = 1.0  # Seconds in which the death of a process is known to the others.
+GOODBYE = 2**32 - 1
+_KEY = "ssljax/watchdog"
+
+_members: dict[int, socket.socket] = {}  # Connections by process; of process 0, to each other.
+_state = {"watching": False, "round": 0}
+
+
+def initialize() -> None:
+    """`jax.distributed.initialize`, with a sentence instead of an abort where a process is lost.
+
+    InputError where no cluster is found, or not all of its processes.
+    """
+    from jax._src.distributed import _jax
+
+    client = _jax.get_distributed_runtime_client
+    # JAX's own callback aborts with a stack of C++.
+    lost = functools.partial(client, missed_heartbeat_callback=_lost)
+    _jax.get_distributed_runtime_client = lost
+    try:
+        jax.distributed.initialize()
+    except Exception as e:  # ValueError without a cluster, JaxRuntimeError after its timeout.
+        reason = " ".join(str(e).split())[:200]
+        raise InputError(
+            f"--run.distributed: the processes of this run don't find each other ({reason}). Start "
+            "all of them, with Slurm (launch/slurm.sh) or on a TPU pod (launch/tpu.sh), or leave "
+            "the flag out."
+        ) from e
+    finally:
+        _jax.get_distributed_runtime_client = client
+    start()
+
+
+def start() -> None:
+    """Begins to watch the other processes, where there are some; all must call this together."""
+    from jax._src import distributed
+
+    client = distributed.global_state.client
+    if client is None or jax.process_count() == 1 or _state["watching"]:
+        return
+    _state["watching"] = True
+    _state["round"] += 1
+    key = f"{_KEY}/{_state['round']}"
+    if jax.process_index() == 0:
+        server = socket.create_server(("", 0), backlog=jax.process_count())
+        client.key_value_set(key, str(server.getsockname()[1]))
+        for _ in range(jax.process_count() - 1):
+            member, _ = server.accept()
+            _members[_receive(member)] = member
+        server.close()
+    else:
+        host = distributed.global_state.coordinator_address.rsplit(":", 1)[0].strip("[]")
+        port = int(client.blocking_key_value_get(key, 300_000))
+        _members[0] = socket.create_connection((host, port))
+        _send(_members[0], jax.process_index())
+    for member in _members.values():
+        _keep_alive(member)
+    threading.Thread(target=_watch, daemon=True, name="watchdog").start()
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+    """Context in which the processes of a run watch each other.
+
+    At its end a process says goodbye, also where a signal stops the run; not where it fails.
+    """
+    start()
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:  # SystemExit by a signal, which all processes have agreed on.
+        _say_goodbye()
+        raise
+    else:
+        _say_goodbye()
+
+
+def await_verdict() -> None:
+    """Waits until it is known whether an error comes from a process that has died, which ends this
+    one."""
+    if _state["watching"]:
+        time.sleep(PATIENCE)
+
+
+def active() -> bool:
+    """Whether other processes are watched."""
+    return bool(_state["watching"])
+
+
+def _say_goodbye() -> None:
+    _state["watching"] = False
+    for member in _members.values():
+        with contextlib.suppress(OSError):
+            _send(member, GOODBYE)
+            member.shutdown(socket.SHUT_WR)
+    _members.clear()
+
+
+def _watch() -> None:
+    """Reads what the others send: a goodbye, the number of a dead process, or the end of a line."""
+    members = dict(_members)
+    with selectors.DefaultSelector() as selector:
+        for process, member in members.items():
+            selector.register(member, selectors.EVENT_READ, process)
+        while selector.get_map():
+            for key, _ in selector.select():
+                try:
+                    message = _receive(key.fileobj)
+                except OSError:  # It was reset, or the other machine has vanished.
+                    message = key.data
+                if message != GOODBYE and _state["watching"]:
+                    for process, member in members.items():
+                        if process != key.data:
+                            with contextlib.suppress(OSError):
+                                _send(member, message)
+                    _end(f"Process {message}")
+                selector.unregister(key.fileobj)
+
+
+def _lost(*_: object) -> None:
+    """JAX's heartbeat has ended, or its service: the watchdog knows better which process it is."""
+    time.sleep(PATIENCE)
+    _end("Another process")
+
+
+def _end(name: str) -> None:
+    """Ends this process because another one is gone."""
+    line = (
+        f"error: {name} of this run has ended, so that this one can't continue. What was saved is "
+        "whole: start all processes again with the same command to resume.\n"
+    )
+    with contextlib.suppress(OSError):
+        os.write(2, line.encode())
+    os._exit(STATUS)
+
+
+def _keep_alive(member: socket.socket) -> None:
+    """Notices a machine that has vanished after 20 + 4 · 5 seconds."""
+    member.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, option):
+            member.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _send(member: socket.socket, number: int) -> None:
+    member.sendall(number.to_bytes(4, "big"))
+
+
+def _receive(member: socket.socket) -> int:
+    data = member.recv(4, socket.MSG_WAITALL)
+    if len(data) < 4:
+        raise ConnectionResetError("the other process has closed the connection")
+    return int.from_bytes(data, "big")
