@@ -8,11 +8,10 @@ import os
 import signal
 import sys
 import time
+import traceback
 from typing import Any, get_type_hints, NoReturn
 
-import jax
-
-from ssljax import fingerprint, flags, record, sharding
+from ssljax import fingerprint, flags, record, sharding, watchdog
 from ssljax.errors import describe, find_os_error, InputError, quiet_threads
 from ssljax.experiment import Experiment
 from ssljax.ranges import check_arguments, check_value
@@ -23,6 +22,7 @@ from ssljax.signals import discard_output, Signals
 def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> None:
     """Trains `make(...)`, with each of its arguments and each field of `Run` as a flag."""
     started = time.perf_counter() - record.since_start()
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # Closed by the caller.
     if make.__module__ == "__main__":  # A program, rather than a call from a test or a notebook.
         Signals(at_once=True).__enter__()
         quiet_threads()
@@ -46,7 +46,7 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         check_value("run", run, Run)
         check_arguments(make, arguments)
         if run.distributed:
-            jax.distributed.initialize()
+            watchdog.initialize()
         sharding.split_cpu(run.cpu_devices)
         if not run.workdir:
             run = replace(run, workdir=default_workdir(make, arguments, run))
@@ -57,6 +57,7 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         train(exp, run, record.plain(arguments), source, started, read, defaults)
         sys.stdout.flush()
     except InputError as e:
+        watchdog.await_verdict()
         _exit(2, f"error: {e}")
     except KeyboardInterrupt:
         _exit(130, "Stopped at once; what was saved before is whole.")
@@ -64,8 +65,12 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         discard_output()
         _exit(128 + signal.SIGPIPE, "Nobody reads standard output any more: stopped at once.")
     except Exception as e:
+        watchdog.await_verdict()
         error = find_os_error(e)
         if error is None:
+            if watchdog.active():
+                traceback.print_exc()
+                _exit(1, "This process of the run has failed.")
             raise
         _exit(2, f"error: {describe(error, run.workdir)}")
 
@@ -76,6 +81,11 @@ def _exit(status: int, line: str) -> NoReturn:
         sys.stdout.flush()
     except OSError:
         discard_output()
+    if (
+        watchdog.active()
+    ):  # JAX would wait at exit for the other processes, which wait for this one.
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
-from ssljax import fingerprint, logs, record, replay, sharding
+from ssljax import fingerprint, logs, record, replay, sharding, watchdog
 from ssljax.checkpoint import Checkpoints, flatten
 from ssljax.data.cache import cache_dir
 from ssljax.errors import InputError
@@ -99,7 +99,7 @@ def train(
     workdir = pathlib.Path(run.workdir).expanduser() if run.workdir else None
     if workdir and not read:
         read = fingerprint.of_resident(exp.data.resident())
-    with jax.set_mesh(mesh), Signals() as signals, lock(workdir):
+    with jax.set_mesh(mesh), Signals() as signals, watchdog.watching(), lock(workdir):
         return _train(
             exp, run, workdir, mesh, signals, computes or {}, source, read or {}, defaults, times
         )
