@@ -1,6 +1,7 @@
 """Labelled texts, and models that begin with the weights of another run."""
 
 from dataclasses import replace
+import json
 import shutil
 
 import jax
@@ -13,15 +14,14 @@ from experiments.finetune import finetune
 from experiments.finetune_text import finetune_text
 from experiments.rotation import rotation
 from experiments.simcse import simcse
-from ssljax import load, Run, train
+from ssljax import fingerprint, load, record, Run, train
 from ssljax.data.documents import Documents, half_pages, labelled_documents, long_paragraphs
 from ssljax.data.token_rows import labelled_rows, SPECIAL, token_rows
 from ssljax.data.tokenizers import characters, wordpiece
 from ssljax.errors import InputError
-from ssljax import record
 from ssljax.models.convnet import ConvNet
 from ssljax.models.transformer import LanguageModel, Transformer
-from ssljax.pretrained import pretrained, pretrained_or_new
+from ssljax.pretrained import encoder_of, pretrained, pretrained_or_new
 
 NET = Transformer(1, 2, 8, dropout=0.1)
 
@@ -178,3 +178,89 @@ def test_from_scratch_is_the_form_of_the_pretrained_encoder_with_new_weights(tmp
     kernels = [s.params["encoder"]["conv1"]["kernel"] for s in (fresh, warm)]
     assert not np.array_equal(*kernels)
     jax.tree.map(np.testing.assert_array_equal, fresh.params["head"], warm.params["head"])
+
+
+def damages(text: str):
+    """Damaged contents of a file of JSON: not JSON, not UTF-8, other types, and a changed value."""
+    yield from (b"", b"{", b"\xff\xfe", b"[]", b"null", b"7", b"{}", text.encode()[:-20])
+    content = json.loads(text)
+    for key in content:
+        yield json.dumps({k: v for k, v in content.items() if k != key}).encode()
+        for value in (None, [], {}, "text", -3, [1, "x"]):
+            if value != content[key]:
+                yield json.dumps({**content, key: value}).encode()
+
+
+def test_damaged_files_of_a_language_model_are_one_sentence(tmp_path, one_device):
+    folder = tmp_path / "bert"
+    exp = replace(bert(net=NET, vocabulary=400, length=16, batch_size=8), num_steps=1, evals={})
+    train(exp, Run(workdir=str(folder)), record.plain(dict(net=NET, length=16)))
+    for name in ("net.json", "tokenizer.json"):
+        whole = (folder / name).read_text()
+        for content in damages(whole):
+            (folder / name).write_bytes(content)
+            with pytest.raises(InputError, match=f"{name} is damaged .*train that run again") as e:
+                pretrained(folder)
+            assert "\n" not in str(e.value)
+        (folder / name).unlink()
+        (folder / name).mkdir()
+        with pytest.raises(InputError, match=f"{name} is damaged"):
+            pretrained(folder)
+        (folder / name).rmdir()
+        (folder / name).write_text(whole)
+    # A run of an older version has no digests of these files: their content must fit the weights.
+    file = folder / "record.json"
+    old = json.loads(file.read_text())
+    del old["files"]
+    file.write_text(json.dumps(old))
+    form = json.loads((folder / "net.json").read_text())
+    for change in ({"width": 16}, {"layers": 2}, {"heads": "2"}, {"norm": "no"}, {"dropout": 2}):
+        (folder / "net.json").write_text(json.dumps({**form, **change}))
+        with pytest.raises(InputError, match="net.json is damaged"):
+            pretrained(folder)
+    (folder / "net.json").write_text(json.dumps({**form, "class": "ViT"}))
+    with pytest.raises(InputError, match="holds no run of a language model"):
+        pretrained(folder)
+
+
+def test_damaged_records_of_an_encoder_are_one_sentence(tmp_path, one_device):
+    arguments = dict(encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
+    exp = replace(rotation(**arguments), num_steps=1, evals={})
+    train(exp, Run(workdir=str(tmp_path)), record.plain(arguments))
+    file = tmp_path / "record.json"
+    whole = json.loads(file.read_text())
+    for content in damages(file.read_text()):
+        file.write_bytes(content)
+        try:
+            assert encoder_of(tmp_path).net == arguments["encoder"]  # Another part is damaged.
+        except InputError as e:
+            assert "\n" not in str(e)
+    for change in ({"widths": "wide"}, {"widths": [4, "6"]}, {"size": 1.5}, {"more": 3}):
+        encoder = {**whole["computes"]["encoder"], **change}
+        file.write_text(json.dumps({**whole, "computes": {"encoder": encoder}}))
+        with pytest.raises(InputError, match="record.json is damaged .its net can't be built"):
+            encoder_of(tmp_path)
+    for encoder in ("ConvNet", ["ConvNet"], {"widths": [4]}):
+        file.write_text(json.dumps({**whole, "computes": {"encoder": encoder}}))
+        with pytest.raises(InputError, match="record.json is damaged .its net has no class"):
+            encoder_of(tmp_path)
+    encoder = {"class": "MyNet", "width": 3}
+    file.write_text(json.dumps({**whole, "computes": {"encoder": encoder}}))
+    with pytest.raises(InputError, match="is a MyNet, not a ConvNet, ResNet or ViT"):
+        encoder_of(tmp_path)
+    file.unlink()
+    with pytest.raises(InputError, match="holds no run of a file with an --encoder"):
+        encoder_of(tmp_path)
+
+
+def test_weights_and_data_of_a_pretrained_run_are_reported(tmp_path, one_device):
+    arguments = dict(encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
+    exp = replace(rotation(**arguments), num_steps=1, evals={})
+    train(exp, Run(workdir=str(tmp_path / "a")), record.plain(arguments))
+    train(exp, Run(workdir=str(tmp_path / "b"), seed=1), record.plain(arguments))
+    found = []
+    for folder in ("a", "b", "a"):
+        with fingerprint.reading() as read:
+            encoder_of(str(tmp_path / folder))
+        found.append(read[str(tmp_path / folder)]["weights of seed 0"])
+    assert found[0] == found[2] != found[1]
