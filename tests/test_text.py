@@ -5,25 +5,30 @@ import os
 import pathlib
 import subprocess
 import sys
+import unicodedata
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
 import numpy as np
 import pytest
+from tokenizers import normalizers
 
 from ssljax.data import tokenizers as tokenizers_module
 from ssljax.data.documents import Documents, documents
 from ssljax.data.feed import Rows
 from ssljax.data.order import indices
 from ssljax.data.token_feeds import document_rows, pack, Streams, tokenized, Windows
+from ssljax.data.token_rows import masked_tokenizer, token_rows, word_starts
 from ssljax.data.tokenizers import (
-    SPECIAL_TOKENS,
     bpe,
     characters,
     encode,
     END,
     load_tokenizer,
+    masked_bpe,
+    SPECIAL_TOKENS,
+    unknown_share,
     wordpiece,
     words,
 )
@@ -315,6 +320,7 @@ def test_a_long_text_has_the_same_tokens_in_parts(kind, manual, monkeypatch):
 @settings(max_examples=200, deadline=None)
 def test_characters_are_numbered_in_the_order_of_unicode(texts):
     docs = Documents(texts)
+    texts = [normalizers.NFC().normalize_str(text) for text in texts]
     order = ["[UNK]", *sorted(set("".join(texts)))]
     tokenizer = characters(docs)
     tokens, offsets = encode(tokenizer, docs)
@@ -452,6 +458,131 @@ def test_wordpiece_is_berts(manual):
         "of the text, .*: choose at least 102, or --tokens bpe",
     ):
         wordpiece(manual, 20)
+
+
+SCRIPTS = {
+    "hindi": "हिन्दी में लिखा हुआ एक छोटा पाठ। यह भाषा देवनागरी में लिखी जाती है। ",
+    "thai": "ภาษาไทยเขียนโดยไม่มีช่องว่างระหว่างคำและมีวรรณยุกต์",
+    "japanese": "カタカナとひらがなと漢字をまぜて書く。ガギグゲゴ",
+    "chinese": "学习没有标签的表示是一个有趣的问题。",
+    "korean": "한국어로 쓴 짧은 글입니다. ",
+    "arabic": "اللُّغَةُ الْعَرَبِيَّةُ جميلة أحمد ",
+    "hebrew": "שָׁלוֹם עוֹלָם ",
+    "greek": "Ελληνικό κείμενο με τόνους ",
+    "vietnamese": "Tiếng Việt có dấu thanh ",
+    "emoji": "I ❤️ you 🥰👨‍👩‍👧 ok 🫠 ",
+    "proteins": "MKVLATGWERTYIPSDFGHKLCNQ" * 40,
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("kind", ["characters", "words", "bpe", "masked_bpe", "wordpiece"])
+def test_scripts_in_both_normal_forms(script, kind):
+    """No character of a text is unknown, and both forms have the same tokens or are lossless."""
+    make = MADE | {"masked_bpe": lambda d: masked_bpe(d, 700)}
+    composed, decomposed = (
+        unicodedata.normalize(form, SCRIPTS[script] * 20) for form in ("NFC", "NFD")
+    )
+    tokenizer = make[kind](Documents([composed]))
+    tokens = encode(tokenizer, Documents([composed]))[0]
+    assert not unknown_share(tokenizer, tokens)
+    if kind in ("bpe", "masked_bpe"):
+        for text in (composed, decomposed):
+            ids = encode(tokenizer, Documents([text]))[0].tolist()
+            assert tokenizer.decode(ids) == text
+        return
+    np.testing.assert_array_equal(encode(tokenizer, Documents([decomposed]))[0], tokens)
+    assert make[kind](Documents([decomposed])).to_str() == tokenizer.to_str()
+    found = tokenizer.decode(tokens.tolist())
+    if kind == "characters":
+        assert found == composed
+    elif kind == "wordpiece":  # It keeps all but case and white space.
+        assert "".join(found.split()) == "".join(composed.lower().split())
+
+
+def test_documents_are_read_in_composed_form(tmp_path):
+    for form in ("NFC", "NFD"):
+        text = unicodedata.normalize(form, "é한ü " * 20)
+        (tmp_path / "x.txt").write_text(text, encoding="utf-8")
+        assert documents(str(tmp_path / "x.txt"), "train").text == ["é한ü " * 18]
+
+
+def test_words_of_byte_pairs_keep_their_marks():
+    for tokenizer in (bpe(Documents(["a"]), 300), masked_bpe(Documents(["a"]), 600)):
+        split = tokenizer.pre_tokenizer.pre_tokenize_str
+        for text, n in (("हिन्दी में", 2), ("e\u0301te\u0301 ภาษา", 2), ("don’t stop", 4)):
+            assert len(split(text)) == n
+    assert len(split("学习没有 标签")) == 6  # Masked models have Chinese characters as words.
+
+
+def test_long_words_are_cut():
+    """A word's search takes quadratic time, so that none may be as long as its text."""
+    text = "".join(np.random.default_rng(0).choice(list("acdefghiklmnpqrstvwy"), 20_000))
+    for make in (lambda d: bpe(d, 400), lambda d: masked_bpe(d, 700), lambda d: wordpiece(d, 400)):
+        tokenizer = make(Documents([text]))
+        words = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+        assert "".join(word for word, _ in words) == text
+        assert max(len(word) for word, _ in words) <= 128
+        assert len(words) <= 20_000 / 90 + 1
+        tokens = encode(tokenizer, Documents([text]))[0]
+        assert not unknown_share(tokenizer, tokens) and len(tokens) < 14_000
+        assert "".join(tokenizer.decode(tokens.tolist()).split()) == text
+
+
+def test_rare_characters_are_not_lost():
+    """Text with 1,500 characters, a third of them once: all are in WordPiece's vocabulary."""
+    letters = [chr(0x4E00 + i) for i in range(1500)]
+    docs = Documents(["".join(letters) + "".join(letters[:1000])])
+    tokenizer = wordpiece(docs, 1600)
+    assert unknown_share(tokenizer, encode(tokenizer, docs)[0]) == 0
+    with pytest.raises(InputError, match="1500 different characters .* or --tokens bpe"):
+        wordpiece(docs, 1500)
+    # A character that is not there is unknown alone, without its word.
+    small = wordpiece(Documents(["abcd abcd"]), 30)
+    assert small.encode("abéd", add_special_tokens=False).tokens[1] == "[UNK]"
+    assert unknown_share(small, encode(small, Documents(["ab éd"]))[0]) == pytest.approx(100 / 3)
+
+
+@pytest.mark.parametrize("read", ["tokenized", "token_rows"])
+def test_unknown_tokens_are_printed_and_most_are_refused(tmp_path, capsys, read):
+    make = {
+        "tokenized": lambda data: tokenized(data, "characters", 0),
+        "token_rows": lambda data: token_rows(data, "wordpiece", 60, 8),
+    }[read]
+    data = write(tmp_path, {"x.train.txt": "a b c d " * 9, "x.test.txt": "a b c é " * 9})
+    make(data)
+    share = {"tokenized": "12.50", "token_rows": "22.86"}[read]
+    out = capsys.readouterr().out
+    assert out == f"unknown tokens: 0.00 % of the training text, {share} % held out\n"
+    write(tmp_path, {"x.test.txt": "学习没有标签的表示" * 9})
+    with pytest.raises(
+        InputError, match="100.0 % of the tokens of the held-out text are unknown .*--tokens bpe"
+    ):
+        make(data)
+    if read == "token_rows":
+        token_rows(data, "bpe", 600, 8)
+    else:
+        assert tokenized(data, "bpe", 300).unknown is None
+        write(tmp_path, {"x.train.txt": " ".join(map(str, range(99))), "x.test.txt": "1 2"})
+        with pytest.raises(InputError, match="100.0 % of the tokens of the training text"):
+            tokenized(data, "words", 200)
+
+
+def test_word_starts():
+    text = " ".join(["reading (unread) readings re read 123"] * 20)
+    for kind, inside in (("wordpiece", "##"), ("bpe", "\x7f")):
+        tokenizer = masked_tokenizer(Documents([text]), kind, 600)
+        rows = encode(tokenizer, Documents([text]))[0][None]
+        starts = word_starts(tokenizer, rows, 0.5)
+        names = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+        assert starts.tolist() == [not name.startswith(inside) for name in names]
+        words = ["reading", "(", "unread", ")", "readings", "re", "read", "123"]
+        assert starts[rows].sum() == 20 * len(words)
+    line = Documents(["".join(np.random.default_rng(0).choice(list("abcdefgh"), 900))])
+    tokenizer = masked_tokenizer(line, "bpe", 560)
+    rows = pack(*encode(tokenizer, line), 63)
+    with pytest.raises(InputError, match="more than the 9 tokens .*leave out --whole-words"):
+        word_starts(tokenizer, rows, 0.15)
 
 
 def test_large_texts_are_encoded_once(manual, tmp_path, monkeypatch):
