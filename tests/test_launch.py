@@ -1,8 +1,10 @@
-"""The launch scripts, with a stand-in for uv that notes what it is asked for instead of installing it."""
+"""Launch scripts, with a stand-in for uv that notes its arguments instead of installing."""
 
 import os
+import re
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -11,9 +13,11 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the checkout's scripts, and run(script, *args, **commands) with further stand-ins on the PATH."""
+    """run(script, *args, **commands) of a copied checkout, with further stand-ins on the PATH."""
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "simclr.py").touch()
     commands = tmp_path / "commands"
     commands.mkdir()
 
@@ -24,8 +28,12 @@ def checkout(tmp_path):
     stand_in(
         "uv",
         f"""echo "uv $*" >> {tmp_path}/asked
-if [ "$1" = venv ]; then mkdir -p .venv/bin; printf '#!/usr/bin/env bash\\necho "python $*"\\n' > .venv/bin/python; \
-chmod +x .venv/bin/python; fi""",
+if [ "$1" = venv ]; then
+  mkdir -p "${{@: -1}}/bin"
+  printf '#!/usr/bin/env bash\\necho "python $*; in $PWD; started $SSLJAX_STARTED"\\n' \
+    > "${{@: -1}}/bin/python"
+  chmod +x "${{@: -1}}/bin/python"
+fi""",
     )
     stand_in("nvidia-smi", "exit 9")
 
@@ -49,19 +57,33 @@ chmod +x .venv/bin/python; fi""",
 def test_an_experiment_installs_the_plain_package_once(checkout):
     done, asked = checkout("local.sh", "experiments/simclr.py", "--lr", "0.1")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "python experiments/simclr.py --lr 0.1\n"
-    assert asked.splitlines()[1].endswith("-c launch/constraints.txt -e .")
+    assert re.search(r"Set up in \d+ s\.", done.stderr)
+    assert re.search(r"-c \S+/launch/constraints.txt -e /\S+[^]]$", asked.splitlines()[1])
     done, asked = checkout("local.sh", "experiments/simclr.py")
-    assert done.returncode == 0 and asked == ""
+    assert done.returncode == 0 and asked == "" and done.stderr == ""
 
 
-def test_the_tests_and_a_gpu_have_their_extras(checkout):
+def test_an_experiment_is_found_from_any_folder_and_runs_in_it(checkout, tmp_path):
+    checkout("local.sh", "experiments/simclr.py")
+    before = time.time()
+    done, _ = checkout("local.sh", "experiments/simclr.py", "--data", "my pictures")
+    said = re.fullmatch(r"python (.*); in (.*); started ([\d.]+)\n", done.stdout)
+    assert said, done.stdout
+    assert said[1] == f"{tmp_path}/experiments/simclr.py --data my pictures" and said[2] == "/"
+    assert before - 0.01 <= float(said[3]) <= time.time()
+    own = tmp_path / "own.py"
+    own.touch()
+    assert checkout("local.sh", str(own))[0].stdout.startswith(f"python {own};")
+    nothing, _ = checkout("local.sh")
+    assert nothing.returncode == 2 and nothing.stderr.startswith("error: which experiment?")
+
+
+def test_the_tests_and_a_gpu_have_their_extras(checkout, tmp_path):
     done, asked = checkout("test.sh", "-k", "loop")
-    assert done.stdout == "python -m pytest -k loop\n" and asked.splitlines()[-1].endswith(
-        "-e .[test]"
-    )
+    assert done.stdout.startswith(f"python -m pytest -k loop; in {tmp_path};")
+    assert asked.splitlines()[-1].endswith("[test]")
     done, asked = checkout("local.sh", "x.py", nvidia_smi="echo GPU 0")
-    assert done.returncode == 0 and asked.splitlines()[-1].endswith("-e .[cuda12]")
+    assert done.returncode == 0 and asked.splitlines()[-1].endswith("[cuda12]")
 
 
 def test_an_old_python_is_one_sentence(checkout):
