@@ -19,18 +19,38 @@ from ssljax.data.order import order
 from ssljax.data.tokenizers import encode, MOSTLY, unknown_share, words
 from ssljax.errors import InputError
 
+# Scripts that are written without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
+UNSPACED = (
+    "\\u0e00-\\u0eff\\u1000-\\u109f\\u1780-\\u17ff\\u3040-\\u30ff\\u3400-\\u9fff\\uf900-\\ufaff"
+)
+
+
+@functools.cache
+def _marks() -> str:
+    """Ranges of Unicode's marks, for a regular expression: Python's \\w doesn't match them."""
+    is_mark = [unicodedata.category(chr(i)).startswith("M") for i in range(sys.maxunicode + 1)]
+    edges = np.flatnonzero(np.diff(np.array([False, *is_mark, False], np.int8)))
+    return "".join(f"{chr(a)}-{chr(b - 1)}" for a, b in edges.reshape(-1, 2))
+
 
 @functools.cache
 def _word() -> re.Pattern[str]:
     """Letters, each with its marks (Devanagari vowels, Thai tones, accents without composed form).
 
-    Python's \\w doesn't match marks. Joiners inside a word (U+200C, U+200D) belong to it.
+    Joiners inside a word (U+200C, U+200D) belong to it.
     """
-    is_mark = [unicodedata.category(chr(i)).startswith("M") for i in range(sys.maxunicode + 1)]
-    edges = np.flatnonzero(np.diff(np.array([False, *is_mark, False], np.int8)))
-    marks = "".join(f"{chr(a)}-{chr(b - 1)}" for a, b in edges.reshape(-1, 2))
-    letters, joined = r"[^\W\d_]", rf"[{marks}]|[\u200c\u200d](?=[^\W\d_])"
+    letters, joined = r"[^\W\d_]", rf"[{_marks()}]|[\u200c\u200d](?=[^\W\d_])"
     return re.compile(rf"{letters}+(?:(?:{joined})+{letters}*)*")
+
+
+def count_pattern() -> str:
+    """A regular expression of words to count, scikit-learn's for all scripts.
+
+    Two or more letters, digits, underscores and marks; in `UNSPACED` scripts each letter.
+    """
+    marks = _marks()
+    other = rf"(?![{UNSPACED}])\w"
+    return rf"[{UNSPACED}][{marks}]*|{other}(?:[{marks}]|{other})+"
 
 
 def split_words(text: str) -> list[str]:

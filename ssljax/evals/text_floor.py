@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import MultinomialNB
 
 from ssljax.data.documents import Documents
+from ssljax.data.words import count_pattern
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import Evaluator
 
@@ -52,8 +53,9 @@ def text_floors(train: Documents, test: Documents) -> dict[str, Evaluator]:
 
         return Evaluator(evaluate, bank=train, queries=test)
 
-    tfidf = TfidfVectorizer(sublinear_tf=True, min_df=2, dtype=np.float32)
+    settings = {"min_df": 2, "token_pattern": count_pattern()}
+    tfidf = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **settings)
     return {
         "tfidf": floor(tfidf, LogisticRegression(C=10, max_iter=300)),
-        "bag_of_words": floor(CountVectorizer(min_df=2), MultinomialNB()),
+        "bag_of_words": floor(CountVectorizer(**settings), MultinomialNB()),
     }
