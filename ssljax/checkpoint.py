@@ -78,11 +78,8 @@ class Checkpoints:
             return state, saved
 
         state, saved = _try(read)
-        if not saved and jax.process_index() == 0:
-            print(
-                f"Note: {self.path / str(step)} is of a version that saved no digests: whether it "
-                "is whole can't be verified."
-            )
+        if not saved:
+            _print_unverified(self.path / str(step))
         return state
 
     def save(self, step: int, state: Tree) -> None:
@@ -148,7 +145,7 @@ def load(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
     damaged: dict[int, str] = {}
     while steps := _steps(path) - damaged.keys():
         try:
-            state = _try(lambda: _load(path, max(steps)))
+            state, saved = _try(lambda: _load(path, max(steps)))
             break
         except Damaged as e:  # Or removed meanwhile by the run, which keeps the last few.
             damaged[max(steps)] = str(e)
@@ -162,7 +159,9 @@ def load(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
         raise InputError(
             f"{workdir} holds no checkpoint: give the folder of a run that has saved one."
         )
-    if damaged:
+    if not saved:
+        _print_unverified(path / str(max(steps)))
+    if damaged and jax.process_index() == 0:
         print(
             f"Note: Damaged checkpoints in {path} are left out ({_list(damaged)}); step "
             f"{max(steps)} is loaded."
@@ -205,7 +204,7 @@ def restore_tree(folder: pathlib.Path, shapes: Tree, content: Mapping[str, Any])
     return _try(read)
 
 
-def _load(path: pathlib.Path, step: int) -> Tree:
+def _load(path: pathlib.Path, step: int) -> tuple[Tree, Mapping[str, int]]:
     with _manager(path, read_only=True) as manager:
         forms, saved = _forms(manager, path, step)
         tree = _metadata(manager, step)
@@ -216,7 +215,12 @@ def _load(path: pathlib.Path, step: int) -> Tree:
         state = manager.restore(step, args=args)["default"]
     if saved:
         _verify(saved, {k: host_digest(x) for k, x in flatten(state).items()})
-    return state
+    return state, saved
+
+
+def _print_unverified(folder: pathlib.Path) -> None:
+    if jax.process_index() == 0:
+        print(f"Note: {folder} is of a version that saved no digests: it can't be verified.")
 
 
 def _manager(path: pathlib.Path, **options: Any) -> ocp.CheckpointManager:

@@ -3,8 +3,11 @@
 import contextlib
 import io
 import logging
+import os
 import pathlib
 import shutil
+import socket
+import subprocess
 import sys
 
 import jax
@@ -17,6 +20,7 @@ import pytest
 
 from ssljax import InputError, load, Run, sharding, train
 from ssljax.checkpoint import _digest, Checkpoints, digests, host_digest
+from tests.conftest import ROOT
 from tests.tiny import tiny
 
 TYPES = [
@@ -261,13 +265,49 @@ def test_a_checkpoint_without_digests_is_restored_and_said_to_be_unverified(tmp_
         manager.save(10, args=ocp.args.StandardSave(state_of(10)))
     assert loaded(tmp_path) == restored(tmp_path) == 10
     said = capsys.readouterr().out
-    assert said.count("saved no digests") == 1 and said.count("\n") == 1
+    assert said.count("saved no digests") == 2 and said.count("\n") == 2
     checkpoints = Checkpoints(tmp_path, 3)
     checkpoints.save(20, state_of(20))
     checkpoints.wait()
     checkpoints.close()
     assert loaded(tmp_path) == restored(tmp_path) == 20
     assert capsys.readouterr().out == ""
+
+
+def test_two_processes_resume_from_the_last_whole_step(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    program = (
+        f"import jax, sys; jax.distributed.initialize('127.0.0.1:{port}', 2, int(sys.argv.pop(1)));"
+        "from tests.tiny import tiny; from ssljax import main; main(tiny)"
+    )
+    env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    args = ["--run.workdir", str(tmp_path), "--num-steps", "20", "--run.save-every", "10"]
+
+    def run() -> list[str]:
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(i), *args],
+                env=env,
+                cwd=ROOT,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            for i in range(2)
+        ]
+        said = [w.communicate(timeout=240)[0] for w in workers]
+        assert [w.returncode for w in workers] == [0, 0], said
+        return said
+
+    run()
+    whole = load(tmp_path)
+    _spoil(tmp_path / "checkpoints" / "20")
+    said = run()
+    assert "step 10 is whole" in said[0] and "Resuming from step 10 of 20" in said[0]
+    assert "step 10 is whole" not in said[1] and [p.name for p in (tmp_path / "damaged").iterdir()]
+    assert equal(load(tmp_path), whole)
 
 
 def test_lack_of_memory_is_no_damage(copied, monkeypatch):
