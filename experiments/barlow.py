@@ -7,10 +7,10 @@
         --optimizer sgd --lr 0.24 --weight-decay 5e-4 --head.widths 2048 2048 encoder:res-net
     # The authors' setting, except that biases have a lower rate there
     launch/local.sh experiments/barlow.py --data imagenet2012 --image-size 320 --view-size 224 \
-        --epochs 1000 --batch-size 2048 --optimizer lars --lr 1.6 --warmup 0.01 \
+        --epochs 1000 --batch-size 2048 --optimizer lars-outer --lr 1.6 --warmup 0.01 \
         --weight-decay 1e-6 --redundancy 5.1e-3 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 \
-        --solarize 0 0.2 --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 \
-        --encoder.stem imagenet
+        --solarize 0 0.2 --interpolation bicubic --head.widths 8192 8192 8192 \
+        encoder:res-net --encoder.depth 50 --encoder.stem imagenet
 """
 
 import jax

@@ -4,6 +4,8 @@ launch/local.sh experiments/bert.py                      # Python's manual, embe
 launch/local.sh experiments/bert.py --data imdb_reviews --vocabulary 8192 --width 256 \\
     --length 128 --steps 20000
 launch/local.sh experiments/bert.py --data imdb_reviews --whole-words   # the authors' later models
+launch/local.sh experiments/bert.py --data imdb_reviews --norm layer --positions learned \\
+    --unit gelu --blocks post-norm --segments 2          # the network as published
 launch/local.sh experiments/bert.py --data zh.txt --tokens bpe     # text of thousands of characters
 """
 

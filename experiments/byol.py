@@ -8,9 +8,10 @@
         --predictor.widths 1024 256 encoder:res-net
     # The paper's setting
     launch/local.sh experiments/byol.py --data imagenet2012 --image-size 320 --view-size 224 \
-        --epochs 1000 --batch-size 4096 --optimizer lars --lr 3.2 --warmup 0.01 \
+        --epochs 1000 --batch-size 4096 --optimizer lars-outer --lr 3.2 --warmup 0.01 \
         --weight-decay 1.5e-6 --decay 0.996 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 \
-        --solarize 0 0.2 --head.widths 4096 256 --head.no-last-norm --head.no-last-bias \
+        --solarize 0 0.2 --interpolation bicubic --head.widths 4096 256 --head.no-last-norm \
+        --head.no-last-bias \
         --predictor.widths 4096 256 --predictor.no-last-bias encoder:res-net --encoder.depth 50 \
         --encoder.stem imagenet
 

@@ -9,10 +9,10 @@
     launch/local.sh experiments/dino.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 800 --batch-size 1024 --weight-decay 0.04 --final-decay 0.4 --warmup 0.0125 \
         --sharpen 0.0375 --decay 0.996 --crop 0.05 --part 0.25 --small 10 --small-size 96 \
-        --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 0.5 --solarize 0 0.2 0 --head.widths 2048 2048 256 \
-        --head.no-norm --head.activation gelu --prototypes 65536 --frozen 0.00125 encoder:vit \
-        --encoder.patch 16 --encoder.width 384 --encoder.depth 12 --encoder.heads 6 \
-        --encoder.pool token --encoder.positions learned
+        --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 0.5 --solarize 0 0.2 0 --interpolation bicubic \
+        --head.widths 2048 2048 256 --head.no-norm --head.activation gelu --prototypes 65536 \
+        --frozen 0.00125 encoder:vit --encoder.patch 16 --encoder.width 384 --encoder.depth 12 \
+        --encoder.heads 6 --encoder.pool token --encoder.positions learned
 """
 
 import jax

@@ -4,7 +4,7 @@ A causal Transformer learns to predict the next token.
 
 launch/local.sh experiments/gpt.py --run.eval-every 500      # Python's manual, with samples
 launch/local.sh experiments/gpt.py --data input.txt --norm layer --positions learned \\
-    --unit gelu                                              # nanoGPT's network
+    --unit gelu                                              # nanoGPT's; GPT-2's is gelu-tanh
 launch/local.sh experiments/gpt.py --data input.txt --tokens bpe --layers 6 --heads 6 \\
     --width 384 --dropout 0.2
 """

@@ -4,14 +4,15 @@ blocks.
     launch/local.sh experiments/ijepa.py                      # digits: two minutes on a laptop CPU
     # An image of 32x32 pixels has 64 patches
     launch/local.sh experiments/ijepa.py --data cifar10 --vit.patch 4 --flip 0.5 --epochs 100
-    # The paper's setting of ViT-B
+    # The authors' setting of ViT-B
     launch/local.sh experiments/ijepa.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 600 --batch-size 2048 --weight-decay 0.04 --final-decay 0.4 --warmup 0.025 \
         --decay 0.996 --predictor-width 384 --predictor-depth 6 --vit.patch 16 --vit.width 768 \
-        --vit.depth 12 --vit.heads 12
+        --vit.depth 12 --vit.heads 12 --error smooth-l1 --blocks correlated
 """
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ def ijepa(
     predictor_width: Count = 48,
     predictor_depth: Count = 2,
     targets: Count = 4,
+    error: Literal["squared", "smooth-l1"] = "squared",
+    blocks: Literal["independent", "correlated"] = "independent",
     decay: Fraction = 0.99,
     epochs: Count = 50,
     batch_size: Count = 128,
@@ -58,6 +61,8 @@ def ijepa(
         predictor_width: Width of the predictor; a multiple of 4 and of the heads.
         predictor_depth: Blocks of the predictor.
         targets: M: blocks of patches to predict in each image.
+        error: Error of predictions: squared in the paper, smooth L1 in the authors' code.
+        blocks: Independent area and aspect of a block, or one number for both (authors' code).
         decay: Decay of the target encoder's moving average at first; it rises to 1.
         epochs: Passes over the training set.
         batch_size: Images in a step.
@@ -88,7 +93,7 @@ def ijepa(
     def masks(key, n):
         """Masks of the targets, (n, targets, patches), and of the context, (n, patches)."""
         k1, k2 = jax.random.split(key)
-        asked = block_masks(k1, n, grid, targets)
+        asked = block_masks(k1, n, grid, targets, correlated=blocks == "correlated")
         context = block_masks(k2, n, grid, 1, area=(0.85, 1.0), aspect=(1.0, 1.0))[:, 0]
         seen = context & ~asked.any(1)
         # An image without a context has no targets either.
@@ -109,7 +114,8 @@ def ijepa(
         # The predictor sees each block of targets alone: an image is repeated for each block.
         y, seen, goal = (jnp.repeat(a, targets, axis=0) for a in (y, seen, goal))
         asked = jnp.concatenate(asked)
-        value = ijepa_loss(predictor.apply(params["predictor"], y, seen, asked), goal, asked)
+        predicted = predictor.apply(params["predictor"], y, seen, asked)
+        value = ijepa_loss(predicted, goal, asked, error)
         return value, ({"teacher": {"encoder": target}}, {"loss": value})
 
     def encode(state, x):

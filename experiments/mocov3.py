@@ -8,7 +8,7 @@
         --predictor.widths 4096 256 --predictor.no-last-bias encoder:res-net
     # The authors' setting of ResNet-50
     launch/local.sh experiments/mocov3.py --data imagenet2012 --image-size 320 --view-size 224 \
-        --epochs 1000 --batch-size 4096 --optimizer lars --lr 4.8 --warmup 0.01 \
+        --epochs 1000 --batch-size 4096 --optimizer lars-outer --lr 4.8 --warmup 0.01 \
         --weight-decay 1.5e-6 --decay 0.996 --temperature 1 --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 \
         --solarize 0 0.2 --head.widths 4096 256 --predictor.widths 4096 256 \
         --predictor.no-last-bias encoder:res-net --encoder.depth 50 --encoder.stem imagenet

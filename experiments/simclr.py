@@ -10,8 +10,8 @@
     # The paper's setting
     launch/local.sh experiments/simclr.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 1000 --batch-size 4096 --optimizer lars --lr 4.8 --warmup 0.01 \
-        --weight-decay 1e-6 --crop 0.08 --jitter 0.8 --blur 0.5 --head.widths 2048 128 \
-        encoder:res-net --encoder.depth 50 --encoder.stem imagenet
+        --weight-decay 1e-6 --crop 0.08 --jitter 0.8 --blur 0.5 --interpolation bicubic \
+        --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet
 """
 
 import jax

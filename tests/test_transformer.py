@@ -141,7 +141,7 @@ def test_rotary_positions_are_relative():
     np.testing.assert_allclose(
         turned[0, 0, 0, 5], x[1] * np.sin(angle) + x[5] * np.cos(angle), atol=1e-5
     )
-    with pytest.raises(InputError, match="can't have 3"):
+    with pytest.raises(InputError, match="a head has 3"):
         rotary(jnp.ones((1, 1, 1, 3)), jnp.zeros(1))
 
 

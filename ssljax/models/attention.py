@@ -1,4 +1,4 @@
-"""Attention, one for all nets: JAX's on an accelerator, as XLA compiles it, our own on a CPU; and rotary positions."""
+"""Attention for all nets, JAX's on an accelerator and our own on a CPU, and rotary positions."""
 
 import functools
 import math
@@ -16,8 +16,9 @@ CACHE = 2**18  # Scores at a time, 1 MiB of them, in `cpu_attention`'s gradient.
 def attend(q: Array, k: Array, v: Array, causal: bool = False, mask: Array | None = None) -> Array:
     """Attention of queries (n, t, heads, d) to keys and values (n, s, heads, d): (n, t, heads, d).
 
-    With `causal` each token sees itself and those before it; where `mask`, (n or 1, 1, t or 1, s), is false, none sees
-    that key. On a CPU it has gradients (of any order) but no forward mode (`jax.jvp`).
+    With `causal` a token attends to itself and those before it; keys where `mask`, (n or 1, 1, t or
+    1, s), is false are not attended to. On a CPU there are gradients of any order, but no forward
+    mode (`jax.jvp`).
     """
     if jax.default_backend() == "cpu":
         return cpu_attention(q, k, v, causal, mask)
@@ -27,10 +28,11 @@ def attend(q: Array, k: Array, v: Array, causal: bool = False, mask: Array | Non
 def cpu_attention(
     q: Array, k: Array, v: Array, causal: bool = False, mask: Array | None = None
 ) -> Array:
-    """What `jax.nn.dot_product_attention` computes, several times as fast on a CPU: softmax(q kᵀ / √d) v.
+    """softmax(q kᵀ / √d) v, as `jax.nn.dot_product_attention` but several times as fast on a CPU.
 
-    Divides by softmax's sums after the product with v, and keeps no scores for the gradient, which computes them anew,
-    a few heads at a time so that they stay in the processor's cache (as Dao et al., 2022, arXiv:2205.14135).
+    Divides by softmax's sums after the product with v, and stores no scores for the gradient, which
+    recomputes them for a few heads at a time so that they stay in the processor's cache (as Dao et
+    al., 2022, arXiv:2205.14135).
     """
     n, t, h, d = q.shape
     rows = lambda x: x.swapaxes(1, 2).reshape(n * h, x.shape[1], d)
@@ -42,7 +44,8 @@ def cpu_attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attention(q: Array, k: Array, v: Array, mask: Array | None, causal: bool) -> Array:
-    """softmax(q kᵀ) v of queries (m, t, d), keys and values (m, s, d), where a `mask` (m, t or 1, s) is true."""
+    """softmax(q kᵀ) v of queries (m, t, d), keys and values (m, s, d), where a `mask` (m, t or 1,
+    s) is true."""
     return _forward(q, k, v, mask, causal)[0]
 
 
@@ -59,13 +62,10 @@ def _backward(causal, kept, dy):
     def some(q, k, v, mask, y, top, total, dy):
         seen = _seen(q, k, mask, causal)
         p = jnp.exp(_scores(q, k, seen) - top) / total
-        mean = jnp.sum(
-            dy.astype(jnp.float32) * y, -1, keepdims=True
-        )  # Of what the scores' gradients are centred on.
+        mean = jnp.sum(dy.astype(jnp.float32) * y, -1, keepdims=True)
         ds = p * (_product(dy, v, 2, 2) - mean)
-        ds = (ds if seen is None else jnp.where(seen, ds, 0)).astype(
-            q.dtype
-        )  # Of a token that sees nothing, too.
+        # A token that attends to nothing has no gradient either.
+        ds = (ds if seen is None else jnp.where(seen, ds, 0)).astype(q.dtype)
         turned = [jax.lax.optimization_barrier(x.swapaxes(1, 2)) for x in (ds, p.astype(q.dtype))]
         return tuple(
             _product(a, b, 2, 1).astype(q.dtype)
@@ -79,15 +79,14 @@ _attention.defvjp(_forward, _backward)
 
 
 def _seen(q, k, mask, causal):
-    """What `mask` and `causal` leave to be seen, (m or 1, t or 1, s), or None for all."""
+    """Keys that `mask` and `causal` allow, (m or 1, t or 1, s), or None for all."""
     below = np.tri(q.shape[1], k.shape[1], dtype=bool)[None] if causal else None
     return mask if below is None else below if mask is None else mask & below
 
 
 def _scores(q, k, seen):
-    scores = _product(
-        q, k, 2, 2
-    )  # exp(-1e9) is 0, and unlike -inf doesn't set off JAX's search for infinities.
+    scores = _product(q, k, 2, 2)
+    # exp(-1e9) is 0, and unlike -inf passes jax_debug_infs.
     return scores if seen is None else jnp.where(seen, scores, -1e9)
 
 
@@ -99,14 +98,14 @@ def _product(a: Array, b: Array, i: int, j: int) -> Array:
 
 
 def _by_cache(f, args, size):
-    """`f(*args)`, over the leading axis of m, as many at a time on each device as have CACHE numbers by `size`."""
+    """`f(*args)` over the leading axis, by chunks of up to CACHE / `size` on each device."""
     devices = max(1, jax.sharding.get_abstract_mesh().size)
     m = len(args[0])
     each = m // devices if m % devices == 0 else 0
     few = max((c for c in range(1, each + 1) if each % c == 0 and c * size <= CACHE), default=1)
     if few >= each:
         return f(*args)
-    # Each device goes through its own share: the axis that is split over devices stays one by itself.
+    # Each device loops over its own share: the axis that is split over devices is kept apart.
     split = lambda x: x.reshape(devices, each // few, few, *x.shape[1:]).swapaxes(0, 1)
 
     def one(args):
@@ -118,15 +117,16 @@ def _by_cache(f, args, size):
 
 
 def rotary(x: Array, at: Array, base: float = 10_000.0) -> Array:
-    """Turns each pair (i, i + d/2) of the d channels of `x` (n, t, heads, d) by `at` (t,) · base^(-2i/d) radians.
+    """`x` (n, t, heads, d) with each pair (i, i + d/2) of channels rotated.
 
-    Su et al., 2021, arXiv:2104.09864, eq. 15, with the pairs of GPT-NeoX: q · k then depends on where they are only by
-    their distance. InputError for an odd d.
+    The angle is `at` (t,) · base^(-2i/d), so that q · k depends on positions only by their
+    distance: Su et al., 2021, arXiv:2104.09864, eq. 15, with the pairs of GPT-NeoX. InputError for
+    an odd d.
     """
     d = x.shape[-1]
     if d % 2:
         raise InputError(
-            f"Rotary positions turn pairs of channels: a head can't have {d}. Change width or heads."
+            f"Rotary positions turn pairs of channels, and a head has {d}: change width or heads."
         )
     angle = at[:, None] * base ** (-np.arange(0, d, 2) / d)
     cos, sin = (f(angle)[None, :, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))

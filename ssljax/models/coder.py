@@ -29,7 +29,7 @@ class Dense:
         return MLP((*self.hidden, size), activation=self.activation, dtype=self.dtype)
 
     def decoder(self, shape: tuple[int, ...]) -> nn.Module:
-        """Codes (..., d) to (..., *shape), on the whole line: logits, or means."""
+        """Codes (..., d) to unbounded outputs (..., *shape): logits or means."""
         return DenseDecoder(self.hidden[::-1], tuple(shape), self.activation, self.dtype)
 
 
@@ -49,7 +49,7 @@ class Convolutional:
         return ConvEncoder(self.widths, size, self.activation, self.dtype)
 
     def decoder(self, shape: tuple[int, ...]) -> nn.Module:
-        """Codes (..., d) to (..., *shape), on the whole line: logits, or means."""
+        """Codes (..., d) to unbounded outputs (..., *shape): logits or means."""
         return ConvDecoder(self.widths[::-1], tuple(shape), self.activation, self.dtype)
 
 
@@ -97,9 +97,8 @@ class ConvDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: Array) -> Array:
         sizes = halved(*self.shape[:2], len(self.widths))
-        x = nn.Dense(math.prod(sizes[-1]) * self.widths[0], dtype=self.dtype)(
-            z.reshape(-1, z.shape[-1])
-        )
+        x = z.reshape(-1, z.shape[-1])
+        x = nn.Dense(math.prod(sizes[-1]) * self.widths[0], dtype=self.dtype)(x)
         x = activate(self.activation)(x.reshape(-1, *sizes[-1], self.widths[0]))
         for width, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):
             x = activate(self.activation)(Up(width, bias=True, dtype=self.dtype)(x)[:, :h, :w])
@@ -120,9 +119,9 @@ class Tied(nn.Module):
         self.c = self.param("c", nn.initializers.zeros, (self.inputs,))
 
     def __call__(self, x: Array) -> Array:
-        """(n, inputs) to (n, units)."""
+        """Inputs (n, inputs) to codes (n, units)."""
         return nn.sigmoid(x @ self.w + self.b)
 
     def decode(self, h: Array) -> Array:
-        """(n, units) to logits (n, inputs)."""
+        """Codes (n, units) to logits (n, inputs)."""
         return h @ self.w.T + self.c

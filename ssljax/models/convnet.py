@@ -1,4 +1,4 @@
-"""A small convolutional network in which every layer halves the resolution: the fast choice on a CPU."""
+"""A small convolutional network that halves the resolution in every layer, and its convolutions."""
 
 from collections.abc import Callable
 
@@ -8,21 +8,23 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.models import Dtype
+from ssljax.ranges import Count, Counts
 
 
 class ConvNet(nn.Module):
     """Images (n, height, width, channels) to features (n, widths[-1]).
 
-    Convolutions of stride 2, each with BatchNorm and ReLU, then the mean over positions: the discriminator of DCGAN
-    (Radford et al., 2015, arXiv:1511.06434) as an encoder.
+    Convolutions of stride 2, each with BatchNorm and ReLU, then the mean over positions: DCGAN's
+    discriminator (Radford et al., 2015, arXiv:1511.06434) as an encoder, the fast choice on a CPU.
+    BatchNorm's running variance is biased (`ResNet` says what that means).
     """
 
-    widths: tuple[int, ...] = (32, 64, 128, 256)
+    widths: Counts = (32, 64, 128, 256)
     """Channels of each layer; the last is the number of features."""
-    size: int = 4
-    """Pixels a side of the kernels."""
+    size: Count = 4
+    """Side of the kernels in pixels."""
     dtype: Dtype = "float32"
-    """To compute in; parameters stay float32."""
+    """Precision of computation; parameters are float32."""
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -37,10 +39,12 @@ class ConvNet(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution, padded to ceil(size / stride): as a matrix product of patches on a CPU."""
+    """A convolution with "SAME" padding; on a CPU a matrix product of patches."""
 
     width: int
+    """Output channels."""
     size: int
+    """Side of the kernel in pixels."""
     stride: int = 1
     bias: bool = False
     dtype: Dtype = "float32"
@@ -61,13 +65,14 @@ class Conv(nn.Module):
 
 
 class Up(nn.Module):
-    """A 4x4 transposed convolution of stride 2, which doubles the resolution: one matrix product on a CPU."""
+    """A 4x4 transposed convolution of stride 2; on a CPU one matrix product."""
 
     width: int
+    """Output channels."""
     bias: bool = False
     dtype: Dtype = "float32"
     kernel_init: Callable[..., Array] = nn.initializers.variance_scaling(8.0, "fan_in", "normal")
-    """He's: of the kernel's 16 places only 4 meet in a pixel."""
+    """He's initialisation, for the 4 of the kernel's 16 places that meet in a pixel."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -82,8 +87,10 @@ class Up(nn.Module):
 
 
 def halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
-    """The sizes of an image and of its maps, each half the last, rounded up: what strided convolutions leave, and what
-    transposed ones, cut to size, go back through. `times` + 1 of them."""
+    """The `times` + 1 sizes of an image and its maps, each half the last, rounded up.
+
+    Strided convolutions go down these sizes, and transposed ones, cropped, back up.
+    """
     sizes = [(height, width)]
     for _ in range(times):
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
@@ -91,15 +98,17 @@ def halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
 
 
 def lax_conv(x: Array, kernel: Array, stride: int) -> Array:
-    """x (n, h, w, c) * kernel (k, k, c, f), padded to ceil(size / stride): XLA's convolution."""
+    """XLA's convolution of x (n, h, w, c) with `kernel` (k, k, c, f), with "SAME" padding."""
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def patch_matmul(x: Array, kernel: Array, stride: int) -> Array:
-    """What `lax_conv` computes, as patches side by side times the kernel as a matrix: up to twice as fast on a CPU, where
-    XLA's weight gradient of a convolution is slow."""
+    """`lax_conv` as patches times the kernel as a matrix.
+
+    Up to twice as fast on a CPU, where XLA's weight gradient of a convolution is slow.
+    """
     n, h, w, c = x.shape
     k, s = len(kernel), stride
     out_h, out_w = -(-h // s), -(-w // s)
@@ -131,15 +140,14 @@ def lax_conv_transpose(x: Array, kernel: Array) -> Array:
 
 
 def patch_matmul_transpose(x: Array, kernel: Array) -> Array:
-    """What `lax_conv_transpose` computes: each patch of 2x2 gives the four pixels around its centre."""
+    """`lax_conv_transpose` as a product: a patch of 2x2 gives the four pixels around its centre."""
     n, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     patches = jnp.concatenate(
         [x[:, i : i + h + 1, j : j + w + 1] for i in (0, 1) for j in (0, 1)], axis=-1
     )
-    taps = kernel.reshape(2, 2, 2, 2, c, -1).transpose(
-        0, 2, 4, 1, 3, 5
-    )  # Row tap, column tap, c, row phase, column phase, f.
+    # To row tap, column tap, c, row phase, column phase, f.
+    taps = kernel.reshape(2, 2, 2, 2, c, -1).transpose(0, 2, 4, 1, 3, 5)
     y = (patches.reshape(-1, 4 * c) @ taps.reshape(4 * c, -1)).reshape(n, h + 1, w + 1, 2, 2, -1)
     rows = [jnp.stack([y[:, p : p + h, q : q + w, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
     return jnp.stack(rows, axis=2).reshape(n, 2 * h, 2 * w, -1)

@@ -17,19 +17,20 @@ Norm = Literal["batch", "layer", "spectral", "none"]
 
 
 class Generator(nn.Module):
-    """Latents (n, d) to images (n, *shape) in [-1, 1]: a dense layer to a small map, then transposed convolutions.
+    """Latents (n, d) to images (n, *shape) in [-1, 1].
 
-    Every layer but the last is followed by `norm` and ReLU. Of images of `classes` kinds it is told each one's `label`,
-    (n,): that chooses the scale and the shift of its BatchNorms (Dumoulin et al., 2017, arXiv:1610.07629).
+    A dense layer to a small map, then transposed convolutions; every layer but the last is followed
+    by `norm` and ReLU. With `classes`, each image's `label`, (n,), chooses the scale and shift of
+    the BatchNorms (Dumoulin et al., 2017, arXiv:1610.07629).
     """
 
     shape: tuple[int, ...]
     widths: tuple[int, ...] = (256, 128, 64)
-    """Channels from the smallest map on; each later one doubles the resolution, as does the last layer."""
+    """Channels from the smallest map up; each further layer doubles the resolution."""
     norm: Norm = "batch"
     dtype: Dtype = "float32"
     classes: int = 0
-    """0 for a generator that is told nothing."""
+    """Number of classes; 0 for an unconditional generator."""
 
     @nn.compact
     def __call__(self, z: Array, train: bool = False, label: Array | None = None) -> Array:
@@ -44,24 +45,26 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (n, height, width, channels) to outputs (n,): convolutions that halve the resolution, then a dense layer.
+    """Images (n, height, width, channels) to outputs (n,).
 
-    The convolutions are followed by `norm`, all but the first, and leaky ReLU. "spectral" divides every kernel, as the
-    matrix that takes a patch to its outputs, by its largest singular value (Miyato et al., 2018, arXiv:1802.05957,
-    algorithm 1), found by a power iteration that goes on in the collection "batch_stats" with each training step.
+    Convolutions that halve the resolution, each followed by `norm`, except the first, and leaky
+    ReLU, then a dense layer. "spectral" divides every kernel, as the matrix from a patch to its
+    outputs, by its largest singular value (Miyato et al., 2018, arXiv:1802.05957, algorithm 1),
+    with one power iteration in each training step, whose state is in the collection "batch_stats".
 
-    Told each image's `label`, (n,), of so many `classes`, it gives vᵧ·φ(x) + ψ(φ(x)), φ being what the dense layer ψ sees
-    and v a vector for each class: the projection of Miyato and Koyama, 2018, arXiv:1802.05637, eq. 3.
+    With `classes` and each image's `label`, (n,), the output is vᵧ·φ(x) + ψ(φ(x)), with φ the input
+    of the dense layer ψ and v a vector of each class: the projection of Miyato and Koyama, 2018,
+    arXiv:1802.05637, eq. 3.
     """
 
     widths: tuple[int, ...] = (64, 128, 256)
     """Channels at each halving of the resolution."""
     norm: Norm = "batch"
     head: bool = True
-    """Without it, what the dense layer would see is returned, (n, d)."""
+    """Whether to apply the dense layer; else its inputs, (n, d), are returned."""
     dtype: Dtype = "float32"
     classes: int = 0
-    """0 for a discriminator that is told nothing."""
+    """Number of classes; 0 for an unconditional discriminator."""
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, label: Array | None = None) -> Array:
@@ -79,7 +82,8 @@ class Discriminator(nn.Module):
 
 
 def _one_hot(label: Array | None, classes: int) -> Array | None:
-    """(n, classes), or None for a net that is told nothing; InputError where it is told too little or too much."""
+    """(n, classes), or None for an unconditional net; InputError if labels are missing or
+    unused."""
     if (label is None) == bool(classes):
         raise InputError(
             f"A net of {classes} classes must be called {'with' if classes else 'without'} labels."
@@ -90,14 +94,16 @@ def _one_hot(label: Array | None, classes: int) -> Array | None:
 def _layers(
     norm: Norm, train: bool, dtype: Dtype, y: Array | None = None
 ) -> tuple[Callable, Callable]:
-    """How a net makes a layer, `layer(kind, *sizes, last)`, `last` where no norm follows, and how it normalises.
+    """`layer(kind, *sizes, last)`, which makes a layer, and the function that normalises its
+    output.
 
-    `y`, (n, classes), chooses the scale and shift after a BatchNorm; InputError where there is none.
+    `last` is true where no norm follows. `y`, (n, classes), chooses the scale and shift of
+    BatchNorms; InputError for another norm.
     """
-    # DCGAN's small weights rely on a norm after each layer; where there may be none, each kind has its own.
+    # DCGAN's small weights rely on a norm after each layer; other nets have the layers' own.
     small = nn.initializers.normal(0.02) if norm == "batch" else None
     if y is not None and norm != "batch":
-        raise InputError(f"Only BatchNorms can be told a class, and this net's norm is {norm}.")
+        raise InputError(f"Only BatchNorms can depend on a class, and this net's norm is {norm}.")
 
     def layer(kind, *sizes, last=False, bias=True):
         uses = {

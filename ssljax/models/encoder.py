@@ -1,4 +1,4 @@
-"""Encoders to choose from, and how they are chained with heads: every net's weights and batch statistics by name."""
+"""Encoders to choose from, and chains of an encoder and heads."""
 
 from collections.abc import Mapping, Sequence
 import types
@@ -17,13 +17,15 @@ from ssljax.models.vit import ViT
 from ssljax.ranges import check_value
 
 Tree = Any
-Encoder = (
-    ConvNet | ResNet | Annotated[ViT, tyro.conf.subcommand("vit")]
-)  # Of images, (n, h, w, c) to (n, d).
+# Nets of images (n, h, w, c) to features (n, d).
+Encoder = ConvNet | ResNet | Annotated[ViT, tyro.conf.subcommand("vit")]
 
 
 def rebuild(form: Mapping[str, Any]) -> nn.Module:
-    """The encoder that a run's record describes, {"class": "ConvNet", "widths": [...], ...}; KeyError for no such."""
+    """The encoder of a run's record, {"class": "ConvNet", "widths": [...], ...}.
+
+    KeyError for an unknown class.
+    """
     return build({kind.__name__: kind for kind in (ConvNet, ResNet, ViT)}[form["class"]], form)
 
 
@@ -72,7 +74,8 @@ def check_predictor(head: MLP, predictor: MLP) -> None:
 class Chain:
     """Nets one after another: `Chain(encoder=f, head=g)` is g(f(x)).
 
-    Parameters and batch statistics are dictionaries by these names, which may hold more."""
+    Parameters and batch statistics are dictionaries by these names, which may have further entries.
+    """
 
     def __init__(self, **nets: nn.Module):
         self.nets = nets
@@ -88,7 +91,7 @@ class Chain:
     def __call__(
         self, params: Tree, stats: Tree, x: Array, train: bool
     ) -> tuple[Array, dict[str, Tree]]:
-        """What comes out at the end, and the batch statistics, new where `train`."""
+        """The output, and the batch statistics, updated if `train`."""
         new = {}
         for name, net in self.nets.items():
             variables = {"params": params[name], "batch_stats": stats[name]}
@@ -99,8 +102,10 @@ class Chain:
     def each(
         self, params: Tree, stats: Tree, parts: Sequence[Array]
     ) -> tuple[list[Array], dict[str, Tree]]:
-        """What comes of each of several batches in training, of any sizes, normalised each by itself; and the batch
-        statistics after all of them."""
+        """The outputs in training of several batches, of any sizes, and the final batch statistics.
+
+        Each batch is normalised by its own statistics.
+        """
         out = []
         for x in parts:
             y, stats = self(params, stats, x, train=True)
@@ -110,9 +115,11 @@ class Chain:
     def crops(
         self, params: Tree, stats: Tree, parts: Sequence[Array]
     ) -> tuple[Array, dict[str, Tree]]:
-        """What comes of several batches of views in training, one after another, (n, d); and the batch statistics.
+        """The concatenated outputs in training, (n, d), of batches of views, and the batch
+        statistics.
 
-        The first net has each batch, of one size, by itself; the others have all at once, as in SwAV's and DINO's code.
+        The first net is applied to each batch, of views of one size; the others to all at once, as
+        in the code of SwAV and DINO.
         """
         (name, net), *others = self.nets.items()
         y, first = Chain(**{name: net}).each(params, stats, parts)

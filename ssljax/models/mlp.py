@@ -6,26 +6,27 @@ import flax.linen as nn
 from jax import Array
 
 from ssljax.models import activate, Activation, Dtype
+from ssljax.ranges import Count, Counts
 
 
 class MLP(nn.Module):
-    """Dense layers with an activation between: (n, ...) flattened to (n, widths[-1]).
+    """Dense layers with activations in between: (n, ...), flattened, to (n, widths[-1]).
 
-    With `norm` it is the projection head of the joint-embedding methods: (2048, 128) is SimCLR's.
+    With `norm` a projection head of the joint-embedding methods; SimCLR's has widths (2048, 128).
     """
 
-    widths: tuple[int, ...] = (2048, 128)
-    """Of each layer; the last is the output."""
+    widths: Counts = (2048, 128)
+    """Units of each layer; the last is the output."""
     norm: bool = False
     """BatchNorm before each activation."""
     last_bias: bool = True
-    """A bias in the last layer: without use where a loss, or the norm of a predictor, takes features' means away."""
+    """Bias in the last layer; useless where the loss removes the mean of the features."""
     last_norm: bool = False
-    """BatchNorm of the output too, without a scale or bias of its own."""
+    """BatchNorm of the output, without scale and bias."""
     activation: Activation = "relu"
-    """Between the layers."""
+    """Activation between layers."""
     dtype: Dtype = "float32"
-    """To compute in; parameters stay float32."""
+    """Precision of computation; parameters are float32."""
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -41,20 +42,21 @@ class MLP(nn.Module):
 
 
 class Maxout(nn.Module):
-    """Layers of units that are each the largest of `pieces` linear functions (Goodfellow et al., 2013, arXiv:1302.4389),
-    and a linear one: (n, ...) flattened to (n, widths[-1])."""
+    """Maxout layers and a linear one: (n, ...), flattened, to (n, widths[-1]).
 
-    widths: tuple[int, ...]
-    pieces: int = 5
+    A unit is the largest of `pieces` linear functions: Goodfellow et al., 2013, arXiv:1302.4389.
+    """
+
+    widths: Counts
+    """Units of each layer; the last is the output."""
+    pieces: Count = 5
+    """Linear functions of a unit."""
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = x.reshape(len(x), -1)
         for width in self.widths[:-1]:
-            x = (
-                nn.Dense(self.pieces * width, kernel_init=self.kernel_init)(x)
-                .reshape(len(x), self.pieces, width)
-                .max(1)
-            )
+            x = nn.Dense(self.pieces * width, kernel_init=self.kernel_init)(x)
+            x = x.reshape(len(x), self.pieces, width).max(1)
         return nn.Dense(self.widths[-1], kernel_init=self.kernel_init)(x)

@@ -1,4 +1,4 @@
-"""A latent-variable model of images with a Gaussian posterior, for the VAE and all that is built on it."""
+"""A latent-variable model of images with a Gaussian posterior: the VAE and its descendants."""
 
 from typing import Literal
 
@@ -17,18 +17,26 @@ Pixels = Literal["binary", "grey", "gaussian"]
 
 
 class VAE(nn.Module):
-    """q(z|x) and p(x|z) of images x (n, *shape) and codes z (n, latents), of which p(z) is standard normal.
+    """q(z|x) and p(x|z) of images x (n, *shape) and codes z (n, latents), with p(z) standard
+    normal.
 
-    A condition y (n, c), where there is one, shifts q and enters the decoder beside z.
+    A condition y (n, c) shifts the mean and variance of q and is concatenated to z for the decoder.
     """
 
     coder: Dense | Convolutional
+    """Encoder and decoder."""
     latents: int
+    """Dimensions of z."""
     shape: tuple[int, int, int]
+    """Height, width and channels of the images."""
     pixels: Pixels = "binary"
-    """p(x|z). binary: 0 or 1, drawn anew by brightness; grey: cross-entropy with the brightness itself, which is no
-    likelihood; gaussian: normal around the decoder's mean, with one learned variance, of brightness that is drawn evenly
-    within its 256th: a density of continuous values."""
+    """p(x|z).
+
+    - binary: Bernoulli; pixels are drawn by their brightness at each step.
+    - grey: cross-entropy with the brightness itself, which is not a likelihood.
+    - gaussian: normal around the decoder's mean with one learned variance, a density of the
+      brightness with uniform noise within its 256th.
+    """
 
     def setup(self):
         self.encoder = self.coder.encoder(2 * self.latents)
@@ -41,7 +49,7 @@ class VAE(nn.Module):
         return self.decode(self.posterior(x, y)[0], y)
 
     def observe(self, key: Array, images: Array) -> Array:
-        """Images (n, *shape), uint8, as p(x|z) has them."""
+        """uint8 images (n, *shape) as samples that p(x|z) models."""
         x = augment.to_float(images)
         if self.pixels == "gaussian":
             return (255 * x + over_batch(jax.random.uniform(key, x.shape))) / 256
@@ -53,14 +61,13 @@ class VAE(nn.Module):
         return tuple(jnp.split(self.encoder(x) + (0 if y is None else self.shift(y)), 2, axis=-1))
 
     def infer(self, images: Array, y: Array | None = None) -> tuple[Array, Array]:
-        """`posterior` of images as p(x|z) has them: binary ones are drawn once, by their place."""
+        """`posterior` of uint8 images; binary pixels are drawn with a fixed key."""
         return self.posterior(self.observe(jax.random.key(0), images), y)
 
     def draw(self, key: Array, mean: Array, log_var: Array, k: int) -> Array:
-        """k draws of q(z|x): (k, n, latents)."""
-        noise = jax.random.normal(
-            key, (len(mean), k, self.latents)
-        )  # Examples first: they lie over the devices.
+        """k samples of q(z|x): (k, n, latents)."""
+        # Examples first, the axis that is split over devices.
+        noise = jax.random.normal(key, (len(mean), k, self.latents))
         return mean + jnp.exp(log_var / 2) * over_batch(noise).swapaxes(0, 1)
 
     def log_prob(self, x: Array, z: Array, y: Array | None = None) -> Array:
@@ -79,11 +86,11 @@ class VAE(nn.Module):
         return self.log_prob(x, z, y) + (log_normal(z) - log_normal(z, mean, log_var)).sum(-1)
 
     def decode(self, z: Array, y: Array | None = None) -> Array:
-        """The mean image, in [0, 1] or, where Gaussian, about there."""
+        """The mean image, in [0, 1] except for Gaussian pixels."""
         return self._out(z, y) if self.pixels == "gaussian" else jax.nn.sigmoid(self._out(z, y))
 
     def log_weights(self, key: Array, x: Array, k: int, y: Array | None = None) -> Array:
-        """`log_weight` of k draws, (k, n), for `evals.likelihood`."""
+        """`log_weight` of k samples, (k, n), for `evals.likelihood`."""
         q = self.posterior(x, y)
         return self.log_weight(x, self.draw(key, *q, k), *q, y)
 

@@ -1,4 +1,4 @@
-"""Encoder and decoder of images by maps of vectors, as the VQ-VAE has them."""
+"""Encoder and decoder of the VQ-VAE, between images and maps of vectors."""
 
 import flax.linen as nn
 from jax import Array
@@ -6,25 +6,28 @@ import jax.numpy as jnp
 
 from ssljax.models import Dtype
 from ssljax.models.convnet import Conv, halved, Up
+from ssljax.ranges import Count, CountOrZero
 
 
 class VQVAE(nn.Module):
     """Images (n, H, W, C) to maps (n, H / 2^halvings, W / 2^halvings, size) and back.
 
-    van den Oord et al., 2017, arXiv:1711.00937, section 4.1: strided convolutions, two residual blocks, and their mirror.
+    Strided convolutions, residual blocks, and their mirror image: van den Oord et al., 2017,
+    arXiv:1711.00937, section 4.1.
     """
 
     shape: tuple[int, int, int]
-    width: int = 64
-    """Channels of every layer (the paper's: 256)."""
-    halvings: int = 2
-    """Strided convolutions."""
-    blocks: int = 2
-    """Residual blocks on either side."""
-    size: int = 32
-    """Numbers in a vector of the map."""
+    """Height, width and channels of the images."""
+    width: Count = 64
+    """Channels of every layer; 256 in the paper."""
+    halvings: Count = 2
+    """Strided convolutions, each of which halves the resolution."""
+    blocks: CountOrZero = 2
+    """Residual blocks in the encoder, and in the decoder."""
+    size: Count = 32
+    """Dimensions of a code vector, D in the paper."""
     dtype: Dtype = "float32"
-    """To compute in; parameters stay float32."""
+    """Precision of computation; parameters are float32."""
 
     def setup(self):
         make = dict(bias=True, dtype=self.dtype)
@@ -57,7 +60,7 @@ class VQVAE(nn.Module):
 
 
 class Block(nn.Module):
-    """x + 1x1(ReLU(3x3(ReLU(x))))."""
+    """A residual block, x + 1x1(ReLU(3x3(ReLU(x))))."""
 
     width: int
     dtype: Dtype = "float32"
