@@ -153,10 +153,9 @@ def test_every_flag_has_a_help_text(file):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_help_of_an_argument_is_one_line(file):
-    long = [name for name, text in helps(function_of(file)).items() if "\n" in text.strip()]
-    unknown = helps(function_of(file)).keys() - inspect.signature(function_of(file)).parameters
-    assert not long and not unknown
+def test_help_texts_are_of_arguments_that_exist(file):
+    function = function_of(file)
+    assert set(helps(function)) <= set(inspect.signature(function).parameters)
 
 
 def test_a_missing_help_text_is_found():
