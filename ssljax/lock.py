@@ -50,8 +50,8 @@ def _acquire(folder: pathlib.Path, option: str) -> tuple[BinaryIO | None, str]:
     """The locked file, or None and who holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname()
-    while True:
-        file = open(folder / "lock", "a+b")  # noqa: SIM115  The lock lasts as long as it is open.
+    for last in [False] * 100 + [True]:  # Not all file systems keep the number of a file.
+        file = open(folder / "lock", "a+b", buffering=0)  # noqa: SIM115 - the lock's life
         file.seek(0)
         text = file.read()
         try:
@@ -64,10 +64,9 @@ def _acquire(folder: pathlib.Path, option: str) -> tuple[BinaryIO | None, str]:
             )
         except OSError:  # A file system without locks.
             print(f"Note: {folder} can't be locked: start no second run in it.")
-        with contextlib.suppress(FileNotFoundError):  # Removed by the process that held it.
-            if os.fstat(file.fileno()).st_ino == os.stat(file.name).st_ino:
-                break
-        file.close()
+        if last or _is_there(file):
+            break
+        file.close()  # It was removed by the process that held it.
     if text and f"on {host}" not in _owner(text):  # Not every network file system has one lock.
         print(f"Note: {folder} was not released by {_owner(text)}: stop it if it still runs.")
     try:
@@ -76,14 +75,19 @@ def _acquire(folder: pathlib.Path, option: str) -> tuple[BinaryIO | None, str]:
         user = str(os.getuid())
     now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     command = " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
-    file.truncate(0)
-    file.write(
-        f"process {os.getpid()} of {user} on {host}, since {now}, `{command}`\n".encode(
-            errors="replace"
-        )
-    )
-    file.flush()
+    owner = f"process {os.getpid()} of {user} on {host}, since {now}, `{command}`\n"
+    with contextlib.suppress(OSError):  # A full disk: who holds it is not known then.
+        file.truncate(0)
+        file.write(owner.encode(errors="replace"))
     return file, ""
+
+
+def _is_there(file: BinaryIO) -> bool:
+    """Whether an open file is the one that its name stands for now."""
+    try:
+        return os.fstat(file.fileno()).st_ino == os.stat(file.name).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _owner(text: bytes) -> str:

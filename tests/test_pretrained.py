@@ -41,7 +41,7 @@ def test_positions_that_were_not_learned_are_not_read(tmp_path, one_device):
         finetune_text(pretrained=str(tmp_path / "bert"), length=17)
 
 
-def test_half_pages_of_the_manual_are_told_apart_by_topic():
+def test_half_pages_of_the_manual_have_topics_as_classes():
     train_set, test_set = (
         labelled_documents("python", "train"),
         labelled_documents("python", "test"),
