@@ -7,7 +7,7 @@ from typing import Any
 from jax import Array
 import numpy as np
 
-from ssljax.data.sources import rows, Source
+from ssljax.data.sources import select, Source
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import Evaluator
 from ssljax.evals.features import (
@@ -74,7 +74,7 @@ def of_class(data: Source, which: int) -> Source:
         raise InputError(
             f"The set has no images of class {which}; its classes are 0 to {data.num_classes - 1}."
         )
-    return rows(data, at)
+    return select(data, at)
 
 
 def auroc(score: np.ndarray, strange: np.ndarray) -> float:

@@ -46,7 +46,7 @@ def clusters(
     names = ("accuracy", "nmi", "ari")
     return Evaluator(
         evaluate,
-        better=dict.fromkeys(names, "higher"),
+        better={"accuracy": "higher", "nmi": "higher", "ari": "higher"},
         floors={name: f"pixels_{name}" for name in names} if floor else {},
         trace=lambda state: trace_features(encode, state, data),
         encode=encode,

@@ -171,7 +171,7 @@ def analogies(
 
     return Evaluator(
         evaluate,
-        better=dict.fromkeys(("accuracy", "semantic", "syntactic"), "higher"),
+        better={"accuracy": "higher", "semantic": "higher", "syntactic": "higher"},
         trace=lambda state: _check_vectors(vectors, state, vocabulary),
     )
 

@@ -12,7 +12,7 @@ from ssljax.evals.cluster import agreement, clusters, kmeans
 
 
 @pytest.mark.parametrize("k, classes", [(3, 3), (4, 3), (2, 4)])
-def test_accuracy_is_the_best_naming(k, classes):
+def test_agreement_accuracy_equals_a_search_over_assignments(k, classes):
     rng = np.random.default_rng(k)
     for _ in range(10):
         labels, found = rng.integers(0, classes, 30), rng.integers(0, k, 30)
@@ -39,7 +39,7 @@ def naive_scores(labels, found):
     return info / np.mean(entropy), (both - chance) / ((sum(same_y) + sum(same_f)) / 2 - chance)
 
 
-def test_nmi_and_ari_are_their_definitions():
+def test_agreement_nmi_and_ari_equal_their_definitions():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 40)
     found = np.where(rng.random(40) < 0.6, labels, rng.integers(0, 4, 40))
@@ -47,7 +47,7 @@ def test_nmi_and_ari_are_their_definitions():
     assert (numbers["nmi"], numbers["ari"]) == pytest.approx(naive_scores(labels, found))
 
 
-def test_known_agreements():
+def test_agreement_of_known_clusters():
     labels = np.repeat(np.arange(4), 25)
     assert agreement(labels, 3 - labels) == {"accuracy": 100, "nmi": pytest.approx(1), "ari": 1}
     assert agreement(labels, np.zeros(100, int)) == {"accuracy": 25, "nmi": 0, "ari": 0}
@@ -67,7 +67,7 @@ def test_kmeans_finds_separate_groups():
     assert set(kmeans(np.zeros((20, 3)), 5)) == {0}  # Collapse.
 
 
-def test_numbers_of_an_encoder_that_knows_and_one_that_does_not():
+def test_clusters_numbers():
     test = images("digits", "test")
     state = {"images": jnp.asarray(test.image), "codes": 10 * jnp.eye(10)[test.labels]}
 

@@ -50,7 +50,7 @@ def naive_ssim(x, y):
     return np.mean(values)
 
 
-def test_ssim_is_the_loop(pictures):
+def test_ssim_equals_a_loop(pictures):
     a = pictures.image[:3]
     b = np.stack([noisy(x, s) for x, s in zip(a, (5, 40, 200))])
     found = ssim(a, b)
@@ -64,7 +64,7 @@ def test_ssim_is_the_loop(pictures):
     np.testing.assert_allclose(ssim(colours, other), np.mean(each, 0))
 
 
-def test_ssim_of_what_is_known(pictures):
+def test_ssim_of_flat_and_equal_images(pictures):
     a = pictures.image
     np.testing.assert_allclose(ssim(a, a), 1)
     flat = lambda value: np.full((1, 16, 16, 1), value, np.uint8)
@@ -75,7 +75,7 @@ def test_ssim_of_what_is_known(pictures):
     assert ssim(a[:1], 255 - a[:1])[0] < 0
 
 
-def test_psnr_is_its_equation(pictures):
+def test_psnr_equals_its_equation(pictures):
     a = pictures.image[:4]
     b = noisy(a, 20)
     expected = [
@@ -88,7 +88,7 @@ def test_psnr_is_its_equation(pictures):
     np.testing.assert_allclose(psnr(a, a), 100)  # The cap, for what is the same.
 
 
-def test_jpeg_of_the_nearest_rate(pictures):
+def test_nearest_jpeg_equals_a_search_over_qualities(pictures):
     x = pictures.image
     rates = {}
     for quality in range(1, 96):
@@ -111,7 +111,7 @@ def test_jpeg_of_the_nearest_rate(pictures):
     assert psnr(x, decoded).mean() > 35 > psnr(x, nearest_jpeg(x, 400)[1]).mean()
 
 
-def test_numbers_of_known_codes(pictures):
+def test_compression_numbers(pictures):
     x = pictures.image
     exact = compression(
         lambda state, x: x / 255.0 + state["shift"], pictures, bits=24 * 24 * 2, batch_size=15
@@ -139,7 +139,7 @@ def test_numbers_of_known_codes(pictures):
     )({})
 
 
-def test_bad_input_is_a_sentence(pictures):
+def test_compression_errors(pictures):
     x = pictures.image
     with pytest.raises(ValueError, match="11 pixels a side"):
         ssim(x[:, :8, :8], x[:, :8, :8])

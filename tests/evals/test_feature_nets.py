@@ -17,8 +17,8 @@ from ssljax.evals.accuracy import accuracy, accuracy_of_versions
 from ssljax.evals.feature_nets import classifier, feature_net, pixels
 from ssljax.evals.features import features, raw_pixels
 from ssljax.evals.fid import generated
-from ssljax.record import plain
 from ssljax.models.resnet import ResNet
+from ssljax.record import plain
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
-def test_a_trained_classifier_is_read_back(workdir, test):
+def test_classifier_reads_a_run(workdir, test):
     nets = [classifier(workdir, seed) for seed in (0, 1)]
     found = json.loads((workdir / "results.json").read_text())["results"]["test/accuracy"]
     assert min(found) > 60
@@ -68,7 +68,7 @@ def test_a_trained_classifier_is_read_back(workdir, test):
     assert feature_net(str(workdir)).name == nets[0].name
 
 
-def test_its_features_tell_blurred_images_from_real_ones(workdir, test):
+def test_classifier_fid_of_blurred_images(workdir, test):
     train = images("digits", "train")
     x = jnp.asarray(test.image / np.float32(255))
 
@@ -85,7 +85,7 @@ def test_its_features_tell_blurred_images_from_real_ones(workdir, test):
     )
 
 
-def test_changed_images_are_named_by_it(workdir, test):
+def test_accuracy_of_versions_numbers(workdir, test):
     """By hand, for images turned upside down, darkened by the state and left alone."""
     net = classifier(workdir)
 
@@ -112,7 +112,7 @@ def test_changed_images_are_named_by_it(workdir, test):
         accuracy_of_versions(versions, pixels(), test)
 
 
-def test_images_of_other_channels_are_refused(workdir):
+def test_classifier_refuses_images_of_other_channels(workdir):
     net = classifier(workdir)
     with pytest.raises(
         ValueError, match="takes images of 1 channels, not 3: train one on the same data"
@@ -120,7 +120,7 @@ def test_images_of_other_channels_are_refused(workdir):
         net.apply(net.params, jnp.zeros((2, 8, 8, 3), jnp.uint8))
 
 
-def test_a_missing_run_says_which_command_makes_it(tmp_path):
+def test_classifier_without_a_run_says_the_command(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(
             ValueError, match="no trained classifier: make one with `launch/local.sh"
@@ -128,13 +128,13 @@ def test_a_missing_run_says_which_command_makes_it(tmp_path):
             classifier(folder)
 
 
-def test_pixels(test):
+def test_pixels_are_the_raw_pixels(test):
     net = feature_net()
     assert net.name == pixels().name == "pixels"
     np.testing.assert_allclose(features(net.apply, net.params, test), raw_pixels(test), rtol=1e-6)
 
 
-def test_a_resnet_is_rebuilt(tmp_path, test):
+def test_classifier_rebuilds_a_resnet(tmp_path, test):
     net = ResNet(width=4)
     state = supervised(encoder=net).init(jax.random.key(0), {"image": test.image[:2]})
     checkpoints = Checkpoints(tmp_path, 1)

@@ -1,4 +1,4 @@
-"""Distances of sets of features: closed forms, SciPy's matrix root, the papers' equations as loops."""
+"""Distances of sets of features against closed forms, SciPy's matrix root, and loops."""
 
 from dataclasses import replace
 import tracemalloc
@@ -146,7 +146,7 @@ def naive_kid(a, b):
     return aa + bb - 2 * sum(k(x, y) for x in a for y in b) / (m * n)
 
 
-def test_kid_is_the_loop():
+def test_kid_equals_a_loop():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(12, 5)), rng.normal(size=(12, 5)) + 1
     found, error = kid(a, b, size=12)
@@ -155,7 +155,7 @@ def test_kid_is_the_loop():
     )  # One block has no scatter.
 
 
-def test_kids_error_is_the_scatter_of_fresh_samples():
+def test_kid_error_is_the_scatter_of_fresh_samples():
     rng = np.random.default_rng(1)
     found, errors = np.array(
         [kid(rng.normal(size=(200, 8)), rng.normal(size=(200, 8)) + 0.2) for _ in range(60)]
@@ -196,7 +196,7 @@ def naive_prdc(real, fake, k):
 
 
 @pytest.mark.parametrize("k, tile", [(1, 1024), (2, 7), (3, 1)])
-def test_prdc_is_the_loop(k, tile):
+def test_prdc_equals_a_loop(k, tile):
     rng = np.random.default_rng(k)
     real, fake = (
         rng.normal(size=(40, 3)),
@@ -230,7 +230,10 @@ def test_prdc_of_known_sets():
 
 
 def test_prdc_of_equal_distributions():
-    """Naeem et al., 2020: the expected density is 1, coverage 1 - (n - 1) ... (n - k) / ((2n - 1) ... (2n - k))."""
+    """Naeem et al., 2020: the expected density is 1.
+
+    The expected coverage is 1 - (n - 1) ... (n - k) / ((2n - 1) ... (2n - k)).
+    """
     rng, n, k = np.random.default_rng(0), 500, 5
     numbers = [prdc(*rng.normal(size=(2, n, 8)), k) for _ in range(5)]
     expected = 1 - np.prod([(n - i) / (2 * n - i) for i in range(1, k + 1)])
@@ -238,7 +241,7 @@ def test_prdc_of_equal_distributions():
     assert np.mean([x["coverage"] for x in numbers]) == pytest.approx(expected, abs=0.02)
 
 
-def test_neighbours_there_are_none_of_are_refused():
+def test_prdc_of_too_few_images_is_refused():
     with pytest.raises(ValueError, match="no 5th neighbours"):
         prdc(np.eye(5), np.eye(9), 5)
 
@@ -259,7 +262,7 @@ def resample(data):
     )
 
 
-def test_numbers_of_generators(digits):
+def test_generated_numbers(digits):
     train, test = digits
     evaluate = generated(resample(test), replace(pixels(), batch_size=360), train, test)
     good, bad = (evaluate({"shift": jnp.float32(s)}) for s in (0, 0.3))
@@ -281,7 +284,7 @@ def test_numbers_of_generators(digits):
     assert evaluate({"shift": jnp.float32(0.3)}) == bad  # The same noise each time.
 
 
-def test_draws_come_in_batches_of_the_nets_size(digits):
+def test_generated_draws_in_batches_of_the_feature_net(digits):
     train, test = digits
     sizes = []
 
@@ -301,7 +304,7 @@ def test_draws_come_in_batches_of_the_nets_size(digits):
     assert 0 < numbers["fid_half"] < 3 * numbers["fid_half_floor"] + 1e4
 
 
-def test_a_mesh_changes_nothing(digits):
+def test_generated_on_a_mesh_of_eight_devices(digits):
     train, test = digits
     draw = lambda state, key, n: (
         sharding.over_batch(jax.random.uniform(key, (n, 8, 8, 1))) ** state["power"]
@@ -313,7 +316,7 @@ def test_a_mesh_changes_nothing(digits):
         assert eight(state) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_reference_features_are_found_once(digits):
+def test_generated_reads_real_images_once(digits):
     reads = []
 
     class Counted(Arrays):
@@ -335,7 +338,7 @@ def test_reference_features_are_found_once(digits):
     ]  # The last of the four of the training set repeats its own images.
 
 
-def test_what_is_not_finite_or_too_little_is_refused(digits):
+def test_generated_errors(digits):
     train, test = digits
     net = FeatureNet("nan", {}, lambda p, x: jnp.where(x[:, :, 0, 0] > 200, jnp.nan, x[:, :, 0, 0]))
     with pytest.raises(ValueError, match="not finite"):

@@ -1,4 +1,4 @@
-"""FID's Inception network against the modules of its TorchScript archive in NumPy; and the reader of such archives."""
+"""FID's Inception network against its TorchScript archive in NumPy, and the archive's reader."""
 
 import collections
 import io
@@ -26,7 +26,7 @@ FILE = (
 
 
 class Node:
-    """A module as the archive describes it, with the strides and paddings that the reader leaves out."""
+    """A module of the archive, with the strides and paddings that the reader leaves out."""
 
 
 class Archive(pickle.Unpickler):
@@ -104,7 +104,7 @@ def params():
     return load_inception()
 
 
-def test_the_network_is_the_archives(params):
+def test_inception_equals_the_archives_modules(params):
     with zipfile.ZipFile(FILE) as archive:
         layers = Archive(archive).load().net.layers
     del layers.pool2  # 8x8, which a smaller image than 299 has no room for: the mean of all.
@@ -130,7 +130,7 @@ def naive_resize(x, size):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 31), (19, 19)])
-def test_resize_is_tensorflows(shape):
+def test_resize_tf1_equals_a_loop(shape):
     x = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
     np.testing.assert_allclose(
         resize_tf1(x[None, ..., None], 19)[0, ..., 0], naive_resize(x, 19), rtol=1e-5
@@ -154,7 +154,7 @@ def archive(path, content):
     return path
 
 
-def test_nothing_in_an_archive_is_run(tmp_path):
+def test_read_torchscript_runs_nothing(tmp_path):
     trap = tmp_path / "trap"
     bad = archive(tmp_path / "bad.pt", pickle.dumps(Call(os.mkdir, (str(trap),))))
     with pytest.raises(
@@ -164,7 +164,7 @@ def test_nothing_in_an_archive_is_run(tmp_path):
     assert not trap.exists()
 
 
-def test_other_files_are_refused(tmp_path):
+def test_read_torchscript_and_convert_errors(tmp_path):
     (tmp_path / "text").write_text("not a zip")
     cases = [
         tmp_path / "text",

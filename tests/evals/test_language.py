@@ -1,4 +1,4 @@
-"""Evaluators of texts, against counts by hand: perplexity, masked tokens, neighbours, alignment and uniformity."""
+"""Evaluators of texts against counts by hand."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ from ssljax.losses.language import MaskedTokens
         if case[2] <= case[1]
     ],
 )
-def test_each_token_counts_once_with_its_past_in_sight(n, length, stride):
+def test_windows_count_each_token_once_with_its_past(n, length, stride):
     tokens, seen = np.arange(n) + 100, []
     for rows, counted in windows(tokens, length, stride, 3):
         assert rows.shape == (3, length + 1)
@@ -43,8 +43,11 @@ def test_each_token_counts_once_with_its_past_in_sight(n, length, stride):
     assert sorted(seen) == list(range(101, 100 + n))
 
 
-def test_perplexity_is_that_of_a_loop_over_the_text():
-    """A bigram model sees one token, so that the stride makes no difference; bits are per character, not per token."""
+def test_perplexity_equals_a_loop_over_the_text():
+    """A bigram model sees one token, so that the stride makes no difference.
+
+    Bits are per character, not per token.
+    """
     rng = np.random.default_rng(0)
     p, tokens, train = (
         rng.dirichlet(np.ones(5), size=5),
@@ -53,7 +56,7 @@ def test_perplexity_is_that_of_a_loop_over_the_text():
     )
     read = Tokenized(None, train, tokens, 250)
     score = lambda state, x: -jnp.log(state["p"])[x[:, :-1], x[:, 1:]]
-    want = -sum(math.log(p[a, b]) for a, b in zip(tokens, tokens[1:])) / 100
+    want = -sum(math.log(p[a, b]) for a, b in itertools.pairwise(tokens)) / 100
     for length, stride in ((8, 8), (8, 3), (200, 10)):
         found = perplexity(score, read, length, stride, batch_size=4)({"p": jnp.asarray(p)})
         np.testing.assert_allclose(found["nll"], want, rtol=1e-5)
@@ -86,8 +89,8 @@ def token_rows(n=70):
     return TokenRows(wordpiece(docs, 20), rows, rows)
 
 
-def test_masked_accuracy_counts_what_is_asked():
-    """A model that says 7 is as good as the floor; one that says what was there is always right."""
+def test_masked_accuracy_numbers():
+    """A model that always predicts 7 equals the floor; one that copies is always right."""
     data = token_rows()
     rows = data.test
 
@@ -95,8 +98,8 @@ def test_masked_accuracy_counts_what_is_asked():
         at = jnp.tile(jnp.array([1, 3]), (len(x), 1))
         targets = jnp.take_along_axis(x, at, 1)
         weight = jnp.broadcast_to(jnp.array([1.0, 0.0]), at.shape)
-        said = jnp.where(state["sure"], targets, 7)
-        return 4.0 * jax.nn.one_hot(said, 20), MaskedTokens(x, at, targets, weight)
+        predicted = jnp.where(state["sure"], targets, 7)
+        return 4.0 * jax.nn.one_hot(predicted, 20), MaskedTokens(x, at, targets, weight)
 
     found = masked_accuracy(predict, data, batch_size=16)({"sure": jnp.array(False)})
     np.testing.assert_allclose(found["accuracy"], 100 * (rows[:, 1] == 7).mean(), rtol=1e-6)
@@ -122,12 +125,12 @@ def test_masked_accuracy_counts_what_is_asked():
     assert f"[{name[7]}|{name[7]}]".replace("##", "") in sure["guesses"].replace("##", "")
 
 
-def test_guesses_stand_beside_the_truth():
+def test_filled_shows_predicted_and_actual_tokens():
     decode = lambda ids: " ".join("abcdefgh"[i] for i in ids)
     assert filled(np.array([0, 1, 2, 3]), np.array([2]), np.array([7]), decode) == "a b [h|c] d"
 
 
-def test_replaced_auroc():
+def test_replaced_auroc_numbers():
     rows = token_rows().test
     find = lambda state, key, x: (state["sign"] * (x == 7).astype(float), x == 7)
     run = replaced_auroc(find, rows, batch_size=16)
@@ -140,7 +143,7 @@ def test_replaced_auroc():
     )
 
 
-def test_nearest_and_samples_are_what_a_reader_expects():
+def test_nearest_texts_and_text_samples():
     z = np.eye(4)[[0, 0, 1, 1, 2]] + 0.01 * np.arange(5)[:, None]
     data = Arrays(np.arange(5, dtype=np.int32)[:, None], np.zeros(5, np.int32), ["a"])
     table = nearest_texts(
@@ -155,7 +158,7 @@ def test_nearest_and_samples_are_what_a_reader_expects():
     assert found["samples"] == "bc\n\nde"
 
 
-def test_alignment_and_uniformity_are_the_equations():
+def test_alignment_and_uniformity_equal_their_equations():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 7, 3))
     unit = lambda z: [x / math.sqrt(sum(x * x)) for x in z]

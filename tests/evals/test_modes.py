@@ -1,4 +1,4 @@
-"""Mixtures in the plane and what is counted on them: known points, the mixture itself, and loops read off the paper."""
+"""Mixtures in the plane and their modes: known points, the mixture itself, and loops."""
 
 import itertools
 import math
@@ -15,7 +15,10 @@ MIXTURES = pytest.mark.parametrize("mixture", [RING, GRID], ids=["ring", "grid"]
 
 
 def naive(points, centres, sigma):
-    """Lin et al., 2017, section 4.1: a sample is of high quality within 3 sigma of the nearest centre, which it recovers."""
+    """Lin et al., 2017, section 4.1.
+
+    A sample within 3 sigma of the nearest centre is of high quality, and recovers that centre.
+    """
     found, good = set(), 0
     for x in points:
         distances = [math.dist(x, c) for c in centres]
@@ -26,7 +29,7 @@ def naive(points, centres, sigma):
     return len(found), 100 * good / len(points)
 
 
-def test_the_mixtures_are_the_papers():
+def test_mixtures_are_the_papers():
     assert len(RING.centres) == 8 and RING.sigma == 0.01
     for c in RING.centres:
         assert math.hypot(*c) == pytest.approx(1)
@@ -38,7 +41,7 @@ def test_the_mixtures_are_the_papers():
 
 
 @MIXTURES
-def test_a_draw_has_the_moments_of_the_mixture(mixture):
+def test_mixture_draw_has_its_moments(mixture):
     points = mixture.draw(50_000, seed=3)
     distance = np.linalg.norm(points[:, None] - mixture.centres, axis=-1)
     nearest = distance.argmin(1)
@@ -57,14 +60,14 @@ def test_a_draw_has_the_moments_of_the_mixture(mixture):
 
 
 @MIXTURES
-def test_the_mixture_itself_is_the_ceiling(mixture):
+def test_recovered_of_the_mixture_itself(mixture):
     """Within 3 sigma in the plane: 1 - exp(-9/2)."""
     count, percent = recovered(mixture.draw(50_000), mixture.centres, mixture.sigma)
     assert count == len(mixture.centres)
     assert percent == pytest.approx(100 * (1 - math.exp(-4.5)), abs=0.2)
 
 
-def test_packs_hold_independent_points_of_one_draw():
+def test_mixture_packs_are_independent_points():
     packs, drawn = GRID.packs(2000, 3, seed=5), GRID.draw(2000, seed=5)
     assert packs.shape == (2000, 3, 2)
     assert {tuple(x) for x in packs.reshape(-1, 2)} <= {tuple(x) for x in drawn}
@@ -88,13 +91,13 @@ def test_packs_hold_independent_points_of_one_draw():
         ([[1, 0]] * 3 + [[0.9, 0]], (1, 75)),
     ],
 )
-def test_known_points_on_the_ring(points, expected):
+def test_recovered_of_known_points(points, expected):
     assert recovered(np.array(points, float), RING.centres, RING.sigma) == expected
 
 
 @pytest.mark.parametrize("spread", [1.0, 2.0, 4.0, 30.0])
 @MIXTURES
-def test_counts_are_the_papers(mixture, spread):
+def test_recovered_equals_a_loop(mixture, spread):
     wide = Mixture(mixture.centres[::2], spread * mixture.sigma)
     points = wide.draw(300, seed=int(spread))
     expected = naive(points.astype(float), mixture.centres, mixture.sigma)
@@ -102,13 +105,13 @@ def test_counts_are_the_papers(mixture, spread):
     assert found[0] == expected[0] and found[1] == pytest.approx(expected[1])
 
 
-def test_where_modes_overlap_the_nearest_counts():
+def test_recovered_counts_the_nearest_of_overlapping_modes():
     centres = np.array([[0.0, 0.0], [1.0, 0.0]])
     assert recovered(np.array([[0.4, 0.0], [0.45, 0.0]]), centres, 1.0) == (1, 100)
     assert recovered(np.array([[0.4, 0.0], [0.6, 0.0]]), centres, 1.0) == (2, 100)
 
 
-def test_the_evaluator_draws_from_the_state():
+def test_modes_numbers_and_picture():
     table = jnp.asarray(RING.draw(5000))
 
     def draw(state, key, n):

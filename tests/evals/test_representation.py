@@ -97,7 +97,7 @@ def test_features_compile_once_and_read_once_a_state(test):
     assert not np.array_equal(extract({"w": other["w"] + 1}, test), extract(other, test))
 
 
-def test_features_go_with_their_state(test):
+def test_features_are_freed_with_their_state(test):
     extract = extractor(lambda state, images: project(state, images))
     state = random_state()
     old, held = extract(state, test).copy(), weakref.ref(extract(state, test))
@@ -108,14 +108,14 @@ def test_features_go_with_their_state(test):
     assert not np.array_equal(old, new)
 
 
-def test_a_state_of_numpy_arrays_is_read_anew(test):
+def test_features_of_a_state_of_numpy_arrays_are_not_remembered(test):
     state = {"w": np.asarray(random_state()["w"]).copy()}
     old = features(project, state, test)
     state["w"] *= 2
     np.testing.assert_allclose(features(project, state, test), 2 * old, rtol=1e-5)
 
 
-def test_bad_features_are_refused(test):
+def test_features_errors(test):
     with pytest.raises(ValueError, match=r"must return features \(n, d\)"):
         features(lambda state, images: images, {}, test)
     with pytest.raises(ValueError, match="497 of 497 images have features that are not finite"):
@@ -146,8 +146,8 @@ def test_raw_pixels(test):
         (4, 2, [[0, 1], [2, 3]]),
     ],
 )
-def test_parts_are_of_one_length_and_shared_evenly(n, size, want):
-    """With their first rows repeated behind, on one device and eight; those that are masked have a key each besides."""
+def test_in_parts_and_keyed_have_parts_of_one_length(n, size, want):
+    """Parts are padded with their own first rows, on one device and eight; `keyed` adds a key."""
     rows, data = 10 * np.arange(n)[:, None] + np.arange(3), jax.random.key_data
     for room, count in (len(want[0]), 1), (8, 8):
         mesh = jax.make_mesh(
@@ -173,7 +173,7 @@ def test_parts_are_of_one_length_and_shared_evenly(n, size, want):
 
 
 def loop(bank, labels, queries, k, temperature):
-    """Wu et al., 2018, sec. 3.4, read aloud in float64: (weighted, plain) classes."""
+    """Wu et al., 2018, sec. 3.4, in float64: (weighted, plain) classes."""
     weighted, plain = [], []
     for q in queries.astype(np.float64):
         cosine = [q @ b / np.linalg.norm(q) / np.linalg.norm(b) for b in bank.astype(np.float64)]
@@ -195,7 +195,7 @@ def encoded(train, test):
 @pytest.mark.parametrize(
     "k, temperature", [(1, 0.07), (4, 0.07), (20, 0.07), (20, 0.01), (50, 1.0)]
 )
-def test_knn_is_the_papers(encoded, train, test, k, temperature):
+def test_knn_equals_a_loop(encoded, train, test, k, temperature):
     bank, queries = encoded[0], encoded[1][:60]
     sims, index = neighbours(bank, queries, k, tile=(32, 500))  # Neither divides.
     weighted, plain = vote(sims, train.labels[index], temperature)
@@ -204,7 +204,7 @@ def test_knn_is_the_papers(encoded, train, test, k, temperature):
     np.testing.assert_array_equal(plain, expected[1])
 
 
-def test_weights_and_ties_decide():
+def test_vote_by_weights_and_ties():
     labels = np.array([[1, 2, 2], [3, 1, 0]])
     sims = np.array([[0.9, 0.1, 0.1], [0.5, 0.4, 0.3]], np.float32)
     weighted, plain = vote(sims, labels, 0.07)
@@ -215,7 +215,7 @@ def test_weights_and_ties_decide():
 
 
 @pytest.mark.parametrize("k", [1, 7, 30])
-def test_plain_knn_is_scikit_learns(encoded, train, test, k):
+def test_plain_knn_equals_scikit_learns(encoded, train, test, k):
     bank, queries = encoded
     sims, index = neighbours(bank, queries, k)
     _, plain = vote(sims, train.labels[index], 0.07)
@@ -227,15 +227,15 @@ def test_plain_knn_is_scikit_learns(encoded, train, test, k):
 
 
 @pytest.mark.parametrize("tile", [(1, 1300), (100, 7), (497, 1299), (4096, 4096)])
-def test_tiles_change_nothing(encoded, tile):
+def test_neighbours_do_not_depend_on_tiles(encoded, tile):
     sims, index = neighbours(*encoded, 20)
     tiled = neighbours(*encoded, 20, tile=tile)
     np.testing.assert_allclose(tiled[0], sims, atol=1e-6)
     assert (tiled[1] == index).mean() > 0.999  # Two that are equal in float32 may change places.
 
 
-def test_padding_is_no_neighbour():
-    """Not even of a query whose neighbours all point away from it, where a row of zeros is nearer."""
+def test_neighbours_leave_out_padding():
+    """Also where all neighbours point away from a query, so that a row of zeros is nearer."""
     rng = np.random.default_rng(0)
     bank, queries = np.abs(rng.normal(size=(10, 8))), -np.abs(rng.normal(size=(4, 8)))
     sims, index = neighbours(bank, queries, 10, tile=(3, 7))
@@ -278,7 +278,7 @@ def fit(x, y, weight, lam, tol):
 
 @pytest.mark.parametrize("rows", [1300, 1000])
 @pytest.mark.parametrize("lam", [1e-1, 1e-3, 1e-5])
-def test_the_minimum_is_scikit_learns(train, test, lam, rows):
+def test_minimise_equals_scikit_learns(train, test, lam, rows):
     """Also where the last rows have no weight, as held-out images and padding have none."""
     scaler = StandardScaler().fit(raw_pixels(train))
     x, xt = (scaler.transform(raw_pixels(data)) for data in (train, test))
@@ -313,7 +313,7 @@ def test_probe_numbers(train, test):
     assert len(train.reads) == reads + 2  # The encoder's two batches; pixels were kept.
 
 
-def test_the_regulariser_is_chosen_without_the_test_set(train, test):
+def test_probe_chooses_the_regulariser_without_the_test_set(train, test):
     shuffled = Digits(slice(1300, None), np.random.default_rng(0).permutation(test.labels))
     honest, blind = (
         linear_probe(project, train, data, floor=False)(random_state(64))
@@ -324,8 +324,8 @@ def test_the_regulariser_is_chosen_without_the_test_set(train, test):
     assert honest["accuracy"] > 85 and blind["accuracy"] < 25
 
 
-def test_the_regulariser_is_chosen_on_images_held_out(train, test):
-    """With wrong labels among the right ones the weakest fits the training set best and new images worst."""
+def test_probe_chooses_the_regulariser_on_held_out_images(train, test):
+    """With wrong labels among the right ones, the weakest fits new images worst."""
     rng = np.random.default_rng(0)
     train.labels = np.where(
         rng.random(1300) < 0.4, rng.integers(0, 10, 1300, dtype=np.int32), train.labels
@@ -338,7 +338,7 @@ def test_the_regulariser_is_chosen_on_images_held_out(train, test):
     assert both["train_accuracy"] < weak["train_accuracy"]
 
 
-def test_labels_outside_the_classes_are_refused(test):
+def test_probe_refuses_labels_outside_the_classes(test):
     with pytest.raises(ValueError, match=r"not in \[0, 10\)"):
         linear_probe(project, Digits(slice(0, 3), np.array([0, -1, 3], np.int32)), test)
 
@@ -370,7 +370,7 @@ def test_probe_without_a_matrix_of_features_finds_the_same_minimum(train, test, 
     assert found["train_accuracy"] == pytest.approx(expected["train_accuracy"], abs=0.5)
 
 
-def test_chunks_of_steps_change_nothing(train):
+def test_minimise_does_not_depend_on_chunks(train):
     x = StandardScaler().fit_transform(raw_pixels(train)).astype(np.float32)
     zeros = {"w": np.zeros((10, 64), np.float32), "b": np.zeros(10, np.float32)}
     weight = np.ones(len(x), np.float32)
@@ -398,7 +398,7 @@ def test_rankme_counts_equal_directions(n, d, rank):
     assert rankme((3 * left @ right.T).astype(np.float32)) == pytest.approx(rank, rel=1e-3)
 
 
-def test_rankme_is_the_papers(encoded):
+def test_rankme_equals_the_papers_equation(encoded):
     z = encoded[0]
     sigma = np.linalg.svd(z, compute_uv=False)
     p = sigma / sigma.sum() + 1e-7
@@ -449,7 +449,7 @@ def test_grid_of_another_shape_is_refused(shape):
 
 
 def cells(picture, rows, columns, factor=8):
-    """The images of a grid of enlarged 8x8 images with gaps of 2, (rows, columns, 8, 8), as in the first channel."""
+    """First channel of the images of a grid of enlarged 8x8 images, (rows, columns, 8, 8)."""
     step = 8 * factor + 2
     return np.array(
         [
@@ -475,7 +475,7 @@ def test_samples_are_what_was_drawn():
     )
 
 
-def test_compared_has_the_image_over_what_is_made_of_it(test):
+def test_compared_shows_images_above_what_is_made_of_them(test):
     show = lambda state, key, x: [x / 255.0 * state["x"], 1 - x / 255.0]
     picture = cells(compared(show, test, n=4)({"x": jnp.float32(0.0)})["compared"], 3, 4)
     originals = test.images[subset(test, 4)][..., 0]
@@ -524,7 +524,7 @@ def test_views_are_originals_and_draws(test):
     assert evaluate(random_state(seed=1))["views"] is picture and len(test.reads) == reads
 
 
-def test_the_map_shows_every_class(test):
+def test_feature_map_shows_every_class(test):
     evaluate = feature_map(project, test, n=120)
     picture = evaluate(random_state())["map"]
     assert picture.ndim == 3 and picture.shape[-1] == 3 and picture.dtype == np.uint8
@@ -535,7 +535,7 @@ def test_the_map_shows_every_class(test):
 
 
 @pytest.mark.parametrize("d", [1, 2])
-def test_the_map_survives_collapse(test, d):
+def test_feature_map_of_collapsed_features(test, d):
     picture = feature_map(project, test, n=20)({"w": jnp.zeros((64, d))})["map"]
     assert len(np.unique(picture)) > 2
 
@@ -582,7 +582,7 @@ def check_mesh():
 
 
 @pytest.mark.parametrize("n", [1, 6, 8])
-def test_what_is_drawn_for_an_image_does_not_depend_on_the_devices(n):
+def test_average_draws_do_not_depend_on_the_devices(n):
     def measure(state, key, images, labels):
         return {"noise": jax.random.uniform(key, (len(images), 3))[:, 1] * labels}
 
@@ -599,7 +599,7 @@ def test_what_is_drawn_for_an_image_does_not_depend_on_the_devices(n):
     assert found["noise"] == pytest.approx(expected.mean(), rel=1e-6)
 
 
-def test_a_mesh_changes_nothing():
+def test_evaluators_on_a_mesh_of_eight_devices():
     if jax.device_count() == 8:
         return check_mesh()
     flags = os.environ | {

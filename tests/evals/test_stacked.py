@@ -31,13 +31,13 @@ ALL = np.stack(np.meshgrid(*[np.arange(10)] * 3), -1).reshape(-1, 3)
         (np.array([[1, 2, 3]] * 3 + [[3, 2, 1]]), (2, 0.75 * math.log(750) + 0.25 * math.log(250))),
     ],
 )
-def test_known_labels_give_known_modes(named, expected):
+def test_reached_of_known_labels(named, expected):
     """k of 1000 modes, equally often: a KL of log(1000 / k)."""
     count, kl = reached(named, 10)
     assert count == expected[0] and kl == pytest.approx(expected[1], abs=1e-12)
 
 
-def test_the_divergence_is_the_papers():
+def test_reached_divergence_equals_its_equation():
     """Σ p log(p / q) with q = 1/1000 over the modes, from counts kept by a dictionary."""
     named = np.random.default_rng(0).integers(0, 10, (3000, 3)) ** 2 // 9
     counts = {}
@@ -48,19 +48,19 @@ def test_the_divergence_is_the_papers():
     assert found[0] == len(counts) and found[1] == pytest.approx(kl)
 
 
-def test_chance_alone_costs_what_the_docstring_says():
+def test_reached_divergence_of_random_labels():
     named = np.random.default_rng(1).integers(0, 10, (26_000, 3))
     count, kl = reached(named, 10)
     assert count == 1000 and kl == pytest.approx(999 / 52_000, rel=0.15)
 
 
-def test_labels_outside_are_refused():
+def test_reached_refuses_labels_outside_the_classes():
     with pytest.raises(ValueError, match=r"in \[0, 10\), not 0 to 10"):
         reached(np.array([[0, 1, 10]]), 10)
 
 
-def test_stacks_of_real_digits(test):
-    """A generator that stacks test digits reaches the floor; one that knows two digits reaches 2^3 modes."""
+def test_stacked_modes_of_real_digits(test):
+    """Stacks of all test digits reach the floor, stacks of two digits 2^3 modes."""
     labels, x = (
         nearest_image_classifier(images("digits", "train")),
         jnp.asarray(test.image[..., 0] / np.float32(255)),
@@ -98,7 +98,7 @@ def test_stacks_of_real_digits(test):
     assert few["modes_nearest_floor"] == free["modes_nearest_floor"]
 
 
-def test_bad_stacks_are_a_sentence(test):
+def test_stacked_modes_errors(test):
     labels = nearest_image_classifier(test)
     with pytest.raises(ValueError, match="Stacks of 3 images are needed"):
         stacked_modes(lambda state, key, n: jnp.zeros((n, 8, 8, 1)), labels, test, n=100)({})

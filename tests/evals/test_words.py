@@ -1,4 +1,4 @@
-"""Likeness and analogies against loops over the words, and what a file of them must be."""
+"""Similarity and analogies against loops over the words, and their files."""
 
 import math
 
@@ -24,7 +24,7 @@ def vocabulary_and_vectors(n=40, d=6, seed=0):
     return [f"w{i}" for i in range(n)], np.random.default_rng(seed).normal(size=(n, d))
 
 
-def test_similarity_is_spearmans_correlation():
+def test_similarity_equals_spearmans_correlation():
     vocabulary, x = vocabulary_and_vectors()
     rng = np.random.default_rng(1)
     pairs = [
@@ -54,7 +54,7 @@ def test_similarity_is_spearmans_correlation():
 
 
 @pytest.mark.parametrize("restrict", [25, 30_000])
-def test_analogies_are_3cosadd(restrict):
+def test_analogies_equal_3cosadd_in_a_loop(restrict):
     vocabulary, x = vocabulary_and_vectors(seed=2)
     rng = np.random.default_rng(3)
     for i in range(0, 24, 4):  # Some that can be solved.
@@ -83,7 +83,7 @@ def test_analogies_are_3cosadd(restrict):
     assert out["coverage"] == pytest.approx(100 * len(both) / len(quads))
 
 
-def test_nearest_words_can_be_read():
+def test_nearest_words_table():
     x = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 2.0], [-1, 0.0]])
     words = ["day", "night", "sea", "ocean", "stone"]
     table = nearest_words(lambda state: state, words, ["day", "ocean", "unheard"], 2)(x)["words"]
@@ -95,7 +95,7 @@ def test_nearest_words_can_be_read():
     )
 
 
-def test_files_of_words(tmp_path, monkeypatch, capsys):
+def test_word_tests_files(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     vocabulary, x = vocabulary_and_vectors()
     assert word_tests(lambda s: s, vocabulary, wordsim="", questions="") == {}
