@@ -24,7 +24,7 @@ from optax import softmax_cross_entropy_with_integer_labels
 
 from ssljax import descend, Experiment, main, TrainState
 from ssljax.data import augment, feed, steps_of
-from ssljax.data.variations import images
+from ssljax.data.variations import variation_images
 from ssljax.evals.average import average
 from ssljax.evals.pictures import filters
 from ssljax.losses.reconstruction import cross_entropy, masking
@@ -60,7 +60,7 @@ def sdae(
         lr: Learning rate of training with labels.
         batch_size: Images in a step.
     """
-    train, test = (images(data, split, image_size) for split in ("train", judge))
+    train, test = (variation_images(data, split, image_size) for split in ("train", judge))
     n, per_epoch = len(widths), steps_of(1, train, batch_size)
     layers = list(map(Tied, (math.prod(train.shape), *widths), widths))
     stack = [*layers, MLP((train.num_classes,))]

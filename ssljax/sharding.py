@@ -1,4 +1,4 @@
-"""Where arrays live: batches are split over all devices, states by a rule on path and shape."""
+"""Sharding: batches are split over all devices, states by a rule on path and shape."""
 
 import math
 from typing import Any
@@ -11,11 +11,14 @@ from ssljax.errors import InputError
 
 Tree = Any
 
-BATCH = P(("data", "fsdp"))  # Examples lie over all devices, whichever axis those are on.
+BATCH = P(("data", "fsdp"))  # Examples are split over all devices, on both axes of the mesh.
 
 
 def split_cpu(n: int) -> None:
-    """Makes `n` devices of a CPU, or leaves it if n is 0. InputError for less, and once JAX has started with others."""
+    """Simulates `n` devices on a CPU; changes nothing if n is 0.
+
+    InputError for a negative n, and if JAX has already started with another number of devices.
+    """
     if n < 0:
         raise InputError(f"--run.cpu-devices must be at least 0, not {n}.")
     try:
@@ -24,13 +27,16 @@ def split_cpu(n: int) -> None:
     except RuntimeError:
         if (found := jax.device_count("cpu")) != n:
             raise InputError(
-                f"JAX has already started, with {found} CPU device{'s' * (found > 1)}, not {n}: choose "
-                "cpu_devices before anything is computed."
+                f"JAX has already started, with {found} CPU device{'s' * (found > 1)}, not {n}: "
+                "choose cpu_devices before anything is computed."
             ) from None
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:
-    """All devices as (data, fsdp); `fsdp=1` is plain data parallelism. InputError if it doesn't divide the devices."""
+    """Mesh of all devices, (data, fsdp); `fsdp=1` is plain data parallelism.
+
+    InputError if `fsdp` does not divide the number of devices.
+    """
     n = jax.device_count()
     if fsdp < 1 or n % fsdp:
         raise InputError(
@@ -47,7 +53,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def fsdp(path: str, x: jax.ShapeDtypeStruct, mesh: Mesh, min_size: int = 2**16) -> P:
-    """Splits the largest dimension that the axis divides; arrays under `min_size` elements are copied everywhere."""
+    """Splits the largest dimension that the size of the fsdp axis divides.
+
+    Arrays of fewer than `min_size` elements are copied to every device.
+    """
     n = mesh.shape["fsdp"]
     dims = [d for d in range(x.ndim) if x.shape[d] % n == 0]
     if n == 1 or math.prod(x.shape) < min_size or not dims:
@@ -58,10 +67,11 @@ def fsdp(path: str, x: jax.ShapeDtypeStruct, mesh: Mesh, min_size: int = 2**16) 
 
 
 def over_batch(x: jax.Array) -> jax.Array:
-    """Splits an array that is born inside a step (latents, masks) over the devices as a batch is; a no-op off a mesh.
+    """Splits an array made inside a step (latents, masks) over the devices, as a batch is.
 
-    Without it XLA may compute it whole on every device, or split it in a way that makes gradients wrong
-    (https://github.com/jax-ml/jax/issues/16894).
+    Without it, XLA may compute the array whole on every device, or split it in a way that makes
+    gradients wrong (https://github.com/jax-ml/jax/issues/16894). Outside of a mesh, and for a
+    number of rows that the devices don't divide, the array is returned as it is.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or x.shape[0] % mesh.size:
@@ -70,10 +80,10 @@ def over_batch(x: jax.Array) -> jax.Array:
 
 
 def shard_state(state: Tree, rule, mesh: Mesh) -> Tree:
-    """The sharding of each array of `state`, a tree of shapes, by `rule(path, shape, mesh)`."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: NamedSharding(
-            mesh, rule(jax.tree_util.keystr(path, simple=True, separator="/"), x, mesh)
-        ),
-        state,
-    )
+    """Sharding of each array of `state`, a tree of shapes, by `rule(path, shape, mesh)`."""
+
+    def sharding_of(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, rule(name, x, mesh))
+
+    return jax.tree_util.tree_map_with_path(sharding_of, state)

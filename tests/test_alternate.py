@@ -1,4 +1,4 @@
-"""Games in turns: each player answers what those before it have just done, by hand on x·y."""
+"""`alternate`: each player sees the earlier updates of the same step, by hand on x·y."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ LR = 0.1
 
 
 def play(*order):
-    """x descends x·y and y ascends it, by gradient steps; each move is counted in `extra`, where the next sees it."""
+    """x descends x·y and y ascends it; updates are counted in `extra`, which the next sees."""
 
     def loss(name, other, sign):
         def f(p, state, batch, key):
@@ -39,7 +39,7 @@ def play(*order):
 
 
 @pytest.mark.parametrize("order", ["xy", "yx"])
-def test_the_second_answers_the_first(order):
+def test_second_player_sees_the_first_update(order):
     x, y, state_metrics = 1.0, 2.0, play(*order)
     for player in order:
         if player == "x":
@@ -58,7 +58,7 @@ def test_the_second_answers_the_first(order):
     )
 
 
-def test_who_does_not_move_stays():
+def test_other_player_is_unchanged():
     """A move of one player touches neither the other's parameters nor its optimizer's moments."""
     tx, p = optax.adam(LR), {"x": jnp.array(1.0), "y": jnp.array(2.0)}
     state = TrainState.game(tx, p)

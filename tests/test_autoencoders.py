@@ -1,4 +1,4 @@
-"""What the experiments of the reconstruction family are made of: evaluators against loops over a set."""
+"""Reconstruction: evaluators against loops, Larochelle's problems, stacked autoencoders."""
 
 from dataclasses import replace
 
@@ -9,15 +9,16 @@ import pytest
 
 from experiments.sdae import sdae
 from ssljax import Run, train
-from ssljax.data import images, variations
+from ssljax.data import images
 from ssljax.data.order import indices
+from ssljax.data.variations import SPLITS, variation_images
 from ssljax.errors import InputError
 from ssljax.evals import compress
 from ssljax.evals.average import average, linear_floor, psnr
 from tests.test_data import prepared
 
 
-def test_an_average_is_over_each_image_once(devices):
+def test_average_counts_each_image_once(devices):
     test = images("digits", "test")
     measure = lambda state, key, x, y: {
         "right": jnp.float32(y == 3),
@@ -43,7 +44,7 @@ def test_an_average_is_over_each_image_once(devices):
         average(lambda state, key, x, y: {"bad": x}, test)(jnp.float32(0))
 
 
-def test_psnr_is_that_of_eight_bits():
+def test_psnr_equals_that_of_eight_bits():
     rng = np.random.default_rng(0)
     a, b = (rng.integers(0, 256, (3, 6, 5, 3), dtype=np.uint8) for _ in "ab")
     np.testing.assert_allclose(psnr(jnp.asarray(a), jnp.asarray(b)), compress.psnr(a, b), rtol=1e-5)
@@ -60,7 +61,7 @@ def test_psnr_is_that_of_eight_bits():
     np.testing.assert_allclose(psnr(jnp.asarray(a), jnp.asarray(a)), 100, rtol=1e-5)
 
 
-def test_the_linear_floor_is_an_svds():
+def test_linear_floor_equals_an_svd():
     train, test = images("digits", "train"), images("digits", "test")
     x, y = (s.image.reshape(len(s), -1) / 255.0 for s in (train, test))
     v = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:7]
@@ -73,8 +74,8 @@ def test_the_linear_floor_is_an_svds():
 # Larochelle's problems.
 
 
-def test_rectangles_are_the_recipes():
-    train = variations.images("rect", "train")
+def test_rectangles_follow_the_recipe():
+    train = variation_images("rect", "train")
     assert (
         len(train) == 10_000
         and train.shape == (28, 28, 1)
@@ -96,19 +97,25 @@ def test_rectangles_are_the_recipes():
     assert abs(heights.mean() - np.mean([h for h, _ in pairs])) < 0.6
     assert {1, 28} <= set(heights) and {1, 28} <= set(widths)
     assert abs(places[heights < 20].mean() - 0.5) < 0.03 and abs(train.labels.mean() - 0.5) < 0.02
-    again, other = variations.images("rect", "train"), variations.images("rect", "validation")
+    again, other = (
+        variation_images("rect", "train"),
+        variation_images("rect", "validation"),
+    )
     np.testing.assert_array_equal(train.image, again.image)
     assert len(other) == 2000 and not np.array_equal(train.image[:2000], other.image)
-    assert [len(variations.images("rect-1000", s)) for s in variations.SPLITS] == [
+    assert [len(variation_images("rect-1000", s)) for s in SPLITS] == [
         1000,
         200,
         50_000,
     ]
 
 
-def test_a_random_background_is_uniform_and_leaves_the_digit():
+def test_random_background_is_uniform_and_keeps_the_digit():
     prepared("mnist")
-    train, test = variations.images("bg-rand", "train"), variations.images("bg-rand", "validation")
+    train, test = (
+        variation_images("bg-rand", "train"),
+        variation_images("bg-rand", "validation"),
+    )
     mnist = np.concatenate([images("mnist", s).image for s in ("train", "test")])
     at = np.random.default_rng(2007).permutation(70_000)
     for data, rows in ((train, at[:10_000]), (test, at[10_000:12_000])):
@@ -120,18 +127,18 @@ def test_a_random_background_is_uniform_and_leaves_the_digit():
         assert len(data) == len(rows)
 
 
-def test_splits_that_are_not_there():
+def test_missing_splits_are_refused():
     with pytest.raises(InputError, match="rect has no valid split; it has train, validation, test"):
-        variations.images("rect", "valid")
+        variation_images("rect", "valid")
     with pytest.raises(
         InputError, match="digits has no validation split: only rect, bg-rand, rect-1000 have one"
     ):
-        variations.images("digits", "validation")
+        variation_images("digits", "validation")
     with pytest.raises(
         InputError, match="rect-1000 has .* of its own: give --data rect-1000 --judge validation"
     ):
-        variations.images("rect-1000:validation", "train")
-    assert len(variations.images("digits:validation", "test")) == 142
+        variation_images("rect-1000:validation", "train")
+    assert len(variation_images("digits:validation", "test")) == 142
 
 
 # Stacked autoencoders.
@@ -159,7 +166,7 @@ def small_sdae(tmp_path, **changes):
     )
 
 
-def test_each_layer_moves_in_its_own_phase_alone(tmp_path, one_device):
+def test_each_layer_is_trained_in_its_own_phase_alone(tmp_path, one_device):
     """Two steps a layer, then all by the labels; and the phases survive an interruption."""
     exp = replace(small_sdae(tmp_path), evals={})
     assert exp.num_steps == 8
@@ -173,7 +180,7 @@ def test_each_layer_moves_in_its_own_phase_alone(tmp_path, one_device):
         and moved(2, 4) == [False, True, False]
         and moved(4, 8) == [True] * 3
     )
-    # By the labels the decoders' biases learn nothing, and a phase's optimiser state is left alone by the others.
+    # Labels have no gradient for the decoders' biases; a phase leaves the others' optimizer states.
     np.testing.assert_array_equal(
         after[4].params[0]["params"]["c"], after[8].params[0]["params"]["c"]
     )
@@ -184,8 +191,8 @@ def test_each_layer_moves_in_its_own_phase_alone(tmp_path, one_device):
     )
 
 
-def test_a_layer_is_pretrained_on_the_equation(tmp_path, one_device):
-    """The first step's gradient, in Adam's first moment, against Vincent's equation written out in float64."""
+def test_pretraining_gradient_equals_the_equation(tmp_path, one_device):
+    """The gradient in Adam's first moment against Vincent's equation in float64."""
     exp = replace(small_sdae(tmp_path, corruption=0.0), evals={}, num_steps=1)
     state = train(exp)
     batch = exp.data.batch(jax.tree.map(jnp.asarray, exp.data.resident()), indices(0, 0, 64, 32))

@@ -18,7 +18,7 @@ import pytest
 from sklearn.datasets import load_digits, load_sample_images
 
 from ssljax import sharding
-from ssljax.data import feed, images, sources
+from ssljax.data import cache, feed, images, sources
 from ssljax.data.feed import local_rows, Rows, Streamed
 from ssljax.data.order import indices, order
 from ssljax.data.sources import Arrays, fit, OnDisk
@@ -783,7 +783,7 @@ def test_a_truncated_image_is_named(tmp_path, suffix, which):
     broken = tmp_path / "train" / "a" / f"{which}.{suffix}"
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size * 2 // 3])
     with pytest.raises(
-        InputError, match=f"{which}.{suffix} can't be read as an image .*: mend it or take it out"
+        InputError, match=f"{which}.{suffix} can't be read as an image .*: repair or remove it"
     ):
         images(str(tmp_path), "train")
 
@@ -969,9 +969,9 @@ def test_the_decoded_cache_gives_the_same_again(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "file"))
-    path = sources.cache_file("key")
+    path = cache.cache_file("key")
     assert path.is_relative_to(tmp_path / "file")
-    sources.store(path, image=IMAGE)
+    cache.store(path, image=IMAGE)
     assert not path.exists()
 
 

@@ -1,4 +1,4 @@
-"""Images from their differences: exactly, where there is one, and the nearest otherwise."""
+"""Images from their gradients: exact where the field is a gradient, and the nearest otherwise."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from ssljax.data.sources import images
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (8, 13), (1, 6)])
-def test_a_photograph_is_had_back_from_its_gradient(shape):
+def test_integrate_inverts_gradient(shape):
     x = jnp.asarray(images("photos", "test").image[::9, : shape[0], : shape[1]] / 255, jnp.float32)
     np.testing.assert_allclose(integrate(gradient(x), x.mean((1, 2))), x, atol=1e-4)
 
 
-def test_gradient_is_the_difference_of_neighbours():
+def test_gradient_is_differences_of_neighbours():
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype(np.float32)
     g = np.asarray(gradient(jnp.asarray(x)))
     for n, i, j, c in np.ndindex(x.shape):
@@ -23,7 +23,7 @@ def test_gradient_is_the_difference_of_neighbours():
         assert g[n, i, j, 2 + c] == (x[n, i, j + 1, c] - x[n, i, j, c] if j < 3 else 0)
 
 
-def test_a_field_that_is_no_gradient_gives_the_least_squares_image():
+def test_integrate_is_least_squares():
     h, w = 4, 5
     field = np.random.default_rng(1).normal(size=(1, h, w, 2)).astype(np.float32)
     basis = jax.vmap(lambda e: gradient(e.reshape(1, h, w, 1)).ravel())(jnp.eye(h * w))

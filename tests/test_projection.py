@@ -1,4 +1,4 @@
-"""Nets that are told a class: the projection of Miyato and Koyama (2018) and conditional BatchNorm, as written by hand."""
+"""Class-conditional nets: projection (Miyato and Koyama, 2018) and BatchNorm, by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ def judged(norm):
 
 
 @pytest.mark.parametrize("norm", ["none", "spectral"])
-def test_the_logit_is_the_papers(norm):
-    """f(x, y) = yᵀVφ(x) + ψ(φ(x)), eq. 3, with V and ψ divided by their largest singular values where asked."""
+def test_projection_logit_equals_eq_3(norm):
+    """f(x, y) = yᵀVφ(x) + ψ(φ(x)), eq. 3; with a spectral norm V and ψ are divided by theirs."""
     d, x, v = judged(norm)
     for _ in range(200 if norm == "spectral" else 0):
         v |= jax.jit(lambda v: d.apply(v, x, True, LABEL, mutable=["batch_stats"])[1])(v)
@@ -60,14 +60,14 @@ def test_the_logit_is_the_papers(norm):
 
 
 @pytest.mark.parametrize("norm", ["none", "spectral"])
-def test_a_label_changes_its_own_logit(norm):
+def test_label_changes_only_its_own_logit(norm):
     d, x, v = judged(norm)
     before, after = (np.asarray(d.apply(v, x, label=y)) for y in (LABEL, LABEL.at[1].set(0)))
     assert abs(after[1] - before[1]) > 1e-3
     np.testing.assert_allclose(np.delete(after, 1), np.delete(before, 1), rtol=1e-6)
 
 
-def test_a_class_never_seen_is_not_moved():
+def test_unseen_class_has_no_gradient():
     """V's rows learn from their own class alone."""
     d, x, v = judged("none")
     grad = jax.grad(lambda p: d.apply({"params": p}, x, label=jnp.minimum(LABEL, 1)).sum())(
@@ -77,7 +77,7 @@ def test_a_class_never_seen_is_not_moved():
     assert slope[2] == 0 and slope[0] > 0 and slope[1] > 0
 
 
-def test_conditional_batch_norm_starts_blind_and_then_scales_by_class():
+def test_conditional_batch_norm_starts_unconditional_and_scales_by_class():
     """γ_y (x - μ) / σ + β_y (Dumoulin et al., 2017, eq. 5), γ = 1 and β = 0 at first."""
     g = Generator((8, 8, 1), (6, 4), classes=3)
     z = jax.random.normal(KEY, (5, 7))
@@ -93,19 +93,19 @@ def test_conditional_batch_norm_starts_blind_and_then_scales_by_class():
     ]
     np.testing.assert_allclose(run(v, LABEL), blind, rtol=1e-5, atol=1e-6)
     rng = np.random.default_rng(0)
-    told = {
+    drawn = {
         k: jax.tree.map(lambda w: jnp.asarray(rng.normal(size=w.shape), jnp.float32), w)
         for k, w in v["params"].items()
         if "_scale" in k or "_shift" in k
     }
-    v = v | {"params": v["params"] | told}
+    v = v | {"params": v["params"] | drawn}
     for c in range(
         3
     ):  # Where all are of one class, it is an ordinary BatchNorm with that class's row.
         own = {
             f"BatchNorm_{i}": {
-                "scale": told[f"BatchNorm_{i}_scale"]["kernel"][c],
-                "bias": told[f"BatchNorm_{i}_shift"]["kernel"][c],
+                "scale": drawn[f"BatchNorm_{i}_scale"]["kernel"][c],
+                "bias": drawn[f"BatchNorm_{i}_shift"]["kernel"][c],
             }
             for i in range(2)
         }
@@ -116,7 +116,7 @@ def test_conditional_batch_norm_starts_blind_and_then_scales_by_class():
     assert np.abs(run(v, LABEL) - run(v, LABEL * 0))[np.asarray(LABEL) > 0].max() > 0.01
 
 
-def test_a_net_is_told_what_it_needs():
+def test_missing_or_unneeded_labels_are_refused():
     for net, x in (
         (Generator((8, 8, 1), (6, 4), classes=3), jnp.zeros((5, 7))),
         (Discriminator((4,), classes=3), jnp.zeros((5, 8, 8, 1))),

@@ -19,19 +19,21 @@ import numpy as np
 from ssljax.data.sources import (
     Arrays,
     class_files,
-    held_out,
-    held_out_of,
     OnDisk,
     RESIDENT_BYTES,
     Source,
+    validation_indices,
+    without_validation,
 )
 from ssljax.errors import InputError
+from ssljax.fingerprint import names_and_sizes, reported
 
 EMBEDDED = "signals"
 SUFFIXES = ".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"
 BLOCK = 2**20  # Frames, or samples, that are read at once.
 
 
+@reported("windows of recordings")
 def recordings(data: str, split: str, length: int, rate: int = 8000) -> Source:
     """The "train" or "test" windows of `length` samples of the recordings in `data`.
 
@@ -54,7 +56,7 @@ def recordings(data: str, split: str, length: int, rate: int = 8000) -> Source:
         raise InputError(
             f"A window must have a sample or more, at 1 Hz or more, not {length} at {rate} Hz."
         )
-    whole = held_out_of(data)
+    whole = without_validation(data)
     if (whole or data) == EMBEDDED:
         return _signals(split, length, bool(whole))
     root = pathlib.Path(whole or data).expanduser()
@@ -67,7 +69,8 @@ def recordings(data: str, split: str, length: int, rate: int = 8000) -> Source:
         root, "train" if whole else split, SUFFIXES, "recordings", "yes/1.wav"
     )
     if whole:
-        files = [files[i] for i in held_out(whole, np.array([label for _, label in files]))[split]]
+        own = np.array([label for _, label in files])
+        files = [files[i] for i in validation_indices(whole, own)[split]]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(_recording, [path for path, _ in files]))
     _print_peaks(found)
@@ -76,7 +79,8 @@ def recordings(data: str, split: str, length: int, rate: int = 8000) -> Source:
     if len(labels) * 2 * length > RESIDENT_BYTES:
         places = [(r, i * length) for r, n in zip(found, counts) for i in range(n)]
         read_window = lambda i: read_wave(*places[i], length, rate)
-        return OnDisk(read_window, labels, names, (length,))
+        listing = names_and_sizes([path for path, _ in files], root)
+        return OnDisk(read_window, labels, names, (length,), files=listing)
     waves = []
     for recording, n in zip(found, counts):
         step = max(1, BLOCK // length)

@@ -47,7 +47,7 @@ def documents(data: str, split: str) -> Documents:
     a tenth of each class of the training texts (of all texts where there are no classes, or the
     last tenth of each text where they are fewer than five), its "train" the rest.
     """
-    if whole := sources.held_out_of(data):
+    if whole := sources.without_validation(data):
         return held_out_documents(documents(whole, "train"), whole, split)
     path = pathlib.Path(data).expanduser()
     if data == EMBEDDED:
@@ -78,7 +78,7 @@ def labelled_documents(data: str, split: str) -> Documents:
     removed from the training split. (A language model trained on the manual has seen both.)
     DATA:validation works as in `documents`.
     """
-    if whole := sources.held_out_of(data):
+    if whole := sources.without_validation(data):
         return held_out_documents(labelled_documents(whole, "train"), whole, split)
     if data == EMBEDDED:
         return _half_pages_by_topic(split)
@@ -103,7 +103,7 @@ def held_out_documents(whole: Documents, data: str, split: str) -> Documents:
             [text[:cut] if split == "train" else text[cut:] for text, cut in zip(whole.text, cuts)]
         )
     labels = np.zeros(len(whole), np.int32) if whole.labels is None else whole.labels
-    at = sources.held_out(data, labels)[split]
+    at = sources.validation_indices(data, labels)[split]
     return replace(
         whole,
         text=[whole.text[i] for i in at],

@@ -1,4 +1,4 @@
-"""Labelled image sets by name: embedded, from TensorFlow Datasets (read without TensorFlow), a folder, or an .npz."""
+"""Labelled image sets: embedded, from TFDS (read without TensorFlow), a folder, or an .npz."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +26,20 @@ SUFFIXES = ".png", ".jpg", ".jpeg", ".bmp", ".webp"
 class Source(Protocol):
     """Random access to labelled images of one size."""
 
-    labels: np.ndarray  # (n,) int32
-    class_names: list[str]
-    shape: tuple[int, int, int]  # Height, width, channels.
+    @property
+    def labels(self) -> np.ndarray:
+        """Class of each image, (n,) int32."""
+        ...
+
+    @property
+    def class_names(self) -> list[str]:
+        """Name of each class."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -42,7 +53,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A set in memory."""
+    """Set in memory."""
 
     image: np.ndarray
     labels: np.ndarray
@@ -65,7 +76,10 @@ class Arrays:
 
 @dataclass(frozen=True, eq=False)
 class OnDisk:
-    """A set that is decoded as it is read: `image(i)` gives example i, (height, width, channels) uint8."""
+    """Set that is decoded as it is read.
+
+    `image(i)` gives example i, (height, width, channels) uint8.
+    """
 
     image: Callable[[int], np.ndarray]
     labels: np.ndarray
@@ -88,31 +102,33 @@ class OnDisk:
 
 @reported("images")
 def images(name: str, split: str, size: int = 0) -> Source:
-    """The "train" or "test" split of an image set; InputError says what is wrong with the name, the set or a file.
+    """The "train" or "test" split of an image set.
 
-    `name` is "digits" (scikit-learn's, embedded, 8x8), "photos" (32x32 tiles of its two photographs, embedded, coloured),
-    a TFDS image set that has been prepared (with its configuration after a slash, where it has several), a folder
-    (train/CLASS/*.png and test/CLASS/*.png; or CLASS/*.png alone, of which every tenth image is then the test split),
-    or an .npz ({split}_images and {split}_labels, or x_{split} and y_{split}). `size` resizes to that many pixels,
-    cutting the longer side; it must be given where images differ in size.
+    `name` is "digits" (scikit-learn's, embedded, 8x8), "photos" (32x32 tiles of its two
+    photographs, embedded, in colour), a prepared TFDS image set (with its configuration after a
+    slash, where it has several), a folder (train/CLASS/*.png and test/CLASS/*.png; or CLASS/*.png
+    alone, of which every tenth image is then the test split), or an .npz ({split}_images and
+    {split}_labels, or x_{split} and y_{split}). Images are resized to `size` pixels per side, the
+    longer side being cut; `size` must be given where images differ in size.
 
-    To choose settings by, NAME:validation never reads the test split: its "test" is a tenth of each class of the
-    training images, the same always, and its "train" the rest.
+    For choosing settings, NAME:validation never reads the test split: its "test" split is a tenth
+    of each class of the training images, always the same, and its "train" split the rest.
+    InputError says what is wrong with the name, the set or a file.
     """
     if size < 0:
         raise InputError(
             f"--image-size must be a number of pixels, or 0 for the set's own size, not {size}."
         )
-    if whole := held_out_of(name):
+    if whole := without_validation(name):
         source = images(whole, "train", size)
-        return rows(source, held_out(whole, source.labels)[split])
+        return select(source, validation_indices(whole, source.labels)[split])
     path, (base, colon, part) = pathlib.Path(name).expanduser(), name.rpartition(":")
-    if colon and not (
-        part[:1].isdigit() or part.startswith("*") or path.exists()
-    ):  # Versions: 3.0.1, *.*.*
+    is_version = part[:1].isdigit() or part.startswith("*")  # 3.0.1, *.*.*
+    if colon and not (is_version or path.exists()):
         raise InputError(
-            f"{name} is no set: after a colon only {HELD_OUT} can stand, as in {base}:{HELD_OUT}, for a "
-            "tenth of the training images instead of the test split; or the version of a TFDS set."
+            f"{name} is no set: after a colon only {HELD_OUT} can stand, as in {base}:{HELD_OUT}, "
+            "for a tenth of the training images instead of the test split; or the version of a "
+            "TFDS set."
         )
     if name == EMBEDDED:
         source = _digits(split)
@@ -129,25 +145,27 @@ def images(name: str, split: str, size: int = 0) -> Source:
     return _resized(source, size)
 
 
-def rows(source: Source, at: np.ndarray) -> Source:
-    """The images of a set at some indices, as a set."""
+def select(source: Source, at: np.ndarray) -> Source:
+    """Set of the images of another at some indices."""
     if isinstance(source, Arrays):
         return Arrays(source.image[at], source.labels[at], source.class_names)
     return replace(source, image=lambda i: source.image(int(at[i])), labels=source.labels[at])
 
 
 def share(source: Source, fraction: float, seed: int = 0) -> Source:
-    """The same fraction of each class, drawn by `seed`, and one image of each at least: to learn from few labels.
+    """Set of a fraction of each class, drawn by `seed`, to learn from few labels.
 
-    InputError unless the fraction is in (0, 1].
+    At least one image of each class is kept. InputError unless the fraction is in (0, 1].
     """
     if not 0 < fraction <= 1:
         raise InputError(f"The fraction of the images to keep must be in (0, 1], not {fraction}.")
-    return source if fraction == 1 else rows(source, _of_each_class(source.labels, fraction, seed))
+    return (
+        source if fraction == 1 else select(source, _of_each_class(source.labels, fraction, seed))
+    )
 
 
 def _of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """The indices, in order, of that fraction of each class, and of one example of each at least."""
+    """Indices, in order, of a fraction of each class, and of at least one example of each."""
     rng, at = np.random.default_rng(seed), []
     for c in np.unique(labels):
         every = rng.permutation(np.flatnonzero(labels == c))
@@ -155,20 +173,19 @@ def _of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray
     return np.sort(np.concatenate(at))
 
 
-def held_out_of(name: str) -> str | None:
+def without_validation(name: str) -> str | None:
     """NAME of NAME:validation; None of any other name."""
     base, colon, part = name.rpartition(":")
     return base if colon and part == HELD_OUT else None
 
 
-def held_out(name: str, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """The indices of a training split that NAME:validation has for "train", nine tenths of each class, and for "test".
+def validation_indices(name: str, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Indices of a training split that are the "train" and the "test" split of NAME:validation.
 
-    InputError where nothing can be held out.
+    The former are nine tenths of each class. InputError where nothing can be held out.
     """
-    kept = _of_each_class(
-        labels, 0.9, seed=10
-    )  # By labels alone, so that no setting changes what is held out.
+    # By labels alone, so that no setting changes what is held out.
+    kept = _of_each_class(labels, 0.9, seed=10)
     if len(kept) == len(labels):
         raise InputError(
             f"{name} has no class of 5 training examples or more, of which some could be held out."
@@ -183,7 +200,10 @@ def _resized(source: Arrays, size: int) -> Arrays:
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes the shorter side to `size` (antialiased bilinear) and cuts the middle: (size, size, channels) uint8."""
+    """Resizes the shorter side to `size` and cuts out the middle: (size, size, channels) uint8.
+
+    The resampling is Pillow's antialiased bilinear one.
+    """
     from PIL import Image
 
     if image.shape[-1] not in (1, 3):  # Pillow takes 2 and 4 for colours and alpha, and no more.
@@ -211,8 +231,12 @@ def _digits(split: str) -> Arrays:
 
 
 def _photos(split: str) -> Arrays:
-    """Whole tiles of 32x32 pixels of china.jpg and flower.jpg: the left 15 columns of each to train, the right 4 to test,
-    and the one between them left out. Still parts of the same two photographs: they show that a thing runs."""
+    """Tiles of 32x32 pixels of china.jpg and flower.jpg.
+
+    The left 15 columns of each photograph are the training set, the right 4 the test set; the
+    column between them is left out. As both sets are parts of the same two photographs, they only
+    show that a method runs.
+    """
     from sklearn.datasets import load_sample_images
 
     photos = np.stack(load_sample_images().images)[:, :416, :640]
@@ -240,8 +264,8 @@ def _npz(path: pathlib.Path, split: str) -> Arrays:
         raise InputError(f"{path} can't be read as an .npz of arrays ({e}).") from e
     if not arrays:
         raise InputError(
-            f"{path} holds {', '.join(held) or 'nothing'}; it needs {split}_images and {split}_labels, "
-            f"or x_{split} and y_{split}."
+            f"{path} holds {', '.join(held) or 'nothing'}; it needs {split}_images and "
+            f"{split}_labels, or x_{split} and y_{split}."
         )
     image, labels = arrays[0], arrays[1].reshape(-1)
     image = image[..., None] if image.ndim == 3 else image
@@ -252,7 +276,8 @@ def _npz(path: pathlib.Path, split: str) -> Arrays:
         )
     if 0 in image.shape[1:] or (image.shape[1] in (1, 3) and image.shape[3] > 4):
         raise InputError(
-            f"{path}: images must be (n, height, width[, channels]), channels last, not {image.shape}."
+            f"{path}: images must be (n, height, width[, channels]), channels last, not "
+            f"{image.shape}."
         )
     if len(labels) == 0 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
         raise InputError(
@@ -264,10 +289,11 @@ def _npz(path: pathlib.Path, split: str) -> Arrays:
 def class_files(
     root: pathlib.Path, split: str, suffixes: Sequence[str], what: str, example: str
 ) -> tuple[pathlib.Path, list[tuple[pathlib.Path, int]], list[str]]:
-    """The folder of a split, each of its files with its class, and the names of the classes, of train/CLASS/* and
-    test/CLASS/* (or val/, or validation/); or of CLASS/*, of which every tenth file is then the test split.
+    """Folder of a split, each of its files with its class, and the names of the classes.
 
-    InputError where there is one split but not the other, or no `what` (such as `example`) in the folder.
+    Files are train/CLASS/* and test/CLASS/* (or val/, or validation/); or CLASS/*, of which every
+    tenth file is then the test split. InputError where there is one split but not the other, or no
+    `what` (such as `example`) in the folder.
     """
     own = {
         s: next((root / d for d in names if (root / d).is_dir()), None)
@@ -333,7 +359,7 @@ def _header(path: pathlib.Path) -> tuple[int, int, bool]:
 
 
 def _decode(path: pathlib.Path, size: int, channels: int, exact: bool) -> np.ndarray:
-    """One image, brought to (size, size, channels); where its own size must be `exact` and is not, an InputError."""
+    """One image as (size, size, channels); InputError for another size if it must be `exact`."""
     from PIL import Image
 
     with _readable(path), Image.open(path) as picture:
@@ -344,13 +370,14 @@ def _decode(path: pathlib.Path, size: int, channels: int, exact: bool) -> np.nda
         return image.reshape(size, size, channels)
     if exact:
         raise InputError(
-            f"{path} is {image.shape[1]}x{image.shape[0]}, others are {size}x{size}: give --image-size."
+            f"{path} is {image.shape[1]}x{image.shape[0]}, others are {size}x{size}: "
+            "give --image-size."
         )
     return fit(image.reshape(*image.shape[:2], channels), size)
 
 
 class _readable:
-    """Turns what Pillow says of a broken file into a sentence that names it."""
+    """Turns an error of Pillow on a broken file into an InputError that names the file."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -360,7 +387,7 @@ class _readable:
     def __exit__(self, kind, error, trace) -> None:
         if isinstance(error, (OSError, SyntaxError, ValueError)):
             raise InputError(
-                f"{self.path} can't be read as an image ({error}): mend it or take it out."
+                f"{self.path} can't be read as an image ({error}): repair or remove it."
             ) from error
 
 
@@ -370,14 +397,14 @@ def _fits_in_memory(source: OnDisk) -> bool:
 
 
 def has_config(name: str) -> bool:
-    """Is it a name of TFDS and one of its configurations, as in cifar10_corrupted/fog_1?"""
+    """Whether a name is of a TFDS set and its configuration, as cifar10_corrupted/fog_1."""
     import tensorflow_datasets as tfds
 
     return name.split("/")[0] in tfds.list_builders(with_community_datasets=False)
 
 
 def tfds_builder(name: str, embedded: Sequence[str], instead: str):
-    """The builder of a TFDS set; InputError where there is none, with the names near it and what to give instead."""
+    """Builder of a TFDS set; InputError with similar names where there is none."""
     import tensorflow_datasets as tfds
 
     try:
@@ -400,18 +427,19 @@ def check_prepared(name: str, builder, instead: str) -> None:
     """InputError where the set has not been downloaded and written."""
     if not builder.is_prepared():
         raise InputError(
-            f"{name} is not prepared in {builder.data_path}: run `{_prepare(name)}` once, {instead}."
+            f"{name} is not prepared in {builder.data_path}: run `{_prepare(name)}` once, "
+            f"{instead}."
         )
 
 
 def data_source(name: str, builder, split: str, instead: str):
-    """The rows of a split; InputError where the set lies in a format that can't be read without TensorFlow."""
+    """Rows of a split; InputError where its format can't be read without TensorFlow."""
     try:
         return builder.as_data_source(split=split)
     except NotImplementedError as e:
         raise InputError(
-            f"{name} was prepared in a format without random access: move {builder.data_path} aside and "
-            f"run `{_prepare(name)}`, {instead}."
+            f"{name} was prepared in a format without random access: move {builder.data_path} "
+            f"aside and run `{_prepare(name)}`, {instead}."
         ) from e
 
 
@@ -431,7 +459,8 @@ def _tfds(name: str, split: str, size: int) -> Source:
         or not hasattr(features["label"], "names")
     ):
         raise InputError(
-            f"{name} holds {', '.join(features)}, not image and label: it is not a labelled image set."
+            f"{name} holds {', '.join(features)}, not image and label: it is not a labelled image "
+            "set."
         )
     check_prepared(name, builder, instead)
     if (
@@ -477,6 +506,6 @@ def _tfds(name: str, split: str, size: int) -> Source:
 
 
 def all_rows(rows) -> Iterator[Mapping]:
-    """The rows of a TFDS data source, read by the thousand: twice as fast as one by one."""
+    """Rows of a TFDS data source, read a thousand at a time: twice as fast as one by one."""
     for at in range(0, len(rows), 1000):
         yield from rows.__getitems__(list(range(at, min(at + 1000, len(rows)))))

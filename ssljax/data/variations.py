@@ -1,6 +1,6 @@
-"""Problems of Larochelle et al., 2007 (ICML, "Many Factors of Variation"), made anew from their recipes.
+"""Problems of Larochelle et al., 2007 (ICML, "Many Factors of Variation"), drawn by their recipes.
 
-`rect` needs no data, `bg-rand` needs MNIST. They are not the published files, but drawn in the same way.
+`rect` needs no data, `bg-rand` needs MNIST. They are not the published files.
 """
 
 import numpy as np
@@ -14,11 +14,12 @@ SPLITS = {"train": 10_000, "validation": 2_000, "test": 50_000}
 
 
 @reported("images")
-def images(name: str, split: str, image_size: int = 0) -> Source:
-    """`rect`, `rect-1000` or `bg-rand`, with a validation split to choose settings by, or any set of `sources.images`.
+def variation_images(name: str, split: str, image_size: int = 0) -> Source:
+    """`rect`, `rect-1000` or `bg-rand`, or any set of `sources.images`.
 
-    `rect-1000` has the 1,000 and 200 images of the published files of `rect` for training and validation. InputError
-    for another split of these, and for a validation split of other sets.
+    The former have a validation split, for choosing settings. `rect-1000` has as many images for
+    training and validation as the published files of `rect`: 1,000 and 200. InputError for another
+    split of these, and for a validation split of other sets.
     """
     made = {
         "rect": lambda: rectangles(split),
@@ -27,14 +28,14 @@ def images(name: str, split: str, image_size: int = 0) -> Source:
     }
     if name.removesuffix(f":{sources.HELD_OUT}") in made.keys() - {name}:
         raise InputError(
-            f"{name.split(':')[0]} has a validation split of its own: give --data {name.split(':')[0]} "
-            "--judge validation."
+            f"{name.split(':')[0]} has a validation split of its own: give --data "
+            f"{name.split(':')[0]} --judge validation."
         )
     if name not in made:
         if split not in ("train", "test"):
             raise InputError(
-                f"{name} has no {split} split: only {', '.join(made)} have one for validation; of others "
-                f"give --data {name}:{sources.HELD_OUT}."
+                f"{name} has no {split} split: only {', '.join(made)} have one for validation; for "
+                f"others give --data {name}:{sources.HELD_OUT}."
             )
         return sources.images(name, split, image_size)
     if split not in SPLITS:
@@ -43,16 +44,16 @@ def images(name: str, split: str, image_size: int = 0) -> Source:
 
 
 def rectangles(split: str, n: int | None = None, seed: int = 2007) -> Arrays:
-    """Outlines of rectangles, white on black, 28x28: are they tall (0) or wide (1)?
+    """Outlines of rectangles, white on black, 28x28, of class tall (0) or wide (1).
 
-    Height and width are uniform, again where they differ by less than 3 pixels; so is the place, wholly in the image.
+    Height and width are uniform among those that differ by 3 pixels or more, and so is the place
+    among those wholly in the image.
     """
     rng = np.random.default_rng((seed, list(SPLITS).index(split)))
     n = n or SPLITS[split]
+    # Of 28 x 28 pairs, 652 differ enough: 4 n are plenty.
     sides = rng.integers(1, 29, (4 * n, 2))
-    sides = sides[np.abs(sides[:, 0] - sides[:, 1]) >= 3][
-        :n
-    ]  # Of 28 x 28 pairs 652 differ enough: 4n are plenty.
+    sides = sides[np.abs(sides[:, 0] - sides[:, 1]) >= 3][:n]
     top, left = (rng.integers(0, 29 - s) for s in sides.T)
     bottom, right = (np.stack([top, left]) + sides.T - 1)[..., None, None]
     top, left, y, x = top[:, None, None], left[:, None, None], np.arange(28)[:, None], np.arange(28)
@@ -63,7 +64,7 @@ def rectangles(split: str, n: int | None = None, seed: int = 2007) -> Arrays:
 
 
 def random_background(split: str, seed: int = 2007) -> Arrays:
-    """MNIST's digits, where they are black filled with noise that is uniform in 0..255; 62,000 of its 70,000."""
+    """62,000 of MNIST's digits, whose black pixels are replaced by noise, uniform in 0..255."""
     both = [sources.images("mnist", s) for s in ("train", "test")]
     rng = np.random.default_rng(seed)
     ends = np.cumsum([0, *SPLITS.values()])
