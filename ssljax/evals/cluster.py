@@ -86,14 +86,12 @@ def kmeans(z: np.ndarray, k: int, starts: int = 10, seed: int = 0) -> np.ndarray
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    rng, best = np.random.RandomState(seed), None
+    rng, runs = np.random.RandomState(seed), []
     # One thread: sklearn's threads spin, which is slow where other programs use the processor.
     with threadpool_limits(1), warnings.catch_warnings():
         # Collapsed features have fewer distinct points than centres.
         warnings.simplefilter("ignore", ConvergenceWarning)
         for _ in range(starts):
             signals.check()
-            found = KMeans(k, n_init=1, random_state=rng).fit(z)
-            if best is None or found.inertia_ < best.inertia_:
-                best = found
-    return best.labels_
+            runs.append(KMeans(k, n_init=1, random_state=rng).fit(z))
+    return min(runs, key=lambda run: run.inertia_).labels_

@@ -35,10 +35,11 @@ def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarra
     run = _encoder(encode)
 
     def extract(state: Tree, data: Any, indices: np.ndarray) -> np.ndarray:
-        out = None
+        out = np.empty((len(indices), 0), np.float32)
         for start, n, images in batches(data, indices, batch_size):
             z = np.asarray(run(state, put(images, split=True)))
-            out = np.empty((len(indices), z.shape[1]), np.float32) if out is None else out
+            if start == 0:
+                out = np.empty((len(indices), z.shape[1]), np.float32)
             out[start : start + n] = z[:n]
         if not np.isfinite(out).all():
             bad = len(out) - np.isfinite(out).all(1).sum()
@@ -120,13 +121,12 @@ def _shrunk(images: np.ndarray, most: int) -> np.ndarray:
     return np.asarray(jax.image.resize(x, shape, "linear"))
 
 
-def shrunk_size(size: tuple[int, int], most: int) -> tuple[int, int]:
+def shrunk_size(size: tuple[int, ...], most: int) -> tuple[int, ...]:
     """Height and width of an image whose longer side is shrunk to `most` pixels, unless it is 0."""
     longer = max(size)
     if not most or longer <= most:
         return size
-    height, width = (max(1, round(most * s / longer)) for s in size)
-    return height, width
+    return tuple(max(1, round(most * s / longer)) for s in size)
 
 
 def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:

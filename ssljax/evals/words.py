@@ -46,7 +46,7 @@ def word_tests(
                 raise InputError(f"There is no file {given}: check --{name}.")
             print(f"Note: {name} is left out, since there is no {path}: give it as --{name}.")
             continue
-        cases = read_questions(path) if name == "questions" else read_pairs(path)
+        cases: Sequence[Any] = (read_questions if name == "questions" else read_pairs)(path)
         known = set(vocabulary[:RESTRICT] if name == "questions" else vocabulary)
         lower = [[w.lower() for w in case[:-1]] for case in cases]
         if (covered := sum(known.issuperset(case) for case in lower)) < LEAST:
