@@ -57,9 +57,13 @@ class DenseDecoder(nn.Module):
     """Codes (..., d) to (..., *shape)."""
 
     hidden: tuple[int, ...]
+    """Units of the hidden layers."""
     shape: tuple[int, ...]
+    """Height, width and channels of the images."""
     activation: Activation = "relu"
+    """Activation of the hidden layers."""
     dtype: Dtype = "float32"
+    """Precision of computation; parameters are float32."""
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
@@ -72,9 +76,13 @@ class ConvEncoder(nn.Module):
     """Images (n, height, width, channels) to (n, out)."""
 
     widths: tuple[int, ...]
+    """Channels of each convolution."""
     out: int
+    """Dimensions of the code."""
     activation: Activation = "relu"
+    """Activation of the hidden layers."""
     dtype: Dtype = "float32"
+    """Precision of computation; parameters are float32."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -90,9 +98,13 @@ class ConvDecoder(nn.Module):
     """
 
     widths: tuple[int, ...]
+    """Channels of each convolution."""
     shape: tuple[int, ...]
+    """Height, width and channels of the images."""
     activation: Activation = "relu"
+    """Activation of the hidden layers."""
     dtype: Dtype = "float32"
+    """Precision of computation; parameters are float32."""
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
@@ -111,7 +123,9 @@ class Tied(nn.Module):
     """One layer with tied weights: h = sigmoid(x W + b), and back h Wᵀ + c, as logits."""
 
     inputs: int
+    """Dimensions of the input."""
     units: int
+    """Dimensions of the code."""
 
     def setup(self) -> None:
         self.w = self.param("w", nn.initializers.glorot_uniform(), (self.inputs, self.units))

@@ -46,9 +46,13 @@ class Conv(nn.Module):
     size: int
     """Side of the kernel in pixels."""
     stride: int = 1
+    """Step of the kernel in pixels."""
     bias: bool = False
+    """Whether a bias is added."""
     dtype: Dtype = "float32"
+    """Precision of computation; parameters are float32."""
     kernel_init: Callable[..., Array] = nn.initializers.he_normal()
+    """Initialiser of the kernels."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -70,7 +74,9 @@ class Up(nn.Module):
     width: int
     """Output channels."""
     bias: bool = False
+    """Whether a bias is added."""
     dtype: Dtype = "float32"
+    """Precision of computation; parameters are float32."""
     kernel_init: Callable[..., Array] = nn.initializers.variance_scaling(8.0, "fan_in", "normal")
     """He's initialisation, for the 4 of the kernel's 16 places that meet in a pixel."""
 

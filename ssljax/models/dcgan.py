@@ -25,10 +25,13 @@ class Generator(nn.Module):
     """
 
     shape: tuple[int, ...]
+    """Height, width and channels of the images."""
     widths: tuple[int, ...] = (256, 128, 64)
     """Channels from the smallest map up; each further layer doubles the resolution."""
     norm: Norm = "batch"
+    """Norm after each layer, or spectral normalisation of its kernel."""
     dtype: Dtype = "float32"
+    """Precision of computation; parameters are float32."""
     classes: int = 0
     """Number of classes; 0 for an unconditional generator."""
 
@@ -60,9 +63,11 @@ class Discriminator(nn.Module):
     widths: tuple[int, ...] = (64, 128, 256)
     """Channels at each halving of the resolution."""
     norm: Norm = "batch"
+    """Norm after each layer, or spectral normalisation of its kernel."""
     head: bool = True
     """Whether to apply the dense layer; else its inputs, (n, d), are returned."""
     dtype: Dtype = "float32"
+    """Precision of computation; parameters are float32."""
     classes: int = 0
     """Number of classes; 0 for an unconditional discriminator."""
 

@@ -52,6 +52,7 @@ class Maxout(nn.Module):
     pieces: Count = 5
     """Linear functions of a unit."""
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    """Initialiser of the kernels."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

@@ -160,8 +160,11 @@ class LanguageModel(nn.Module):
     """
 
     net: Transformer
+    """Transformer that computes the features."""
     vocabulary: int
+    """Number of tokens."""
     causal: bool = True
+    """Whether a token attends only to those before it."""
     size: int = 0
     """Channels of the table; 0 for the net's width."""
 

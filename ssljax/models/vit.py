@@ -133,6 +133,7 @@ class MAEDecoder(nn.Module):
     heads: Count = 4
     """Attention heads; the width must be a multiple."""
     dtype: Dtype = "float32"
+    """Precision of computation; parameters are float32."""
 
     @nn.compact
     def __call__(self, y: Array, place: Array) -> Array:
@@ -155,11 +156,17 @@ class Predictor(nn.Module):
     """
 
     grid: tuple[int, int]
+    """Rows and columns of patches."""
     out: int
-    width: int = 48
-    depth: int = 2
-    heads: int = 3
+    """Channels of the predicted features."""
+    width: Count = 48
+    """Channels of a token."""
+    depth: Count = 2
+    """Number of blocks."""
+    heads: Count = 3
+    """Attention heads; the width must be a multiple."""
     dtype: Dtype = "float32"
+    """Precision of computation; parameters are float32."""
 
     @nn.compact
     def __call__(self, y: Array, seen: Array, asked: Array) -> Array:
@@ -182,8 +189,11 @@ class ViTBlocks(nn.Module):
     """
 
     depth: int
+    """Number of blocks."""
     heads: int
+    """Attention heads; the width must be a multiple."""
     dtype: Dtype = "float32"
+    """Precision of computation; parameters are float32."""
 
     @nn.compact
     def __call__(self, x: Array, seen: Array | None = None) -> Array:

@@ -63,7 +63,9 @@ class Block(nn.Module):
     """A residual block, x + 1x1(ReLU(3x3(ReLU(x))))."""
 
     width: int
+    """Channels."""
     dtype: Dtype = "float32"
+    """Precision of computation; parameters are float32."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
