@@ -124,7 +124,7 @@ def test_indices_cover_each_epoch_but_for_the_remainder(seed, epoch, n, data):
 
 
 def batches(data, seed: int, start: int, count: int, mesh) -> list[dict]:
-    """Batches as the loop makes them: resident arrays and fed ones go into a jitted function as arguments."""
+    """Batches as a run makes them: resident and fed arrays are arguments of a jitted function."""
     with jax.set_mesh(mesh):
         resident = jax.device_put(data.resident(), sharding.replicated(mesh))
         gather = jax.jit(data.batch)
@@ -529,7 +529,7 @@ OF_CLASS = 100, 70, 55, 5
 
 
 def numbered(path: pathlib.Path, **more) -> np.ndarray:
-    """Writes training images that tell their own number, of unequal classes, and no test split; gives their labels."""
+    """Writes training images whose pixels are their index, of unequal classes; returns the labels."""
     labels = np.random.default_rng(1).permutation(np.repeat(range(4), OF_CLASS))
     image = np.broadcast_to(
         np.arange(len(labels), dtype=np.uint8)[:, None, None], (len(labels), 3, 3)

@@ -125,5 +125,5 @@ def test_missing_or_unneeded_labels_are_refused():
             net.init(KEY, x)
         with pytest.raises(ValueError, match="of 0 classes must be called without labels"):
             net.clone(classes=0).init(KEY, x, label=LABEL)
-    with pytest.raises(ValueError, match="Only BatchNorms can be told a class"):
+    with pytest.raises(ValueError, match="Only BatchNorms can depend on a class"):
         Generator((8, 8, 1), (6, 4), "none", classes=3).init(KEY, jnp.zeros((5, 7)), label=LABEL)
