@@ -40,7 +40,7 @@ def test_average_counts_each_image_once(devices):
     )  # A count of 11, not of 12.
     noise = average(lambda state, key, x, y: {"u": jax.random.uniform(key, (len(x),))}, test)
     assert noise(jnp.float32(0)) == noise(jnp.float32(0))  # The same masks at each evaluation.
-    with pytest.raises(InputError, match="bad must be a number for each of"):
+    with pytest.raises(InputError, match="bad must be one number for each of"):
         average(lambda state, key, x, y: {"bad": x}, test)(jnp.float32(0))
 
 

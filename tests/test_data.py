@@ -529,7 +529,7 @@ OF_CLASS = 100, 70, 55, 5
 
 
 def numbered(path: pathlib.Path, **more) -> np.ndarray:
-    """Writes training images whose pixels are their index, of unequal classes; returns the labels."""
+    """Writes training images whose pixels are the index, unequal classes; gives the labels."""
     labels = np.random.default_rng(1).permutation(np.repeat(range(4), OF_CLASS))
     image = np.broadcast_to(
         np.arange(len(labels), dtype=np.uint8)[:, None, None], (len(labels), 3, 3)
