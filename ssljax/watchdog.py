@@ -6,12 +6,14 @@ process 0, which the operating system closes when a process dies.
 
 from collections.abc import Iterator
 import contextlib
-import functools
+import ctypes
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
+from typing import Any
 
 import jax
 
@@ -23,20 +25,14 @@ GOODBYE = 2**32 - 1
 _KEY = "ssljax/watchdog"
 
 _members: dict[int, socket.socket] = {}  # Connections by process; of process 0, to each other.
-_state = {"watching": False, "round": 0}
+_state: dict[str, Any] = {"watching": False, "round": 0}
 
 
 def initialize() -> None:
-    """`jax.distributed.initialize`, with a sentence instead of an abort where a process is lost.
+    """`jax.distributed.initialize`, and a watch over the other processes.
 
     InputError where no cluster is found, or not all of its processes.
     """
-    from jax._src.distributed import _jax
-
-    client = _jax.get_distributed_runtime_client
-    # JAX's own callback aborts with a stack of C++.
-    lost = functools.partial(client, missed_heartbeat_callback=_lost)
-    _jax.get_distributed_runtime_client = lost
     try:
         jax.distributed.initialize()
     except Exception as e:  # ValueError without a cluster, JaxRuntimeError after its timeout.
@@ -46,8 +42,6 @@ def initialize() -> None:
             "all of them, with Slurm (launch/slurm.sh) or on a TPU pod (launch/tpu.sh), or leave "
             "the flag out."
         ) from e
-    finally:
-        _jax.get_distributed_runtime_client = client
     start()
 
 
@@ -73,6 +67,7 @@ def start() -> None:
         port = int(client.blocking_key_value_get(key, 300_000))
         _members[0] = socket.create_connection((host, port))
         _send(_members[0], jax.process_index())
+        _catch_abort()
     for member in _members.values():
         _keep_alive(member)
     threading.Thread(target=_watch, daemon=True, name="watchdog").start()
@@ -138,10 +133,20 @@ def _watch() -> None:
                 selector.unregister(key.fileobj)
 
 
-def _lost(*_: object) -> None:
-    """JAX's heartbeat has ended, or its service: the watchdog knows better which process it is."""
-    time.sleep(PATIENCE)
-    _end("Another process")
+def _catch_abort() -> None:
+    """Ends this process with a sentence where JAX aborts because process 0 has died.
+
+    JAX notices that as soon as the watchdog does, and can't be given another way to react.
+    """
+
+    def handle(_: int) -> None:
+        with contextlib.suppress(OSError):  # Nothing to read: process 0 is alive.
+            if not _members[0].recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                _end("Process 0")
+
+    # Python's own handlers wait for the main thread.
+    _state["handler"] = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
+    ctypes.CDLL(None).signal(signal.SIGABRT, _state["handler"])
 
 
 def _end(name: str) -> None:
