@@ -56,6 +56,7 @@ LAYOUTS = SMALL | {
     "prototypes": 10,
     "frozen": 0.0,
     "window": 24,  # A spectrogram of 9 frames.
+    "at_once": BATCH,
 }
 # Files with an array of the whole batch on each device, and why.
 NEGATIVES = "the loss compares each example with all others"
