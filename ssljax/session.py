@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+import errno
 import json
+import os
 import pathlib
 import signal
 import time
@@ -180,8 +182,15 @@ class Session:
         return state
 
     def save(self, step: int, state: Tree) -> None:
-        """Starts to write a checkpoint."""
+        """Starts to write a checkpoint.
+
+        FileNotFoundError where the run's folder has been removed, which would be made once more
+        without its record.
+        """
         if self.checkpoints:
+            if jax.process_index() == 0 and not (self.workdir / "record.json").exists():
+                reason = os.strerror(errno.ENOENT)
+                raise FileNotFoundError(errno.ENOENT, reason, str(self.workdir / "record.json"))
             self.checkpoints.save(step, state)
 
     def state_before(self, step: int) -> Tree:

@@ -1,15 +1,8 @@
-"""The loop: resumed, repeated, killed, stopped by a NaN, with several seeds, in one process and in two."""
+"""The loop: resumed, repeated, stopped by a NaN, with several seeds, its numbers and results."""
 
 from dataclasses import replace
 import hashlib
 import json
-import os
-import pathlib
-import re
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -19,7 +12,6 @@ import pytest
 from ssljax import InputError, load, logs, Run, train
 from ssljax.checkpoint import flatten
 from ssljax.stats import interval
-from tests.conftest import ROOT
 from tests.tiny import tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -238,141 +230,3 @@ def test_a_step_that_changes_the_state_is_refused():
         train(replace(exp, step=step))
     with pytest.raises(InputError, match="metric vector must be a scalar"):
         train(replace(exp, step=lambda s, b, k: (s, {"vector": b["label"]})))
-
-
-# Processes.
-
-
-def command(*args: str) -> list[str]:
-    return [sys.executable, str(ROOT / "tests" / "tiny.py"), *args]
-
-
-ENV = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-
-
-def start_and_wait_for(step: int, workdir: pathlib.Path, *args: str) -> subprocess.Popen:
-    process = subprocess.Popen(
-        command("--run.workdir", str(workdir), "--delay", "0.02", *args),
-        env=ENV,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None:
-        if any(r["step"] >= step for r in logs.read_metrics(workdir)):
-            return process
-        time.sleep(0.05)
-    raise AssertionError(f"no step {step}: {process.communicate()[0]}")
-
-
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_killed_and_started_again_ends_the_same(tmp_path, sent):
-    args = ["--num-steps", "100", "--run.log-every", "5", "--run.save-every", "10"]
-    whole = subprocess.run(
-        command("--run.workdir", str(tmp_path / "a"), "--delay", "0.02", *args),
-        env=ENV,
-        text=True,
-        capture_output=True,
-    )
-    assert whole.returncode == 0, whole.stderr
-    process = start_and_wait_for(35, tmp_path / "b", *args)
-    process.send_signal(sent)
-    said, _ = process.communicate(timeout=60)
-    saved = max(int(p.name) for p in (tmp_path / "b" / "checkpoints").iterdir() if p.name.isdigit())
-    if sent == signal.SIGKILL:
-        assert process.returncode == -9 and saved >= 20 and saved % 10 == 0
-    else:
-        assert process.returncode == 128 + sent
-        stopped = re.search(
-            rf"Stopped by {sent.name} at step (\d+); all is saved .* Run the same command", said
-        )
-        assert stopped and int(stopped[1]) == saved, said
-        assert "Traceback" not in said
-    again = subprocess.run(
-        command("--run.workdir", str(tmp_path / "b"), "--delay", "0.02", *args),
-        env=ENV,
-        text=True,
-        capture_output=True,
-    )
-    assert again.returncode == 0 and f"Resuming from step {saved} of 100" in again.stdout, (
-        again.stdout + again.stderr
-    )
-    a, b = load(tmp_path / "a"), load(tmp_path / "b")
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-    assert int(a["step"]) == 100
-
-
-def test_two_processes_equal_one(tmp_path):
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    program = (
-        "import jax, sys; jax.distributed.initialize('127.0.0.1:{port}', 2, int(sys.argv.pop(1)));"
-        "from tests.tiny import tiny; from ssljax import main; main(tiny)"
-    )
-    env = {**ENV, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    workers = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                program.format(port=port),
-                str(i),
-                "--run.workdir",
-                str(tmp_path / "two"),
-                "--run.save-every",
-                "10",
-            ],
-            env=env,
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for i in range(2)
-    ]
-    said = [w.communicate(timeout=240)[0] for w in workers]
-    assert [w.returncode for w in workers] == [0, 0], said
-    assert "Trained 40 steps" in said[0] and "Trained" not in said[1]
-    alone = train(tiny())
-    for a, b in zip(
-        jax.tree.leaves(load(tmp_path / "two")["params"]),
-        jax.tree.leaves(jax.device_get(alone.params)),
-    ):
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="a small tmpfs can be mounted by root alone")
-def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, unbroken):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True
-    ).returncode:
-        pytest.skip("this machine mounts no tmpfs")
-    try:
-        train(replace(tiny(), num_steps=20), Run(workdir=str(disk / "run")))
-        _fill(disk)
-        done = subprocess.run(
-            command("--run.workdir", str(disk / "run2")), env=ENV, text=True, capture_output=True
-        )
-        assert done.returncode == 2 and "Traceback" not in done.stderr
-        assert done.stderr.startswith("error: ") and "No space left" in done.stderr, done.stderr
-        with pytest.raises((InputError, OSError), match="No space left"):
-            train(tiny(), Run(workdir=str(disk / "run"), save_every=10))
-        (disk / "ballast").unlink()
-        assert digest(train(tiny(), Run(workdir=str(disk / "run"), save_every=10))) == unbroken
-    finally:
-        subprocess.run(["umount", str(disk)], check=False)
-
-
-def _fill(disk: pathlib.Path) -> None:
-    with open(disk / "ballast", "wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"0" * 4096)
-        except OSError:
-            pass
