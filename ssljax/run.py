@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from ssljax import fingerprint, logs, record, replay, sharding, watchdog
 from ssljax.checkpoint import Checkpoints, flatten
-from ssljax.data.cache import cache_dir
+from ssljax.data.cache import cache_dir, repair_compilation_cache
 from ssljax.errors import InputError
 from ssljax.experiment import Experiment, TrainState
 from ssljax.fingerprint import Read
@@ -241,3 +241,4 @@ def use_compilation_cache() -> None:
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    repair_compilation_cache()

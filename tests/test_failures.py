@@ -430,3 +430,25 @@ def test_signals_are_the_callers_outside_the_main_thread():
     thread.start()
     thread.join()
     assert not failed
+
+
+def test_a_cut_entry_of_the_compilation_cache_is_replaced(tmp_path):
+    env = {k: v for k, v in ENV.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    env |= {
+        "SSLJAX_CACHE": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    sizes = []
+    for i in range(2):
+        done = subprocess.run(
+            command("--run.workdir", str(tmp_path / str(i)), "--num-steps", "4"),
+            env=env,
+            text=True,
+            capture_output=True,
+        )
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        entries = sorted((tmp_path / "cache" / "jax").glob("*-cache"))
+        sizes.append({f.name: f.stat().st_size for f in entries})
+        for entry in entries:
+            os.truncate(entry, 50)
+    assert sizes[0] and min(sizes[1][name] for name in sizes[0]) > 50

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+from typing import Any
 import zipfile
 import zlib
 
@@ -47,3 +48,25 @@ def store(path: pathlib.Path, **arrays: np.ndarray) -> None:
     except OSError:
         with contextlib.suppress(OSError):  # Where nothing can be written, nothing can be removed.
             part.unlink()
+
+
+def repair_compilation_cache() -> None:
+    """Removes entries that can't be read from JAX's compilation cache, which else keeps them."""
+    import jax
+    from jax._src import compilation_cache
+
+    read = compilation_cache.get_executable_and_time
+    if hasattr(read, "repairs"):
+        return
+
+    def read_or_remove(key: str, *args: Any) -> tuple[Any, int | None]:
+        try:
+            return read(key, *args)
+        except Exception:  # Of zlib, zstandard, struct or XLA.
+            folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+            with contextlib.suppress(OSError):
+                (folder / f"{key}-cache").unlink()
+            return None, None
+
+    read_or_remove.repairs = True
+    compilation_cache.get_executable_and_time = read_or_remove
