@@ -61,11 +61,14 @@ LAYOUTS = SMALL | {
 # Files with an array of the whole batch on each device, and why.
 NEGATIVES = "the loss compares each example with all others"
 VIEWS = "views are concatenated one set after another, which moves examples between devices"
+CARRIED = "the hidden state is carried from step to step by the state, which is on each device"
 WHOLE_BATCH = {
+    "awd_lstm": CARRIED,
     "colourise": "XLA does not split top_k, which finds a pixel's nearest bins",
     "cpc": NEGATIVES,
     "dino": VIEWS,
     "lejepa": VIEWS,
+    "lstm": CARRIED,
     "moco": "the queue is on each device, and takes all keys",
     "mocov3": NEGATIVES,
     "nnclr": "the queue is on each device, and takes all projections",
