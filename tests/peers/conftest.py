@@ -65,4 +65,4 @@ def row(record_property):
     """What a test compares with; its docstring is what the table says of it."""
     row = Row()
     yield row
-    record_property("row", row)
+    record_property("row", vars(row))  # Of plain types, which pytest-xdist can send.

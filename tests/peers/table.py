@@ -48,24 +48,29 @@ class Results:
         return report
 
 
+def number(x: float, digits: int) -> str:
+    """`x` as 1.2e-7, or 0."""
+    return f"{x:.{digits}e}".replace("e-0", "e-") if x else "0"
+
+
 def line(kept: dict) -> str:
     """A row of the table: what, peers, difference, tolerance, note."""
     what, _, note = kept["doc"].partition("\n")
     note = " ".join(note.split()).replace("|", r"\|")
-    rows = [row for row in kept["rows"] if row.difference is not None]
-    peers = {name: version for row in kept["rows"] for name, version in row.peers.items()}
+    rows = [row for row in kept["rows"] if row["difference"] is not None]
+    peers = {name: version for row in kept["rows"] for name, version in row["peers"].items()}
     names = ", ".join(f"{name} {version}" for name, version in peers.items())
     if "failed" in kept["outcomes"]:
-        found, tolerance = "**fails**", f"{rows[0].tolerance:.0e}" if rows else ""
+        found, tolerance = "**fails**", number(rows[0]["tolerance"], 0) if rows else ""
     elif not rows:
         return f"| {what} | | not run: {kept['why']} | | {note} |"
     else:
-        largest = max(row.difference for row in rows)
-        found = "0" if largest == 0 else f"{largest:.1e}"
-        unconverted = [row.unconverted for row in rows if row.unconverted]
+        largest = max(row["difference"] for row in rows)
+        found = number(largest, 1)
+        unconverted = [row["unconverted"] for row in rows if row["unconverted"]]
         if unconverted:
             found = f"{found}; unconverted {unconverted[0]}"
-        tolerance = "0" if rows[0].tolerance == 0 else f"{rows[0].tolerance:.0e}"
+        tolerance = number(rows[0]["tolerance"], 0)
     return f"| {what} | {names} | {found} | {tolerance} | {note} |"
 
 
@@ -75,7 +80,7 @@ def table(results: Results) -> str:
     parts: dict[str, list[str]] = {}
     differences = []
     for name, kept in results.rows.items():
-        if any(row.unconverted for row in kept["rows"]):
+        if any(row["unconverted"] for row in kept["rows"]):
             differences.append(line(kept))
         else:
             parts.setdefault(FORMS[name.split("::")[0]], []).append(line(kept))

@@ -95,7 +95,7 @@ def test_gradient_penalty(row):
     between = tensor(x + t * (y - x))
     theirs = lambda *w: (square_gradient(their_critic(*w), between).sqrt() - 1).square().mean()
     ours = lambda *w: adversarial.gradient_penalty(our_critic(*w), jnp.asarray(x), y, key)
-    agree_with_gradients(row, 1e-4, ours, theirs, *weights)
+    agree_with_gradients(row, 1e-5, ours, theirs, *weights)
 
 
 def test_r1(row):
@@ -107,4 +107,4 @@ def test_r1(row):
     x, _, *weights = inputs()
     theirs = lambda *w: square_gradient(their_critic(*w), tensor(x)).mean() / 2
     ours = lambda *w: adversarial.r1_penalty(our_critic(*w), jnp.asarray(x))
-    agree_with_gradients(row, 1e-4, ours, theirs, *weights)
+    agree_with_gradients(row, 1e-5, ours, theirs, *weights)

@@ -44,23 +44,46 @@ def boxes(x: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.parametrize("size", [12, 24, 48])
-def test_crops(row, size):
-    """Crops, resized to 12, 24 and 48 pixels
-
-    torchvision's `resized_crop`, bilinear with antialiasing.
-    """
+def both_crops(row, size: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
+    """Crops by ours and by torchvision's `resized_crop`, in the same boxes."""
     functional = row.peer("torchvision.transforms.v2.functional")
+    modes = row.peer("torchvision.transforms.v2").InterpolationMode
     x = pictures()
     at = boxes(x)
-    images = channels_first(x)
     theirs = [
-        functional.resized_crop(image[None], *map(int, box), [size, size], antialias=True)
-        for image, box in zip(images, at)
+        functional.resized_crop(
+            image[None], *map(int, box), [size, size], modes(interpolation), antialias=True
+        )
+        for image, box in zip(channels_first(x), at)
     ]
     top, left, height, width = (jnp.asarray(v, jnp.float32) for v in at.T)
-    ours = augment.crop_and_resize(jnp.asarray(x), top, left, height, width, size)
-    row.agree(ours, np.concatenate([channels_last(t) for t in theirs]), 1e-5)
+    ours = augment.crop_and_resize(
+        jnp.asarray(x), top, left, height, width, size, interpolation=interpolation
+    )
+    theirs = np.concatenate([channels_last(t) for t in theirs])
+    return np.asarray(ours), np.clip(theirs, 0, 1)
+
+
+@pytest.mark.parametrize("size", [12, 24, 48])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_crops(row, interpolation, size):
+    """Crops, resized to 12, 24 and 48 pixels, bilinear and bicubic
+
+    torchvision's `resized_crop` with antialiasing, clipped to [0, 1] where bicubic.
+    """
+    row.agree(*both_crops(row, size, interpolation), 1e-5)
+
+
+def test_crops_interpolation(row):
+    """Crops: the default interpolation, mean difference
+
+    Ours is bilinear by default, as in torchvision and lightly; DINO's, Barlow Twins' and SimCLR's
+    code is bicubic (`bicubic` here). Converted: with that.
+    """
+    mean = lambda x: np.abs(x).mean(keepdims=True)
+    linear, cubic = (both_crops(row, 24, kind) for kind in ("bilinear", "bicubic"))
+    row.agree(mean(cubic[0] - cubic[1]), np.zeros((1, 1, 1, 1)), 1e-5)
+    row.differ(mean(linear[0] - cubic[1]), np.zeros((1, 1, 1, 1)), 2e-3)
 
 
 def uniform(key, n: int, low: float, high: float) -> np.ndarray:
@@ -92,7 +115,7 @@ def test_colour_jitter(row):
             image = getattr(functional, f"adjust_{NAMES[j]}")(image, float(factors[j][i]))
         theirs.append(image)
     ours = augment.colour_jitter(KEY, jnp.asarray(x), 0.8, 0.8, 0.8, 0.2)
-    row.agree(ours, channels_last(row.peer("torch").stack(theirs)), 1e-4)
+    row.agree(ours, channels_last(row.peer("torch").stack(theirs)), 1e-5)
     del row.peers["torch"]
 
 
@@ -106,7 +129,7 @@ def test_hue_kornia(row):
     factors, _ = drawn(len(x), 1, 0, 0.5)
     theirs = enhance.adjust_hue(channels_first(x), tensor(2 * np.pi * factors[3]))
     ours = augment.colour_jitter(KEY, jnp.asarray(x), hue=0.5)
-    row.agree(ours, channels_last(theirs), 1e-4)
+    row.agree(ours, channels_last(theirs), 1e-5)
 
 
 def test_grayscale(row):
@@ -145,7 +168,8 @@ def test_blur_pillow(row):
     """Gaussian blur at 32 pixels, mean difference from Pillow's
 
     Pillow's kernel has no limit, ours (and torchvision's) a tenth of the height, 3 pixels here, as
-    SimCLR's paper says; SimCLR leaves blur out at this size. Converted: with a kernel of 21.
+    SimCLR's paper says; SimCLR leaves blur out at this size. Converted: with a kernel of 21; what
+    remains is Pillow's approximation by boxes.
     """
     row.peer("PIL", "pillow")
     x = pictures(6, 32, 32)
@@ -157,8 +181,8 @@ def test_blur_pillow(row):
     x = x8.astype(np.float32) / 255
     mean = lambda y: np.abs(np.asarray(y) - theirs / 255).mean(keepdims=True)
     wide = augment.gaussian_blur(KEY, jnp.asarray(x), p=1.0, kernel=21 / 32)
-    row.agree(mean(wide), np.zeros((1, 1, 1, 1)), 1e-2)
-    row.differ(mean(augment.gaussian_blur(KEY, jnp.asarray(x), p=1.0)), mean(wide) * 0, 3e-3)
+    row.agree(mean(wide), np.zeros((1, 1, 1, 1)), 3.5e-3)
+    row.differ(mean(augment.gaussian_blur(KEY, jnp.asarray(x), p=1.0)), mean(wide) * 0, 4e-3)
 
 
 def test_solarize(row):
@@ -175,11 +199,12 @@ def test_solarize(row):
 def test_lab(row):
     """sRGB to L*a*b*
 
-    kornia's `rgb_to_lab`; its matrix and white have three more digits than ours.
+    kornia's `rgb_to_lab`, whose white is (0.95047, 1, 1.08883); ours is what the rows of its matrix
+    sum to, so that greys have no colour at all.
     """
     color = row.peer("kornia.color")
     x = pictures()
-    row.agree(rgb_to_lab(jnp.asarray(x)), channels_last(color.rgb_to_lab(channels_first(x))), 1e-3)
+    row.agree(rgb_to_lab(jnp.asarray(x)), channels_last(color.rgb_to_lab(channels_first(x))), 1e-4)
 
 
 def test_diff_augment_colour(row):

@@ -72,7 +72,7 @@ def test_kid(row):
     theirs = fidelity.kid_features_to_metric(
         tensor(a), tensor(b), kid_subsets=1, kid_subset_size=300, verbose=False
     )
-    row.agree(fid.kid(a, b, size=300)[0], theirs["kernel_inception_distance_mean"], 1e-4)
+    row.agree(fid.kid(a, b, size=300)[0], theirs["kernel_inception_distance_mean"], 1e-5)
 
 
 def test_prdc(row):
@@ -103,6 +103,7 @@ def test_precision_recall(row):
     row.agree([ours["precision"], ours["recall"]], [theirs["precision"], theirs["recall"]], 1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load.*:FutureWarning")
 def test_inception(row):
     """FID's Inception features of images
 

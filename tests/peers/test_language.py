@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ssljax.losses.cpc import cpc_loss
 from ssljax.losses.language import (
@@ -147,17 +148,18 @@ def bert_whole_words(rng, words: list[list[int]], budget: int) -> int:
     return chosen
 
 
-def test_whole_words(row):
+@pytest.mark.parametrize("ordinary_starts", [12, 7], ids=["half start", "a quarter starts"])
+def test_whole_words(row, ordinary_starts):
     """Whole-word masking, mean number of chosen tokens
 
     BERT's procedure (skip a word that doesn't fit, take later ones that do) in NumPy: rows of 32
-    tokens of which half continue a word. By chance, over 4,000 rows.
+    tokens of which a half or three quarters continue a word. By chance, over 4,000 rows.
     """
     row.peer("numpy")
     rng = np.random.default_rng(0)
     n, t = 4000, 32
     tokens = rng.integers(5, 30, (n, t))
-    starts = np.arange(30) < 17  # About half of the tokens that are no special ones.
+    starts = np.arange(30) < 5 + ordinary_starts
     found = mask_tokens(
         jax.random.key(0), jnp.asarray(tokens), 30, 4, 5, share=0.15, starts=jnp.asarray(starts)
     )

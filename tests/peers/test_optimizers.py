@@ -27,7 +27,8 @@ def our_path(tx: optax.GradientTransformation) -> np.ndarray:
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), weights())
     state, path = tx.init(params), []
     for step in range(STEPS):
-        updates, state = tx.update(gradients(step), state, params)
+        grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradients(step))
+        updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         path.append(moved(params))
     return np.stack(path)
@@ -66,7 +67,7 @@ def test_adamw(row):
     """
     torch = row.peer("torch")
     theirs = their_path(lambda groups: torch.optim.AdamW(groups, lr=0.03))
-    row.agree(our_path(optim.adamw(0.03, 0.1)), theirs, 1e-5)
+    row.agree(our_path(optim.adamw(0.03, 0.1)), theirs, 2e-5)
 
 
 def test_sgd(row):
@@ -97,7 +98,7 @@ def test_lars(row):
     """
     for package in ("timm", "lightly"):
         theirs = their_path(lars_of(row, package), weight_decay=1e-6)
-        row.agree(*(matrix(path) for path in (our_path(optim.lars(20.0, 1e-6)), theirs)), 1e-4)
+        row.agree(*(matrix(path) for path in (our_path(optim.lars(20.0, 1e-6)), theirs)), 1e-5)
     theirs = their_path(lars_of(row, "timm"))
     row.differ(*(matrix(path) for path in (our_path(optim.lars(20.0, 0.1)), theirs)), 0.02)
 
@@ -137,7 +138,7 @@ def test_lars_falling_rate(row):
     """
     rate = lambda step: 20 * falling(step)
     theirs = matrix(their_path(lars_of(row, "timm"), falling, weight_decay=1e-6))
-    row.agree(matrix(our_path(optim.lars(rate, 1e-6, outer=True))), theirs, 1e-4)
+    row.agree(matrix(our_path(optim.lars(rate, 1e-6, outer=True))), theirs, 1e-5)
     row.differ(matrix(our_path(optim.lars(rate, 1e-6))), theirs, 0.05)
 
 
@@ -150,7 +151,7 @@ def test_lars_codes(row):
     rate = lambda step: 20 * falling(step)
     for inside in (True, False):
         ours = our_path(optim.lars(rate, 0.1, outer=not inside))
-        row.agree(matrix(ours), matrix(lars_formula(inside)), 1e-4)
+        row.agree(matrix(ours), matrix(lars_formula(inside)), 1e-5)
 
 
 def test_warmup_cosine(row):
@@ -170,12 +171,12 @@ def test_warmup_cosine(row):
 
 
 def test_warmup_lightly(row):
-    """Warm-up and cosine, lightly's and DINO's
+    """Warm-up and cosine, lightly's: learning rates
 
-    Their warm-up starts at peak/n instead of 0 and reaches the peak at step n - 1, and their cosine
-    ends at the last step instead of after it: one step earlier. Both are used; ours is that of
-    SimCLR, Barlow Twins and VICReg. Converted: ours at one step later while it rises, and the
-    cosine over one step less.
+    lightly's warm-up starts at peak/n instead of 0 and reaches the peak at step n - 1 (DINO's too),
+    and its cosine ends at the last step instead of after it. Ours is that of Barlow Twins, VICReg
+    and transformers; a step more or less is seen in short runs only. Converted: one step later
+    while it rises, and the cosine over one step less.
     """
     scheduler = row.peer("lightly.utils.scheduler")
     steps, warm = 100, 10
@@ -211,7 +212,7 @@ def test_decayed_parameters(row):
     net = timm.VisionTransformer(
         img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=0
     )
-    named = groups(net, 0.1, net.no_weight_decay())
+    named = groups(net, 0.1, no_weight_decay_list=net.no_weight_decay())
     theirs = sum(p.numel() for p in next(g for g in named if g["weight_decay"])["params"])
     ours = ViT(patch=8, width=24, depth=2, heads=2, pool="token", positions="learned")
     shapes = jax.eval_shape(ours.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]

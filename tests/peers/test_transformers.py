@@ -1,4 +1,4 @@
-"""Attention, ViT, GPT-2's and Llama's forms and recurrent nets with the peers' weights."""
+"""Attention, ViT, GPT-2, BERT, Llama and recurrent nets with the peers' weights."""
 
 import jax
 import jax.numpy as jnp
@@ -104,9 +104,9 @@ def test_vit(row, pool):
     row.agree(ours.apply({"params": params}, jnp.asarray(x)), theirs, 1e-5)
 
 
-def language_model(positions: str, unit: str, norm: str) -> LanguageModel:
+def language_model(positions: str, unit: str, norm: str, **options) -> LanguageModel:
     net = Transformer(
-        layers=3, heads=4, width=64, norm=norm, positions=positions, unit=unit, reach=32
+        layers=3, heads=4, width=64, norm=norm, positions=positions, unit=unit, reach=32, **options
     )
     return LanguageModel(net=net, vocabulary=100)
 
@@ -122,7 +122,7 @@ def test_gpt2(row):
     transformers = row.peer("transformers")
     config = transformers.GPT2Config(
         vocab_size=100, n_positions=32, n_embd=64, n_layer=3, n_head=4,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     model = transformers.GPT2LMHeadModel(config)
     disturb(model)
@@ -140,8 +140,64 @@ def test_gpt2(row):
         }
     params = {"embed": {"embedding": array(inner.wte.weight)}, "net": net}
     theirs = model.double().eval()(tensor(TOKENS)).logits.detach()
-    ours = language_model("learned", "gelu", "layer")
+    ours = language_model("learned", "gelu-tanh", "layer")
     row.agree(ours.apply({"params": params}, jnp.asarray(TOKENS)), theirs, 1e-5)
+
+
+def bert(row):
+    """transformers' BERT and its weights as ours."""
+    transformers = row.peer("transformers")
+    config = transformers.BertConfig(
+        vocab_size=100, hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
+        intermediate_size=256, max_position_embeddings=32, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    model = transformers.BertForMaskedLM(config)
+    disturb(model)
+    embeddings, head = model.bert.embeddings, model.cls.predictions
+    net = {
+        "positions": array(embeddings.position_embeddings.weight),
+        "segments": array(embeddings.token_type_embeddings.weight),
+        "embed_norm": norm(embeddings.LayerNorm),
+    }
+    for i, block in enumerate(model.bert.encoder.layer, 1):
+        a = block.attention
+        qkv = [dense(m) for m in (a.self.query, a.self.key, a.self.value)]
+        net |= {
+            f"norm{i}a": norm(a.output.LayerNorm),
+            f"norm{i}b": norm(block.output.LayerNorm),
+            f"qkv{i}": {
+                name: np.concatenate([m[name] for m in qkv], axis=-1) for name in ("kernel", "bias")
+            },
+            f"out{i}": dense(a.output.dense),
+            f"up{i}": dense(block.intermediate.dense),
+            f"down{i}": dense(block.output.dense),
+        }
+    params = {
+        "embed": {"embedding": array(embeddings.word_embeddings.weight)},
+        "net": net,
+        "transform": dense(head.transform.dense),
+        "transform_norm": norm(head.transform.LayerNorm),
+        "bias": array(head.bias),
+    }
+    return model.double().eval(), {"params": params}
+
+
+def test_bert(row):
+    """BERT: logits of tokens in two segments, with padding
+
+    transformers' `BertForMaskedLM` with the same weights (post-norm, exact GELU, ε = 1e-12).
+    """
+    model, params = bert(row)
+    ours = language_model("learned", "gelu", "layer", blocks="post-norm", segments=2)
+    segment = (np.arange(20) > 7) * np.ones((3, 1), int)
+    mask = np.arange(20) < np.array([[20], [15], [9]])
+    theirs = model(
+        tensor(TOKENS), attention_mask=tensor(mask.astype(int)), token_type_ids=tensor(segment)
+    ).logits.detach()
+    arrays = (jnp.asarray(x) for x in (TOKENS, mask))
+    found = ours.clone(causal=False).apply(params, *arrays, segment=jnp.asarray(segment))
+    row.agree(np.asarray(found)[mask], theirs.numpy()[mask], 1e-5)
 
 
 def llama(row):

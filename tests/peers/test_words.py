@@ -86,15 +86,16 @@ def skip_gram_step(v, u, pairs: list[tuple[int, int, bool]], rate: float = 0.25)
 def test_skip_gram_update(row):
     """Skip-gram's update of two words
 
-    gensim's vectors after one sentence. It looks the sigmoid up in a table of 1,000 values, and
-    skips a negative that is the positive (word2vec.c too); equation 4 doesn't, and ours draws it.
+    gensim and word2vec.c skip a negative that is the positive; equation 4 doesn't exclude it, and
+    ours draws it. Converted: without that negative. What remains is gensim's sigmoid, which it
+    looks up in a table of 1,000 values.
     """
     model, v, u = pair_model(row)
     model.train([["often", "rare"]], total_examples=1, epochs=1)
     moved = lambda v1, u1: np.concatenate([v1 - v, u1 - u])
     theirs = moved(model.wv.vectors, model.syn1neg)
     skipped = skip_gram_step(v, u, [(1, 0, False), (0, 1, True)])
-    row.agree(moved(*skipped), theirs, 2e-2)
+    row.agree(moved(*skipped), theirs, 3e-2)
     drawn = skip_gram_step(v, u, [(1, 0, True), (0, 1, True)])
     row.differ(moved(*drawn), theirs, 0.1)
 
@@ -143,7 +144,7 @@ def test_similarity(row, tmp_path):
 def test_analogies(row, tmp_path):
     """Analogies: share solved
 
-    gensim's `evaluate_word_analogies`, in two sections. Half of the words are sums of others.
+    gensim's `evaluate_word_analogies`, in two sections; eight of 200 are made solvable.
     """
     vectors, words, x = keyed(row)
     rng = np.random.default_rng(2)
