@@ -12,7 +12,7 @@ import traceback
 from typing import Any, get_type_hints, NoReturn
 
 from ssljax import fingerprint, flags, record, sharding, watchdog
-from ssljax.errors import describe, find_os_error, InputError, quiet_threads
+from ssljax.errors import describe, find_os_error, InputError, out_of_memory, quiet_threads
 from ssljax.experiment import Experiment
 from ssljax.ranges import check_arguments, check_value
 from ssljax.run import Run, train
@@ -66,6 +66,8 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         _exit(128 + signal.SIGPIPE, "Nobody reads standard output any more: stopped at once.")
     except Exception as e:
         watchdog.await_verdict()
+        if sentence := out_of_memory(e):
+            _exit(2, f"error: {sentence}")
         error = find_os_error(e)
         if error is None:
             if watchdog.active():
@@ -81,9 +83,7 @@ def _exit(status: int, line: str) -> NoReturn:
         sys.stdout.flush()
     except OSError:
         discard_output()
-    if (
-        watchdog.active()
-    ):  # JAX would wait at exit for the other processes, which wait for this one.
+    if watchdog.active():  # At exit, JAX waits for the other processes, which wait for this one.
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)

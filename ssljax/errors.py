@@ -50,6 +50,21 @@ def find_os_error(error: BaseException) -> OSError | None:
     return None
 
 
+def out_of_memory(error: BaseException) -> str:
+    """One sentence for a lack of memory, of the host's or of a device; empty for other errors."""
+    text = " ".join(str(error).split())
+    said = "RESOURCE_EXHAUSTED" in text or "Out of memory" in text
+    device = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and said
+    if not (device or isinstance(error, MemoryError)):
+        return ""
+    reason = f" ({text[:150]})" if text else ""
+    return (
+        f"{'The device' if device else 'This machine'} has not enough memory{reason}: choose a "
+        "smaller --batch-size, --image-size or net, or split the state with --run.fsdp. What was "
+        "saved is whole."
+    )
+
+
 def describe(error: OSError, workdir: str) -> str:
     """What the file system refused a run in `workdir`, and what to do about it."""
     text = " ".join(str(error.strerror or error).split()) or type(error).__name__

@@ -43,7 +43,8 @@ class Range:
             "at most": self.most,
             "below": self.below,
         }
-        said = [f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound)]
+        bounds = {word: x for word, x in bounds.items() if math.isfinite(x) and x != LARGEST}
+        said = [f"{word} {bound:g}" for word, bound in bounds.items()]
         return " and ".join(said) or "finite"
 
 
@@ -59,8 +60,9 @@ class NotEmpty:
         return "one number or more"
 
 
-Count = Annotated[int, Range(least=1)]  # Sizes, and numbers of things: 1, 2, ...
-CountOrZero = Annotated[int, Range(least=0)]  # The same where 0 stands for none, or a default.
+LARGEST = 2**31 - 1  # Indices and steps are int32 on a device.
+Count = Annotated[int, Range(1, LARGEST)]  # Sizes, and numbers of things: 1, 2, ...
+CountOrZero = Annotated[int, Range(0, LARGEST)]  # The same where 0 stands for none, or a default.
 Number = Annotated[float, Range()]  # Any finite number.
 Positive = Annotated[float, Range(above=0)]  # Learning rates, temperatures, scales.
 NotNegative = Annotated[float, Range(least=0)]  # Weights of a loss, weight decay.
@@ -96,7 +98,9 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     """InputError where an argument, or a field of it, is not in the range of its annotation."""
     for path, one, bounds in _bounded(name, value, hint):
         if not bounds.holds(one):
-            raise InputError(f"{flag(path)} must be {bounds}, not {_shown(one)}.")
+            too_large = isinstance(one, int) and one > LARGEST
+            wanted = f"at most {LARGEST}" if too_large else bounds
+            raise InputError(f"{flag(path)} must be {wanted}, not {_shown(one)}.")
 
 
 def flag(path: str) -> str:

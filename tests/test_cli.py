@@ -144,3 +144,9 @@ def test_the_experiment_file_runs_as_a_program(tmp_path):
         text=True,
     )
     assert done.returncode == 2 and "--temperature" in done.stdout + done.stderr
+
+
+def test_out_of_memory_is_one_sentence(cli):
+    status, _, err = cli(tiny, "--width", "2000000000")
+    assert status == 2 and len(err.strip().splitlines()) == 1
+    assert "not enough memory" in err and "smaller --batch-size" in err

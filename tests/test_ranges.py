@@ -62,6 +62,7 @@ NAN, INFINITY = float("nan"), float("inf")
         ({"temperature": NAN}, "--temperature must be above 0, not nan"),
         ({"temperature": INFINITY}, "--temperature must be above 0, not inf"),
         ({"epochs": 0}, "--epochs must be at least 1, not 0"),
+        ({"epochs": 2**31}, "--epochs must be at most 2147483647, not 2147483648"),
         ({"image_size": -1}, "--image-size must be at least 0, not -1"),
         ({"warmup": 1.0}, "--warmup must be at least 0 and below 1, not 1.0"),
         ({"shift": INFINITY}, "--shift must be finite, not inf"),
