@@ -1,4 +1,4 @@
-"""Every test runs on eight simulated CPU devices, with a compilation cache that outlives the run."""
+"""Fixtures; tests run on eight simulated CPU devices, with a persistent compilation cache."""
 
 import os
 import pathlib

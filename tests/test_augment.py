@@ -124,7 +124,7 @@ def naive_bicubic(plane, box, size):
 
 
 @pytest.mark.parametrize("size", [(24, 31), (70, 43)])
-def test_bicubic_crops_are_pillows(size):
+def test_bicubic_crops_match_pillow(size):
     photo = load_sample_image("china.jpg")[100:160, 200:280]
     stretched = np.clip(1.6 * (photo / 255.0) - 0.3, 0, 1).astype(np.float32)  # So that some clip.
     x = np.repeat(stretched[None], len(BOXES), 0)
@@ -175,7 +175,7 @@ def test_resizing_a_whole_photo_and_digits_is_pillows_within_1e_5():
         )
 
 
-def test_a_box_as_large_as_the_output_is_a_plain_cut():
+def test_box_of_the_output_size_is_a_plain_crop():
     x = with_channels(4)
     ours = augment.crop_and_resize(x, *np.tile([[2], [5], [9], [11]], 8), (9, 11))
     np.testing.assert_allclose(ours, x[:, 2:11, 5:16], atol=2e-6, rtol=0)
@@ -223,7 +223,7 @@ def torchvision_box(rng, h: int, w: int, scale, ratio, tries: int) -> tuple[int,
         (16, 28, (0.6, 0.9), (1 / 2, 1.5), 2),  # Often nothing fits: a central part.
     ],
 )
-def test_random_boxes_are_spread_as_torchvisions(h, w, scale, ratio, tries):
+def test_random_box_distribution_matches_torchvision(h, w, scale, ratio, tries):
     ours = drawn_boxes(3000, h, w, scale=scale, ratio=ratio, tries=tries)
     assert (
         (ours[:, :2] >= 0).all()
@@ -270,7 +270,7 @@ def test_a_random_crop_of_the_whole_image_changes_nothing_but_the_size():
     )
 
 
-# Colour. The formulas are those of torchvision.transforms.functional, pixel by pixel in float64.
+# Colour, by the formulas of torchvision.transforms.functional, pixel by pixel in float64.
 
 
 def luma(x):
@@ -382,7 +382,7 @@ def test_all_24_orders_are_equally_likely_and_p_is_kept(pinned):
             y = FORMULAS[name](y, amounts[name] + (name != "hue"))
         results.append(y)
     for a, b in itertools.combinations(results, 2):
-        assert abs(a - b).max() > 1e-3  # Else a result wouldn't tell its order.
+        assert abs(a - b).max() > 1e-3  # Else results would not identify the order.
     ours = jax.jit(partial(augment.colour_jitter, **amounts, p=p))(
         KEY, np.broadcast_to(pixels, (n, *pixels.shape))
     )
@@ -408,7 +408,7 @@ def test_colour_of_other_channel_counts(pinned, c):
     )
 
 
-def test_no_jitter_is_no_change():
+def test_zero_jitter_is_the_identity():
     x = with_channels(3)
     np.testing.assert_array_equal(augment.colour_jitter(KEY, x), x)
     np.testing.assert_array_equal(augment.colour_jitter(KEY, x, 0.4, 0.4, 0.4, 0.1, p=0.0), x)
@@ -489,7 +489,7 @@ OPERATIONS = {
 @pytest.mark.parametrize(
     "name, c", [(n, c) for n in OPERATIONS for c in (1, 3, 4) if "size" not in n or c == 3]
 )
-def test_every_operation(name, c):
+def test_operations(name, c):
     operation, x = OPERATIONS[name], with_channels(c)
     compiled = jax.jit(operation)
     y = np.asarray(compiled(KEY, x))
@@ -578,7 +578,7 @@ def test_bad_arguments(call, message):
 @pytest.mark.skipif(
     jax.device_count() < 8, reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8"
 )
-def test_eight_devices_compute_what_one_does_and_send_nothing():
+def test_eight_devices_match_one_without_communication():
     def everything(key, x):
         for k, name in zip(
             jax.random.split(key, 6), ("crop", "flip", "jitter", "grayscale", "blur", "solarize")

@@ -105,7 +105,7 @@ def test_a_wrong_type_names_the_flag(cli, simclr):
 )
 def test_bad_input_is_one_sentence(cli, simclr, flags, words, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    status, out, err = cli(simclr, *flags)
+    status, _, err = cli(simclr, *flags)
     assert status == 2
     assert err.startswith("error: ") and len(err.strip().splitlines()) == 1, err
     for word in words:

@@ -26,7 +26,7 @@ def test_published_values(rgb, lab):
     np.testing.assert_allclose(rgb_to_lab(jnp.asarray(rgb, jnp.float32)), lab, atol=0.03)
 
 
-def test_the_way_there_and_back():
+def test_lab_round_trip():
     x = (
         jax.random.uniform(jax.random.key(0), (4000, 3)) ** 3
     )  # Many dark ones, on the straight part of the curves.
@@ -40,8 +40,8 @@ def test_the_way_there_and_back():
         rgb_to_lab(jnp.zeros((2, 2, 1)))
 
 
-def test_bins_hold_their_colours():
-    centres, table = gamut()
+def test_nearest_bins():
+    centres, _ = gamut()
     assert 230 < len(centres) < 320 and len(np.unique(centres, axis=0)) == len(centres)
     ab = np.asarray(rgb_to_lab(jax.random.uniform(jax.random.key(1), (5000, 3))))[:, 1:]
     nearest = ((ab[:, None] - centres) ** 2).sum(-1).argmin(1)
@@ -51,7 +51,7 @@ def test_bins_hold_their_colours():
     )
 
 
-def test_rare_colours_weigh_more_as_the_paper_says():
+def test_rare_weights_equation():
     centres = np.array([[0, 0], [10, 0], [50, 50], [60, -30]], np.float32)
     counts = np.array([80, 15, 5, 0])
     w = rare_weights(counts, centres)
@@ -69,7 +69,7 @@ def test_rare_colours_weigh_more_as_the_paper_says():
         rare_weights(counts, centres, lam=0)
 
 
-def test_five_bins_share_a_pixel_as_the_paper_says():
+def test_soft_encoding_over_five_bins():
     rng = np.random.default_rng(0)
     centres, table = gamut()
     ab = np.array(rgb_to_lab(jnp.asarray(rng.uniform(size=(4, 6, 3)), "float32")))[..., 1:]
@@ -105,7 +105,7 @@ def test_five_bins_share_a_pixel_as_the_paper_says():
         gamut(60.0)
 
 
-def test_the_annealed_mean_goes_from_mean_to_mode():
+def test_annealed_mean_between_mean_and_mode():
     p, centres = jnp.array([0.5, 0.3, 0.2]), jnp.array([[10.0, 0], [0, 10], [-10, -10]])
     np.testing.assert_allclose(annealed_mean(jnp.log(p), centres, 1.0), p @ centres, atol=1e-5)
     np.testing.assert_allclose(annealed_mean(jnp.log(p), centres, 0.01), centres[0], atol=1e-4)
@@ -115,7 +115,7 @@ def test_the_annealed_mean_goes_from_mean_to_mode():
     )
 
 
-def test_tiles_are_cut_from_the_photographs():
+def test_photograph_tiles():
     from sklearn.datasets import load_sample_images
 
     china, flower = load_sample_images().images

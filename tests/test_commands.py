@@ -1,6 +1,6 @@
-"""The commands that docstrings and the README give: all can be parsed, and those on images or sounds are built and lowered.
+"""Commands in docstrings and the README: all are parsed; those on images or sounds are lowered.
 
-Data sets are stood in for by zeros of their shape: what is tested is flags and shapes, at the papers' own sizes.
+Data sets are replaced by zeros of their shape, which tests flags and shapes at the papers' sizes.
 """
 
 import functools
@@ -42,8 +42,11 @@ def commands(text):
         yield name, tuple(shlex.split(flags, comments=True))
 
 
-def test_a_command_is_read_over_two_lines_and_without_its_comment():
-    text = "    launch/local.sh experiments/a.py --b 1 \\\\\n      --c   # see d\n    launch/local.sh experiments/e.py\n"
+def test_commands_with_continuation_lines_and_comments():
+    text = (
+        "    launch/local.sh experiments/a.py --b 1 \\\\\n      --c   # see d\n"
+        "    launch/local.sh experiments/e.py\n"
+    )
     assert list(commands(text)) == [("a", ("--b", "1", "--c")), ("e", ())]
 
 
@@ -136,7 +139,7 @@ def test_flags_are_known(command, monkeypatch):
     + [(name, IMAGENET) for name in JOINT],
     ids=name_of,
 )
-def test_a_step_can_be_lowered_for_gpus_at_its_true_size(command, monkeypatch, zeros, tmp_path):
+def test_steps_lower_for_gpus_at_full_size(command, monkeypatch, zeros, tmp_path):
     monkeypatch.chdir(tmp_path)
     exp = called(monkeypatch, command, build=True)
     batch = {

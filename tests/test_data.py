@@ -111,7 +111,7 @@ def test_order_is_shared_and_so_read_only():
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 5), st.integers(1, 60), st.data())
-def test_indices_cover_each_epoch_but_for_the_remainder(seed, epoch, n, data):
+def test_indices_cover_each_epoch_except_the_remainder(seed, epoch, n, data):
     batch_size = data.draw(st.integers(1, n))
     steps = n // batch_size
     seen = np.concatenate([indices(seed, epoch * steps + i, n, batch_size) for i in range(steps)])
@@ -148,7 +148,7 @@ def assert_same(a: dict, b: dict) -> None:
 
 @pytest.mark.parametrize("shape", MESHES)
 @pytest.mark.parametrize("kind", [feed, Streamed])
-def test_batches_are_those_of_numpy_on_any_mesh(kind, shape):
+def test_batches_match_numpy_on_any_mesh(kind, shape):
     source = random_set(50)  # Three batches of 16 an epoch: eight steps pass two borders.
     for step, batch in enumerate(batches(kind(source, 16), 3, 0, 8, mesh_of(*shape))):
         want = expected(source, 3, step, 16)
@@ -244,7 +244,7 @@ def test_local_rows_split_the_batch_over_processes(shape, processes):
     assert sorted(itertools.chain(*rows)) == list(range(24))
 
 
-def test_streamed_reads_ahead_but_not_far(reads):
+def test_streamed_read_ahead_is_bounded(reads):
     base = random_set(5000)
     data = Streamed(Counted(base.image, base.labels, base.class_names), 16, threads=4, ahead=3)
     assert not reads
@@ -306,14 +306,14 @@ def test_a_broken_image_in_a_stream_reaches_the_reader_as_input_error():
 
 
 @pytest.mark.parametrize("batch_size", [51, 0, -1])
-def test_batch_sizes_that_cannot_be(batch_size):
+def test_bad_batch_sizes(batch_size):
     with pytest.raises(
         InputError, match=rf"batch of {batch_size} .* 50 examples.* between 1 and 50"
     ):
         feed(random_set(50), batch_size)
 
 
-def test_feed_takes_the_kind_by_where_the_set_lies():
+def test_feed_kind_by_data_location():
     assert isinstance(feed(random_set(), 50), Rows)
     on_disk = OnDisk(
         lambda i: np.zeros((4, 4, 1), np.uint8), np.zeros(50, np.int32), ["a"], (4, 4, 1)
@@ -376,9 +376,7 @@ PHOTO = load_sample_images().images[0]
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_fit_is_pillows_bilinear_with_the_middle_cut_out(
-    height, width, size, resized, left, top, channels
-):
+def test_fit_matches_pillow_bilinear_center_crop(height, width, size, resized, left, top, channels):
     x = PHOTO[100 : 100 + height, 200 : 200 + width, :channels]
     whole = Image.fromarray(x[..., 0] if channels == 1 else x).resize(
         resized, Image.Resampling.BILINEAR
@@ -392,7 +390,7 @@ def test_fit_is_pillows_bilinear_with_the_middle_cut_out(
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
-def test_fit_takes_channels_that_are_no_colours_one_by_one(channels):
+def test_fit_with_other_channel_counts(channels):
     x = np.random.default_rng(0).integers(0, 256, (9, 12, channels), np.uint8)
     np.testing.assert_array_equal(
         fit(x, 6), np.concatenate([fit(x[..., i : i + 1], 6) for i in range(channels)], -1)
@@ -542,7 +540,7 @@ def numbers(source) -> np.ndarray:
     return source.read(np.arange(len(source)))["image"][:, 0, 0, 0]
 
 
-def test_what_is_held_out_is_a_tenth_of_each_class_and_the_test_split_is_never_read(tmp_path):
+def test_held_out_tenth_of_each_class_without_the_test_split(tmp_path):
     labels = numbered(tmp_path / "set.npz")
     with pytest.raises(InputError, match="it needs test_images"):  # Nor could it be.
         images(str(tmp_path / "set.npz"), "test")
@@ -559,7 +557,7 @@ def test_what_is_held_out_is_a_tenth_of_each_class_and_the_test_split_is_never_r
     np.testing.assert_array_equal(numbers(again), numbers(test))
 
 
-def test_the_same_is_held_out_each_time_whatever_the_size_and_the_process():
+def test_held_out_examples_are_deterministic():
     whole = images("digits", "train")
     held = images("digits:validation", "test")
     np.random.seed(3)
@@ -573,7 +571,7 @@ def test_the_same_is_held_out_each_time_whatever_the_size_and_the_process():
     )
 
 
-def test_of_a_tfds_set_the_training_split_alone_is_read(monkeypatch):
+def test_held_out_reads_only_the_tfds_training_split(monkeypatch):
     asked, whole = [], random_set(200)
     monkeypatch.setattr(sources, "_tfds", lambda *what: asked.append(what) or whole)
     train, test = (images("mnist:3.0.1:validation", split, 8) for split in ("train", "test"))
@@ -583,7 +581,7 @@ def test_of_a_tfds_set_the_training_split_alone_is_read(monkeypatch):
         images("mnist:validation", "validation")
 
 
-def test_a_large_folder_is_parted_as_a_small_one_is(tmp_path, monkeypatch):
+def test_large_and_small_folders_have_the_same_splits(tmp_path, monkeypatch):
     digit_folder(tmp_path / "a:b" / "train", range(100))  # A colon in a folder's name stays one.
     name = f"{tmp_path}/a:b"
     assert len(images(name, "train")) == 100
@@ -600,7 +598,7 @@ def test_a_large_folder_is_parted_as_a_small_one_is(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["digits:valid", "mnist:test", "digits:", "nowhere/set.npz:val", "mnist:3.0.1:x"]
 )
-def test_nothing_else_stands_behind_a_colon(name):
+def test_unknown_suffixes_after_a_colon(name):
     with pytest.raises(
         InputError,
         match=f"{name} is no set: after a colon only validation .*"
@@ -610,7 +608,7 @@ def test_nothing_else_stands_behind_a_colon(name):
     assert "\n" not in str(e.value)
 
 
-def test_of_too_few_images_none_are_held_out(tmp_path):
+def test_holding_out_from_too_few_images(tmp_path):
     np.savez(tmp_path / "set.npz", x_train=IMAGE, y_train=LABEL)
     for split in "train", "test":
         with pytest.raises(InputError, match="set.npz has no class of 5 training examples or more"):
@@ -668,7 +666,7 @@ def test_folder_without_splits_keeps_every_tenth_for_testing(tmp_path):
     assert train.class_names == test.class_names
 
 
-def test_folder_numbers_classes_alike_in_both_splits(tmp_path):
+def test_folder_classes_have_the_same_numbers_in_both_splits(tmp_path):
     for path in "train/cat", "train/dog", "train/eel", "test/dog", "test/fox":
         save(tmp_path / path / "1.png", DIGITS[0])
     train, test = images(str(tmp_path), "train"), images(str(tmp_path), "test")
@@ -677,7 +675,7 @@ def test_folder_numbers_classes_alike_in_both_splits(tmp_path):
 
 
 @pytest.mark.parametrize("have, lack", [("train", "test"), ("test", "train"), ("val", "train")])
-def test_folder_with_one_split_has_not_the_other(tmp_path, have, lack):
+def test_folder_with_a_missing_split(tmp_path, have, lack):
     save(tmp_path / have / "cat" / "1.png", DIGITS[0])
     assert len(images(str(tmp_path), "test" if lack == "train" else "train")) == 1
     with pytest.raises(InputError, match=f"has a folder {have} but no folder {lack}: add .*{lack}"):
@@ -859,7 +857,7 @@ def test_an_unknown_name_gets_a_suggestion(name, near):
 
 
 @pytest.mark.parametrize("name", ["qqqqqqqq", "my data!", "set.tar", "set.NPZ"])
-def test_a_name_like_no_other(name):
+def test_a_name_without_a_suggestion(name):
     with pytest.raises(
         InputError, match=f"There is no data set {name}: give a TFDS name, a folder"
     ):
@@ -930,7 +928,7 @@ def test_prepared_sets(name, shape, tmp_path, monkeypatch):
     )
 
 
-def test_the_decoded_cache_gives_the_same_again(tmp_path, monkeypatch):
+def test_decoded_cache_returns_the_same_images(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
     name = prepared("fashion_mnist")
@@ -966,7 +964,7 @@ def test_the_decoded_cache_gives_the_same_again(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.part*"))
 
 
-def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
+def test_unwritable_cache_does_not_stop_reading(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "file"))
     path = cache.cache_file("key")
@@ -984,7 +982,7 @@ def test_reading_needs_no_tensorflow(tmp_path):
     name = prepared("mnist")
     (
         tmp_path / "tensorflow"
-    ).mkdir()  # Stands for an installed TensorFlow, and tells when it is imported.
+    ).mkdir()  # Stands for an installed TensorFlow, and shows when it is imported.
     (tmp_path / "tensorflow" / "__init__.py").write_text("import os; os._exit(3)")
     code = f"""if True:
         import sys

@@ -1,4 +1,4 @@
-"""DCGAN's nets: any image size, each norm's meaning, and spectral normalisation against NumPy's singular values."""
+"""DCGAN's nets: image sizes, norms, and spectral normalisation against NumPy's singular values."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def variables(net, *shape):
     return x, jax.jit(net.init)(jax.random.key(1), x)
 
 
-def test_dcgan_has_its_published_size():
+def test_dcgan_published_size():
     """64x64x3 from 100 latents by 1024, 512, 256 and 128 channels: figure 1 of the paper."""
     count = lambda v: sum(x.size for x in jax.tree.leaves(v["params"]))
     shapes = lambda net, *shape: jax.eval_shape(
@@ -33,7 +33,7 @@ def test_dcgan_has_its_published_size():
 @pytest.mark.parametrize(
     "norm, shape", [*((norm, (8, 8, 1)) for norm in NORMS), ("none", (9, 6, 3))]
 )
-def test_nets_take_any_image(norm, shape):
+def test_image_sizes_and_channels(norm, shape):
     g, d = Generator(shape, (8, 4), norm), Discriminator((4, 8), norm)
     z, vg = variables(g, 5, 7)
     x = jax.jit(lambda v: g.apply(v, z, True, mutable=["batch_stats"])[0])(vg)
@@ -48,7 +48,7 @@ def test_nets_take_any_image(norm, shape):
     assert np.abs(slope[0]).max() > 0 and alone == (norm != "batch")
 
 
-def test_features_are_what_the_head_sees():
+def test_features_are_the_heads_inputs():
     d = Discriminator((4, 8), "none")
     x, v = variables(d, 3, 8, 8, 1)
     h = d.clone(head=False).apply(v, x)
@@ -69,14 +69,14 @@ def settled(net, *shape):
 
 
 def kernels(v):
-    """The kernels of a net, as the matrices that spectral normalisation is about, beside what it found them to be."""
-    for name, sigma in v["batch_stats"].items():
+    """Yield each normalised kernel as a matrix, and the singular value estimated for it."""
+    for sigma in v["batch_stats"].values():
         (key,) = (k for k in sigma if k.endswith("sigma"))
         w = v["params"][key.split("/")[0]]["kernel"]
         yield np.asarray(w, np.float64).reshape(-1, w.shape[-1]), float(sigma[key])
 
 
-def test_spectral_normalisation_finds_numpys_singular_value():
+def test_spectral_normalisation_matches_numpys_singular_value():
     d = Discriminator((6, 12), "spectral")
     x, v = settled(d, 4, 8, 8, 3)
     assert len(v["batch_stats"]) == 3
@@ -90,7 +90,7 @@ def test_spectral_normalisation_finds_numpys_singular_value():
 
 
 def test_a_spectrally_normalised_discriminator_is_lipschitz():
-    """Each layer's matrix has norm 1, and a 4x4 kernel of stride 2 meets a pixel 4 times: at most 2 a convolution."""
+    """Each matrix has norm 1, and a 4x4 kernel of stride 2 covers a pixel 4 times: at most 2."""
     d = Discriminator((6, 12), "spectral")
     x, v = settled(d, 64, 8, 8, 3)
     grad = jax.jit(lambda v: jax.grad(lambda x: d.apply(v, x).sum())(x))
@@ -100,8 +100,8 @@ def test_a_spectrally_normalised_discriminator_is_lipschitz():
     np.testing.assert_allclose(grad(big), slope, rtol=1e-3, atol=1e-5)
 
 
-def test_the_gradient_knows_that_the_norm_follows_the_kernel():
-    """Miyato et al., 2018, eq. 12: a kernel has no gradient along itself, since its length does not matter."""
+def test_gradient_through_spectral_normalisation():
+    """Miyato et al., 2018, eq. 12: a kernel's length does not matter: no gradient along itself."""
     d = Discriminator((6, 12), "spectral")
     x, v = settled(d, 4, 8, 8, 3)
     grads = jax.jit(jax.grad(lambda p: d.apply(v | {"params": p}, x).sum()))(v["params"])
@@ -118,7 +118,7 @@ def test_the_gradient_knows_that_the_norm_follows_the_kernel():
         (Discriminator((4, 8), "spectral", dtype="bfloat16"), (4, 8, 8, 1)),
     ],
 )
-def test_bfloat16_computes_low_and_keeps_high(net, shape):
+def test_bfloat16_computation_with_float32_parameters(net, shape):
     x, v = variables(net, *shape)
     assert {leaf.dtype for leaf in jax.tree.leaves(v)} == {jnp.dtype("float32")}
     low, high = (

@@ -37,7 +37,7 @@ SMALL = {
     "prototypes": 8,
 }
 # Layouts are of one, seven and eight devices. On seven, each has 8 of the 56 examples; as no other
-# length has 7 as a factor, an array with a multiple of 56 as a length is of the whole batch.
+# length has 7 as a factor, an array with a multiple of 56 as a length holds the whole batch.
 BATCH = 56
 LAYOUTS = SMALL | {
     "batch_size": BATCH,
@@ -208,7 +208,7 @@ def moving(state):
         ("inpainting", 100, "hole/psnr", 1.25),
     ],
 )
-def test_training_betters_what_is_measured(name, steps, number, factor, one_device):
+def test_training_improves_metrics(name, steps, number, factor, one_device):
     """By far: a loss of the wrong sign, or a player that doesn't move, is seen."""
     exp, (kind, what) = (
         make(ROOT / "experiments" / f"{name}.py", steps, adversarial=0.001),

@@ -54,7 +54,7 @@ fi""",
     return run
 
 
-def test_an_experiment_installs_the_plain_package_once(checkout):
+def test_package_is_installed_once_without_extras(checkout):
     done, asked = checkout("local.sh", "experiments/simclr.py", "--lr", "0.1")
     assert done.returncode == 0, done.stderr
     assert re.search(r"Set up in \d+ s\.", done.stderr)
@@ -63,7 +63,7 @@ def test_an_experiment_installs_the_plain_package_once(checkout):
     assert done.returncode == 0 and asked == "" and done.stderr == ""
 
 
-def test_an_experiment_is_found_from_any_folder_and_runs_in_it(checkout, tmp_path):
+def test_experiments_run_from_any_folder(checkout, tmp_path):
     checkout("local.sh", "experiments/simclr.py")
     before = time.time()
     done, _ = checkout("local.sh", "experiments/simclr.py", "--data", "my pictures")
@@ -78,7 +78,7 @@ def test_an_experiment_is_found_from_any_folder_and_runs_in_it(checkout, tmp_pat
     assert nothing.returncode == 2 and nothing.stderr.startswith("error: which experiment?")
 
 
-def test_the_tests_and_a_gpu_have_their_extras(checkout, tmp_path):
+def test_extras_for_tests_and_gpus(checkout, tmp_path):
     done, asked = checkout("test.sh", "-k", "loop")
     assert done.stdout.startswith(f"python -m pytest -k loop; in {tmp_path};")
     assert asked.splitlines()[-1].endswith("[test]")
@@ -86,7 +86,7 @@ def test_the_tests_and_a_gpu_have_their_extras(checkout, tmp_path):
     assert done.returncode == 0 and asked.splitlines()[-1].endswith("[cuda12]")
 
 
-def test_an_old_python_is_one_sentence(checkout):
+def test_old_python_error(checkout):
     old = {f"python3{minor}": "exit 1" for minor in ("", ".11", ".12", ".13")}
     done, _ = checkout("local.sh", "x.py", **old)
     assert (

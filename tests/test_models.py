@@ -63,7 +63,7 @@ def naive_bert(params, tokens, segment, mask, heads):
 BERT = dict(norm="layer", positions="learned", unit="gelu", blocks="post-norm", segments=2)
 
 
-def test_bert_as_published_is_the_naive_loop():
+def test_bert_matches_a_naive_loop():
     net = Transformer(2, 2, 16, reach=12, **BERT)
     model, keys = LanguageModel(net, 23, causal=False), jax.random.split(jax.random.key(0), 3)
     tokens = jax.random.randint(keys[0], (2, 7), 0, 23)
@@ -86,7 +86,7 @@ def test_bert_as_published_is_the_naive_loop():
     np.testing.assert_allclose(some, jnp.take_along_axis(whole, at[:, :, None], 1), atol=1e-5)
 
 
-def test_bert_has_its_published_size():
+def test_bert_published_size():
     net = Transformer(12, 12, 768, reach=512, **BERT)
     params = shapes_of(LanguageModel(net, 30522, causal=False))
     # Transformers' BertForMaskedLM of bert-base-uncased: 109,514,298, of which no pooler is a part.
@@ -160,7 +160,7 @@ def shapes(net, *shape):
         (18, "cifar", 32, 11_168_832, 512),  # A 3x3 stem has 64 · 3 · (49 - 9) parameters less.
     ],
 )
-def test_resnets_have_their_published_sizes(depth, stem, size, parameters, features):
+def test_resnet_published_sizes(depth, stem, size, parameters, features):
     net = ResNet(depth, stem)
     variables = shapes(net, 2, size, size, 3)
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == parameters
@@ -190,7 +190,7 @@ def test_resnet_resolutions():
 
 @pytest.mark.parametrize("size", [7, 8, 9, 28])
 @pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (4, 2), (2, 2), (4, 4), (1, 1), (2, 1)])
-def test_patches_convolve_as_xla_does(size, kernel, stride):
+def test_patch_convolution_matches_xla(size, kernel, stride):
     x = jax.random.normal(jax.random.key(0), (2, size, size + 1, 3))
     w = jax.random.normal(jax.random.key(1), (kernel, kernel, 3, 5))
     np.testing.assert_allclose(patch_matmul(x, w, stride), lax_conv(x, w, stride), atol=1e-4)
@@ -203,7 +203,7 @@ def test_patches_convolve_as_xla_does(size, kernel, stride):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7)])
-def test_patches_convolve_transposed_as_xla_does(size):
+def test_transposed_patch_convolution_matches_xla(size):
     x = jax.random.normal(jax.random.key(0), (2, *size, 3))
     w = jax.random.normal(jax.random.key(1), (4, 4, 3, 5))
     np.testing.assert_allclose(patch_matmul_transpose(x, w), lax_conv_transpose(x, w), atol=1e-4)
@@ -219,7 +219,7 @@ def test_patches_convolve_transposed_as_xla_does(size):
     "coder", [Dense((64,)), Convolutional((8, 16, 16))], ids=["dense", "convolutional"]
 )
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 27, 3)])
-def test_coders_learn_an_image_of_any_size(coder, shape):
+def test_coders_fit_images_of_any_size(coder, shape):
     """Encoder and decoder fit each other, and every pixel finds its place: two ramps can be learned
     by heart."""
     ramps = jnp.stack(jnp.meshgrid(*[jnp.linspace(0, 1, s) for s in shape[:2]], indexing="ij"))
@@ -246,7 +246,7 @@ def test_coders_learn_an_image_of_any_size(coder, shape):
 
 
 @pytest.mark.parametrize("size, channels", [(8, 1), (33, 3)])
-def test_convnet_takes_any_image(size, channels):
+def test_convnet_image_sizes_and_channels(size, channels):
     net = ConvNet(widths=(4, 8, 8, 12))
     x = jax.random.uniform(jax.random.key(0), (3, size, size, channels))
     variables = jax.jit(net.init)(jax.random.key(1), x)
@@ -262,7 +262,7 @@ def test_convnet_takes_any_image(size, channels):
         (MLP((16, 8), norm=True, dtype="bfloat16"), (4, 8)),
     ],
 )
-def test_bfloat16_computes_low_and_keeps_high(net, x):
+def test_bfloat16_computation_with_float32_parameters(net, x):
     x = jax.random.uniform(jax.random.key(0), x)
     variables = jax.jit(net.init)(jax.random.key(1), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -273,7 +273,7 @@ def test_bfloat16_computes_low_and_keeps_high(net, x):
     assert "bf16" in text
 
 
-def test_batch_statistics_move_in_training_alone():
+def test_batch_statistics_change_only_in_training():
     net, x = ConvNet((4, 8)), jax.random.uniform(jax.random.key(0), (8, 8, 8, 1))
     variables = net.init(jax.random.key(1), x)
     _, new = net.apply(variables, x, train=True, mutable=["batch_stats"])

@@ -1,5 +1,7 @@
-"""Recurrent layers against their equations in float64 NumPy and PyTorch's numbers; what is told of a language model,
-counted by hand; and the steps of the experiments with them."""
+"""Recurrent layers against their equations in float64 NumPy and PyTorch's outputs.
+
+Also a language model's perplexity, counted by hand, and the steps of the experiments.
+"""
 
 from functools import partial
 import math
@@ -30,13 +32,13 @@ sigmoid = lambda x: 1 / (1 + np.exp(-x))
 
 
 def naive(cell, p, x, carry, layers):
-    """The layers one step and one gate at a time, x (batch, time, d): outputs, and the carry of each layer."""
+    """Outputs and each layer's carry for x (batch, time, d), one step and one gate at a time."""
     w, new = {k: np.asarray(v, np.float64) for k, v in p.items()}, []
-    for l in range(layers):
-        state, outputs = [np.asarray(c, np.float64) for c in carry[l]], []
+    for layer in range(layers):
+        state, outputs = [np.asarray(c, np.float64) for c in carry[layer]], []
         gates = {"lstm": 4, "gru": 3, "tanh": 1}[cell]
         wx, wh, b = (
-            np.split(w[f"{name}{l}"], gates, axis=-1) for name in ("input", "recurrent", "bias")
+            np.split(w[f"{name}{layer}"], gates, axis=-1) for name in ("input", "recurrent", "bias")
         )
         for t in range(x.shape[1]):
             h = state[-1]
@@ -47,7 +49,7 @@ def naive(cell, p, x, carry, layers):
                 state = [c, sigmoid(o) * np.tanh(c)]
             elif cell == "gru":  # The candidate's input first; torch's equations, with r, z, n.
                 r, z = sigmoid(a[1] + h @ wh[0]), sigmoid(a[2] + h @ wh[1])
-                n = np.tanh(a[0] + r * (h @ wh[2] + w[f"inner_bias{l}"]))
+                n = np.tanh(a[0] + r * (h @ wh[2] + w[f"inner_bias{layer}"]))
                 state = [(1 - z) * n + z * h]
             else:
                 state = [np.tanh(a[0] + h @ wh[0])]
@@ -67,14 +69,14 @@ def make(cell, **kw):
 
 @pytest.mark.parametrize("cell", CELLS)
 class TestCell:
-    def test_equals_its_equations(self, cell):
+    def test_matches_equations(self, cell):
         net, params, x, carry = make(cell)
         y, new, _ = net.apply(params, x, carry)
         expected, last = naive(cell, params["params"], np.asarray(x, np.float64), carry, 2)
         np.testing.assert_allclose(y, expected, atol=2e-6)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), new, last)
 
-    def test_a_carried_state_goes_on(self, cell):
+    def test_carried_state(self, cell):
         net, params, x, _ = make(cell)
         whole, last, _ = net.apply(params, x)
         first, carry, _ = net.apply(params, x[:, :2])
@@ -82,7 +84,7 @@ class TestCell:
         np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), carry, last)
 
-    def test_gradients_are_finite_differences_of_the_equations(self, cell):
+    def test_gradients_match_finite_differences(self, cell):
         net, params, x, carry = make(cell)
         v = np.random.default_rng(1).normal(size=(3, 6, 5))
 
@@ -120,8 +122,9 @@ class TestCell:
         np.testing.assert_allclose(product, (up - down) / 2e-5, rtol=2e-4, atol=2e-4)
 
 
-# The outputs of torch 2.13.0's nn.LSTM(2, 3, num_layers=2) and nn.GRU, in float64, at x[i] = cos(i) in the order of
-# memory (1, 4, 2), where parameter k of `named_parameters` (w_ih, w_hh, b_ih and b_hh of each layer) is sin(0.7 i + k).
+# Outputs of torch 2.13.0's nn.LSTM(2, 3, num_layers=2) and nn.GRU, in float64, at x[i] = cos(i) in
+# memory order, shape (1, 4, 2), where parameter k of `named_parameters` (w_ih, w_hh, b_ih and b_hh
+# of each layer) is sin(0.7 i + k).
 TORCH = {
     "lstm": [
         [-0.153568, -0.518293, -0.121102],
@@ -143,24 +146,23 @@ TORCH_C = [
 
 
 @pytest.mark.parametrize("cell", TORCH)
-def test_outputs_are_torchs(cell):
+def test_outputs_match_torch(cell):
     net, gates, params = RNN(cell, width=3, layers=2), {"lstm": 4, "gru": 3}[cell], {}
     x = jnp.cos(jnp.arange(8.0)).reshape(1, 4, 2)
     wave = lambda k, *shape: np.sin(0.7 * np.arange(math.prod(shape)) + k).reshape(shape)
-    for l in range(2):
-        w, u, b, c = (
-            wave(4 * l + k, 3 * gates, *d) for k, d in enumerate([(3 if l else 2,), (3,), (), ()])
-        )
-        if (
-            cell == "gru"
-        ):  # Torch's r, z, n: here n's come first among the inputs', and its bias within r is apart.
+    for layer in range(2):
+        shapes = [(3 if layer else 2,), (3,), (), ()]
+        w, u, b, c = (wave(4 * layer + k, 3 * gates, *d) for k, d in enumerate(shapes))
+        # Torch's order is r, z, n: here n comes first for the inputs, and its bias within r is a
+        # parameter of its own.
+        if cell == "gru":
             w, b, inner = (
                 np.roll(w, 3, axis=0),
                 np.roll(b + np.where(np.arange(9) < 6, c, 0), 3),
                 c[6:],
             )
-            params[f"inner_bias{l}"], c = inner, 0
-        params |= {f"input{l}": w.T, f"recurrent{l}": u.T, f"bias{l}": b + c}
+            params[f"inner_bias{layer}"], c = inner, 0
+        params |= {f"input{layer}": w.T, f"recurrent{layer}": u.T, f"bias{layer}": b + c}
     assert jax.tree.map(np.shape, params) == jax.tree.map(
         jnp.shape, net.init(jax.random.key(0), x)["params"]
     )
@@ -172,7 +174,7 @@ def test_outputs_are_torchs(cell):
         np.testing.assert_allclose([c[0] for c, _ in last], TORCH_C, atol=3e-6)
 
 
-def test_the_gradient_by_a_masked_recurrence_is_the_plain_scans():
+def test_gradient_of_a_masked_recurrence_matches_a_plain_scan():
     rng = np.random.default_rng(0)
     x, u, h, mask = (
         jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((7, 3, 8), (2, 8), (3, 2), (3, 2))
@@ -193,7 +195,7 @@ def test_the_gradient_by_a_masked_recurrence_is_the_plain_scans():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, theirs)
 
 
-def test_the_forget_gates_bias_alone_is_raised():
+def test_forget_bias():
     x = jnp.ones((1, 2, 3))
     plain, raised = (
         RNN("lstm", 4, 1, forget_bias=f).init(jax.random.key(0), x)["params"]["bias0"]
@@ -205,7 +207,7 @@ def test_the_forget_gates_bias_alone_is_raised():
 
 
 class TestDropout:
-    def test_variational_drops_the_same_units_at_all_times(self):
+    def test_variational_dropout_drops_the_same_units_at_all_times(self):
         net, x = RNN("tanh", 50, 1, dropout=0.5), jnp.ones((8, 30, 3))
         params = net.init(jax.random.key(0), x)
         each = np.asarray(net.apply(params, x, None, jax.random.key(1))[0]) == 0
@@ -219,7 +221,7 @@ class TestDropout:
             assert abs(dropped.mean() - 0.5) < 0.1
         assert (np.asarray(net.apply(params, x)[0]) != 0).all()  # Without a key there is none.
 
-    def test_keeps_the_mean(self):
+    def test_dropout_keeps_the_mean(self):
         net = RNN(dropout=0.3)
         x = net.drop(jax.random.key(0), jnp.ones((100, 10, 100)))
         np.testing.assert_allclose(
@@ -228,7 +230,7 @@ class TestDropout:
         np.testing.assert_allclose(x.mean(), 1, atol=0.01)
 
     @pytest.mark.parametrize("kind", ("recurrent_dropout", "weight_dropout"))
-    def test_of_the_recurrence_leaves_a_first_step_alone(self, kind):
+    def test_recurrent_dropout_leaves_the_first_step_unchanged(self, kind):
         net, params, x, _ = make("lstm")
         net = RNN("lstm", width=5, layers=1, **{kind: 0.5})
         plain = net.apply(params, x)[0]
@@ -238,7 +240,7 @@ class TestDropout:
         )  # The state before it is zeros.
         assert np.abs(dropped[:, 1:] - plain[:, 1:]).max() > 1e-3
 
-    def test_outputs_are_told_before_their_dropout_too(self):
+    def test_outputs_before_dropout_are_returned(self):
         net, params, x, _ = make("lstm")
         net, key = net.clone(dropout=0.4), jax.random.key(3)
         h, carry, whole = net.apply(params, x, None, key)
@@ -248,8 +250,8 @@ class TestDropout:
         again, _, same = net.apply(params, x)
         np.testing.assert_array_equal(again, same)
 
-    def test_a_dropped_word_is_zeros_wherever_it_stands(self):
-        """As if its vector were zeros, and the others' longer: told from which vectors get a gradient."""
+    def test_word_dropout_zeroes_all_occurrences_of_a_word(self):
+        """Its vector is zeros, the others are scaled; vectors without a gradient were dropped."""
         net = RNNLanguageModel(30, RNN("lstm", 6, 1), word_dropout=0.4)
         tokens, key = jax.random.randint(jax.random.key(0), (8, 40), 0, 30), jax.random.key(1)
         params = net.init(jax.random.key(2), tokens)
@@ -269,7 +271,7 @@ class TestDropout:
             net.apply(params, tokens)[0], net.clone(word_dropout=0.0).apply(params, tokens)[0]
         )
 
-    def test_a_weight_once_dropped_gets_no_gradient(self):
+    def test_dropped_weights_have_no_gradient(self):
         net, params, x, _ = make("lstm", weight_dropout=0.5)
         g = jax.grad(lambda p: jnp.sum(net.apply(p, x, None, jax.random.key(3))[0] ** 2))(params)[
             "params"
@@ -287,7 +289,7 @@ def model(cell="lstm", vocabulary=11, **kw):
 
 
 @pytest.mark.parametrize("tied", (False, True))
-def test_perplexity_is_counted_by_hand(tied):
+def test_perplexity(tied):
     net, state = model(tied=tied)
     rng = np.random.default_rng(0)
     train, test = rng.integers(11, size=200), rng.integers(11, size=47)
@@ -308,7 +310,7 @@ def test_perplexity_is_counted_by_hand(tied):
         recurrent_perplexity(net, read._replace(test=test[:1]))
 
 
-def test_a_sample_follows_the_model():
+def test_samples_follow_the_model():
     """Where each token can only be followed by the next number, that is what is drawn."""
     net = RNNLanguageModel(11, RNN("tanh", width=11, layers=1))
     params = net.init(jax.random.key(0), jnp.zeros((1, 1), int))["params"]
@@ -337,8 +339,8 @@ def started(exp):
 
 
 class TestLSTM:
-    def test_the_state_goes_on_from_step_to_step(self, file):
-        """Two steps tell what one of twice the length tells; where a stream begins anew, it is as from zeros."""
+    def test_state_is_carried_across_steps(self, file):
+        """Two steps have the loss of one of twice the length; a new stream starts from zeros."""
         exp = lstm_experiment(
             file, rnn=RNN(width=6, layers=2, scale=0.7), batch_size=3, length=5, lr=0.0
         )
@@ -347,20 +349,20 @@ class TestLSTM:
         nll = np.asarray(
             nats(net, state.params, jnp.concatenate([a["tokens"], b["tokens"][:, 1:]], axis=1))[0]
         )
-        one, told = step(state, a, jax.random.key(1))
-        np.testing.assert_allclose(told["loss"], nll[:, :5].mean(), rtol=1e-5)
-        two, told = step(one, b, jax.random.key(2))
-        np.testing.assert_allclose(told["loss"], nll[:, 5:].mean(), rtol=1e-5)
+        one, metrics = step(state, a, jax.random.key(1))
+        np.testing.assert_allclose(metrics["loss"], nll[:, :5].mean(), rtol=1e-5)
+        two, metrics = step(one, b, jax.random.key(2))
+        np.testing.assert_allclose(metrics["loss"], nll[:, 5:].mean(), rtol=1e-5)
         alone = np.asarray(nats(net, state.params, c["tokens"])[0])
         carried = np.asarray(nats(net, state.params, c["tokens"], two.extra["carry"])[0])
         first = np.array([True, False, True])
-        _, told = step(two, {**c, "first": jnp.asarray(first)}, jax.random.key(3))
+        _, metrics = step(two, {**c, "first": jnp.asarray(first)}, jax.random.key(3))
         np.testing.assert_allclose(
-            told["loss"], np.where(first[:, None], alone, carried).mean(), rtol=1e-5
+            metrics["loss"], np.where(first[:, None], alone, carried).mean(), rtol=1e-5
         )
         assert abs(alone.mean() - carried.mean()) > 1e-4
 
-    def test_a_step_is_clipped_descent_by_the_sum_over_time(self, file):
+    def test_step_is_clipped_gradient_descent_on_the_sum_over_time(self, file):
         for clip, epoch in ((5.0, 0), (0.1, 5)):
             rnn = RNN(width=6, layers=1, scale=0.7)
             exp = lstm_experiment(file, rnn=rnn, batch_size=3, length=5, lr=0.5, clip=clip)
@@ -381,8 +383,8 @@ class TestLSTM:
             )
 
 
-def test_awds_penalties_are_of_dropped_outputs_and_of_whole_ones_change(file):
-    """Merity et al., section 4.4; beside the words' loss, in the value whose gradient Adam has, and the state is carried."""
+def test_awd_activation_penalties(file):
+    """Merity et al., section 4.4: Adam's gradient includes the penalties; the state is carried."""
     rnn, alpha, beta = (
         RNN(width=6, layers=2, dropout=0.5, variational=True, weight_dropout=0.3),
         3.0,
@@ -415,18 +417,18 @@ def test_awds_penalties_are_of_dropped_outputs_and_of_whole_ones_change(file):
         (h**2).sum() / h.size,
         sum(((whole[:, t + 1] - whole[:, t]) ** 2).sum() for t in range(4)) / (3 * 4 * 6),
     )
-    new, told = step(state, b, key)
-    np.testing.assert_allclose(told["penalty"], alpha * ar + beta * tar, rtol=1e-5)
-    np.testing.assert_allclose(told["loss"], nll.mean(), rtol=1e-5)
+    new, metrics = step(state, b, key)
+    np.testing.assert_allclose(metrics["penalty"], alpha * ar + beta * tar, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], nll.mean(), rtol=1e-5)
     jax.tree.map(
         lambda c, d: np.testing.assert_allclose(c, d, atol=1e-6), new.extra["carry"], carry
     )
 
-    anew = step(state, {**b, "first": jnp.ones(3, bool)}, key)[1]["loss"]
+    from_zeros = step(state, {**b, "first": jnp.ones(3, bool)}, key)[1]["loss"]
     np.testing.assert_allclose(
-        anew, nats(net, state.params, b["tokens"], None, key)[0].mean(), rtol=1e-5
+        from_zeros, nats(net, state.params, b["tokens"], None, key)[0].mean(), rtol=1e-5
     )
-    assert abs(anew - told["loss"]) > 1e-4
+    assert abs(from_zeros - metrics["loss"]) > 1e-4
 
     def value(params):
         nll, (h, whole), _ = nats(net, params, b["tokens"], state.extra["carry"], key)
@@ -442,8 +444,8 @@ def test_awds_penalties_are_of_dropped_outputs_and_of_whole_ones_change(file):
 
 
 class TestLag:
-    def test_of_a_linear_recurrence_is_the_power_of_its_norm(self):
-        """h' = ρ Q h + x with Q orthogonal: the gradient by h_{T-k} is ρ^(k-1) times that by h_{T-1}."""
+    def test_linear_recurrence_lag(self):
+        """h' = ρ Q h + x, Q orthogonal: gradient by h_{T-k} is ρ^(k-1) times the one by h_{T-1}."""
         rng = np.random.default_rng(0)
         q = np.linalg.qr(rng.normal(size=(6, 6)))[0]
 
@@ -467,7 +469,7 @@ class TestLag:
         with pytest.raises(InputError, match="3 or more"):
             gradient_by_lag({"a": net(0.8)}, x[:2])
 
-    def test_of_a_language_model_is_the_finite_difference(self):
+    def test_language_model_lag_matches_finite_differences(self):
         net, state = model("tanh")
         tokens = np.random.default_rng(0).integers(11, size=9)
         found = recurrent_gradients(net, tokens, times=8, n=1)(state)
@@ -482,10 +484,10 @@ class TestLag:
 
         def norm(at):
             zero, square = [np.zeros((1, 6)) for _ in range(2)], 0.0
-            for l in range(2):
+            for layer in range(2):
                 for j in range(6):
                     up, down = (
-                        [z + s * 1e-2 * ((i == l) * np.eye(6)[j]) for i, z in enumerate(zero)]
+                        [z + s * 1e-2 * ((i == layer) * np.eye(6)[j]) for i, z in enumerate(zero)]
                         for s in (1, -1)
                     )
                     carry = lambda hs: tuple((jnp.asarray(h, jnp.float32),) for h in hs)

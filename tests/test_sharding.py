@@ -39,7 +39,7 @@ def test_a_mesh_that_does_not_fit():
         sharding.make_mesh(3)
 
 
-def test_over_batch_splits_what_is_born_in_a_step(mesh):
+def test_over_batch_splits_arrays_made_in_a_step(mesh):
     f = jax.jit(lambda k: sharding.over_batch(jax.random.normal(k, (16, 4))))
     with jax.set_mesh(mesh):
         x = f(jax.random.key(0))
@@ -49,7 +49,7 @@ def test_over_batch_splits_what_is_born_in_a_step(mesh):
     )
 
 
-def test_parameters_are_split_at_rest_and_the_result_is_the_same(devices):
+def test_fsdp_splits_parameters_and_keeps_results(devices):
     states = {}
     for n, fsdp in ((1, 1), (8, 1), (8, 4)):
         devices(n)
@@ -78,8 +78,11 @@ def test_several_seeds_on_several_devices(devices, fsdp):
 
 
 def test_resumes_on_another_layout(devices, tmp_path):
-    """A run saved on eight devices goes on on one. (Adam's first steps are of size lr whatever the gradient's size, so
-    rounding moves parameters by some of it: lr is small here.)"""
+    """A run saved on eight devices resumes on one.
+
+    Adam's first steps have size lr whatever the gradient's size, so rounding moves parameters by a
+    fraction of lr: lr is small here.
+    """
     devices(8)
     train(tiny(num_steps=2, lr=1e-4), Run(workdir=str(tmp_path), fsdp=4))
     devices(1)
@@ -90,15 +93,18 @@ def test_resumes_on_another_layout(devices, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_a_batch_that_does_not_divide():
+def test_batch_not_divisible_by_devices():
     with pytest.raises(InputError, match="batch of 20 can't be split over 8 devices"):
         train(tiny(batch_size=20))
 
 
-def test_a_cpu_can_be_split_before_anything_is_computed():
-    said = "from ssljax import sharding; sharding.split_cpu(3); import jax; print(jax.device_count()); sharding.split_cpu(3)"
+def test_split_cpu_before_any_computation():
+    code = (
+        "from ssljax import sharding; sharding.split_cpu(3); import jax; "
+        "print(jax.device_count()); sharding.split_cpu(3)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", said],
+        [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -56,7 +56,7 @@ def write(folder: pathlib.Path, files: dict[str, str]) -> str:
     return str(folder)
 
 
-def test_the_manual_has_two_splits_with_no_paragraph_in_both():
+def test_manual_splits_share_no_paragraph():
     train, test = documents("python", "train"), documents("python", "test")
     assert (
         len(train) > 40 and len(test) > 4 and len(train) + len(test) <= 79 and train.labels is None
@@ -71,7 +71,7 @@ def test_the_manual_has_two_splits_with_no_paragraph_in_both():
         documents("python", "valid")
 
 
-def test_a_file_is_cut_as_nanogpt_cuts_it(tmp_path):
+def test_file_split_matches_nanogpt(tmp_path):
     file = tmp_path / "x.txt"
     file.write_bytes(
         "äb\r\ncdefghij".encode("utf-8-sig")
@@ -86,7 +86,7 @@ def test_a_file_is_cut_as_nanogpt_cuts_it(tmp_path):
     assert documents(f"{file}, {other}", "train").text == ["äb\ncdefgh", "012345678"]
 
 
-def test_three_files_of_one_beginning(tmp_path):
+def test_three_split_files(tmp_path):
     folder = write(
         tmp_path,
         {"ptb.train.txt": "a b", "ptb.valid.txt": "c", "ptb.test.txt": "d", "other.txt": "e"},
@@ -135,7 +135,7 @@ def test_folders(tmp_path):
     assert [text[0] for text in train.text] == ["ab"[c] for c in train.labels] and len(train) == 18
 
 
-def test_settings_are_chosen_by_training_texts_alone(tmp_path):
+def test_settings_depend_on_training_texts_alone(tmp_path):
     files = {
         f"{split}/{c}/{i}.txt": f"{split} {c} {i}"
         for split in ("train", "test")
@@ -194,7 +194,7 @@ def test_settings_are_chosen_by_training_texts_alone(tmp_path):
         ({"d/train/x.txt": "a", "d/train/y.txt": ""}, "d", "y.txt is empty"),
     ],
 )
-def test_what_is_not_there_is_said_in_one_sentence(tmp_path, files, data, message):
+def test_missing_text_errors(tmp_path, files, data, message):
     write(tmp_path, files)
     with pytest.raises(InputError, match=message) as e:
         documents(str(tmp_path / data), "train")
@@ -216,12 +216,14 @@ def test_bytes_that_are_not_utf8(tmp_path):
         ("imdb_review", "There is no data set imdb_review: did you mean imdb_reviews"),
         (
             "zzzzz",
-            "There is no data set zzzzz: give a TFDS name, a text file, a folder of .txt files, or python",
+            "There is no data set zzzzz: give a TFDS name, a text file, a folder of .txt files, "
+            "or python",
         ),
         ("mnist", "mnist holds image, label, and no text: it is not a text set"),
         (
             "imdb_reviews",
-            "imdb_reviews is not prepared in .*ssljax.data.prepare imdb_reviews` once, or take --data python",
+            "imdb_reviews is not prepared in .*ssljax.data.prepare imdb_reviews` once, "
+            "or take --data python",
         ),
     ],
 )
@@ -250,7 +252,8 @@ def test_imdb_reviews():
 def test_tokenizers_are_the_same_in_another_process(manual, tmp_path):
     code = (
         "from tests.test_text import *; docs = Documents(documents('python', 'train').text[:8]); "
-        "[(pathlib.Path(sys.argv[1]) / k).write_text(make(docs).to_str()) for k, make in MADE.items()]"
+        "[(pathlib.Path(sys.argv[1]) / k).write_text(make(docs).to_str()) "
+        "for k, make in MADE.items()]"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
@@ -279,11 +282,11 @@ TRAINED = bpe(Documents(documents("python", "test").text), 300)
 
 @given(st.text(ANY).filter(lambda text: END not in text))
 @settings(max_examples=200, deadline=None)
-def test_bytes_go_there_and_back(text):
+def test_byte_round_trip(text):
     assert TRAINED.decode(TRAINED.encode(text).ids) == text
 
 
-def test_bpe_learns_what_is_frequent(manual):
+def test_bpe_learns_frequent_words(manual):
     tokenizer = bpe(manual, 400)
     assert tokenizer.get_vocab_size() == 400 and tokenizer.token_to_id(END) == 0
     tokens, offsets = encode(tokenizer, manual)
@@ -297,8 +300,8 @@ def test_bpe_learns_what_is_frequent(manual):
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_a_long_text_has_the_same_tokens_in_parts(kind, manual, monkeypatch):
-    """Line ends between words and others, runs of them, and one long line, which has no place to be cut at."""
+def test_tokens_of_a_long_text_encoded_in_parts(kind, manual, monkeypatch):
+    """Single line ends, runs of them, and one long line, which cannot be cut."""
     docs = replace(
         manual, text=[*manual.text, "ab cd\nef\n\n  gh\n\tij\nkl " * 30, "one long line " * 50, "a"]
     )
@@ -348,7 +351,7 @@ def test_words_are_ranked_by_count():
     assert treebank.encode("zebra").tokens == ["<unk>"] and "[UNK]" not in treebank.get_vocab()
 
 
-def test_words_are_counted_as_they_are_cut():
+def test_word_counts_match_tokenization():
     white = [chr(i) for i in range(0x3100) if chr(i).isspace()]
     assert {"\x1c", "\x85", "\u3000"} <= set(white)  # To Rust the first is not white.
     docs = Documents([f"a{c}b a{c}b" for c in white])
@@ -358,8 +361,8 @@ def test_words_are_counted_as_they_are_cut():
 
 
 @pytest.mark.parametrize("kind, vocabulary", [("words", 99), ("characters", 0), ("bpe", 300)])
-def test_one_text_is_tokens_alone_and_several_end_with_a_boundary(tmp_path, kind, vocabulary):
-    """END, or a newline where there is none; each split's tokens are told of it without loss but for rare words."""
+def test_boundaries_after_each_of_several_texts(tmp_path, kind, vocabulary):
+    """The boundary is END, or a newline without one; decoding loses nothing but rare words."""
     files = {"a.txt": "to be or to be\n" * 9 + "to be", "b.txt": "or not to be\n" * 9 + "to be\n"}
     folder = pathlib.Path(write(tmp_path, files))
     for names in (["a.txt"], ["a.txt", "b.txt"]):
@@ -394,8 +397,8 @@ def test_one_text_is_tokens_alone_and_several_end_with_a_boundary(tmp_path, kind
     )
 
 
-def test_what_is_unknown_is_counted(tmp_path):
-    """Rare words are, so that the unknown is learned; not where the text has a word of its own for them."""
+def test_unknown_token_counts(tmp_path):
+    """Rare training words count, so that it is learned, unless the text has an unknown word."""
     data = write(tmp_path, {"x.train.txt": "a a b b c\na\n", "x.test.txt": "a d c\nb\n"})
     read = tokenized(data, "words", 9)
     assert set(read.tokenizer.get_vocab()) == {"[UNK]", "a", "b", "<eos>"} and read.characters == 0
@@ -422,7 +425,7 @@ def test_what_is_unknown_is_counted(tmp_path):
     } and read.unknown == pytest.approx(40)
 
 
-def test_wordpiece_is_berts(manual):
+def test_wordpiece_matches_bert(manual):
     tokenizer = wordpiece(manual, 500)
     assert (
         tuple(tokenizer.id_to_token(i) for i in range(5)) == SPECIAL_TOKENS
@@ -507,7 +510,7 @@ def test_documents_are_read_in_composed_form(tmp_path):
         assert documents(str(tmp_path / "x.txt"), "train").text == ["é한ü " * 18]
 
 
-def test_words_of_byte_pairs_keep_their_marks():
+def test_bpe_words_keep_combining_marks():
     for tokenizer in (bpe(Documents(["a"]), 300), masked_bpe(Documents(["a"]), 600)):
         split = tokenizer.pre_tokenizer.pre_tokenize_str
         for text, n in (("हिन्दी में", 2), ("e\u0301te\u0301 ภาษา", 2), ("don’t stop", 4)):
@@ -544,7 +547,7 @@ def test_rare_characters_are_not_lost():
 
 
 @pytest.mark.parametrize("read", ["tokenized", "token_rows"])
-def test_unknown_tokens_are_printed_and_most_are_refused(tmp_path, capsys, read):
+def test_unknown_tokens_are_reported_and_too_many_refused(tmp_path, capsys, read):
     make = {
         "tokenized": lambda data: tokenized(data, "characters", 0),
         "token_rows": lambda data: token_rows(data, "wordpiece", 60, 8),
@@ -672,7 +675,7 @@ def test_windows_are_a_function_of_seed_and_step():
     assert np.asarray(whole).tolist() == [tokens.tolist()] * 2
 
 
-def test_streams_go_on_where_the_last_step_ended():
+def test_streams_continue_across_steps():
     tokens = np.arange(1000, 1085)  # 4 streams of 21, of which an epoch has 4 steps of 5.
     data = Streams(tokens, 4, 5)
     got = batches(data, 0, 0, 9, mesh_of(4))

@@ -1,5 +1,7 @@
-"""The Transformer: attention against a loop and JAX's, what a token may see, the cache, its samples, and the steps of
-GPT, BERT, ELECTRA, SimCSE and fine-tuning by hand."""
+"""Transformer: attention against a loop and JAX's, masks, cache and samples.
+
+Also the steps of GPT, BERT, ELECTRA, SimCSE and fine-tuning by hand.
+"""
 
 from functools import partial
 import itertools
@@ -42,7 +44,7 @@ SOME = KINDS[::3]
 
 
 def naive(q, k, v, sees):
-    """Vaswani et al., 2017, eq. 1, token by token: token t of text n sees those s with sees[n][t][s]."""
+    """Vaswani et al., 2017, eq. 1, token by token: t of text n sees each s with sees[n][t][s]."""
     n, t, h, d = q.shape
     out = np.zeros(q.shape)
     for i, j, a in np.ndindex(n, t, h):
@@ -59,7 +61,7 @@ def naive(q, k, v, sees):
 @pytest.mark.parametrize(
     "cache", [2**18, 80]
 )  # Its gradient at once, or for two of the six heads at a time.
-def test_attention_is_the_equation_and_jaxs(causal, padded, cache, monkeypatch):
+def test_attention_matches_equation_and_jax(causal, padded, cache, monkeypatch):
     monkeypatch.setattr(attention, "CACHE", cache)
     q, k, v = (jax.random.normal(key, (2, 6, 3, 4)) for key in jax.random.split(KEY, 3))
     lengths = (4, 6) if padded else (6, 6)
@@ -156,7 +158,7 @@ def model_of(kind, causal=True, vocabulary=11, size=0, **kwargs):
 
 
 @pytest.mark.parametrize("kind", SOME, ids="-".join)
-def test_the_past_does_not_see_the_future(kind):
+def test_causal_mask(kind):
     model, params = model_of(kind)
     tokens = jax.random.randint(KEY, (2, 10), 0, 11)
     apply = jax.jit(model.apply)
@@ -170,7 +172,7 @@ def test_the_past_does_not_see_the_future(kind):
     )  # And the future sees the past.
 
 
-def test_what_is_padded_is_not_seen():
+def test_padding_mask():
     model, params = model_of(KINDS[0], causal=False)
     tokens, mask = jax.random.randint(KEY, (2, 10), 0, 11), jnp.arange(10) < jnp.array([[7], [10]])
     whole = model.apply(params, tokens, mask)
@@ -184,7 +186,7 @@ def test_what_is_padded_is_not_seen():
 
 @pytest.mark.parametrize("kind", SOME, ids="-".join)
 @pytest.mark.parametrize("size", [0, 6])
-def test_the_cache_gives_what_the_whole_text_gives(kind, size):
+def test_cache_matches_full_forward_pass(kind, size):
     model, params = model_of(kind, size=size)
     tokens = jax.random.randint(KEY, (2, 10), 0, 11)
     whole = model.apply(params, tokens)
@@ -199,7 +201,7 @@ def test_the_cache_gives_what_the_whole_text_gives(kind, size):
 
 
 @pytest.mark.parametrize("window, length", [(12, 6), (8, 20), (5, 9)])
-def test_the_likeliest_text_is_that_of_whole_forward_passes(window, length):
+def test_greedy_samples_match_full_forward_passes(window, length):
     """With the last half of the window where that is full; the window of training is never left."""
     model, params = model_of(KINDS[2])
     prompt = jax.random.randint(KEY, (3, 4), 0, 11)
@@ -227,7 +229,7 @@ def test_the_likeliest_text_is_that_of_whole_forward_passes(window, length):
     p=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
     ties=st.booleans(),
 )
-def test_exactly_the_right_tokens_are_kept(seed, k, p, ties):
+def test_top_k_and_top_p(seed, k, p, ties):
     logits = np.random.default_rng(seed).normal(size=(3, 8)).astype(np.float32)
     logits = np.round(logits) if ties else logits
     found = np.asarray(sampling_mask(jnp.asarray(logits), k, p))
@@ -275,13 +277,13 @@ def test_gpt_checks_its_arguments_before_data_is_read(bad, message):
         gpt(data="nowhere.txt", **bad)
 
 
-def test_gpt2_has_its_published_size():
+def test_gpt2_published_size():
     net = Transformer(12, 12, 768, norm="layer", positions="learned", unit="gelu", reach=1024)
     params = jax.eval_shape(lambda: LanguageModel(net, 50257).init(KEY, jnp.zeros((1, 8), int)))
     assert sum(x.size for x in jax.tree.leaves(params)) == 124_439_808  # Hugging Face's gpt2.
 
 
-def test_dropout_is_of_training_alone_and_keeps_the_mean():
+def test_dropout_in_training_only_keeps_the_mean():
     model, params = model_of(KINDS[0], dropout=0.3)
     tokens = jax.random.randint(KEY, (2, 8), 0, 11)
     run = lambda key: model.apply(params, tokens, train=True, rngs={"dropout": key})
@@ -296,7 +298,7 @@ def test_dropout_is_of_training_alone_and_keeps_the_mean():
     assert set(np.unique(y)) == {0.0, np.float32(1 / 0.7)} and abs(float(y.mean()) - 1) < 0.01
 
 
-def test_bad_sizes_are_sentences():
+def test_bad_sizes():
     with pytest.raises(InputError, match="3 heads can't share 16"):
         Transformer(1, 3, 16).init(KEY, jnp.zeros((1, 2, 16)))
     with pytest.raises(InputError, match="reach 4 tokens, not 6"):
@@ -304,7 +306,7 @@ def test_bad_sizes_are_sentences():
 
 
 def far(params):
-    """Weights that are not near those at the start, so that no two ways to compute give nearly the same."""
+    """Weights far from the initial ones, so that different computations differ clearly."""
     return jax.tree.map(
         lambda x: x + 0.2 * jax.random.normal(jax.random.key(x.size), x.shape), params
     )
@@ -326,7 +328,7 @@ def begun(exp):
     return batch, state.replace(params=far(state.params))
 
 
-def test_gpts_loss_is_of_each_token_after_those_before_it():
+def test_gpt_loss():
     """Each beginning of a row by itself, so that nothing can be seen of what follows."""
     net = Transformer(1, 2, 16)
     exp = gpt(tokens="bpe", vocabulary=300, net=net, length=6, batch_size=3)
@@ -343,7 +345,7 @@ def test_gpts_loss_is_of_each_token_after_those_before_it():
     np.testing.assert_allclose(found, np.mean(nll), rtol=1e-5)
 
 
-def test_berts_loss_is_of_what_is_hidden_from_either_side():
+def test_bert_loss():
     net, size, k = Transformer(1, 2, 16, dropout=0.2), 300, jax.random.key(3)
     exp = bert(vocabulary=size, net=net, length=24, batch_size=4)
     batch, state = begun(exp)
@@ -353,14 +355,14 @@ def test_berts_loss_is_of_what_is_hidden_from_either_side():
     logits = LanguageModel(net, size, causal=False).apply(
         state.params["model"], masked.tokens, train=True, rngs={"dropout": to_drop}
     )
-    logp, told = log_softmax(logits), np.argwhere(masked.weight > 0)
-    nll = [-logp[i, masked.at[i, j], batch["tokens"][i, masked.at[i, j]]] for i, j in told]
+    logp, positions = log_softmax(logits), np.argwhere(masked.weight > 0)
+    nll = [-logp[i, masked.at[i, j], batch["tokens"][i, masked.at[i, j]]] for i, j in positions]
     np.testing.assert_allclose(
         jax.jit(exp.step)(state, batch, k)[1]["loss"], np.mean(nll), rtol=1e-4
     )
 
 
-def test_fine_tunings_loss_is_of_each_texts_own_class_by_the_mean_of_its_tokens():
+def test_fine_tuning_loss_from_mean_token_features():
     net, k, docs = Transformer(1, 2, 16), jax.random.key(3), labelled_documents("python", "train")
     exp = finetune_text(vocabulary=300, net=net, length=40, batch_size=5, fraction=0.5)
     batch, state = begun(exp)
@@ -377,8 +379,8 @@ def test_fine_tunings_loss_is_of_each_texts_own_class_by_the_mean_of_its_tokens(
     )
 
 
-def test_electras_loss_is_the_generators_and_the_weighted_discriminators():
-    """Clark et al., 2020, section 2: the embedding, which both have, learns of both, and the generator of its own."""
+def test_electra_loss():
+    """Clark et al., 2020, section 2: the shared embedding learns from both losses."""
     net, size, k = Transformer(1, 2, 16, dropout=0.2), 300, jax.random.key(3)
     exp = electra(net=net, vocabulary=size, length=24, batch_size=4, weight=3.0)
     batch, state = begun(exp)
@@ -388,9 +390,9 @@ def test_electras_loss_is_the_generators_and_the_weighted_discriminators():
     k1, k2, k3 = jax.random.split(k, 3)
     to_mask, to_drop = jax.random.split(k1)
     masked = mask_tokens(to_mask, batch["tokens"], size, 4, SPECIAL, 0.15, masked=1.0)
-    told = np.asarray(masked.weight) > 0
+    mask = np.asarray(masked.weight) > 0
     assert (
-        np.take_along_axis(np.asarray(masked.tokens), np.asarray(masked.at), 1)[told] == 4
+        np.take_along_axis(np.asarray(masked.tokens), np.asarray(masked.at), 1)[mask] == 4
     ).all()
 
     def told_by_generator(params):
@@ -400,14 +402,14 @@ def test_electras_loss_is_the_generators_and_the_weighted_discriminators():
         )
 
     tokens, replaced = replace_tokens(k2, told_by_generator(state.params), masked)
-    assert 0 < replaced.sum() <= told.sum()
+    assert 0 < replaced.sum() <= mask.sum()
 
     def told_by_discriminator(params):
         h = model.apply(params["model"], tokens, train=True, rngs={"dropout": k3}, method="hidden")
         return h @ params["head"]["params"]["kernel"][:, 0] + params["head"]["params"]["bias"]
 
     logp = log_softmax(told_by_generator(state.params))
-    g = -np.take_along_axis(logp, np.asarray(masked.targets)[:, :, None], -1)[:, :, 0][told].mean()
+    g = -np.take_along_axis(logp, np.asarray(masked.targets)[:, :, None], -1)[:, :, 0][mask].mean()
     z = np.asarray(told_by_discriminator(state.params), np.float64)
     d = np.log1p(np.exp(np.where(replaced, -z, z))).mean()
     new, metrics = jax.jit(exp.step)(state, batch, k)
@@ -416,7 +418,7 @@ def test_electras_loss_is_the_generators_and_the_weighted_discriminators():
 
     def of_generator(params):
         logp = jax.nn.log_softmax(told_by_generator(params))
-        return -jnp.take_along_axis(logp, masked.targets[:, :, None], -1)[:, :, 0][told].mean()
+        return -jnp.take_along_axis(logp, masked.targets[:, :, None], -1)[:, :, 0][mask].mean()
 
     of_discriminator = lambda params: jnp.logaddexp(
         0, jnp.where(replaced, -1, 1) * told_by_discriminator(params)
@@ -436,7 +438,7 @@ def test_electras_loss_is_the_generators_and_the_weighted_discriminators():
     )
 
 
-def test_simcses_loss_is_infonce_of_two_dropouts():
+def test_simcse_loss():
     """Gao et al., 2021, eq. 4: each text's two encodings, against the second ones of the others."""
     net, tau, k = Transformer(1, 2, 16, dropout=0.2), 0.1, jax.random.key(3)
     exp = simcse(net=net, vocabulary=300, length=24, batch_size=5, temperature=tau)

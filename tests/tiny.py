@@ -1,4 +1,4 @@
-"""The smallest real experiment: an autoencoder on the digits. Also a program, for the tests that kill it."""
+"""Smallest real experiment: an autoencoder on the digits; also a program that tests can kill."""
 
 import time
 
@@ -21,7 +21,7 @@ def tiny(
     delay: float = 0.0,
     norm: bool = True,
 ) -> Experiment:
-    """A denoising autoencoder with BatchNorm, dropout-like noise, and whatever a test wants to go wrong."""
+    """Denoising autoencoder with BatchNorm, dropout-like noise, and the faults a test asks for."""
     net = MLP((width, 64), norm=norm)
     tx = optax.adam(lr)
     train = images("digits", "train")

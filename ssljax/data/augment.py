@@ -201,9 +201,9 @@ def colour_jitter(
     ops = [op for amount, op in ops if amount > 0]
     if not ops:
         return x
-    # Separate planes, (n, height, width): a last axis of 3 keeps a CPU from vectorising. And a loop,
-    # since XLA would fuse the operations into one expression that recomputes the first ones for
-    # every use of the last.
+    # Separate planes, (n, height, width): a last axis of 3 keeps a CPU from vectorising. And a
+    # loop, since XLA would fuse the operations into one expression that recomputes the first ones
+    # for every use of the last.
     planes = tuple(x[..., i] for i in range(x.shape[-1]))
     order = jnp.argsort(over_batch(jax.random.uniform(k_order, (n, len(ops)))), axis=1)
 

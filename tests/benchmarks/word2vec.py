@@ -29,7 +29,8 @@ words, width, window, negatives, sample, epochs, lr, sg, threads, vectors = sys.
 text = open(words).read().split(" ")
 text = [text[i:i + 10000] for i in range(0, len(text), 10000)]
 model = Word2Vec(vector_size=int(width), window=int(window), negative=int(negatives),
-                 sample=float(sample), sg=int(sg), alpha=float(lr), min_count=1, workers=int(threads), seed=0)
+                 sample=float(sample), sg=int(sg), alpha=float(lr), min_count=1,
+                 workers=int(threads), seed=0)
 model.build_vocab(text)
 start, cpu = time.perf_counter(), time.process_time()
 model.train(text, total_examples=model.corpus_count, epochs=int(epochs))
