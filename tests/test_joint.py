@@ -1,4 +1,4 @@
-"""What joint-embedding experiments share, and what their states carry: views, chains, teachers, queues, prototypes."""
+"""Joint-embedding experiments: views, chains, teachers, queues, prototypes and their losses."""
 
 from dataclasses import replace
 import math
@@ -28,7 +28,6 @@ from ssljax import InputError, load, Run, train
 from ssljax.data import augment, images
 from ssljax.data.sources import share
 from ssljax.data.views import MultiCrop, Views
-from ssljax.record import plain
 from ssljax.losses.distillation import teacher_temperature
 from ssljax.losses.infonce import normalize
 from ssljax.losses.masked_image import block_masks
@@ -37,6 +36,7 @@ from ssljax.models.encoder import Chain, rebuild
 from ssljax.models.mlp import MLP
 from ssljax.models.vit import Predictor, sincos_positions, ViT, ViTBlocks
 from ssljax.pretrained import encoder_of
+from ssljax.record import plain
 
 KEY = jax.random.key(0)
 PLAIN = Views(jitter=0.0, gray=0.0)  # Colours take most of the compiler's time.
@@ -74,7 +74,7 @@ def close(a, b, atol=1e-6):
 # Views.
 
 
-def test_a_view_is_its_augmentations_one_after_another():
+def test_views_compose_their_augmentations():
     x = images("photos", "train").read(np.arange(4))["image"]
     k1, k2, k3, k4 = jax.random.split(KEY, 4)
     y = augment.random_resized_crop(k1, augment.to_float(x), 16, scale=(0.3, 1.0))
@@ -96,7 +96,7 @@ def test_a_view_is_its_augmentations_one_after_another():
     )
 
 
-def test_an_images_views_may_differ_in_how_often_they_are_blurred_and_solarised():
+def test_blur_and_solarise_probabilities_per_view():
     """BYOL's, and DINO's, whose small views come third: each is the view of that chance alone."""
     x = images("photos", "train").read(np.arange(4))["image"]
     plain = Views(crop=1.0, flip=0.0, jitter=0.0, gray=0.0)
@@ -122,7 +122,7 @@ def test_an_images_views_may_differ_in_how_often_they_are_blurred_and_solarised(
         assert [v.blur for v in kinds] == [blur, small]
 
 
-def test_multi_crop_parts_large_views_from_small_ones():
+def test_multi_crop_returns_large_and_small_views():
     x = np.zeros((2, 32, 32, 3), np.uint8)
     x[:, :16] = 255
     large, small = MultiCrop(Views(jitter=0, gray=0, crop=0.05)).kinds((32, 32, 3))
@@ -157,7 +157,7 @@ def test_multi_crop_parts_large_views_from_small_ones():
 # Chains.
 
 
-def test_a_chain_is_its_nets_one_after_another_and_each_batch_moves_the_statistics_by_itself():
+def test_chain_composes_nets_and_updates_statistics_per_batch():
     f, g = ConvNet(widths=(4,)), MLP((8, 3), norm=True)
     x, y = jax.random.normal(KEY, (6, 8, 8, 1)), jax.random.normal(jax.random.key(1), (4, 4, 4, 1))
     k1, k2 = jax.random.split(KEY)
@@ -223,8 +223,8 @@ def test_encoders_are_rebuilt_from_a_record(net):
     "make, name",
     [(byol, "target"), (moco, "target"), (mocov3, "target"), (dino, "teacher"), (ijepa, "teacher")],
 )
-def test_the_teacher_is_the_moving_average_of_the_weights(make, name):
-    """Of step k: τ old + (1 - τ) θ_k, and the step that makes θ_{k+1} uses it; τ worked out by hand."""
+def test_teacher_is_the_moving_average_of_the_weights(make, name):
+    """Teacher of step k: τ old + (1 - τ) θ_k, used by the step that makes θ_{k+1}; τ by hand."""
     more = {"predictor": MLP((16, 8), norm=True)} if make in (byol, mocov3) else {}
     more |= {"queue": 64} if make is moco else {}
     some = {"batch_size": 32, "epochs": 1} if make is ijepa else CROPS if make is dino else ONE
@@ -259,7 +259,7 @@ def test_mocos_queue_holds_the_keys_of_the_last_batches():
 
 
 @pytest.mark.parametrize("make", [swav, dino])
-def test_frozen_prototypes_get_exactly_no_gradient(make):
+def test_frozen_prototypes_have_zero_gradient(make):
     moments = lambda exp: optax.tree.get(states(exp, 1)[1].opt_state, "mu")
     frozen, free = (moments(make(**CROPS, frozen=f)) for f in (0.5, 0.0))
     np.testing.assert_array_equal(frozen["prototypes"], 0)
@@ -268,7 +268,7 @@ def test_frozen_prototypes_get_exactly_no_gradient(make):
         assert min(float(jnp.abs(x).max()) for x in jax.tree.leaves(frozen[name]) if x.ndim > 1) > 0
 
 
-def test_swavs_prototypes_keep_their_length():
+def test_swavs_prototypes_stay_normalised():
     seen = states(swav(**CROPS, frozen=0.0, lr=0.1))
     np.testing.assert_allclose(jnp.linalg.norm(seen[2].params["prototypes"], axis=1), 1, rtol=1e-5)
     assert jnp.abs(seen[2].params["prototypes"] - seen[1].params["prototypes"]).max() > 1e-3
@@ -296,7 +296,8 @@ def test_dinos_centre_is_the_moving_average_of_the_teachers_outputs():
     )
 
 
-# Wiring: the loss and the gradient of a step, once nets and queues have moved, by the papers' equations in plain arrays.
+# Loss and gradient of a step by the papers' equations in plain arrays, once nets and queues have
+# moved.
 
 
 class Noisy(Views):
@@ -322,7 +323,7 @@ WIRED = {
 
 
 def mlp(p, x):
-    """An MLP by the statistics of this very batch: a layer without a bias is one that is normalised."""
+    """An MLP with this batch's statistics: the layers without a bias are the normalised ones."""
     x = x.reshape(len(x), -1)
     for i in range(sum("Dense" in name for name in p)):
         layer, norm = p[f"Dense_{i}"], p.get(f"BatchNorm_{i}")
@@ -384,7 +385,7 @@ def of_simsiam(p, state, target, x1, x2):
     p1, p2 = (unit(through(p, x, "encoder", "head", "predictor")) for x in (x1, x2))
     z1, z2 = (
         unit(through(state.params, x)) for x in (x1, x2)
-    )  # As numbers: it is p that the gradient is of.
+    )  # Constants: the gradient is with respect to p.
     return -jnp.mean(jnp.sum(p1 * z2, 1)) / 2 - jnp.mean(jnp.sum(p2 * z1, 1)) / 2
 
 
@@ -444,7 +445,10 @@ def of_dino(p, state, target, large, small):
 
 
 def fourth_step(exp):
-    """The state before it, what it tells, its gradient, and its key: two steps have moved the net, as warm-up begins at 0."""
+    """State before the fourth step, and its metrics, gradient and key.
+
+    Two of the three steps before it have moved the net, as warm-up begins at 0.
+    """
     batch = digits(exp.data.batch_size)
     step, new, key = jax.jit(exp.step), jax.jit(exp.init)(KEY, batch), jax.random.key(9)
     for k in range(4):
@@ -487,8 +491,8 @@ MULTI = {"crops": MultiCrop(Noisy()), "prototypes": 8, "frozen": 0.0}
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
-def test_a_step_is_the_papers_equation(make, of, changes):
-    """Its loss and the whole gradient after three steps, of which two have moved the net: warm-up begins at 0."""
+def test_step_matches_the_papers_equation(make, of, changes):
+    """Loss and gradient after three steps, of which two have moved the net: warm-up begins at 0."""
     settings = {k: v for k, v in (WIRED | changes).items() if k != "view" or "crops" not in changes}
     state, metrics, found, key = fourth_step(make(**settings))
     views = (
@@ -508,15 +512,15 @@ def test_a_step_is_the_papers_equation(make, of, changes):
     )
 
 
-def test_a_step_of_lejepa_is_the_papers_equation():
-    """Of three large views and a small one, by complex exponentials and a loop over directions."""
+def test_lejepa_step_matches_the_papers_equation():
+    """Three large views and a small one, with complex exponentials and a loop over directions."""
     crops = MultiCrop(Noisy(), large=3, small=1)
     state, metrics, found, key = fourth_step(
         lejepa(**{k: v for k, v in WIRED.items() if k != "view"}, crops=crops, slices=5, sketch=0.3)
     )
     k1, k2 = jax.random.split(key)
     large, small = crops(k1, digits()["image"])
-    knots = np.linspace(-5, 5, 17)
+    knots = np.linspace(-3, 3, 33)
 
     def equation(params):
         h = jnp.concatenate([mlp(params["encoder"], x) for x in (large, small)])
@@ -525,9 +529,8 @@ def test_a_step_of_lejepa_is_the_papers_equation():
         statistics = []
         for direction in unit(jax.random.normal(k2, (5, 6))):
             for view in z:
-                found = jnp.exp(1j * jnp.outer(knots, view @ direction)).mean(
-                    1
-                )  # The characteristic function.
+                # The empirical characteristic function.
+                found = jnp.exp(1j * jnp.outer(knots, view @ direction)).mean(1)
                 height = abs(found - np.exp(-(knots**2) / 2)) ** 2 * np.exp(-(knots**2) / 2)
                 statistics.append(32 * jnp.sum((height[1:] + height[:-1]) / 2 * np.diff(knots)))
         return 0.7 * agreement + 0.3 * sum(statistics) / 20
@@ -535,8 +538,8 @@ def test_a_step_of_lejepa_is_the_papers_equation():
     agree(metrics["loss"], found, *jax.jit(jax.value_and_grad(equation))(state.params))
 
 
-def test_a_step_of_ijepa_is_the_papers_equation():
-    """With patches left out and loops over images and blocks, where the experiment masks all of them at once."""
+def test_ijepa_step_matches_the_papers_equation():
+    """Unseen patches are left out, in loops over images and blocks; the experiment masks them."""
     vit = ViT(patch=2, width=12, depth=1, heads=2)
     state, metrics, found, key = fourth_step(
         ijepa(
@@ -599,7 +602,7 @@ def test_a_step_of_ijepa_is_the_papers_equation():
 # What I-JEPA sees, and bad settings.
 
 
-def test_a_patch_that_is_not_seen_changes_nothing():
+def test_unseen_patches_change_nothing():
     net = ViT(patch=2, width=12, depth=2, heads=3)
     x = jax.random.normal(KEY, (2, 8, 8, 1))
     params = net.init(KEY, x)
@@ -632,7 +635,7 @@ def test_fine_tuning_on_fewer_images_than_a_batch():
 
 
 @pytest.mark.parametrize("source", ["moco", "mae"])
-def test_fine_tuning_starts_from_the_very_encoder_and_a_new_head(source, tmp_path, one_device):
+def test_fine_tuning_starts_from_the_encoder_and_a_new_head(source, tmp_path, one_device):
     arguments = {"batch_size": 32, "epochs": 1} | (ONE | {"queue": 64} if source == "moco" else {})
     exp = (moco if source == "moco" else mae)(**arguments)
     train(
@@ -713,8 +716,8 @@ def test_fine_tuning_on_images_of_another_size_resamples_learned_positions(tmp_p
 
 
 @pytest.mark.parametrize("make", [dino, ijepa], ids=lambda f: f.__name__)
-def test_a_teacher_is_what_is_kept(make, tmp_path, one_device):
-    """Fine-tuning begins with the net that the run's own evaluators have judged, not with the student."""
+def test_the_teacher_is_saved_as_the_encoder(make, tmp_path, one_device):
+    """Fine-tuning starts from the net that the run's evaluators measured, not the student."""
     arguments = (
         CROPS
         if make is dino
@@ -731,23 +734,23 @@ def test_a_teacher_is_what_is_kept(make, tmp_path, one_device):
     assert any(jax.tree.leaves(differ))
 
 
-def test_ijepa_sees_smaller_views_and_asks_nothing_where_nothing_is_seen():
+def test_ijepa_with_small_views():
     exp = ijepa(
         batch_size=32,
         epochs=1,
         view=Views(crop=0.3, view_size=4, jitter=0.0, gray=0.0),
         vit=ViT(patch=2, width=24, depth=1, heads=2),
     )
-    state, new = states(exp, 1)
+    _, new = states(exp, 1)
     assert exp.evals["masks"](new)["compared"].ndim == 3
     assert jnp.isfinite(jax.jit(exp.step)(new, digits(), KEY)[1]["loss"])
 
 
 def test_ijepa_takes_a_class_token_and_learned_positions():
-    """The token is seen by the rest, is no patch to predict, and is what is judged."""
+    """The token is seen by the patches, is not a target, and is the feature that evaluators use."""
     vit = ViT(patch=2, width=24, depth=1, heads=2, pool="token", positions="learned")
     exp = ijepa(batch_size=32, epochs=1, vit=vit)
-    state, new = states(exp, 1)
+    _, new = states(exp, 1)
     assert jnp.isfinite(jax.jit(exp.step)(new, digits(), KEY)[1]["loss"])
     moved = optax.tree.get(new.opt_state, "mu")["encoder"]
     assert min(float(jnp.abs(x).max()) for x in (moved["token"], moved["places"]["table"])) > 0
@@ -765,7 +768,7 @@ def test_without_small_views_the_large_ones_are_whole_views():
         )
 
 
-def test_a_missing_run_says_which_command_makes_it(tmp_path):
+def test_missing_run_error_names_the_command(tmp_path):
     with pytest.raises(
         InputError,
         match="no run of a file with an --encoder or a --vit: make one with `launch/local.sh",
@@ -773,7 +776,7 @@ def test_a_missing_run_says_which_command_makes_it(tmp_path):
         encoder_of(tmp_path / "none")
 
 
-def test_a_share_of_the_labels_is_the_same_of_each_class():
+def test_share_of_labels_is_equal_across_classes():
     whole = images("digits", "train")
     counts = np.bincount(whole.labels)
     for fraction in (0.1, 0.01, 0.001):

@@ -46,7 +46,7 @@ def test_two_runs_are_equal_and_seeds_differ(unbroken):
     assert digest(train(tiny(), Run(seed=1))) != unbroken
 
 
-def test_how_it_runs_does_not_change_what_it_computes(unbroken, tmp_path):
+def test_run_settings_do_not_change_results(unbroken, tmp_path):
     run = Run(workdir=str(tmp_path), log_every=7, save_every=9, eval_every=11, keep=3)
     assert digest(train(tiny(), run)) == unbroken
 
@@ -69,7 +69,7 @@ def test_resumes_to_the_bit(unbroken, tmp_path, at):
     assert digest(train(tiny(), run)) == unbroken  # Once more: only evaluated.
 
 
-def test_metrics_are_means_since_the_last_log_and_are_not_repeated(tmp_path):
+def test_metrics_are_means_since_the_last_log(tmp_path):
     train(replace(tiny(), num_steps=20), Run(workdir=str(tmp_path), log_every=5))
     rows = logs.read_metrics(tmp_path)
     (tmp_path / "metrics.jsonl").open("a").write(
@@ -91,14 +91,14 @@ def test_metrics_are_means_since_the_last_log_and_are_not_repeated(tmp_path):
 
 def test_evaluates_the_trained_and_the_untrained_net(tmp_path, capsys):
     train(tiny(), Run(workdir=str(tmp_path)))
-    told = json.loads((tmp_path / "results.json").read_text())
-    assert told["results"]["test/error"][0] < 0.5 * told["untrained"]["test/error"][0]
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["results"]["test/error"][0] < 0.5 * record["untrained"]["test/error"][0]
     assert "untrained" in capsys.readouterr().out
     assert (tmp_path / "figures" / "curves.png").stat().st_size > 1000
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_what_was_found_before_an_evaluator_fails_is_told(capsys):
+def test_results_before_a_failing_evaluator_are_shown(capsys):
     def fails(state):
         raise MemoryError
 
@@ -112,7 +112,7 @@ def test_what_was_found_before_an_evaluator_fails_is_told(capsys):
     assert "Found before an evaluator failed: first/number 7.25" in capsys.readouterr().out
 
 
-def test_a_slow_evaluator_is_named_as_it_ends(tmp_path, capsys, monkeypatch):
+def test_slow_evaluators_are_named(tmp_path, capsys, monkeypatch):
     train(replace(tiny(), num_steps=2), Run())
     assert "Evaluated" not in capsys.readouterr().out
     monkeypatch.setattr("ssljax.session.SLOW", 0.0)
@@ -132,7 +132,8 @@ def test_seeds_equal_single_runs(tmp_path, lanes):
     results = json.loads((tmp_path / "results.json").read_text())["results"]["test/error"]
     for lane in range(3):
         alone = train(tiny(), Run(seed=4 + lane))
-        # Products of a batch of matrices are summed in another order than single ones; one after another is the same.
+        # Batched matrix products are summed in another order than single ones; lanes in sequence
+        # are equal to the bit.
         tolerance = dict(rtol=1e-3, atol=1e-5) if lanes == "vmap" else dict(rtol=0, atol=0)
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone)):
             np.testing.assert_allclose(a[lane], b, **tolerance)
@@ -197,7 +198,7 @@ def test_replay_without_a_failure(tmp_path):
         train(tiny(), Run(workdir=str(tmp_path), replay=True))
 
 
-def test_a_half_written_checkpoint_is_not_picked_up(tmp_path, unbroken):
+def test_half_written_checkpoints_are_ignored(tmp_path, unbroken):
     train(replace(tiny(), num_steps=20), Run(workdir=str(tmp_path)))
     half = tmp_path / "checkpoints" / "30.orbax-checkpoint-tmp-0"
     half.mkdir()
