@@ -116,6 +116,7 @@ def audio_dae(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=epochs * (len(train) // batch_size),
+        encode=encode,
         evals={
             "test": average(errors, test, better={"error": "lower"}, floors={"error": "of_noisy"}),
             "images": samples(draw, rows=3),

@@ -131,6 +131,7 @@ def autoencoder(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=steps_of(epochs, train, batch_size),
+        encode=encode,
         evals={
             "test": average(
                 errors, test, better={"squared_error": "lower", "cross_entropy": "lower"}

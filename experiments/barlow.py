@@ -15,7 +15,7 @@
 
 import jax
 
-from ssljax import Experiment, main, minimize, TrainState
+from ssljax import Experiment, Kept, main, minimize, TrainState
 from ssljax.data import feed, images, steps_of
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
@@ -86,6 +86,8 @@ def barlow(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
+        kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
         evals={
             "knn": knn(encode, train, test),
             "probe": linear_probe(encode, train, test),

@@ -105,6 +105,7 @@ def bigan(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
         evals={
             "knn": knn(encode, train, test, k=1),
             "samples": samples(draw),

@@ -22,7 +22,7 @@ of three seeds; the linear probe is level).
 
 import jax
 
-from ssljax import ema, Experiment, main, minimize, TrainState
+from ssljax import ema, Experiment, Kept, main, minimize, TrainState
 from ssljax.data import feed, images, steps_of
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
@@ -101,6 +101,8 @@ def byol(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
+        kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
         evals={
             "knn": knn(encode, train, test),
             "probe": linear_probe(encode, train, test),

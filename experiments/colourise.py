@@ -130,6 +130,7 @@ def colourise(
         step=minimize(tx, objective),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
         evals=evals,
     )
 

@@ -96,6 +96,7 @@ def cpc(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
         evals={
             "knn": knn(encode, train, test, floor=False),
             "probe": linear_probe(encode, train, test, floor=False),

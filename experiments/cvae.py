@@ -96,6 +96,7 @@ def cvae(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode_style,
         evals={
             "classify": accuracy(log_likelihoods, test),
             "classes": samples(draw_by_class, 8, classes),

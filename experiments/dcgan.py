@@ -100,6 +100,7 @@ def dcgan(
         step=alternate(tx, disc=disc_loss, gen=gen_loss, after=player_ema("gen", decay)),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
         evals={
             "samples": samples(draw),
             "test": generated(draw, feature_net(features), train, test),

@@ -18,7 +18,7 @@
 import jax
 import jax.numpy as jnp
 
-from ssljax import ema, Experiment, main, minimize, TrainState
+from ssljax import ema, Experiment, Kept, main, minimize, TrainState
 from ssljax.data import feed, images, steps_of
 from ssljax.data.views import MultiCrop
 from ssljax.evals.collapse import collapse
@@ -128,6 +128,10 @@ def dino(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
+        kept=lambda state: Kept(
+            encoder, state.extra["teacher"]["encoder"], state.extra["seen"]["encoder"]
+        ),
         evals={
             "knn": knn(encode, train, test),
             "probe": linear_probe(encode, train, test),

@@ -19,16 +19,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, main, minimize, TrainState
+from ssljax import Experiment, Kept, main, minimize, TrainState
 from ssljax.data import feed, images, steps_of
 from ssljax.data.sources import share
 from ssljax.data.views import Views
 from ssljax.evals.accuracy import accuracy
 from ssljax.evals.pictures import feature_map, views
 from ssljax.models.convnet import ConvNet
-from ssljax.models.encoder import Chain, Encoder
+from ssljax.models.encoder import Chain, Encoder, is_known
 from ssljax.optim import adamw, warmup_cosine
-from ssljax.pretrained import encoder_of, net_json
+from ssljax.pretrained import encoder_of
 from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Share
 
 
@@ -56,7 +56,8 @@ def finetune(
         lane: Index of the seed in that run, from 0.
         scratch: Use that run's architecture with new weights: what fine-tuning must beat.
         fraction: Fraction of each class's training images to learn from: 1, 0.1 or 0.01.
-        encoder: Encoder if none is pretrained; a run's record has its own.
+        encoder: Encoder if none is pretrained; a run's record has its own. From Python also a
+            module of your own, which the pretrained run was made with.
         view: Random view of an image in training.
         epochs: Length of training: passes over the whole set, whatever the fraction.
         batch_size: Images in a step.
@@ -67,8 +68,10 @@ def finetune(
     train = share(whole, fraction)
     num_steps = steps_of(epochs, whole, min(batch_size, len(whole)))
     tx, head = adamw(warmup_cosine(lr, num_steps), weight_decay), nn.Dense(whole.num_classes)
-    old = encoder_of(pretrained, lane) if pretrained else None
-    features = Chain(encoder=old.net if old else encoder)
+    own = None if is_known(encoder) else encoder
+    old = encoder_of(pretrained, lane, own) if pretrained else None
+    net = old.net if old else encoder
+    features = Chain(encoder=net)
 
     def init(key, batch):
         k1, k2 = jax.random.split(key)
@@ -95,8 +98,9 @@ def finetune(
         step=minimize(tx, loss),
         data=feed(train, min(batch_size, len(train))),
         num_steps=num_steps,
+        encode=encode,
+        kept=lambda state: Kept(net, state.params["encoder"], state.extra["encoder"]),
         warm_start=old.warm_start if old and not scratch else None,
-        files={"net.json": net_json(features.nets["encoder"])},
         evals={
             "test": accuracy(logits, test),
             "features": feature_map(encode, test),

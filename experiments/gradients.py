@@ -98,6 +98,7 @@ def gradients(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
         evals={
             "test": average(
                 errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_grey"}

@@ -17,7 +17,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ssljax import ema, Experiment, InputError, main, minimize, TrainState
+from ssljax import ema, Experiment, InputError, Kept, main, minimize, TrainState
 from ssljax.data import feed, images, steps_of
 from ssljax.data.views import Views
 from ssljax.evals.collapse import collapse
@@ -137,6 +137,8 @@ def ijepa(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
+        kept=lambda state: Kept(vit, state.extra["teacher"]["encoder"]),
         evals={
             "knn": knn(encode, train, test),
             "probe": linear_probe(encode, train, test),

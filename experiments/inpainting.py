@@ -127,6 +127,7 @@ def inpainting(
         step=step,
         data=feed(train, batch_size),
         num_steps=steps_of(epochs, train, batch_size),
+        encode=encode,
         evals={
             "hole": average(
                 errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_mean"}

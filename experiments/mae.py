@@ -9,7 +9,7 @@
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, InputError, main, minimize, TrainState
+from ssljax import Experiment, InputError, Kept, main, minimize, TrainState
 from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, feature_map
@@ -114,6 +114,8 @@ def mae(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
+        kept=lambda state: Kept(vit, state.params["encoder"]["params"]),
         evals={
             "knn": knn(encode, train, test),
             "probe": linear_probe(encode, train, test),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, InputError, main, minimize, TrainState
+from ssljax import Experiment, InputError, Kept, main, minimize, TrainState
 from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.average import average
 from ssljax.evals.knn import knn
@@ -90,6 +90,8 @@ def rotation(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
+        kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
         evals={
             "angle": average(correct, test, better={"accuracy": "higher"}),
             "knn": knn(encode, train, test),

@@ -104,6 +104,7 @@ def simcse(
         step=minimize(tx, loss),
         data=Rows({"tokens": train.image}, batch_size),
         num_steps=steps,
+        encode=encode,
         warm_start=old.warm_start,
         files=old.files,
         evals={

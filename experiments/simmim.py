@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, main, minimize, TrainState
+from ssljax import Experiment, Kept, main, minimize, TrainState
 from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.average import average
 from ssljax.evals.knn import knn
@@ -107,6 +107,8 @@ def simmim(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
+        kept=lambda state: Kept(vit, state.params["encoder"]["params"]),
         evals={
             "test": average(
                 errors, test, better={"error": "lower"}, floors={"error": "error_of_mean"}

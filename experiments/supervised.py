@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, main, minimize, TrainState
+from ssljax import Experiment, Kept, main, minimize, TrainState
 from ssljax.data import augment, feed, images, steps_of
 from ssljax.evals.accuracy import accuracy
 from ssljax.evals.collapse import collapse
@@ -99,6 +99,8 @@ def supervised(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
+        kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
         evals={
             "test": accuracy(logits, test),
             "knn": knn(encode, train, test),

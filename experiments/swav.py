@@ -17,7 +17,7 @@
 import jax
 import jax.numpy as jnp
 
-from ssljax import Experiment, main, minimize, TrainState
+from ssljax import Experiment, Kept, main, minimize, TrainState
 from ssljax.data import feed, images, steps_of
 from ssljax.data.views import MultiCrop
 from ssljax.evals.collapse import collapse
@@ -105,6 +105,8 @@ def swav(
         step=step,
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
+        kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
         evals={
             "knn": knn(encode, train, test),
             "probe": linear_probe(encode, train, test),

@@ -103,6 +103,7 @@ def vae(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        encode=encode,
         evals={
             "test": likelihood(log_weights, test, importance, observe=observe),
             "latents": latent_use(infer, test),

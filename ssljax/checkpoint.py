@@ -135,7 +135,7 @@ class Checkpoints:
         )
 
 
-def load(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
+def load_state(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
     """The last whole checkpoint of another run, as nested dictionaries of host arrays.
 
     Its keys are "params", "opt_state", "extra" and "step". Of a run with several seeds, lane `seed`

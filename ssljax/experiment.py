@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flax import struct
+import flax.linen as nn
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -49,6 +50,18 @@ class TrainState(struct.PyTreeNode):
         return cls(jnp.zeros((), jnp.int32), params, opt_state, extra)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A net that other runs start from, with its parameters and batch statistics.
+
+    Both are parts of a state, as they are there.
+    """
+
+    net: nn.Module
+    params: Tree
+    stats: Tree = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """`init` makes the state, `step` advances it by one batch; `train` does the rest.
@@ -63,6 +76,10 @@ class Experiment:
     data: Data
     num_steps: int
     evals: Mapping[str, Callable[[TrainState], Metrics]] = field(default_factory=dict)
+    # (state, uint8 images, rows of tokens or waves) -> features (n, d), as they are evaluated.
+    encode: Callable[[TrainState, Array], Array] | None = None
+    # The net that fine-tuning starts from; also called on a state whose leaves are their paths.
+    kept: Callable[[TrainState], Kept] | None = None
     # Called once, on a fresh state, outside jit.
     warm_start: Callable[[TrainState], TrainState] | None = None
     # Texts kept in the run's folder, by file name: a tokenizer.

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from tokenizers import Tokenizer
 
-from ssljax.checkpoint import flatten, load
+from ssljax.checkpoint import flatten, load_state
 from ssljax.data.documents import Documents
 from ssljax.data.token_rows import Kind, masked_tokenizer
 from ssljax.data.tokenizers import load_tokenizer
 from ssljax.errors import InputError
 from ssljax.experiment import TrainState
-from ssljax.models.encoder import build, rebuild
+from ssljax.models.encoder import build, KNOWN, rebuild
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import at_places_of
 from ssljax.record import damaged, plain, read_file, read_json, read_record
@@ -50,45 +50,85 @@ class PretrainedEncoder(NamedTuple):
         )
 
 
-def encoder_of(workdir: str | pathlib.Path, seed: int = 0) -> PretrainedEncoder:
-    """Encoder that the run in `workdir` keeps: a teacher's if there is one (DINO, I-JEPA).
+def encoder_of(
+    workdir: str | pathlib.Path, seed: int = 0, net: nn.Module | None = None
+) -> PretrainedEncoder:
+    """Encoder that the run in `workdir` keeps, as its experiment says (`Experiment.kept`).
 
-    Of several seeds, lane `seed`. InputError where there is no such run, none with an encoder, or
-    one whose encoder is none of ssljax.models.encoder.
+    Of several seeds, lane `seed`. `net` is the encoder's module where it is none of
+    ssljax.models.encoder. InputError where there is no such run, none with an encoder, or one
+    whose encoder is of an unknown class or of another than `net`.
     """
     none = InputError(
         f"{workdir} holds no run of a file with an --encoder or a --vit: make one with "
         f"`launch/local.sh experiments/simclr.py --run.workdir {workdir}`."
     )
     folder = pathlib.Path(workdir).expanduser()
+    file = folder / "record.json"
     try:
-        form, file = _form(folder, "encoder", "vit")
+        record = read_record(folder, TRAIN_AGAIN)
+        if "kept" in record:
+            kept = record["kept"]
+            form = kept["net"] if kept else None
+        else:  # A run of an older version.
+            kept = None
+            form, file = _form(folder, "encoder", "vit")
     except (FileNotFoundError, NotADirectoryError, KeyError):
         raise none from None
-    try:
-        net = rebuild(form)
-    except KeyError:
+    if form is None:
+        raise none
+    net = _checked_net(net, form, workdir, file)
+    state = load_state(workdir, seed)
+    paths = kept or _kept_before(state)
+    params, stats = (_part(state, paths[k]) for k in ("params", "stats"))
+    if kept and (not params or (paths["stats"] and not stats)):
+        raise damaged(file, "kept names no arrays of the run", TRAIN_AGAIN)
+    if not params:
+        raise none
+    return PretrainedEncoder(net, params, stats, workdir)
+
+
+def _checked_net(
+    net: nn.Module | None, form: dict[str, Any], workdir: str | pathlib.Path, file: pathlib.Path
+) -> nn.Module:
+    """The net of a record: the one given, if it is of that class, or the one that it describes."""
+    kind = form["class"]
+    if net is not None and type(net).__name__ != kind:
         raise InputError(
-            f"The encoder of the run in {workdir} is a {form['class']}, not a ConvNet, ResNet or "
-            "ViT of ssljax: fine-tune it in a file of your own, with "
-            "`ssljax.load` for its weights."
-        ) from None
+            f"The encoder of the run in {workdir} is a {kind}, not a {type(net).__name__}: give "
+            "the module that the run was made with."
+        )
+    if net is not None:
+        return net
+    if kind not in KNOWN:
+        raise InputError(
+            f"The encoder of the run in {workdir} is a {kind}, which ssljax.models.encoder does "
+            "not have: give that module from Python, as in "
+            f"finetune(pretrained=..., encoder={kind}(...)) or encoder_of(..., net={kind}(...))."
+        )
+    try:
+        return rebuild(form)
     except (ValueError, TypeError) as e:
         raise damaged(file, f"its net can't be built, {e}", TRAIN_AGAIN) from None
-    state = load(workdir, seed)
-    params, stats = state["params"], state.get("extra") or {}
-    if "teacher" in stats:
-        params, stats = stats["teacher"], stats.get("seen") or {}
-    if "encoder" not in params:
-        raise none
-    return PretrainedEncoder(
-        net, params["encoder"].get("params", params["encoder"]), stats.get("encoder") or {}, workdir
-    )
 
 
-def net_json(net: nn.Module) -> str:
-    """Text of a run's net.json, for a net that is not the one of its arguments."""
-    return json.dumps(plain(net), indent=1) + "\n"
+def _kept_before(state: Tree) -> dict[str, str]:
+    """The paths that a record of an older version lacks: a teacher is kept where there is one."""
+    teacher = "teacher" in (state.get("extra") or {})
+    params = "extra/teacher/encoder" if teacher else "params/encoder"
+    if "params" in (_part(state, params) or {}):
+        params += "/params"
+    return {"params": params, "stats": "extra/seen/encoder" if teacher else "extra/encoder"}
+
+
+def _part(state: Tree, path: str) -> Tree:
+    """The dictionary of a loaded state at a path; empty where there is none."""
+    for key in path.split("/") if path else ("",):
+        if isinstance(state, (list, tuple)):
+            state = dict(enumerate(state)).get(int(key) if key.isdecimal() else -1)
+        else:
+            state = state.get(key) if isinstance(state, dict) else None
+    return state if isinstance(state, dict) else {}
 
 
 def _form(folder: pathlib.Path, *names: str) -> tuple[dict[str, Any], pathlib.Path]:
@@ -193,7 +233,7 @@ def pretrained(workdir: str | pathlib.Path) -> Pretrained:
     if causal is None:  # A run of an older version, where only masked models had a token [CLS].
         causal = tokenizer.token_to_id("[CLS]") is None
     model = LanguageModel(net, tokenizer.get_vocab_size(), causal)
-    params = load(workdir)["params"].get("model")
+    params = load_state(workdir)["params"].get("model")
     if params is None:
         raise none
     _check_fits(model, params, file)

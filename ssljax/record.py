@@ -54,6 +54,32 @@ def plain(x: Any) -> Any:
     return x if isinstance(x, (str, int, float, bool, type(None))) else repr(x)
 
 
+def kept_form(kept: Callable | None, state: Any) -> dict[str, Any] | None:
+    """What `Experiment.kept` says, as JSON: the net's form, and paths in the state.
+
+    A path is that of a dictionary, as in "extra/teacher/encoder"; empty for no arrays.
+    """
+    if kept is None:
+        return None
+    found = kept(jax.tree_util.tree_map_with_path(lambda path, _: _slashes(path), state))
+    parts = {"params": found.params, "stats": found.stats}
+    return {"net": plain(found.net)} | {k: _common_path(tree) for k, tree in parts.items()}
+
+
+def _slashes(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _common_path(names: Any) -> str:
+    """The path of a part of a state whose leaves are their paths in the state."""
+    leaves = jax.tree_util.tree_flatten_with_path(names)[0]
+    if all(name.endswith(f"/{_slashes(path)}") for path, name in leaves):
+        found = {name.removesuffix(f"/{_slashes(path)}") for path, name in leaves}
+        if len(found) <= 1:
+            return "".join(found)
+    raise ValueError("Experiment.kept must give parts of the state as they are there.")
+
+
 def flat(x: Any, prefix: str = "") -> dict[str, Any]:
     """{dotted name: value} of nested dictionaries."""
     if not isinstance(x, Mapping):
@@ -127,6 +153,16 @@ def _is_launch(x: Any) -> bool:
     )
 
 
+def _is_kept(x: Any) -> bool:
+    return (
+        isinstance(x, dict)
+        and x.keys() == {"net", "params", "stats"}
+        and isinstance(x["net"], dict)
+        and isinstance(x["net"].get("class"), str)
+        and all(isinstance(x[k], str) for k in ("params", "stats"))
+    )
+
+
 def _is_numbers(x: Any) -> bool:
     """Whether it is {name: one for each seed}, where null stands for NaN."""
     return isinstance(x, dict) and all(
@@ -144,6 +180,8 @@ RECORD: Mapping[str, Callable[[Any], bool]] = {
     "launches": lambda x: isinstance(x, list) and bool(x) and all(map(_is_launch, x)),
     "read": lambda x: x is None or _is_fingerprints(x),
     "files": lambda x: x is None or isinstance(x, dict),
+    "kept": lambda x: x is None or _is_kept(x),
+    "experiment": lambda x: x is None or isinstance(x, str),
 }
 RESULTS: Mapping[str, Callable[[Any], bool]] = {
     "step": _is_count,

@@ -172,6 +172,8 @@ def _train(
             num_steps=exp.num_steps,
             batch_size=exp.data.batch_size,
             files={name: fingerprint.digest(text) for name, text in exp.files.items()},
+            kept=record.kept_form(exp.kept, program.state),
+            experiment=os.path.basename(source) if source else None,
         )
         facts = record.facts(workdir)
         for name, text in exp.files.items():

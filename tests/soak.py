@@ -120,7 +120,7 @@ def run(program: list[str], workdir: pathlib.Path) -> tuple[int, str]:
 
 def compare(a: pathlib.Path, b: pathlib.Path, numbers: bool = True) -> None:
     """Fault unless two finished runs hold the same arrays and, with `numbers`, the same results."""
-    x, y = flatten(load(a)), flatten(load(b))
+    x, y = flatten(load(a).state), flatten(load(b).state)
     for name in {**x, **y}:
         if name not in x or name not in y or not np.array_equal(x[name], y[name], equal_nan=True):
             raise Fault(f"{name} differs from the unbroken run's")

@@ -91,7 +91,7 @@ def restored(folder: pathlib.Path) -> int:
 
 def loaded(folder: pathlib.Path) -> int:
     """The step that is loaded, whose state must be the one saved."""
-    state = load(folder)
+    state = load(folder).state
     step = int(state["step"])
     assert equal(state, state_of(step))
     return step
@@ -253,7 +253,7 @@ def test_a_run_resumes_from_the_last_whole_step(tmp_path, one_device, capsys):
     assert "Resuming from step 20 of 40" in said
     assert "step 40: " in said and "step 30: " in said and "step 20 is whole" in said
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
-    assert equal(load(tmp_path)["params"], whole.params)
+    assert equal(load(tmp_path).state["params"], whole.params)
     train(tiny(), run)
     assert "damaged" not in capsys.readouterr().out
 
@@ -302,12 +302,12 @@ def test_two_processes_resume_from_the_last_whole_step(tmp_path):
         return said
 
     run()
-    whole = load(tmp_path)
+    whole = load(tmp_path).state
     _spoil(tmp_path / "checkpoints" / "20")
     said = run()
     assert "step 10 is whole" in said[0] and "Resuming from step 10 of 20" in said[0]
     assert "step 10 is whole" not in said[1] and [p.name for p in (tmp_path / "damaged").iterdir()]
-    assert equal(load(tmp_path), whole)
+    assert equal(load(tmp_path).state, whole)
 
 
 def test_lack_of_memory_is_no_damage(copied, monkeypatch):
@@ -339,7 +339,7 @@ def test_keeps_n_checkpoints(tmp_path, one_device):
 def test_loads_the_weights_of_another_run(tmp_path, one_device):
     state = train(tiny(), Run(workdir=str(tmp_path)))
     jax.tree.map(
-        np.testing.assert_array_equal, load(tmp_path)["params"], jax.device_get(state.params)
+        np.testing.assert_array_equal, load(tmp_path).state["params"], jax.device_get(state.params)
     )
     with pytest.raises(InputError, match="holds no checkpoint"):
         load(tmp_path / "nothing")
@@ -352,7 +352,7 @@ def test_checkpoints_of_several_seeds_have_digests(tmp_path, one_device, lanes):
     state = train(tiny(num_steps=4), Run(workdir=str(tmp_path), seeds=2, lanes=lanes))
     for lane in range(2):
         one = jax.tree.map(lambda x, lane=lane: np.asarray(x[lane]), state.params)
-        assert equal(load(tmp_path, lane)["params"], one)
+        assert equal(load(tmp_path, lane).state["params"], one)
     assert train(tiny(num_steps=4), Run(workdir=str(tmp_path), seeds=2)) is not None
     assert not (tmp_path / "damaged").exists()
 

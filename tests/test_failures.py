@@ -68,7 +68,7 @@ def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     done = run("--run.workdir", str(workdir), "--num-steps", "100")
     assert done.returncode == 0, done.stderr
-    return load(workdir)
+    return load(workdir).state
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
@@ -91,7 +91,7 @@ def test_resumed_after_a_signal_equals_unbroken(tmp_path, sent, whole):
     assert again.returncode == 0 and f"Resuming from step {saved} of 100" in again.stdout, (
         again.stdout + again.stderr
     )
-    jax.tree.map(np.testing.assert_array_equal, whole, load(tmp_path / "b"))
+    jax.tree.map(np.testing.assert_array_equal, whole, load(tmp_path / "b").state)
     rows = logs.read_metrics(tmp_path / "b")
     wanted = {(name, row["step"]) for row in rows for name in row if name != "step"}
     assert read_scalars(tmp_path / "b" / "tensorboard") == wanted
@@ -305,7 +305,7 @@ def test_a_closed_reader_of_the_output_stops_the_run_and_saves_it(tmp_path):
     err = process.stderr.read()
     assert process.wait(60) == 141 and "Traceback" not in err and "Exception" not in err, err
     assert "Nobody reads standard output any more" in err
-    assert int(load(tmp_path)["step"]) < 400
+    assert int(load(tmp_path).state["step"]) < 400
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small tmpfs can be mounted by root alone")
@@ -376,7 +376,7 @@ def test_two_processes_equal_one(tmp_path):
     assert "Trained 40 steps" in said[0] and "Trained" not in said[1]
     alone = train(tiny())
     for a, b in zip(
-        jax.tree.leaves(load(tmp_path / "two")["params"]),
+        jax.tree.leaves(load(tmp_path / "two").state["params"]),
         jax.tree.leaves(jax.device_get(alone.params)),
         strict=True,
     ):

@@ -1,6 +1,7 @@
 """Joint-embedding experiments: views, chains, teachers, queues, prototypes and their losses."""
 
 from dataclasses import replace
+import json
 import math
 
 import jax
@@ -643,7 +644,7 @@ def test_fine_tuning_starts_from_the_encoder_and_a_new_head(source, tmp_path, on
         Run(workdir=str(tmp_path)),
         plain(arguments if source == "moco" else {"vit": ViT(patch=2, width=96, depth=4, heads=3)}),
     )
-    saved = load(tmp_path)
+    saved = load(tmp_path).state
     weights = saved["params"]["encoder"]
     weights = weights if source == "moco" else weights["params"]  # As the files keep them.
     tuned = finetune(pretrained=str(tmp_path), batch_size=32)
@@ -674,7 +675,8 @@ def test_fine_tuning_starts_from_the_encoder_and_a_new_head(source, tmp_path, on
         after.params["encoder"],
         0,
     )
-    (folder / "net.json").unlink()
+    file = folder / "record.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"kept": None}))
     with pytest.raises(InputError, match="holds no run of a file with an --encoder or a --vit"):
         finetune(pretrained=str(folder))
     with pytest.raises(
@@ -700,7 +702,7 @@ def test_fine_tuning_on_images_of_another_size_resamples_learned_positions(tmp_p
     )
     tuned, kept = (
         finetune(pretrained=str(tmp_path), batch_size=32),
-        load(tmp_path)["params"]["encoder"],
+        load(tmp_path).state["params"]["encoder"],
     )
     state, x = (
         tuned.warm_start(jax.jit(tuned.init)(KEY, digits())),

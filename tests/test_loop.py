@@ -139,7 +139,7 @@ def test_seeds_equal_single_runs(tmp_path, lanes):
             np.testing.assert_allclose(a[lane], b, **tolerance)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, **tolerance),
-            load(tmp_path, lane)["params"],
+            load(tmp_path, lane).state["params"],
             jax.device_get(alone.params),
         )
         np.testing.assert_allclose(

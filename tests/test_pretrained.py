@@ -1,26 +1,38 @@
 """Labelled texts, and models that begin with the weights of another run."""
 
 from dataclasses import replace
+import inspect
 import json
 import shutil
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.bert import bert
+from experiments.byol import byol
+from experiments.dino import dino
 from experiments.finetune import finetune
 from experiments.finetune_text import finetune_text
+from experiments.gpt import gpt
+from experiments.inpainting import inpainting
+from experiments.mae import mae
 from experiments.rotation import rotation
+from experiments.simclr import simclr
 from experiments.simcse import simcse
 from ssljax import fingerprint, load, record, Run, train
+from ssljax.data import images
 from ssljax.data.documents import Documents, half_pages, labelled_documents, long_paragraphs
 from ssljax.data.token_rows import labelled_rows, SPECIAL, token_rows
 from ssljax.data.tokenizers import characters, wordpiece
+from ssljax.data.views import MultiCrop, Views
 from ssljax.errors import InputError
 from ssljax.models.convnet import ConvNet
+from ssljax.models.mlp import MLP
 from ssljax.models.transformer import LanguageModel, Transformer
+from ssljax.models.vit import ViT
 from ssljax.pretrained import encoder_of, pretrained, pretrained_or_new
 
 NET = Transformer(1, 2, 8, dropout=0.1)
@@ -127,7 +139,7 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
         and found.model.net == NET
         and found.tokenizer.token_to_id("[CLS]") < SPECIAL
     )
-    jax.tree.map(np.testing.assert_array_equal, found.params, load(folder)["params"]["model"])
+    jax.tree.map(np.testing.assert_array_equal, found.params, load(folder).state["params"]["model"])
     assert pretrained_or_new(
         str(folder), NET.clone(width=99, dropout=0.5), None, "bpe", 0, 64
     ).model.net == NET.clone(dropout=0.5)
@@ -223,6 +235,17 @@ def test_damaged_files_of_a_language_model_are_one_sentence(tmp_path, one_device
         pretrained(folder)
 
 
+def with_net(record, net):
+    """The record with another net."""
+    return {**record, "kept": {**record["kept"], "net": net}}
+
+
+def with_net_before(record, net):
+    """The record as versions before `Experiment.kept` wrote it, with another net."""
+    old = {k: v for k, v in record.items() if k not in ("kept", "experiment")}
+    return {**old, "computes": {"encoder": net}}
+
+
 def test_damaged_records_of_an_encoder_are_one_sentence(tmp_path, one_device):
     arguments = dict(encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
     exp = replace(rotation(**arguments), num_steps=1, evals={})
@@ -237,17 +260,26 @@ def test_damaged_records_of_an_encoder_are_one_sentence(tmp_path, one_device):
             assert "\n" not in str(e)
     for change in ({"widths": "wide"}, {"widths": [4, "6"]}, {"size": 1.5}, {"more": 3}):
         encoder = {**whole["computes"]["encoder"], **change}
-        file.write_text(json.dumps({**whole, "computes": {"encoder": encoder}}))
-        with pytest.raises(InputError, match="record.json is damaged .its net can't be built"):
-            encoder_of(tmp_path)
+        for record_of in (with_net, with_net_before):
+            file.write_text(json.dumps(record_of(whole, encoder)))
+            with pytest.raises(InputError, match="record.json is damaged .its net can't be built"):
+                encoder_of(tmp_path)
     for encoder in ("ConvNet", ["ConvNet"], {"widths": [4]}):
-        file.write_text(json.dumps({**whole, "computes": {"encoder": encoder}}))
+        file.write_text(json.dumps(with_net_before(whole, encoder)))
         with pytest.raises(InputError, match="record.json is damaged .its net has no class"):
             encoder_of(tmp_path)
-    encoder = {"class": "MyNet", "width": 3}
-    file.write_text(json.dumps({**whole, "computes": {"encoder": encoder}}))
-    with pytest.raises(InputError, match="is a MyNet, not a ConvNet, ResNet or ViT"):
-        encoder_of(tmp_path)
+        file.write_text(json.dumps(with_net(whole, encoder)))
+        with pytest.raises(InputError, match="record.json is damaged .kept is not what a run"):
+            encoder_of(tmp_path)
+    for record_of in (with_net, with_net_before):
+        file.write_text(json.dumps(record_of(whole, {"class": "MyNet", "width": 3})))
+        with pytest.raises(InputError, match="is a MyNet, which ssljax.models.encoder does not"):
+            encoder_of(tmp_path)
+    for path in ("extra/none", "params/encoder/conv1/kernel/0", "step", "/"):
+        for part in ("params", "stats"):
+            file.write_text(json.dumps({**whole, "kept": {**whole["kept"], part: path}}))
+            with pytest.raises(InputError, match="is damaged .kept names no arrays of the run"):
+                encoder_of(tmp_path)
     file.unlink()
     with pytest.raises(InputError, match="holds no run of a file with an --encoder"):
         encoder_of(tmp_path)
@@ -264,3 +296,171 @@ def test_weights_and_data_of_a_pretrained_run_are_reported(tmp_path, one_device)
             encoder_of(str(tmp_path / folder))
         found.append(read[str(tmp_path / folder)]["weights of seed 0"])
     assert found[0] == found[2] != found[1]
+
+
+SMALL_VIT = ViT(patch=2, width=12, depth=1, heads=2)
+PLAIN = Views(crop=0.6, jitter=0.0, gray=0.0, blur=(0.5, 0.1))
+# Tiny arguments, with nested dataclasses, tuples, and both nets of a union.
+LOADED = {
+    simclr: dict(encoder=ConvNet(widths=(4, 6)), view=PLAIN, head=MLP((8, 4))),
+    byol: dict(encoder=ConvNet(widths=(4, 6)), head=MLP((8, 4), norm=True), view=PLAIN)
+    | dict(predictor=MLP((8, 4), norm=True)),
+    dino: dict(encoder=SMALL_VIT, crops=MultiCrop(PLAIN, small=2, part=0.7), prototypes=8),
+    mae: dict(vit=SMALL_VIT),
+    inpainting: dict(),
+}
+
+
+def train_briefly(make, folder, seeds=1, **arguments):
+    """Three steps of an experiment, as its program would: (experiment, state)."""
+    arguments = dict(batch_size=32, epochs=1) | arguments
+    exp = replace(make(**arguments), num_steps=3, evals={})
+    source = inspect.getsourcefile(inspect.unwrap(make))
+    run = Run(workdir=str(folder), seeds=seeds)
+    return exp, train(exp, run, record.plain(arguments), source)
+
+
+@pytest.mark.parametrize("make", LOADED, ids=lambda make: make.__name__)
+def test_loaded_run_encodes_images_as_its_experiment_does(make, tmp_path, one_device):
+    exp, state = train_briefly(make, tmp_path, **LOADED[make])
+    run, x = load(tmp_path), images("digits", "test").image[:12]
+    found = run.encode(x)
+    assert found.ndim == 2 and np.std(found, axis=0).max() > 0
+    np.testing.assert_array_equal(found, jax.jit(exp.encode)(state, x))
+    assert not np.array_equal(found, jax.jit(exp.encode)(jax.tree.map(jnp.zeros_like, state), x))
+    assert run.record == json.loads((tmp_path / "record.json").read_text())
+    with pytest.raises(InputError, match="must be uint8, as in training, not float32"):
+        run.encode(x / np.float32(255))
+    if make is inpainting:
+        with pytest.raises(InputError, match="holds no run of a file with an --encoder"):
+            encoder_of(tmp_path)
+        return
+    tuned = finetune(pretrained=str(tmp_path), batch_size=32)  # Its start is what was evaluated.
+    fresh = jax.jit(tuned.init)(jax.random.key(0), {"image": x, "label": np.zeros(12, np.int32)})
+    warm = tuned.warm_start(fresh)
+    np.testing.assert_allclose(jax.jit(tuned.encode)(warm, x), found, rtol=1e-6, atol=1e-6)
+    assert not np.allclose(tuned.encode(fresh, x), found, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("make", [rotation, dino, mae], ids=lambda make: make.__name__)
+def test_records_of_older_versions_keep_the_same_encoder(make, tmp_path, one_device):
+    arguments = LOADED.get(make, dict(encoder=ConvNet(widths=(4, 6))))
+    exp, state = train_briefly(make, tmp_path, **arguments)
+    net, params, stats, _ = encoder_of(tmp_path)
+    file = tmp_path / "record.json"
+    content = json.loads(file.read_text())
+    del content["kept"], content["experiment"]
+    file.write_text(json.dumps(content))
+    old = encoder_of(tmp_path)
+    assert old.net == net == arguments.get("encoder", arguments.get("vit"))
+    jax.tree.map(np.testing.assert_array_equal, old[1:3], (params, stats))
+    x = images("digits", "test").image[:12]
+    with pytest.raises(InputError, match=r"which is no file of .*give the function .*make="):
+        load(tmp_path).encode(x)  # The command of such a record is the name of this test's.
+    found = load(tmp_path, make=make).encode(x)
+    np.testing.assert_array_equal(found, jax.jit(exp.encode)(state, x))
+
+
+def test_each_seed_is_loaded(tmp_path, one_device):
+    exp, states = train_briefly(rotation, tmp_path, 2, encoder=ConvNet(widths=(4, 6)))
+    x = images("digits", "test").image[:12]
+    found = [load(tmp_path, seed).encode(x) for seed in range(2)]
+    for lane in range(2):
+        state = jax.tree.map(lambda a: a[lane], states)
+        np.testing.assert_array_equal(found[lane], jax.jit(exp.encode)(state, x))
+        kept = encoder_of(tmp_path, lane).params
+        jax.tree.map(np.testing.assert_array_equal, kept, state.params["encoder"])
+    assert not np.allclose(*found)
+
+
+class MyNet(nn.Module):
+    """An encoder that ssljax does not have."""
+
+    width: int = 5
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        h = nn.Dense(self.width)(x.reshape(len(x), -1))
+        return nn.BatchNorm(use_running_average=not train)(h)
+
+
+def test_encoder_of_ones_own_is_given_as_a_module(tmp_path, one_device):
+    net, folder = MyNet(6), tmp_path / "mine"
+    arguments = dict(encoder=net, view=PLAIN)
+    exp, state = train_briefly(simclr, folder, **arguments)
+    with pytest.raises(InputError, match="is a MyNet, which ssljax.models.encoder does not have"):
+        encoder_of(folder)
+    with pytest.raises(InputError, match="is a MyNet, not a ConvNet"):
+        encoder_of(folder, net=ConvNet())
+    kept = encoder_of(folder, net=net)
+    x = images("digits", "test").image[:12]
+    variables = {"params": kept.params, "batch_stats": kept.stats}
+    expected = jax.jit(exp.encode)(state, x)
+    found = net.apply(variables, x / np.float32(255))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="is a MyNet, which"):
+        finetune(pretrained=str(folder), batch_size=32)
+    tuned = finetune(pretrained=str(folder), batch_size=32, encoder=net)
+    state = train(replace(tuned, num_steps=1, evals={}, step=lambda s, b, k: (s, {})))
+    np.testing.assert_allclose(tuned.encode(state, x), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="encoder .*can't be restored .there is no class MyNet"):
+        load(folder).encode(x)
+
+    def mine(encoder: MyNet = MyNet(), view: Views = Views(), batch_size: int = 1, epochs: int = 1):
+        return simclr(encoder=encoder, view=view, batch_size=batch_size, epochs=epochs)
+
+    np.testing.assert_array_equal(load(folder, make=mine).encode(x), expected)
+
+
+def test_runs_that_cannot_encode_are_one_sentence(tmp_path, one_device):
+    text = tmp_path / "gpt"
+    arguments = dict(net=NET, length=16, batch_size=8)
+    exp = replace(gpt(**arguments), num_steps=1, evals={})
+    file = inspect.getsourcefile(inspect.unwrap(gpt))
+    train(exp, Run(workdir=str(text)), record.plain(arguments), file)
+    with pytest.raises(InputError, match="has no encode: compute features from the arrays"):
+        load(text).encode(np.zeros((2, 16), np.int32))
+    data = tmp_path / "digits.npz"
+    digits = images("digits", "train")
+    x, y = digits.image[:64], digits.labels[:64]
+    np.savez(data, train_images=x, train_labels=y, test_images=x, test_labels=y)
+    folder = tmp_path / "rotation"
+    train_briefly(rotation, folder, data=str(data), encoder=ConvNet(widths=(4, 6)))
+    x = digits.image[:4]
+    assert load(folder).encode(x).shape == (4, 6)
+    data.unlink()
+    with pytest.raises(InputError, match="experiment of .* can't be made again: .*digits.npz"):
+        load(folder).encode(x)
+    file = folder / "record.json"
+    content = json.loads(file.read_text())
+    for changed, says in (
+        ({"of_old": 3}, "of_old .*can't be restored .rotation has no such argument"),
+        ({"encoder": {"class": "ConvNet", "depth": 3}}, "encoder .*ConvNet has no field depth"),
+        ({"encoder": {"class": "Other"}}, "encoder .*there is no class Other"),
+    ):
+        computes = content["computes"] | {"data": "digits"} | changed
+        file.write_text(json.dumps(content | {"computes": computes}))
+        with pytest.raises(InputError, match=says) as e:
+            load(folder).encode(x)
+        assert "\n" not in str(e.value)
+    computes = content["computes"] | {"data": "digits", "encoder": record.plain(ConvNet((4, 7)))}
+    file.write_text(json.dumps(content | {"computes": computes}))
+    with pytest.raises(InputError, match="its experiment have another params/encoder"):
+        load(folder).encode(x)
+    file.unlink()
+    assert int(load(folder).state["step"]) == 3
+    with pytest.raises(InputError, match="holds no record.json"):
+        load(folder).encode(x)
+
+
+def test_code_in_a_runs_folder_is_not_run(tmp_path, one_device, capsys):
+    train_briefly(rotation, tmp_path, encoder=ConvNet(widths=(4, 6)))
+    (tmp_path / "source" / "rotation.py").write_text("raise SystemExit(3)")
+    assert load(tmp_path).encode(images("digits", "test").image[:4]).shape == (4, 6)
+    assert "Note: rotation.py has changed since" in capsys.readouterr().out
+    file = tmp_path / "record.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"experiment": "elsewhere.py"}))
+    (tmp_path / "source" / "elsewhere.py").write_text("raise SystemExit(3)")
+    with pytest.raises(InputError, match="made by elsewhere.py, which is no file of"):
+        load(tmp_path).encode(images("digits", "test").image[:4])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax import sharding
+from ssljax import record, sharding
 from ssljax.evals.evaluator import Evaluator
 from tests.test_experiments import FILES, make, SMALL
 
@@ -136,6 +136,36 @@ def test_features_are_the_encoders_output(built):
         found = encode(state, x)
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_fine_tuning_starts_from_the_net_that_is_evaluated(built):
+    file, exp, state = built
+    if exp.kept is None:
+        pytest.skip("no net is kept")
+    paths = record.kept_form(exp.kept, state)
+    params, *stats = READS.get(file, TRAINED)
+    assert paths["params"].removesuffix("/params") == params
+    assert paths["stats"] in ("", *stats)
+    kept = exp.kept(state)
+    variables = {"params": kept.params, "batch_stats": kept.stats}
+    for _, encode, x in encoders(file, exp):
+        expected = encode(state, x)
+        found = kept.net.apply(variables, x / np.float32(255))
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_evaluators_compute_the_features_of_the_experiment(built):
+    file, exp, _ = built
+    found = {
+        evaluator: e.encode
+        for evaluator, e in exp.evals.items()
+        if isinstance(e, Evaluator) and e.encode is not None
+    }
+    if not found:
+        pytest.skip("no evaluator of features")
+    floors = [name for name in found if READS.get(f"{file}/{name}") == ()]
+    assert exp.encode is not None
+    assert all(encode is exp.encode for name, encode in found.items() if name not in floors)
 
 
 def test_classifiers_of_features_learn_from_training_images_and_are_asked_others(built):

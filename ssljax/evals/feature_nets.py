@@ -11,7 +11,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax.checkpoint import load
+from ssljax.checkpoint import load_state
 from ssljax.data import augment
 from ssljax.errors import InputError
 from ssljax.evals.features import shrunk_size
@@ -116,7 +116,7 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
             f"{workdir} holds no trained classifier: make one with `launch/local.sh "
             f"experiments/supervised.py --data DATA --run.workdir {workdir}`."
         ) from None
-    state, size = load(workdir, seed), arguments["image_size"]
+    state, size = load_state(workdir, seed), arguments["image_size"]
     params = {
         "encoder": {"params": state["params"]["encoder"], "batch_stats": state["extra"]["encoder"]},
         "head": state["params"]["head"],

@@ -19,6 +19,12 @@ from ssljax.ranges import check_value
 Tree = Any
 # Nets of images (n, h, w, c) to features (n, d).
 Encoder = ConvNet | ResNet | Annotated[ViT, tyro.conf.subcommand("vit")]
+KNOWN = {kind.__name__: kind for kind in (ConvNet, ResNet, ViT)}
+
+
+def is_known(net: nn.Module) -> bool:
+    """Whether `rebuild` makes a net like this one from its record."""
+    return KNOWN.get(type(net).__name__) is type(net)
 
 
 def rebuild(form: Mapping[str, Any]) -> nn.Module:
@@ -26,7 +32,7 @@ def rebuild(form: Mapping[str, Any]) -> nn.Module:
 
     KeyError for an unknown class.
     """
-    return build({kind.__name__: kind for kind in (ConvNet, ResNet, ViT)}[form["class"]], form)
+    return build(KNOWN[form["class"]], form)
 
 
 def build(kind: type[nn.Module], form: Mapping[str, Any]) -> nn.Module:

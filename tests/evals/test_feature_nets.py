@@ -58,7 +58,7 @@ def test_classifier_reads_a_run(workdir, test):
         z = features(net.apply, net.params, test)
         assert z.shape == (360, 32)
         # The head on these features gives the accuracy on record.
-        head = load(workdir, nets.index(net))["params"]["head"]
+        head = load(workdir, nets.index(net)).state["params"]["head"]
         assert 100 * np.mean(
             np.argmax(z @ head["kernel"] + head["bias"], 1) == test.labels
         ) == pytest.approx(percent)

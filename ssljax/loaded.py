@@ -1,0 +1,215 @@
+"""Loaded runs: the arrays, the record and the features of a run's last checkpoint."""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from dataclasses import dataclass
+import functools
+import importlib.util
+import inspect
+import pathlib
+import types
+from typing import Annotated, Any, get_args, get_origin, get_type_hints, Union
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax import sharding
+from ssljax.checkpoint import flatten, load_state
+from ssljax.errors import InputError
+from ssljax.experiment import Batch, Experiment, TrainState
+from ssljax.record import plain, read_record
+
+Tree = Any
+EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run's last whole checkpoint, with the run's record and its features of images."""
+
+    workdir: pathlib.Path
+    state: dict[str, Any]
+    """Host arrays as nested dictionaries: "params", "opt_state", "extra" and "step"."""
+    make: Callable[..., Experiment] | None = None
+
+    @functools.cached_property
+    def record(self) -> dict[str, Any]:
+        """Content of record.json; InputError where it is damaged or missing."""
+        try:
+            return read_record(self.workdir, "train that run again")
+        except FileNotFoundError:
+            raise InputError(f"{self.workdir} holds no record.json: put back a copy.") from None
+
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        """The run's experiment, made again from the arguments in its record.
+
+        InputError where that is not possible, such as for data that is no longer there.
+        """
+        make = self.make or _make_of(self.record, self.workdir)
+        arguments = restore_arguments(make, self.record["computes"], self.workdir)
+        try:
+            return make(**arguments)
+        except InputError as e:
+            raise InputError(f"The experiment of {self.workdir} can't be made again: {e}") from e
+
+    def encode(self, images: Any) -> Array:
+        """Features (n, d) of uint8 images (n, h, w, c), rows of tokens or waves.
+
+        They are those of the run's own evaluators. InputError where the experiment can't be made
+        again or has no `encode`, or where images are not uint8 as in training.
+        """
+        encode, state, kinds = self._encoder
+        images = jnp.asarray(images)
+        if jnp.uint8 in kinds and images.dtype != jnp.uint8:
+            raise InputError(f"Images must be uint8, as in training, not {images.dtype}.")
+        return encode(state, images)
+
+    @functools.cached_property
+    def _encoder(self) -> tuple[Callable, TrainState, set[Any]]:
+        """The compiled function, the state that it reads, and the types of the training data."""
+        exp = self.experiment
+        if exp.encode is None:
+            raise InputError(
+                f"The experiment of {self.workdir} has no encode: compute features from the "
+                "arrays in `state`."
+            )
+        batch = _batch_of(exp)
+        shapes = jax.eval_shape(exp.init, jax.random.key(0), batch)
+        arrays = flatten({k: self.state.get(k) for k in ("step", "params", "extra")})
+
+        def array(path: Any, x: jax.ShapeDtypeStruct) -> Array:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            found = arrays.get(name)
+            if np.shape(found) != x.shape or found is None:
+                raise InputError(
+                    f"The checkpoint in {self.workdir} and its experiment have another {name}: "
+                    "load it with the code that it was trained with."
+                )
+            return jnp.asarray(found, x.dtype)
+
+        shapes = shapes.replace(opt_state=())  # Features are not computed from it.
+        state = jax.tree_util.tree_map_with_path(array, shapes)
+        return jax.jit(exp.encode), state, {x.dtype.type for x in jax.tree.leaves(batch)}
+
+
+def load(
+    workdir: str | pathlib.Path, seed: int = 0, make: Callable[..., Experiment] | None = None
+) -> Loaded:
+    """The run in `workdir` at its last whole checkpoint.
+
+    Of a run with several seeds, lane `seed` (counted from 0). `make` is the function of the run's
+    experiment, by default the one of its file in experiments/ of this checkout; no code is read
+    from the run's folder. Damaged checkpoints after the last whole one are named. InputError where
+    there is none.
+    """
+    return Loaded(pathlib.Path(workdir).expanduser(), load_state(workdir, seed), make)
+
+
+def _make_of(record: Mapping[str, Any], workdir: pathlib.Path) -> Callable[..., Experiment]:
+    """The function of a run's experiment file in this checkout."""
+    name = pathlib.Path(record.get("experiment") or record["launches"][-1]["command"][0]).stem
+    file = EXPERIMENTS / f"{name}.py"
+    if not file.is_file():
+        raise InputError(
+            f"The run in {workdir} was made by {name}.py, which is no file of {EXPERIMENTS}: give "
+            "the function that makes its experiment, ssljax.load(workdir, make=...)."
+        )
+    copies = sorted((workdir / "source").rglob(file.name), key=lambda f: f.stat().st_mtime)
+    if copies and copies[-1].read_bytes() != file.read_bytes():
+        print(f"Note: {file.name} has changed since {workdir} was last launched.")
+    spec = importlib.util.spec_from_file_location(f"experiments.{name}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def restore_arguments(
+    make: Callable, computes: Mapping[str, Any], workdir: str | pathlib.Path
+) -> dict[str, Any]:
+    """The arguments of `make` that a record has as JSON.
+
+    An argument that an older record lacks has its default. InputError for one that `make` does not
+    take, or whose value is none of its annotation.
+    """
+    parameters = inspect.signature(make).parameters
+    hints = get_type_hints(make, include_extras=True)
+    found = {}
+    for name, form in computes.items():
+        if name == "run":  # The seeds.
+            continue
+        try:
+            if name not in parameters:
+                raise ValueError(f"{make.__name__} has no such argument")
+            found[name] = _restored(form, hints.get(name, Any), parameters[name].default)
+        except (ValueError, TypeError) as e:
+            why = str(e).splitlines()[0]
+            raise InputError(
+                f"The argument {name} in the record of {workdir} can't be restored ({why}): give "
+                "the function that the run was made with, ssljax.load(workdir, make=...)."
+            ) from e
+    return found
+
+
+def _restored(form: Any, hint: Any, default: Any) -> Any:
+    """An argument from what `record.plain` gave, by its annotation and default.
+
+    ValueError where the annotation has no such class.
+    """
+    if default is not inspect.Parameter.empty and plain(default) == form:
+        return default  # As it must be for functions, which have only names in a record.
+    kinds = list(_classes(hint))
+    if isinstance(form, dict) and "class" in form:
+        named = [kind for kind in kinds if kind.__name__ == form["class"]]
+        if not named:
+            raise ValueError(f"there is no class {form['class']} for it")
+        hints = get_type_hints(named[0], include_extras=True)
+        defaults = {f.name: f.default for f in dataclasses.fields(named[0])}
+        values = {}
+        for name, value in form.items():
+            if name == "class":
+                continue
+            if name not in defaults:
+                raise ValueError(f"{form['class']} has no field {name}")
+            usual = defaults[name]
+            usual = inspect.Parameter.empty if usual is dataclasses.MISSING else usual
+            values[name] = _restored(value, hints[name], usual)
+        return named[0](**values)
+    if isinstance(form, dict):
+        return {k: _restored(v, Any, inspect.Parameter.empty) for k, v in form.items()}
+    if isinstance(form, list):
+        items = [hint for kind in _options(hint) if get_origin(kind) for hint in get_args(kind)]
+        inner = Union[tuple(x for x in items if x is not ...)] if items else Any  # noqa: UP007
+        found = [_restored(x, inner, inspect.Parameter.empty) for x in form]
+        return found if list in kinds else tuple(found)
+    if isinstance(form, str) and Callable in kinds and str not in kinds:
+        raise ValueError(f"{form} is only the name of a function")
+    return form
+
+
+def _options(hint: Any) -> Iterator[Any]:
+    """The types of an annotation, with those of a union apart."""
+    if get_origin(hint) is Annotated:
+        yield from _options(get_args(hint)[0])
+    elif get_origin(hint) in (Union, types.UnionType):
+        for option in get_args(hint):
+            yield from _options(option)
+    else:
+        yield hint
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    """The classes of an annotation, list for list[int]."""
+    for option in _options(hint):
+        kind = get_origin(option) or option
+        if isinstance(kind, type):
+            yield kind
+
+
+def _batch_of(exp: Experiment) -> Batch:
+    """Shapes of a batch of an experiment."""
+    mesh = sharding.make_mesh()
+    first = next(exp.data.feed(0, 0, mesh))
+    return jax.eval_shape(exp.data.batch, exp.data.resident(), first)
