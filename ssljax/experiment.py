@@ -14,6 +14,7 @@ import optax
 
 from ssljax import sharding
 from ssljax.data.feed import Data
+from ssljax.errors import InputError
 from ssljax.optim import ema_decay
 
 Tree = Any  # A pytree of arrays.
@@ -109,9 +110,15 @@ def minimize(tx: optax.GradientTransformation, loss: Callable) -> Callable:
     new state.
     """
 
+    def loss_of_params(params: Tree, state: TrainState, batch: Batch, key: Array) -> Any:
+        out = loss(params, state, batch, key)
+        if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], tuple)):
+            raise InputError("A loss must return (value, (extra, metrics)).")
+        return out
+
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         params, opt_state, (extra, metrics) = descend(
-            tx, lambda p: loss(p, state, batch, key), state.params, state.opt_state
+            tx, lambda p: loss_of_params(p, state, batch, key), state.params, state.opt_state
         )
         return state.replace(params=params, opt_state=opt_state, extra=extra), metrics
 

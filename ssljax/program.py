@@ -265,7 +265,8 @@ def _first_change(old: Tree, new: Tree) -> str:
     a, b = flatten(old), flatten(new)
     for k in [*a, *b]:
         if k not in a or k not in b:
-            return f"{k} is only there {'before' if k in a else 'after'}"
+            cure = "; a loss returns every entry of extra, as in {**state.extra, ...}"
+            return f"{k} is only there " + (f"before{cure}" if k in a else "after")
         if _form(a[k]) != _form(b[k]):
             before = f"{a[k].dtype}{list(a[k].shape)}"
             return f"{k} is {before} before and {b[k].dtype}{list(b[k].shape)} after"

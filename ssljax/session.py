@@ -392,7 +392,7 @@ def _advice(worse: Sequence[tuple[str, str]]) -> str:
         said.append(f"worse than the floor: {', '.join(names['floor'])}")
     return (
         f"! {'; '.join(said)}. Usual causes are a learning rate that is too high, too few steps, "
-        "and collapse: see the curves."
+        "and collapse (see the curves), or a floor that is high, as raw pixels of small digits."
     )
 
 

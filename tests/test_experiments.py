@@ -1,6 +1,7 @@
 """Every experiment file, tiny: it trains, resumes to the bit and evaluates, and computes the same
 on any layout of devices, of which none computes the whole batch."""
 
+import ast
 from dataclasses import replace
 from functools import partial
 import importlib
@@ -139,8 +140,15 @@ def mesh_of(n, fsdp):
 class TestFile:
     def test_reads_like_the_paper(self, file):
         header = file.read_text().split('"""')[1]
-        assert "arxiv.org" in header, "the module docstring names its paper"
-        assert f"launch/local.sh experiments/{file.name}" in header, "and its command"
+        assert "arxiv.org" in header, "the module docstring must have the paper's arxiv.org"
+        command = f"launch/local.sh experiments/{file.name}"
+        assert command in header, f"the module docstring must have the command {command}"
+        function = next(
+            n for n in ast.parse(file.read_text()).body if getattr(n, "name", "") == file.stem
+        )
+        body = [n for n in function.body if isinstance(n, ast.FunctionDef)]
+        lines = sum(n.end_lineno - n.lineno + 1 for n in body)
+        assert lines <= 52, f"init, loss, step and encode take {lines} lines: about 45 fit a screen"
 
     def test_layouts_agree(self, file):
         """One device, seven, and eight with parameters split over four: on what a step changes.
@@ -169,8 +177,12 @@ class TestFile:
         if file.stem in WHOLE_BATCH:
             assert found, "no reason needed any more: remove it from WHOLE_BATCH"
         else:
-            assert not found, f"each device computes the whole batch, without over_batch: {found}"
-
+            assert not found, (
+                f"Each device computes the whole batch: {found}. Put over_batch around noise, "
+                "masks and indices that are born in the step. If the method needs the whole batch, as a "
+                f"queue does, add {file.stem} to WHOLE_BATCH with the reason."
+                "masks and indices that are born in the step. If the method needs the whole batch, "
+                f"as a queue does, add {file.stem} to WHOLE_BATCH with the reason."
     def test_trains_resumes_and_evaluates(self, file, tmp_path, one_device):
         """Two runs of two steps end with the bits of one of four, and with results and figures."""
         whole = train(replace(make(file, 4), evals={}))

@@ -41,7 +41,9 @@ class Option:
 
 
 def function_of(file: str) -> Callable:
-    return getattr(importlib.import_module(f"experiments.{file}"), file)
+    module = importlib.import_module(f"experiments.{file}")
+    assert hasattr(module, file), f"experiments/{file}.py needs a function {file}, named after it"
+    return getattr(module, file)
 
 
 @functools.cache
