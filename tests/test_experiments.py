@@ -179,10 +179,10 @@ class TestFile:
         else:
             assert not found, (
                 f"Each device computes the whole batch: {found}. Put over_batch around noise, "
-                "masks and indices that are born in the step. If the method needs the whole batch, as a "
-                f"queue does, add {file.stem} to WHOLE_BATCH with the reason."
                 "masks and indices that are born in the step. If the method needs the whole batch, "
                 f"as a queue does, add {file.stem} to WHOLE_BATCH with the reason."
+            )
+
     def test_trains_resumes_and_evaluates(self, file, tmp_path, one_device):
         """Two runs of two steps end with the bits of one of four, and with results and figures."""
         whole = train(replace(make(file, 4), evals={}))
