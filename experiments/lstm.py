@@ -35,7 +35,7 @@ from ssljax.evals.recurrent import (
     recurrent_sample,
 )
 from ssljax.models.rnn import nats, RNN, RNNLanguageModel
-from ssljax.ranges import checked, Count, CountOrZero, Positive, Share
+from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Positive, Share
 
 RATES = {"lstm": 1.0, "gru": 0.3, "tanh": 0.1}  # The best of those in the docstring above.
 
@@ -50,7 +50,7 @@ def lstm(
     batch_size: Count = 20,
     length: Count = 20,
     epochs: Count = 13,
-    lr: Positive | None = None,
+    lr: NotNegative | None = None,
     flat_epochs: CountOrZero = 4,
     decay: Share = 0.5,
     clip: Positive = 5.0,

@@ -1,6 +1,6 @@
 """Commands in docstrings and the README: all are parsed; those on images or sounds are lowered.
 
-Data sets are replaced by zeros of their shape, which tests flags and shapes at the papers' sizes.
+Data sets are replaced by constants of their shape, which tests flags and shapes at the papers' sizes.
 """
 
 import functools
@@ -90,12 +90,12 @@ KEY = jax.random.key(0)
 
 
 @pytest.fixture
-def zeros(monkeypatch):
-    """Sets of the right shape that take no memory."""
+def constants(monkeypatch):
+    """Sets of the right shape that take no memory: pixels are the number of their channel."""
 
     def stand_in(zero, n, *shape):
         return Arrays(
-            np.broadcast_to(zero, (n, *shape)),
+            np.broadcast_to(np.arange(shape[-1] or 1).astype(zero.dtype), (n, *shape)),
             np.arange(n, dtype=np.int32) % 10,
             list("0123456789"),
         )
@@ -139,7 +139,7 @@ def test_flags_are_known(command, monkeypatch):
     + [(name, IMAGENET) for name in JOINT],
     ids=name_of,
 )
-def test_steps_lower_for_gpus_at_full_size(command, monkeypatch, zeros, tmp_path):
+def test_steps_lower_for_gpus_at_full_size(command, monkeypatch, constants, tmp_path):
     monkeypatch.chdir(tmp_path)
     exp = called(monkeypatch, command, build=True)
     batch = {

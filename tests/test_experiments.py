@@ -68,6 +68,7 @@ WHOLE_BATCH = {
     "colourise": "XLA does not split top_k, which finds a pixel's nearest bins",
     "cpc": NEGATIVES,
     "dino": VIEWS,
+    "iwae": "the draws of an image are in front of the batch, which moves them between devices",
     "lejepa": VIEWS,
     "lstm": CARRIED,
     "moco": "the queue is on each device, and takes all keys",
@@ -172,7 +173,7 @@ class TestFile:
             for a, b in zip(extra, other_extra, strict=True):
                 np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(a).max() + 1e-6)
             for a, b in zip(moments, other_moments, strict=True):
-                np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max() + 1e-8)
+                np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max() + 5e-8)
         found = seven.whole_batches()
         if file.stem in WHOLE_BATCH:
             assert found, "no reason needed any more: remove it from WHOLE_BATCH"

@@ -398,7 +398,7 @@ def of_nnclr(p, state, target, x1, x2):
 
 
 def of_barlow(p, state, target, x1, x2):
-    z1, z2 = ((z - z.mean(0)) / z.std(0) for z in (through(p, x1), through(p, x2)))
+    z1, z2 = ((z - z.mean(0)) / jnp.sqrt(z.var(0) + 1e-5) for z in (through(p, x1), through(p, x2)))
     c = z1.T @ z2 / 32
     same = jnp.eye(6, dtype=bool)
     return jnp.sum(jnp.where(same, (1 - c) ** 2, 5e-3 * c**2))
