@@ -1,6 +1,6 @@
 """Commands in docstrings and the README: all are parsed; those on images or sounds are lowered.
 
-Data sets are replaced by constants of their shape, which tests flags and shapes at the papers' sizes.
+Data sets are constants of the right shape, which tests flags and shapes at the papers' sizes.
 """
 
 import functools
