@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssljax.data import images
 from ssljax.data.colour import gamut, lab_to_rgb, occurrences, rgb_to_lab
-from ssljax.data.sources import images
 from ssljax.errors import InputError
 from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced_loss, soft_bins
 

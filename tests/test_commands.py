@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ssljax import cli, sharding
-from ssljax.data import audio, sources
+from ssljax.data import audio, tfds
 from ssljax.data.sources import Arrays
 from tests.conftest import ROOT
 
@@ -101,7 +101,7 @@ def constants(monkeypatch):
         )
 
     monkeypatch.setattr(
-        sources, "_tfds", lambda name, split, size: stand_in(np.uint8(0), *SHAPES[name])
+        tfds, "tfds_images", lambda name, split, size: stand_in(np.uint8(0), *SHAPES[name])
     )
     monkeypatch.setattr(
         audio, "recordings", lambda data, split, length, rate: stand_in(np.int16(0), 10_000, length)

@@ -18,10 +18,11 @@ import pytest
 from sklearn.datasets import load_digits, load_sample_images
 
 from ssljax import sharding
-from ssljax.data import cache, feed, images, sources
+from ssljax.data import cache, feed, images, sources, tfds
+from ssljax.data.decode import fit
 from ssljax.data.feed import local_rows, Rows, Streamed
 from ssljax.data.order import indices, order
-from ssljax.data.sources import Arrays, fit, OnDisk
+from ssljax.data.sources import Arrays, OnDisk
 from ssljax.errors import InputError
 from tests.conftest import ROOT
 
@@ -573,7 +574,7 @@ def test_held_out_examples_are_deterministic():
 
 def test_held_out_reads_only_the_tfds_training_split(monkeypatch):
     asked, whole = [], random_set(200)
-    monkeypatch.setattr(sources, "_tfds", lambda *what: asked.append(what) or whole)
+    monkeypatch.setattr(tfds, "tfds_images", lambda *what: asked.append(what) or whole)
     train, test = (images("mnist:3.0.1:validation", split, 8) for split in ("train", "test"))
     assert set(asked) == {("mnist:3.0.1", "train", 8)}
     assert np.bincount(train.labels).min() > 0 and np.bincount(test.labels).min() > 0

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssljax.data import images
 from ssljax.data.gradients import gradient, integrate
-from ssljax.data.sources import images
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (8, 13), (1, 6)])

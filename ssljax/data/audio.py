@@ -16,9 +16,9 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax.data.folders import class_files
 from ssljax.data.sources import (
     Arrays,
-    class_files,
     OnDisk,
     RESIDENT_BYTES,
     Source,

@@ -8,7 +8,7 @@ import unicodedata
 
 import numpy as np
 
-from ssljax.data import sources
+from ssljax.data import sources, tfds
 from ssljax.errors import InputError
 from ssljax.fingerprint import reported
 
@@ -64,7 +64,7 @@ def documents(data: str, split: str) -> Documents:
         return Documents([_read(splits[_known(data, split, splits)])])
     if path.is_dir():
         return _folder(path, split)
-    if path.suffix or (os.sep in data and not sources.has_config(data)):
+    if path.suffix or (os.sep in data and not tfds.has_config(data)):
         raise InputError(f"There is no file or folder {data}: check the path given as --data.")
     return _tfds(data, split)
 
@@ -244,7 +244,7 @@ def _folder(root: pathlib.Path, split: str) -> Documents:
 
 def _tfds(name: str, split: str) -> Documents:
     instead = f"or take --data {EMBEDDED}, which is embedded and needs no download"
-    builder = sources.tfds_builder(
+    builder = tfds.builder_of(
         name,
         [EMBEDDED],
         f"give a TFDS name, a text file, a folder of .txt files, or {EMBEDDED}, which is embedded",
@@ -252,9 +252,9 @@ def _tfds(name: str, split: str) -> Documents:
     features = builder.info.features
     if "text" not in features:
         raise InputError(f"{name} holds {', '.join(features)}, and no text: it is not a text set.")
-    sources.check_prepared(name, builder, instead)
-    rows = sources.data_source(name, builder, _known(name, split, builder.info.splits), instead)
-    rows = list(sources.all_rows(rows))
+    tfds.check_prepared(name, builder, instead)
+    rows = tfds.data_source(name, builder, _known(name, split, builder.info.splits), instead)
+    rows = list(tfds.all_rows(rows))
     text = [row["text"].decode() if isinstance(row["text"], bytes) else row["text"] for row in rows]
     text = [compose(t) for t in text]
     labels = np.array([row["label"] for row in rows], np.int32) if "label" in features else None

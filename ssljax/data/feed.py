@@ -50,7 +50,7 @@ def feed(source: Source, batch_size: int) -> Data:
     check_batch(batch_size, len(source))
     if not isinstance(source, Arrays):
         return Streamed(source, batch_size)
-    return Rows({"image": source.image, "label": source.labels}, batch_size)
+    return Rows(source.arrays(), batch_size)
 
 
 def steps_of(

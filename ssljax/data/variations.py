@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from ssljax.data import sources
+from ssljax.data import image_sets, sources
 from ssljax.data.sources import Arrays, Source
 from ssljax.errors import InputError
 from ssljax.fingerprint import reported
@@ -15,7 +15,7 @@ SPLITS = {"train": 10_000, "validation": 2_000, "test": 50_000}
 
 @reported("images")
 def variation_images(name: str, split: str, image_size: int = 0) -> Source:
-    """`rect`, `rect-1000` or `bg-rand`, or any set of `sources.images`.
+    """`rect`, `rect-1000` or `bg-rand`, or any set of `image_sets.images`.
 
     The former have a validation split, for choosing settings. `rect-1000` has as many images for
     training and validation as the published files of `rect`: 1,000 and 200. InputError for another
@@ -37,10 +37,10 @@ def variation_images(name: str, split: str, image_size: int = 0) -> Source:
                 f"{name} has no {split} split: only {', '.join(made)} have one for validation; for "
                 f"others give --data {name}:{sources.HELD_OUT}."
             )
-        return sources.images(name, split, image_size)
+        return image_sets.images(name, split, image_size)
     if split not in SPLITS:
         raise InputError(f"{name} has no {split} split; it has {', '.join(SPLITS)}.")
-    return sources._resized(made[name](), image_size)
+    return image_sets.resized(made[name](), image_size)
 
 
 def rectangles(split: str, n: int | None = None, seed: int = 2007) -> Arrays:
@@ -65,7 +65,7 @@ def rectangles(split: str, n: int | None = None, seed: int = 2007) -> Arrays:
 
 def random_background(split: str, seed: int = 2007) -> Arrays:
     """62,000 of MNIST's digits, whose black pixels are replaced by noise, uniform in 0..255."""
-    both = [sources.images("mnist", s) for s in ("train", "test")]
+    both = [image_sets.images("mnist", s) for s in ("train", "test")]
     rng = np.random.default_rng(seed)
     ends = np.cumsum([0, *SPLITS.values()])
     i = list(SPLITS).index(split)
