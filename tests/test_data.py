@@ -22,7 +22,7 @@ from ssljax.data import cache, feed, images, sources, tfds
 from ssljax.data.decode import fit
 from ssljax.data.feed import local_rows, Rows, Streamed
 from ssljax.data.order import indices, order
-from ssljax.data.sources import Arrays, OnDisk
+from ssljax.data.sources import Arrays, OnDisk, Selected
 from ssljax.errors import InputError
 from tests.conftest import ROOT
 
@@ -590,7 +590,7 @@ def test_large_and_small_folders_have_the_same_splits(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "RESIDENT_BYTES", 0)
     for a, split in zip(resident, ("train", "test")):
         b = images(f"{name}:validation", split)
-        assert isinstance(b, OnDisk) and len(a) == len(b)
+        assert isinstance(b, Selected) and isinstance(b.source, OnDisk) and len(a) == len(b)
         assert_same(a.read(np.arange(len(a))), b.read(np.arange(len(a))))
         assert set(a.labels) == set(range(10))
     assert [len(s) for s in resident] == [90, 10]
