@@ -10,7 +10,7 @@ import jax
 import optax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.anomaly import anomaly_auroc, of_class
 from ssljax.evals.pictures import compared
 from ssljax.losses.elbo import kl_normal
@@ -22,8 +22,7 @@ from ssljax.ranges import checked, Count, CountOrZero, Positive
 
 @checked
 def anomaly(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: PlainImages = PlainImages(),
     normal: CountOrZero = 0,
     coder: Dense | Convolutional = Dense((500,)),
     latents: Count = 20,
@@ -35,8 +34,7 @@ def anomaly(
     """A VAE of one class, and how well it separates the other classes from it.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from.
         normal: Index of the class to train on, from 0.
         coder: Nets of q(z|x) and p(x|z).
         latents: Dimensions of z.
@@ -45,8 +43,8 @@ def anomaly(
         batch_size: Images in a step.
         lr: Learning rate.
     """
-    train = of_class(images(data, "train", image_size), normal)
-    test = images(data, "test", image_size)
+    every, test, *_ = data.read(labels=True)
+    train = of_class(every, normal)
     net, tx = VAE(coder, latents, train.shape, pixels), optax.adam(lr)
 
     def apply(params, method, *args):

@@ -16,13 +16,12 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, InputError, main, minimize, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, Images, steps_of
 from ssljax.evals.average import average, linear_floor
 from ssljax.evals.cluster import clusters
 from ssljax.evals.compress import compression
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import compared, feature_map
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.pictures import compared
+from ssljax.evals.representation import representation
 from ssljax.losses.reconstruction import (
     contractive_penalty,
     corrupt,
@@ -32,13 +31,12 @@ from ssljax.losses.reconstruction import (
     squared_error,
 )
 from ssljax.models.coder import Convolutional, Dense
-from ssljax.ranges import checked, Count, CountOrZero, Interior, NotNegative, Positive
+from ssljax.ranges import checked, Count, Interior, NotNegative, Positive
 
 
 @checked
 def autoencoder(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     coder: Dense | Convolutional = Dense((500, 250)),
     code: Count = 16,
     noise: Noise = "none",
@@ -54,8 +52,7 @@ def autoencoder(
     """An autoencoder: images through a narrow code and back.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         coder: Nets from the image to the code and back.
         code: Units of the code.
         noise: Corruption of the encoder's input; the target is the clean image.
@@ -74,7 +71,8 @@ def autoencoder(
         )
     if noise in ("masking", "salt_and_pepper") and amount > 1:
         raise InputError(f"--amount must be at most 1 for --noise {noise}, not {amount}.")
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read()
+    train, test = sets.train, sets.test
     encoder, decoder, tx = coder.encoder(code), coder.decoder(train.shape), optax.adam(lr)
 
     def corrupted(key, image):
@@ -138,10 +136,8 @@ def autoencoder(
             ),
             "floor": linear_floor(train, test, code),
             "rate": compression(reconstruct, test, bits=16 * code),
-            "clusters": clusters(encode, test),
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "codes": feature_map(encode, test),
+            **({"clusters": clusters(encode, sets.queries)} if sets.labelled else {}),
+            **representation(encode, sets),
             "images": compared(show, test),
         },
     )

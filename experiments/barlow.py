@@ -16,24 +16,20 @@
 import jax
 
 from ssljax import Experiment, Kept, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, few, Images, steps_of
 from ssljax.data.views import Views
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map, views
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.representation import representation
 from ssljax.losses.redundancy import barlow_twins_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, NotNegative, Part, Positive
 
 
 @checked
 def barlow(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     view: Views = Views(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(512, 512), norm=True, last_bias=False),
@@ -48,8 +44,7 @@ def barlow(
     """Barlow Twins: features correlate across two views, each with itself alone.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         view: Random views of an image.
         encoder: f: encoder, whose features are evaluated.
         head: Projector, which only training uses; a wide one is better.
@@ -61,18 +56,19 @@ def barlow(
         warmup: Fraction of training over which the learning rate rises to its peak.
         weight_decay: Weight decay.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True)
+    train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
-        params, stats = net.init((k1, k3), view(k2, batch["image"][:2]))
+        params, stats = net.init((k1, k3), view(k2, few(batch)))
         return TrainState.create(tx, params, **stats)
 
     def loss(params, state, batch, key):
-        x = view.each(key, batch["image"])
+        x = view.each(key, batch)
         # Each view has batch statistics of its own, as in the authors' code.
         z, stats = net.each(params, state.extra, x)
         value = barlow_twins_loss(*z, redundancy)
@@ -88,13 +84,7 @@ def barlow(
         num_steps=num_steps,
         encode=encode,
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
-        evals={
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "collapse": collapse(encode, test),
-            "features": feature_map(encode, test),
-            "views": views(view.either, train),
-        },
+        evals=representation(encode, sets, view.either),
     )
 
 

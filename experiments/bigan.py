@@ -16,20 +16,19 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, main, minimize, player_variables, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, Images, steps_of
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, samples
 from ssljax.losses.adversarial import gan_critic_loss
 from ssljax.models import apply_training
 from ssljax.models.mlp import MLP
-from ssljax.ranges import checked, Count, CountOrZero, Counts, Part, Positive
+from ssljax.ranges import checked, Count, Counts, Part, Positive
 from ssljax.sharding import over_batch
 
 
 @checked
 def bigan(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     latents: Count = 50,
     hidden: Counts = (256, 256),
     epochs: Count = 150,
@@ -40,8 +39,7 @@ def bigan(
     """BiGAN of dense networks: features without reconstruction, evaluated by the nearest neighbour.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (mnist, fashion_mnist), a folder or an .npz.
-        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        data: Images to learn from, and those that features are judged on.
         latents: Dimensions of z, which is uniform in [-1, 1], and of the encoder's features.
         hidden: Widths of the hidden layers of each of the three networks.
         epochs: Passes over the training set.
@@ -49,7 +47,8 @@ def bigan(
         lr: Learning rate of Adam, for all networks; the paper's is 2e-4, for longer training.
         b1: β₁ of Adam: decay of the gradient's moving average.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read()
+    train, test = sets.train, sets.test
     num_steps = steps_of(epochs, train, batch_size)
     size = math.prod(train.shape)
     gen = MLP((*hidden, size), norm=True, activation="leaky_relu")
@@ -107,7 +106,7 @@ def bigan(
         num_steps=num_steps,
         encode=encode,
         evals={
-            "knn": knn(encode, train, test, k=1),
+            **({"knn": knn(encode, sets.bank, sets.queries, k=1)} if sets.labelled else {}),
             "samples": samples(draw),
             "inverted": compared(reconstruct, test),
         },

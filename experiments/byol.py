@@ -23,24 +23,20 @@ of three seeds; the linear probe is level).
 import jax
 
 from ssljax import ema, Experiment, Kept, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, few, Images, steps_of
 from ssljax.data.views import Views
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map, views
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.representation import representation
 from ssljax.losses.distillation import byol_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, check_predictor, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, rising_decay, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
 
 
 @checked
 def byol(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     view: Views = Views(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
@@ -56,8 +52,7 @@ def byol(
     """BYOL: from one view the online net predicts the target net's projection of the other.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         view: Random views of an image.
         encoder: f: encoder, whose features are evaluated.
         head: g: projection head, which only training uses.
@@ -71,7 +66,8 @@ def byol(
         weight_decay: Weight decay.
     """
     check_predictor(head, predictor)
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True)
+    train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     tau = rising_decay(decay, num_steps)
@@ -79,12 +75,12 @@ def byol(
     net = Chain(encoder=encoder, head=head, predictor=predictor)
 
     def init(key, batch):
-        params, stats = net.init(jax.random.split(key, 3), view(key, batch["image"][:2]))
+        params, stats = net.init(jax.random.split(key, 3), view(key, few(batch)))
         target = {k: params[k] for k in ("encoder", "head")}
         return TrainState.create(tx, params, **stats, target=target)
 
     def loss(params, state, batch, key):
-        x, target = view.each(key, batch["image"]), state.extra["target"]
+        x, target = view.each(key, batch), state.extra["target"]
         # ξ is the average up to this step's θ.
         target = ema(target, {k: params[k] for k in target}, tau(state.step))
         # In both nets each view has batch statistics of its own.
@@ -103,13 +99,7 @@ def byol(
         num_steps=num_steps,
         encode=encode,
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
-        evals={
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "collapse": collapse(encode, test),
-            "features": feature_map(encode, test),
-            "views": views(view.either, train),
-        },
+        evals=representation(encode, sets, view.either),
     )
 
 

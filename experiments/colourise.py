@@ -15,24 +15,23 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, Images, steps_of
 from ssljax.data.colour import gamut, lab_to_rgb, occurrences, rgb_to_lab
 from ssljax.evals.accuracy import accuracy_of_versions
 from ssljax.evals.average import average, psnr
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.features import subset
-from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared
+from ssljax.evals.representation import representation
 from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced_loss, soft_bins
 from ssljax.models.unet import UNet
 from ssljax.optim import adamw, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, Fraction, Positive, Share
+from ssljax.ranges import checked, Count, Fraction, Positive, Share
 
 
 @checked
 def colourise(
-    data: str = "photos",
-    image_size: CountOrZero = 0,
+    data: Images = Images("photos"),
     loss: Literal["bins", "regression"] = "bins",
     step: Positive = 10.0,
     rarity: Fraction = 0.5,
@@ -45,8 +44,7 @@ def colourise(
     """Colours of a grey image: for each pixel a distribution over bins of the a*b* plane.
 
     Args:
-        data: Images in colour: photos (embedded), a TFDS set (cifar10), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         loss: Weighted cross-entropy over bins (eq. 2), or squared error (eq. 1).
         step: Width of the bins in a and b.
         rarity: 1 - λ in eq. 4: how much rare colours are weighted up.
@@ -56,7 +54,8 @@ def colourise(
         batch_size: Images in a step.
         lr: Peak learning rate, after a warm-up over a tenth of training.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read()
+    train, test = sets.train, sets.test
     num_steps = steps_of(epochs, train, batch_size)
     tx = adamw(warmup_cosine(lr, num_steps))
 
@@ -115,9 +114,9 @@ def colourise(
     evals = {
         "test": average(errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_grey"}),
         "pictures": compared(show, test),
-        "knn": knn(encode, train, test),
+        **representation(encode, sets, probe=False),
     }
-    if classifier:
+    if classifier and sets.labelled:
         evals["named"] = accuracy_of_versions(
             versions,
             feature_net(classifier),

@@ -11,20 +11,19 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, PlainImages, steps_of
 from ssljax.evals.accuracy import accuracy
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import samples
 from ssljax.losses.elbo import iwae_bound, kl_normal
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.vae import Pixels, VAE
-from ssljax.ranges import checked, Count, CountOrZero, Positive
+from ssljax.ranges import checked, Count, Positive
 
 
 @checked
 def cvae(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: PlainImages = PlainImages(),
     coder: Dense | Convolutional = Dense((500,)),
     latents: Count = 20,
     pixels: Pixels = "binary",
@@ -39,8 +38,7 @@ def cvae(
     are those of vae.py.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (fashion_mnist), a folder or an .npz.
-        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        data: Images to learn from.
         coder: Networks of q(z|x, y) and p(x|z, y).
         latents: Dimensions of z.
         pixels: p(x|z, y) of a pixel: Bernoulli (binary or grey), or normal (gaussian).
@@ -49,7 +47,7 @@ def cvae(
         lr: Learning rate of Adam.
         draws: Draws of q(z|x, y) for the likelihood of each class.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    train, test, *_ = data.read(labels=True)
     num_steps = steps_of(epochs, train, batch_size)
     classes = train.num_classes
     net = VAE(coder, latents, train.shape, pixels)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, main, player_ema, player_variables, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, Images, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
@@ -18,14 +18,13 @@ from ssljax.evals.probe import linear_probe
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.ranges import checked, Count, CountOrZero, Counts, Fraction, Part, Positive
+from ssljax.ranges import checked, Count, Counts, Fraction, Part, Positive
 from ssljax.sharding import over_batch
 
 
 @checked
 def dcgan(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     latents: Count = 100,
     widths: Counts = (32, 64, 128),
     diff_augment: bool = False,
@@ -41,8 +40,7 @@ def dcgan(
     The paper probes all layers of the discriminator (section 5.1).
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        data: Images to learn from, and those that features are judged on.
         latents: Dimensions of the generator's noise z, which is standard normal.
         widths: Channels of the discriminator at each halving; the generator's are reversed.
         diff_augment: Augment all that the discriminator sees, for small sets (arXiv:2006.10738).
@@ -53,7 +51,8 @@ def dcgan(
         b1: β₁ of Adam: decay of the gradient's moving average.
         decay: EMA decay of the generator used for sampling; lower in the first steps.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read()
+    train, test = sets.train, sets.test
     num_steps = steps_of(epochs, train, batch_size)
     gen, disc = Generator(train.shape, widths[::-1]), Discriminator(widths)
     last_layer = disc.clone(head=False)
@@ -104,7 +103,7 @@ def dcgan(
         evals={
             "samples": samples(draw),
             "test": generated(draw, feature_net(features), train, test),
-            "probe": linear_probe(encode, train, test),
+            **({"probe": linear_probe(encode, sets.bank, sets.queries)} if sets.labelled else {}),
         },
     )
 

@@ -19,12 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import ema, Experiment, Kept, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, few, Images, steps_of
 from ssljax.data.views import MultiCrop
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map, views
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.pictures import views
+from ssljax.evals.representation import representation
 from ssljax.losses.distillation import dino_loss, teacher_temperature
 from ssljax.losses.infonce import normalize, product
 from ssljax.models.convnet import ConvNet
@@ -37,13 +35,12 @@ from ssljax.optim import (
     rising_decay,
     warmup_cosine,
 )
-from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
 
 
 @checked
 def dino(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     crops: MultiCrop = MultiCrop(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
@@ -65,8 +62,7 @@ def dino(
     """DINO: all views predict what the teacher, the student's moving average, says of large ones.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         crops: Large and small random views of an image.
         encoder: f: encoder; the teacher's features are evaluated.
         head: h: projection head, which only training uses.
@@ -85,7 +81,8 @@ def dino(
         weight_decay: Weight decay.
         final_decay: Weight decay at the end, reached by a cosine; None for constant decay.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True)
+    train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
     wd = cosine(weight_decay, final_decay, num_steps)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), wd)
@@ -101,13 +98,13 @@ def dino(
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
-        params, stats = net.init((k1, k2), crops.view(key, batch["image"][:2]))
+        params, stats = net.init((k1, k2), crops.view(key, few(batch)))
         params["prototypes"] = jax.random.normal(k3, (prototypes, head.widths[-1]))
         extra = {"teacher": params, "seen": stats, "centre": jnp.zeros(prototypes)}
         return TrainState.create(tx, params, **stats, **extra)
 
     def loss(params, state, batch, key):
-        x, extra, c = crops(key, batch["image"]), state.extra, params["prototypes"]
+        x, extra, c = crops(key, batch), state.extra, params["prototypes"]
         c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
         teacher = ema(extra["teacher"], params, m(state.step))
         # Teacher and student have batch statistics of their own.
@@ -133,11 +130,7 @@ def dino(
             encoder, state.extra["teacher"]["encoder"], state.extra["seen"]["encoder"]
         ),
         evals={
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "collapse": collapse(encode, test),
-            "features": feature_map(encode, test),
-            "views": views(large.either, train),
+            **representation(encode, sets, large.either),
             **({"small_views": views(small[0], train)} if small else {}),
         },
     )

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, Kept, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, few, PlainImages, steps_of
 from ssljax.data.sources import share
 from ssljax.data.views import Views
 from ssljax.evals.accuracy import accuracy
@@ -34,8 +34,7 @@ from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Share
 
 @checked
 def finetune(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: PlainImages = PlainImages(),
     pretrained: str = "",
     lane: CountOrZero = 0,
     scratch: bool = False,
@@ -50,8 +49,7 @@ def finetune(
     """An encoder and a new linear layer, trained together on all labels or a fraction of them.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from.
         pretrained: Folder of the run whose encoder to start from; empty to start from scratch.
         lane: Index of the seed in that run, from 0.
         scratch: Use that run's architecture with new weights: what fine-tuning must beat.
@@ -64,7 +62,7 @@ def finetune(
         lr: Peak learning rate, after a warm-up over a tenth of training.
         weight_decay: Weight decay.
     """
-    whole, test = (images(data, split, image_size) for split in ("train", "test"))
+    whole, test, *_ = data.read(whole=True, labels=True)
     train = share(whole, fraction)
     num_steps = steps_of(epochs, whole, min(batch_size, len(whole)))
     tx, head = adamw(warmup_cosine(lr, num_steps), weight_decay), nn.Dense(whole.num_classes)
@@ -75,13 +73,13 @@ def finetune(
 
     def init(key, batch):
         k1, k2 = jax.random.split(key)
-        x = view(key, batch["image"][:2])
+        x = view(key, few(batch))
         params, stats = features.init((k1,), x)
         h, _ = features(params, stats, x, train=False)
         return TrainState.create(tx, params | {"head": head.init(k2, h)["params"]}, **stats)
 
     def loss(params, state, batch, key):
-        h, stats = features(params, state.extra, view(key, batch["image"]), train=True)
+        h, stats = features(params, state.extra, view(key, batch), train=True)
         z = head.apply({"params": params["head"]}, h)
         value = optax.softmax_cross_entropy_with_integer_labels(z, batch["label"]).mean()
         right = jnp.mean(z.argmax(-1) == batch["label"])

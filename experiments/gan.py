@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, main, player_ema, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
@@ -21,14 +21,13 @@ from ssljax.losses.adversarial import (
 )
 from ssljax.models.coder import DenseDecoder
 from ssljax.models.mlp import MLP
-from ssljax.ranges import checked, Count, CountOrZero, Counts, Fraction, Part, Positive
+from ssljax.ranges import checked, Count, Counts, Fraction, Part, Positive
 from ssljax.sharding import over_batch
 
 
 @checked
 def gan(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: PlainImages = PlainImages(),
     latents: Count = 64,
     hidden: Counts = (128, 128),
     minimax: bool = False,
@@ -42,8 +41,7 @@ def gan(
     """GAN of dense networks: the discriminator is updated, then the generator, with one noise.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        data: Images to learn from.
         latents: Dimensions of the generator's noise z, which is standard normal.
         hidden: Widths of the generator's hidden layers; the discriminator's are reversed.
         minimax: The generator minimises log(1 - D), as in eq. 1, instead of -log D.
@@ -54,7 +52,7 @@ def gan(
         b1: β₁ of Adam: decay of the gradient's moving average.
         decay: EMA decay of the generator used for sampling; lower in the first steps.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    train, test, *_ = data.read()
     num_steps = steps_of(epochs, train, batch_size)
     gen = DenseDecoder(hidden, train.shape)
     disc = MLP((*hidden[::-1], 1), activation="leaky_relu")

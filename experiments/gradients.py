@@ -10,14 +10,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssljax import Experiment, InputError, main, minimize, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, Images, steps_of
 from ssljax.data.gradients import gradient, integrate
 from ssljax.evals.average import average, psnr
-from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared
+from ssljax.evals.representation import representation
 from ssljax.models.unet import UNet
 from ssljax.optim import adamw, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, Counts, NotNegative, Positive
+from ssljax.ranges import checked, Count, Counts, NotNegative, Positive
 
 
 class Net(nn.Module):
@@ -36,8 +36,7 @@ class Net(nn.Module):
 
 @checked
 def gradients(
-    data: str = "photos",
-    image_size: CountOrZero = 0,
+    data: Images = Images("photos"),
     widths: Counts = (32, 64, 128),
     weight: NotNegative = 0.1,
     epochs: Count = 40,
@@ -47,15 +46,15 @@ def gradients(
     """Predicts the gradients of a grey image's colours, and integrates them.
 
     Args:
-        data: Images in colour: photos (embedded), a TFDS set (cifar10), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         widths: Channels of the net at each resolution.
         weight: Weight of the mean colour's error, which gradients don't determine.
         epochs: Passes over the training set.
         batch_size: Images in a step.
         lr: Peak learning rate, after a warm-up over a tenth of training.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read()
+    train, test = sets.train, sets.test
     if train.shape[2] != 3:
         raise InputError(
             f"The images of {data} have {train.shape[2]} channels, not 3: choose --data photos or "
@@ -104,7 +103,7 @@ def gradients(
                 errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_grey"}
             ),
             "images": compared(show, test),
-            "knn": knn(encode, train, test),
+            **representation(encode, sets, probe=False),
         },
     )
 

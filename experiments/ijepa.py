@@ -18,23 +18,20 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import ema, Experiment, InputError, Kept, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, few, Images, steps_of
 from ssljax.data.views import Views
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import compared, feature_map
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.pictures import compared
+from ssljax.evals.representation import representation
 from ssljax.losses.distillation import ijepa_loss
 from ssljax.losses.masked_image import block_masks
 from ssljax.models.vit import patchify, Predictor, unpatchify, ViT
 from ssljax.optim import cosine, linear_rise, Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
 
 
 @checked
 def ijepa(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     view: Views = Views(crop=0.3, flip=0.0, jitter=0.0, gray=0.0),
     vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
     predictor_width: Count = 48,
@@ -54,8 +51,7 @@ def ijepa(
     """I-JEPA: from a part of an image, predicts a slow copy's features of hidden blocks.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         view: Random views of an image.
         vit: Encoder; the target encoder, its moving average, is evaluated.
         predictor_width: Width of the predictor; a multiple of 4 and of the heads.
@@ -77,7 +73,8 @@ def ijepa(
             f"--predictor-width must be a multiple of {math.lcm(4, vit.heads)}, for its positions "
             f"and --vit.heads {vit.heads}, not {predictor_width}."
         )
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True)
+    train, test = sets.train, sets.test
     num_steps = steps_of(epochs, train, batch_size)
     wd = cosine(weight_decay, final_decay, num_steps)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), wd)
@@ -100,7 +97,7 @@ def ijepa(
         return asked & seen.any(1)[:, None, None], seen
 
     def init(key, batch):
-        e = vit.init(key, view(key, batch["image"][:2]))["params"]
+        e = vit.init(key, view(key, few(batch)))["params"]
         asked, seen = masks(key, 2)
         y = jnp.zeros((2, patches, vit.width))
         p = predictor.init(jax.random.fold_in(key, 1), y, seen, asked[:, 0])
@@ -108,7 +105,7 @@ def ijepa(
 
     def loss(params, state, batch, key):
         k1, k2 = jax.random.split(key)
-        x, (asked, seen) = view(k1, batch["image"]), masks(k2, batch_size)
+        x, (asked, seen) = view(k1, batch), masks(k2, batch_size)
         target = ema(state.extra["teacher"]["encoder"], params["encoder"], m(state.step))
         y, goal = tokens(params["encoder"], x, seen), tokens(target, x)
         # The predictor sees each block of targets alone: an image is repeated for each block.
@@ -140,10 +137,7 @@ def ijepa(
         encode=encode,
         kept=lambda state: Kept(vit, state.extra["teacher"]["encoder"]),
         evals={
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "collapse": collapse(encode, test),
-            "features": feature_map(encode, test),
+            **representation(encode, sets),
             "masks": compared(show, test),
         },
     )

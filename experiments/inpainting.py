@@ -12,21 +12,19 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import descend, Experiment, InputError, main, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, Images, steps_of
 from ssljax.evals.average import average, psnr
-from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.representation import representation
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.dcgan import Discriminator
-from ssljax.ranges import checked, Count, CountOrZero, Fraction, Interior, Positive
+from ssljax.ranges import checked, Count, Fraction, Interior, Positive
 
 
 @checked
 def inpainting(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     coder: Convolutional | Dense = Convolutional(),
     code: Count = 64,
     hole: Interior = 0.5,
@@ -38,8 +36,7 @@ def inpainting(
     """A context encoder: fills a square hole in the middle of an image.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         coder: Nets from the image to the code and back.
         code: Units of the code.
         hole: Side of the hole, as a fraction of the image's.
@@ -48,7 +45,8 @@ def inpainting(
         batch_size: Images in a step.
         lr: Learning rate of the context encoder; the discriminator's is a tenth.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read()
+    train, test = sets.train, sets.test
     h, w, _ = train.shape
     side = round(hole * min(h, w))
     if not 0 < side < min(h, w):
@@ -132,8 +130,7 @@ def inpainting(
             "hole": average(
                 errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_mean"}
             ),
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
+            **representation(encode, sets),
             "images": compared(show, test),
         },
     )

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, PlainImages, steps_of
 from ssljax.evals.features import check_shapes
 from ssljax.evals.likelihood import latent_use, likelihood
 from ssljax.evals.pictures import samples
 from ssljax.losses.elbo import dreg_bound, iwae_bound, one_sample_bound
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.vae import VAE
-from ssljax.ranges import checked, Count, CountOrZero, Positive
+from ssljax.ranges import checked, Count, Positive
 
 
 def paper_stages(lr: float, num_steps: int) -> optax.Schedule:
@@ -43,8 +43,7 @@ def paper_stages(lr: float, num_steps: int) -> optax.Schedule:
 
 @checked
 def iwae(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: PlainImages = PlainImages(),
     coder: Dense | Convolutional = Dense((200, 200), "tanh"),
     latents: Count = 50,
     k: Count = 5,
@@ -62,8 +61,7 @@ def iwae(
     schedule is at a low rate, too low for training far shorter than the paper's.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (mnist), a folder or an .npz.
-        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        data: Images to learn from.
         coder: Networks of q(z|x) and p(x|z).
         latents: Dimensions of z.
         k: Draws of q(z|x) in the bound.
@@ -74,7 +72,7 @@ def iwae(
         schedule: Schedule of lr: the paper's eight stages, or a cosine to 0 for shorter training.
         importance: Draws of q(z|x) for the likelihood of a test image.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    train, test, *_ = data.read()
     check_shapes(train, test)
     num_steps = steps_of(epochs, train, batch_size)
     rate = optax.cosine_decay_schedule if schedule == "cosine" else paper_stages

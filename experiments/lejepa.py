@@ -16,24 +16,21 @@
 import jax
 
 from ssljax import Experiment, Kept, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, few, Images, steps_of
 from ssljax.data.views import MultiCrop
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map, views
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.pictures import views
+from ssljax.evals.representation import representation
 from ssljax.losses.redundancy import lejepa_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
 
 
 @checked
 def lejepa(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     crops: MultiCrop = MultiCrop(small=0),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
@@ -49,8 +46,7 @@ def lejepa(
     """LeJEPA: views are near the mean of the large ones, and features are Gaussian (SIGReg).
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         crops: Large and small random views of an image.
         encoder: Encoder, whose features are evaluated.
         head: Projection head, which only training uses.
@@ -63,7 +59,8 @@ def lejepa(
         warmup: Fraction of training over which the learning rate rises to its peak.
         weight_decay: Weight decay.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True)
+    train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     large, *small = crops.kinds(train.shape)
@@ -71,12 +68,12 @@ def lejepa(
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
-        params, stats = net.init((k1, k3), crops.view(k2, batch["image"][:2]))
+        params, stats = net.init((k1, k3), crops.view(k2, few(batch)))
         return TrainState.create(tx, params, **stats)
 
     def loss(params, state, batch, key):
         k1, k2 = jax.random.split(key)
-        z, stats = net.crops(params, state.extra, crops(k1, batch["image"]))
+        z, stats = net.crops(params, state.extra, crops(k1, batch))
         d = z.shape[-1]
         # All examples share the directions: there is no batch to split over devices.
         directions = jax.random.normal(k2, (slices, d))
@@ -94,11 +91,7 @@ def lejepa(
         encode=encode,
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
         evals={
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "collapse": collapse(encode, test),
-            "features": feature_map(encode, test),
-            "views": views(large.either, train),
+            **representation(encode, sets, large.either),
             **({"small_views": views(small[0], train)} if small else {}),
         },
     )

@@ -12,21 +12,20 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, main, player_ema, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import least_squares_critic_loss, least_squares_generator_loss
 from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.ranges import checked, Count, CountOrZero, Counts, Fraction, Part, Positive
+from ssljax.ranges import checked, Count, Counts, Fraction, Part, Positive
 from ssljax.sharding import over_batch
 
 
 @checked
 def lsgan(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: PlainImages = PlainImages(),
     latents: Count = 100,
     widths: Counts = (32, 64, 128),
     features: str = "",
@@ -41,8 +40,7 @@ def lsgan(
     The generator's target is 1.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        data: Images to learn from.
         latents: Dimensions of the generator's noise z, which is standard normal.
         widths: Channels of the discriminator at each halving; the generator's are reversed.
         features: Network for FID: raw pixels if empty, a supervised.py run's folder, or inception.
@@ -52,7 +50,7 @@ def lsgan(
         b1: β₁ of Adam: decay of the gradient's moving average.
         decay: EMA decay of the generator used for sampling; lower in the first steps.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    train, test, *_ = data.read()
     num_steps = steps_of(epochs, train, batch_size)
     gen, disc = Generator(train.shape, widths[::-1]), Discriminator(widths)
     tx = optax.adam(lr, b1)

@@ -10,17 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import Experiment, InputError, Kept, main, minimize, TrainState
-from ssljax.data import augment, feed, images, steps_of
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import compared, feature_map
-from ssljax.evals.probe import linear_probe
+from ssljax.data import augment, feed, Images, steps_of
+from ssljax.evals.pictures import compared
+from ssljax.evals.representation import representation
 from ssljax.losses.masked_image import masked_patch_loss, patch_statistics, random_mask
 from ssljax.models.vit import MAEDecoder, patchify, unpatchify, ViT
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.ranges import (
     checked,
     Count,
-    CountOrZero,
     Fraction,
     Interior,
     NotNegative,
@@ -31,8 +29,7 @@ from ssljax.ranges import (
 
 @checked
 def mae(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
     decoder_width: Count = 64,
     decoder_depth: Count = 1,
@@ -47,8 +44,7 @@ def mae(
     """Masked autoencoder: an encoder sees some patches; a lighter decoder predicts the others.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         vit: Encoder, whose features are evaluated.
         decoder_width: Width of the decoder; a multiple of 4.
         decoder_depth: Blocks of the decoder.
@@ -65,7 +61,8 @@ def mae(
             f"--decoder-width must be a multiple of 4, for its heads and its sine and cosine "
             f"positions, not {decoder_width}."
         )
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True)
+    train, test = sets.train, sets.test
     num_steps = steps_of(epochs, train, batch_size)
     tx = adamw(warmup_cosine(lr, num_steps), weight_decay, b2=0.95)
     h, w, c = train.shape
@@ -89,7 +86,9 @@ def mae(
 
     def loss(params, state, batch, key):
         k1, k2, k3 = jax.random.split(key, 3)
-        x = augment.random_resized_crop(k1, augment.to_float(batch["image"]), scale=(crop, 1.0))
+        x = augment.random_resized_crop(
+            k1, augment.to_float(batch["image"]), scale=(crop, 1.0), aspect=batch.get("aspect")
+        )
         x = augment.flip(k2, x, flip)
         keep, place = draw_mask(k3, len(x))
         y = patchify(x, vit.patch)
@@ -117,9 +116,7 @@ def mae(
         encode=encode,
         kept=lambda state: Kept(vit, state.params["encoder"]["params"]),
         evals={
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "features": feature_map(encode, test),
+            **representation(encode, sets),
             "pictures": compared(show, test),
         },
     )

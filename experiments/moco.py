@@ -20,24 +20,20 @@ paper's (`--head.no-norm`).
 import jax
 
 from ssljax import ema, Experiment, Kept, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, few, Images, steps_of
 from ssljax.data.views import Views
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map, views
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.representation import representation
 from ssljax.losses.infonce import check_queue, enqueue, info_nce_loss, normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
 
 
 @checked
 def moco(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     view: Views = Views(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
@@ -54,8 +50,7 @@ def moco(
     """MoCo: a view matches its other view's key, in contrast to a queue of earlier keys.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         view: Random views of an image.
         encoder: Encoder, whose features are evaluated; with the head it is f_q.
         head: Projection head, which only training uses.
@@ -70,19 +65,20 @@ def moco(
         weight_decay: Weight decay.
     """
     check_queue(queue, batch_size)
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True)
+    train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
-        params, stats = net.init((k1, k2), view(key, batch["image"][:2]))
+        params, stats = net.init((k1, k2), view(key, few(batch)))
         keys = normalize(jax.random.normal(k3, (queue, head.widths[-1])))
         return TrainState.create(tx, params, **stats, target=params, queue=keys)
 
     def loss(params, state, batch, key):
-        x, k = view.each(key, batch["image"])
+        x, k = view.each(key, batch)
         target, keys = ema(state.extra["target"], params, decay), state.extra["queue"]
         q, stats = net(params, state.extra, x, train=True)
         k, _ = net(target, state.extra, k, train=True)  # With the batch's statistics.
@@ -100,13 +96,7 @@ def moco(
         num_steps=num_steps,
         encode=encode,
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
-        evals={
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "collapse": collapse(encode, test),
-            "features": feature_map(encode, test),
-            "views": views(view.either, train),
-        },
+        evals=representation(encode, sets, view.either),
     )
 
 

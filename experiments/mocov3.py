@@ -25,24 +25,20 @@ from functools import partial
 import jax
 
 from ssljax import ema, Experiment, Kept, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, few, Images, steps_of
 from ssljax.data.views import Views
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map, views
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.representation import representation
 from ssljax.losses.infonce import info_nce_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, check_predictor, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, rising_decay, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
 
 
 @checked
 def mocov3(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     view: Views = Views(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
@@ -59,8 +55,7 @@ def mocov3(
     """MoCo v3: a view predicts its other view's key, in contrast to the batch's other images.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         view: Random views of an image.
         encoder: Encoder, whose features are evaluated; with head and predictor it is f_q.
         head: Projection head, which only training uses.
@@ -75,7 +70,8 @@ def mocov3(
         weight_decay: Weight decay.
     """
     check_predictor(head, predictor)
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True)
+    train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     m = rising_decay(decay, num_steps)
@@ -83,12 +79,12 @@ def mocov3(
     net = Chain(encoder=encoder, head=head, predictor=predictor)
 
     def init(key, batch):
-        params, stats = net.init(jax.random.split(key, 3), view(key, batch["image"][:2]))
+        params, stats = net.init(jax.random.split(key, 3), view(key, few(batch)))
         target = {k: params[k] for k in ("encoder", "head")}
         return TrainState.create(tx, params, **stats, target=target)
 
     def loss(params, state, batch, key):
-        x, target = view.each(key, batch["image"]), state.extra["target"]
+        x, target = view.each(key, batch), state.extra["target"]
         target = ema(target, {k: params[k] for k in target}, m(state.step))
         # In both nets each view has batch statistics of its own.
         (q1, q2), stats = net.each(params, state.extra, x)
@@ -107,13 +103,7 @@ def mocov3(
         num_steps=num_steps,
         encode=encode,
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
-        evals={
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "collapse": collapse(encode, test),
-            "features": feature_map(encode, test),
-            "views": views(view.either, train),
-        },
+        evals=representation(encode, sets, view.either),
     )
 
 

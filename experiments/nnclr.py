@@ -18,24 +18,20 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import Experiment, Kept, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, few, Images, steps_of
 from ssljax.data.views import Views
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map, views
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.representation import representation
 from ssljax.losses.infonce import check_queue, enqueue, info_nce_loss, nearest_neighbour, normalize
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, check_predictor, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, NotNegative, Part, Positive
 
 
 @checked
 def nnclr(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     view: Views = Views(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
@@ -52,8 +48,7 @@ def nnclr(
     """NNCLR: a view's nearest neighbour in a queue is the positive of the other view.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         view: Random views of an image.
         encoder: f: encoder, whose features are evaluated.
         head: g: projection head, which only training uses.
@@ -69,7 +64,8 @@ def nnclr(
     """
     check_predictor(head, predictor)
     check_queue(queue, batch_size)
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True)
+    train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     features, projection = Chain(encoder=encoder), Chain(encoder=encoder, head=head)
@@ -77,13 +73,13 @@ def nnclr(
 
     def init(key, batch):
         k1, k2, k3, k4 = jax.random.split(key, 4)
-        params, stats = projection.init((k1, k2), view(key, batch["image"][:2]))
+        params, stats = projection.init((k1, k2), view(key, few(batch)))
         more, rest = predict.init((k3,), jnp.zeros((2, head.widths[-1])))
         support = normalize(jax.random.normal(k4, (queue, head.widths[-1])))
         return TrainState.create(tx, params | more, **stats, **rest, queue=support)
 
     def loss(params, state, batch, key):
-        x, support = view.each(key, batch["image"]), state.extra["queue"]
+        x, support = view.each(key, batch), state.extra["queue"]
         # Each view has batch statistics of its own.
         (z1, z2), stats = projection.each(params, state.extra, x)
         (p1, p2), rest = predict.each(params, state.extra, (z1, z2))
@@ -102,13 +98,7 @@ def nnclr(
         num_steps=num_steps,
         encode=encode,
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
-        evals={
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "collapse": collapse(encode, test),
-            "features": feature_map(encode, test),
-            "views": views(view.either, train),
-        },
+        evals=representation(encode, sets, view.either),
     )
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, InputError, main, player_variables, TrainState
-from ssljax.data import augment, feed, images
+from ssljax.data import augment, feed, PlainImages
 from ssljax.data.feed import check_batch
 from ssljax.evals.feature_nets import classifier, nearest_image_classifier
 from ssljax.evals.features import check_shapes
@@ -24,14 +24,13 @@ from ssljax.evals.stacked import stacked_modes
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.ranges import checked, Count, CountOrZero, Counts, Part, Positive
+from ssljax.ranges import checked, Count, Counts, Part, Positive
 from ssljax.sharding import over_batch
 
 
 @checked
 def pacdcgan(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: PlainImages = PlainImages(),
     pack: Count = 1,
     labels: str = "",
     latents: Count = 100,
@@ -46,8 +45,7 @@ def pacdcgan(
     For MNIST the paper has widths of 64 to 512 and 50 epochs of 128,000 stacks, 100,000 steps.
 
     Args:
-        data: Grey images: digits (embedded), a TFDS set (mnist), a folder or an .npz.
-        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        data: Grey images to learn from, whose classes say which modes are found.
         pack: m: stacks that the discriminator judges at once; 1 is DCGAN.
         labels: Classifier that counts modes: a supervised.py run's folder; nearest image if empty.
         latents: Dimensions of the generator's noise z, which is uniform in [-1, 1].
@@ -57,7 +55,7 @@ def pacdcgan(
         lr: Learning rate of Adam, for both networks.
         b1: β₁ of Adam: decay of the gradient's moving average.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    train, test, *_ = data.read(labels=True)
     check_shapes(train, test)
     height, width, channels = train.shape
     if channels != 1:

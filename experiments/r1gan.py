@@ -13,20 +13,19 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, main, player_ema, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss, r1_penalty
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.ranges import checked, Count, CountOrZero, Counts, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Counts, Fraction, NotNegative, Part, Positive
 from ssljax.sharding import over_batch
 
 
 @checked
 def r1gan(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: PlainImages = PlainImages(),
     latents: Count = 64,
     widths: Counts = (32, 64, 128),
     gamma: NotNegative = 1.0,
@@ -41,8 +40,7 @@ def r1gan(
     """Non-saturating GAN with a penalty on the discriminator's gradient on real images.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        data: Images to learn from.
         latents: Dimensions of the generator's noise z, which is standard normal.
         widths: Channels of the discriminator at each halving; the generator's are reversed.
         gamma: γ in eq. 9: weight of the penalty; 10 in the paper for its larger images.
@@ -54,7 +52,7 @@ def r1gan(
         b2: β₂ of Adam: decay of the squared gradient's moving average.
         decay: EMA decay of the generator used for sampling; lower in the first steps.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    train, test, *_ = data.read()
     num_steps = steps_of(epochs, train, batch_size)
     gen, disc = Generator(train.shape, widths[::-1], "none"), Discriminator(widths, "none")
     tx = optax.adam(lr, b1, b2)

@@ -10,21 +10,18 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, InputError, Kept, main, minimize, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, Images, steps_of
 from ssljax.evals.average import average
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.representation import representation
 from ssljax.models.convnet import ConvNet
 from ssljax.models.resnet import ResNet
 from ssljax.optim import adamw, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Positive
+from ssljax.ranges import checked, Count, NotNegative, Positive
 
 
 @checked
 def rotation(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     encoder: ConvNet | ResNet = ConvNet(),
     epochs: Count = 50,
     batch_size: Count = 128,
@@ -34,15 +31,15 @@ def rotation(
     """RotNet: predicts by which of four angles an image was turned.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         encoder: Encoder, whose features are evaluated; a linear layer follows.
         epochs: Passes over the training set.
         batch_size: Images in a step, each in all four directions.
         lr: Peak learning rate, after a warm-up over a tenth of training.
         weight_decay: Weight decay.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read()
+    train, test = sets.train, sets.test
     height, width, _ = train.shape
     if height != width:
         raise InputError(
@@ -94,9 +91,7 @@ def rotation(
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
         evals={
             "angle": average(correct, test, better={"accuracy": "higher"}),
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "features": feature_map(encode, test),
+            **representation(encode, sets),
         },
     )
 

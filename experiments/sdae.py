@@ -24,6 +24,7 @@ from optax import softmax_cross_entropy_with_integer_labels
 
 from ssljax import descend, Experiment, main, TrainState
 from ssljax.data import augment, feed, steps_of
+from ssljax.data.image_sets import check_labels
 from ssljax.data.variations import variation_images
 from ssljax.evals.average import average
 from ssljax.evals.pictures import filters
@@ -61,6 +62,7 @@ def sdae(
         batch_size: Images in a step.
     """
     train, test = (variation_images(data, split, image_size) for split in ("train", judge))
+    check_labels(train, data)
     n, per_epoch = len(widths), steps_of(1, train, batch_size)
     layers = list(map(Tied, (math.prod(train.shape), *widths), widths))
     stack = [*layers, MLP((train.num_classes,))]

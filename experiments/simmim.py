@@ -11,18 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import Experiment, Kept, main, minimize, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, Images, steps_of
 from ssljax.evals.average import average
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import compared, feature_map
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.pictures import compared
+from ssljax.evals.representation import representation
 from ssljax.losses.masked_image import masked_patch_loss, random_mask
 from ssljax.models.vit import patchify, unpatchify, ViT
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.ranges import (
     checked,
     Count,
-    CountOrZero,
     Fraction,
     Interior,
     NotNegative,
@@ -33,8 +31,7 @@ from ssljax.ranges import (
 
 @checked
 def simmim(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
     mask: Interior = 0.6,
     crop: Share = 0.67,
@@ -47,8 +44,7 @@ def simmim(
     """SimMIM: a Transformer sees an image with masked patches, and predicts their pixels.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         vit: Encoder, whose features are evaluated.
         mask: Fraction of patches that are masked.
         crop: Smallest fraction of the image's area in a random crop.
@@ -58,7 +54,8 @@ def simmim(
         lr: Peak learning rate, after a warm-up over a tenth of training.
         weight_decay: Weight decay.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True)
+    train, test = sets.train, sets.test
     num_steps = steps_of(epochs, train, batch_size)
     tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
     head = nn.Dense(train.shape[2] * vit.patch**2)
@@ -80,7 +77,9 @@ def simmim(
 
     def loss(params, state, batch, key):
         k1, k2, k3 = jax.random.split(key, 3)
-        x = augment.random_resized_crop(k1, augment.to_float(batch["image"]), scale=(crop, 1.0))
+        x = augment.random_resized_crop(
+            k1, augment.to_float(batch["image"]), scale=(crop, 1.0), aspect=batch.get("aspect")
+        )
         y, target, hidden = predict(params, k3, augment.flip(k2, x, flip))
         value = masked_patch_loss(y, target, hidden, power=1)
         return value, (state.extra, {"loss": value})
@@ -113,9 +112,7 @@ def simmim(
             "test": average(
                 errors, test, better={"error": "lower"}, floors={"error": "error_of_mean"}
             ),
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "features": feature_map(encode, test),
+            **representation(encode, sets),
             "pictures": compared(show, test),
         },
     )

@@ -17,24 +17,20 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import Experiment, Kept, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, few, Images, steps_of
 from ssljax.data.views import Views
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map, views
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.representation import representation
 from ssljax.losses.infonce import supcon_loss
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, NotNegative, Part, Positive
 
 
 @checked
 def supcon(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     view: Views = Views(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
@@ -49,8 +45,7 @@ def supcon(
     """SupCon: views of a class's images agree, in contrast to other classes; it uses labels.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         view: Random views of an image.
         encoder: Enc: encoder, whose features are evaluated.
         head: Proj: projection head, which only training uses.
@@ -62,18 +57,19 @@ def supcon(
         warmup: Fraction of training over which the learning rate rises to its peak.
         weight_decay: Weight decay.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True, labels=True)
+    train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
-        params, stats = net.init((k1, k3), view(k2, batch["image"][:2]))
+        params, stats = net.init((k1, k3), view(k2, few(batch)))
         return TrainState.create(tx, params, **stats)
 
     def loss(params, state, batch, key):
-        z, stats = net(params, state.extra, view.several(key, batch["image"], 2), train=True)
+        z, stats = net(params, state.extra, view.several(key, batch, 2), train=True)
         value = supcon_loss(z, jnp.tile(batch["label"], 2), temperature)
         return value, (stats, {"loss": value})
 
@@ -87,13 +83,7 @@ def supcon(
         num_steps=num_steps,
         encode=encode,
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
-        evals={
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "collapse": collapse(encode, test),
-            "features": feature_map(encode, test),
-            "views": views(view.either, train),
-        },
+        evals=representation(encode, sets, view.either),
     )
 
 

@@ -16,12 +16,9 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, Kept, main, minimize, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, Images, steps_of
 from ssljax.evals.accuracy import accuracy
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map, views
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.representation import representation
 from ssljax.models.convnet import ConvNet
 from ssljax.models.resnet import ResNet
 from ssljax.optim import adamw, warmup_cosine
@@ -31,8 +28,7 @@ from ssljax.sharding import over_batch
 
 @checked
 def supervised(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     encoder: ConvNet | ResNet = ConvNet(),
     shift: CountOrZero = 1,
     flip: Fraction = 0.0,
@@ -45,8 +41,7 @@ def supervised(
     """A classifier trained with labels.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         encoder: Encoder; a linear layer follows.
         shift: Largest random shift in each direction, in pixels.
         flip: Probability of a horizontal flip: 0.5 for photographs, 0 for digits.
@@ -56,15 +51,16 @@ def supervised(
         lr: Peak learning rate, after a warm-up over a tenth of training.
         weight_decay: Weight decay.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(labels=True)
+    train, test = sets.train, sets.test
     num_steps = steps_of(epochs, train, batch_size)
     tx, head = adamw(warmup_cosine(lr, num_steps), weight_decay), nn.Dense(train.num_classes)
 
-    def view(key, x):
+    def view(key, batch):
         k1, k2 = jax.random.split(key)
-        n, h, w, _ = x.shape
+        n, h, w, _ = batch["image"].shape
         border = ((0, 0), (shift, shift), (shift, shift), (0, 0))
-        x = jnp.pad(augment.to_float(x), border, mode="edge")
+        x = jnp.pad(augment.to_float(batch["image"]), border, mode="edge")
         top, left = over_batch(jax.random.randint(k1, (n, 2), 0, 2 * shift + 1)).T
         x = augment.crop_and_resize(x, top, left, jnp.full(n, h), jnp.full(n, w), (h, w))
         return augment.flip(k2, x, flip)
@@ -80,7 +76,7 @@ def supervised(
         return TrainState.create(tx, params, encoder=e["batch_stats"])
 
     def loss(params, state, batch, key):
-        h, e = apply(params, state.extra["encoder"], view(key, batch["image"]), True)
+        h, e = apply(params, state.extra["encoder"], view(key, batch), True)
         z = head.apply({"params": params["head"]}, h)
         y = optax.smooth_labels(jax.nn.one_hot(batch["label"], train.num_classes), smoothing)
         value = optax.softmax_cross_entropy(z, y).mean()
@@ -103,11 +99,7 @@ def supervised(
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
         evals={
             "test": accuracy(logits, test),
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "collapse": collapse(encode, test),
-            "features": feature_map(encode, test),
-            "views": views(view, train),
+            **representation(encode, sets, view),
         },
     )
 

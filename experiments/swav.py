@@ -18,25 +18,22 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import Experiment, Kept, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, few, Images, steps_of
 from ssljax.data.views import MultiCrop
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map, views
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.pictures import views
+from ssljax.evals.representation import representation
 from ssljax.losses.clustering import swav_loss
 from ssljax.losses.infonce import normalize, product
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
 
 
 @checked
 def swav(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     crops: MultiCrop = MultiCrop(),
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
@@ -55,8 +52,7 @@ def swav(
     """SwAV: a view predicts the cluster of another, where clusters share the batch evenly.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Side of the images in pixels, to which they are resized; 0 for their own.
+        data: Images to learn from, and those that features are judged on.
         crops: Large and small random views of an image.
         encoder: f: encoder, whose features are evaluated.
         head: Projection head, which only training uses.
@@ -72,7 +68,8 @@ def swav(
         warmup: Fraction of training over which the learning rate rises to its peak.
         weight_decay: Weight decay.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read(whole=True)
+    train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
     tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
     large, *small = crops.kinds(train.shape)
@@ -80,12 +77,12 @@ def swav(
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
-        params, stats = net.init((k1, k2), crops.view(key, batch["image"][:2]))
+        params, stats = net.init((k1, k2), crops.view(key, few(batch)))
         drawn = normalize(jax.random.normal(k3, (prototypes, head.widths[-1])))
         return TrainState.create(tx, params | {"prototypes": drawn}, **stats)
 
     def loss(params, state, batch, key):
-        z, stats = net.crops(params, state.extra, crops(key, batch["image"]))
+        z, stats = net.crops(params, state.extra, crops(key, batch))
         c = params["prototypes"]
         c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
         scores = product(normalize(z), c.T).reshape(-1, batch_size, prototypes)
@@ -108,11 +105,7 @@ def swav(
         encode=encode,
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
         evals={
-            "knn": knn(encode, train, test),
-            "probe": linear_probe(encode, train, test),
-            "collapse": collapse(encode, test),
-            "features": feature_map(encode, test),
-            "views": views(large.either, train),
+            **representation(encode, sets, large.either),
             **({"small_views": views(small[0], train)} if small else {}),
         },
     )

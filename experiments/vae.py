@@ -13,21 +13,20 @@ import jax
 import optax
 
 from ssljax import Experiment, main, minimize, TrainState
-from ssljax.data import feed, images, steps_of
+from ssljax.data import feed, Images, steps_of
 from ssljax.evals.cluster import clusters
-from ssljax.evals.knn import knn
 from ssljax.evals.likelihood import latent_use, likelihood
-from ssljax.evals.pictures import compared, feature_map, interpolations, samples
+from ssljax.evals.pictures import compared, interpolations, samples
+from ssljax.evals.representation import representation
 from ssljax.losses.elbo import kl_normal
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.vae import Pixels, VAE
-from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Positive
+from ssljax.ranges import checked, Count, NotNegative, Positive
 
 
 @checked
 def vae(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: Images = Images(),
     coder: Dense | Convolutional = Dense((500,)),
     latents: Count = 20,
     pixels: Pixels = "binary",
@@ -45,8 +44,7 @@ def vae(
     code of the grey image in each case.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (mnist, cifar10), a folder or an .npz.
-        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        data: Images to learn from, and those that features are judged on.
         coder: Networks of q(z|x) and p(x|z).
         latents: Dimensions of z.
         pixels: p(x|z) of a pixel: Bernoulli (binary or grey), or normal (gaussian).
@@ -56,7 +54,8 @@ def vae(
         lr: Learning rate of Adam.
         importance: Draws of q(z|x) for the likelihood of a test image.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    sets = data.read()
+    train, test = sets.train, sets.test
     num_steps = steps_of(epochs, train, batch_size)
     net = VAE(coder, latents, train.shape, pixels)
     tx = optax.adam(lr)
@@ -107,9 +106,8 @@ def vae(
         evals={
             "test": likelihood(log_weights, test, importance, observe=observe),
             "latents": latent_use(infer, test),
-            "knn": knn(encode, train, test),
-            "clusters": clusters(encode, test),
-            "codes": feature_map(encode, test),
+            **representation(encode, sets, probe=False),
+            **({"clusters": clusters(encode, sets.queries)} if sets.labelled else {}),
             "prior": samples(draw),
             "reconstruction": compared(reconstruct, test),
             "lines": interpolations(encode, decode, test),

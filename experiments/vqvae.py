@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from ssljax import Experiment, InputError, main, minimize, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.codebook import codebook_use
 from ssljax.evals.compress import compression
 from ssljax.evals.features import check_shapes
@@ -24,13 +24,12 @@ from ssljax.losses.quantization import (
     update_codebook,
 )
 from ssljax.models.vqvae import VQVAE
-from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Positive
+from ssljax.ranges import checked, Count, Fraction, NotNegative, Positive
 
 
 @checked
 def vqvae(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: PlainImages = PlainImages(),
     width: Count = 64,
     halvings: Count = 2,
     size: Count = 32,
@@ -47,8 +46,7 @@ def vqvae(
     pixels, divided by their variance.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10), a folder or an .npz.
-        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        data: Images to learn from.
         width: Channels of every layer of both networks.
         halvings: Halvings of the resolution, from image to map.
         size: D: dimensions of an entry of the codebook.
@@ -59,7 +57,7 @@ def vqvae(
         batch_size: Images in a step.
         lr: Learning rate of Adam.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    train, test, *_ = data.read()
     check_shapes(train, test)
     num_steps = steps_of(epochs, train, batch_size)
     variance = float(np.var(train.read(np.arange(min(len(train), 5000)))["image"] / 255.0))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, main, player_ema, TrainState
-from ssljax.data import augment, feed, images, steps_of
+from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
@@ -21,14 +21,13 @@ from ssljax.losses.adversarial import (
 )
 from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.ranges import checked, Count, CountOrZero, Counts, Fraction, NotNegative, Positive
+from ssljax.ranges import checked, Count, Counts, Fraction, NotNegative, Positive
 from ssljax.sharding import over_batch
 
 
 @checked
 def wgan_gp(
-    data: str = "digits",
-    image_size: CountOrZero = 0,
+    data: PlainImages = PlainImages(),
     latents: Count = 128,
     widths: Counts = (32, 64, 128),
     critic_steps: Count = 5,
@@ -42,8 +41,7 @@ def wgan_gp(
     """WGAN-GP: the generator reduces the Wasserstein distance that the critic estimates.
 
     Args:
-        data: Images: digits (embedded), a TFDS set (cifar10, fashion_mnist), a folder or an .npz.
-        image_size: Pixels per side to which images are resized when read; 0 keeps their size.
+        data: Images to learn from.
         latents: Dimensions of the generator's noise z, which is standard normal.
         widths: Channels of the critic at each halving; the generator's are reversed.
         critic_steps: n_critic: updates of the critic, each on its own batch, in a step.
@@ -54,7 +52,7 @@ def wgan_gp(
         decay: EMA decay of the generator used for sampling; lower in the first steps.
         features: Network for FID: raw pixels if empty, a supervised.py run's folder, or inception.
     """
-    train, test = (images(data, split, image_size) for split in ("train", "test"))
+    train, test, *_ = data.read()
     num_steps = steps_of(epochs, train, batch_size, critic_steps)
     gen, critic = Generator(train.shape, widths[::-1]), Discriminator(widths, "layer")
     tx = optax.adam(lr, 0.0, 0.9)

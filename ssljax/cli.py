@@ -54,7 +54,7 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         with fingerprint.reading() as read:
             exp = make(**arguments)
         defaults = record.defaults_of(make, arguments)
-        train(exp, run, record.plain(arguments), source, started, read, defaults)
+        train(exp, run, record.computes_of(arguments), source, started, read, defaults)
         sys.stdout.flush()
     except InputError as e:
         watchdog.await_verdict()
@@ -95,8 +95,8 @@ def default_workdir(make: Callable, arguments: Mapping[str, Any], run: Run) -> s
     The same command finds the same folder.
     """
     defaults = {k: p.default for k, p in inspect.signature(make).parameters.items()}
-    usual = record.flat(record.plain(defaults))
-    given = record.flat(record.plain(arguments))
+    usual = record.flat(record.computes_of(defaults))
+    given = record.flat(record.computes_of(arguments))
     changed = {k: v for k, v in given.items() if v != usual.get(k)}
     changed |= {
         f.name: getattr(run, f.name)

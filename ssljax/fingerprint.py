@@ -56,7 +56,9 @@ def reported(what: str) -> Callable[[F], F]:
                 content = {k: getattr(found, k, None) for k in names}
                 content = {k: v for k, v in content.items() if not callable(v)}
                 part = f"{'training' if split == 'train' else split} {what}"
-                form = ", ".join(str(x) for x in (*args, *kwargs.values()) if x)
+                form = [str(x) for x in args if x]
+                form += [k if v is True else f"{k} {v}" for k, v in kwargs.items() if v]
+                form = ", ".join(form)
                 report(name, f"{part} ({form})" if form else part, len(found), content)
             return found
 

@@ -19,7 +19,7 @@ from ssljax import sharding
 from ssljax.checkpoint import flatten, load_state
 from ssljax.errors import InputError
 from ssljax.experiment import Batch, Experiment, TrainState
-from ssljax.record import plain, read_record
+from ssljax.record import names_itself, plain, read_record
 
 Tree = Any
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
@@ -137,6 +137,12 @@ def restore_arguments(
     parameters = inspect.signature(make).parameters
     hints = get_type_hints(make, include_extras=True)
     found = {}
+    computes = dict(computes)
+    for name, hint in hints.items():
+        if names_itself(name, hint):
+            fields = {f.name for f in dataclasses.fields(hint)} & computes.keys()
+            default = plain(parameters[name].default)
+            computes[name] = default | {k: computes.pop(k) for k in fields}
     for name, form in computes.items():
         if name == "run":  # The seeds.
             continue

@@ -54,6 +54,27 @@ def plain(x: Any) -> Any:
     return x if isinstance(x, (str, int, float, bool, type(None))) else repr(x)
 
 
+def computes_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment's arguments as JSON, by name.
+
+    An argument with a field of its own name, such as `data` of `Images`, is given as its fields,
+    whose names are the flags.
+    """
+    found = {}
+    for name, x in arguments.items():
+        form = plain(x)
+        if names_itself(name, x):
+            found |= {k: v for k, v in form.items() if k != "class"}
+        else:
+            found[name] = form
+    return found
+
+
+def names_itself(name: str, kind: Any) -> bool:
+    """Whether an argument is an object, or of a class, that has a field of the argument's name."""
+    return dataclasses.is_dataclass(kind) and name in {f.name for f in dataclasses.fields(kind)}
+
+
 def kept_form(kept: Callable | None, state: Any) -> dict[str, Any] | None:
     """What `Experiment.kept` says, as JSON: the net's form, and paths in the state.
 
@@ -278,8 +299,9 @@ def _changes(
 def defaults_of(make: Callable, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """{dotted name: default} of a function's arguments and of the fields of those given."""
     parameters = inspect.signature(make).parameters.values()
-    found = {p.name: plain(p.default) for p in parameters if p.default is not p.empty}
-    return flat(found) | flat({k: _field_defaults(x) for k, x in arguments.items()})
+    usual = {p.name: p.default for p in parameters if p.default is not p.empty}
+    fields = {k: _field_defaults(x) for k, x in arguments.items() if not names_itself(k, x)}
+    return flat(computes_of(usual)) | flat(fields)
 
 
 def _field_defaults(x: Any) -> dict[str, Any]:

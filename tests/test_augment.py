@@ -153,7 +153,7 @@ def test_bicubic_views_have_the_boxes_of_bilinear_ones():
     want = augment.random_resized_crop(
         box, x / np.float32(255), 9, (0.2, 1.0), interpolation="bicubic"
     )
-    np.testing.assert_allclose(view(KEY, x), want, atol=1e-6)
+    np.testing.assert_allclose(view(KEY, {"image": x}), want, atol=1e-6)
     assert np.abs(np.asarray(view.whole(x)) - Views(view_size=9).whole(x)).max() > 1e-2
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ssljax import cli, sharding
-from ssljax.data import audio, tfds
+from ssljax.data import audio, PlainImages, tfds
 from ssljax.data.sources import Arrays
 from tests.conftest import ROOT
 
@@ -130,7 +130,9 @@ def name_of(command):
 def test_flags_are_known(command, monkeypatch):
     flags = dict(zip(command[1], command[1][1:]))
     arguments = called(monkeypatch, command, build=False)
-    assert arguments.get("data") == flags.get("--data", arguments.get("data"))
+    data = arguments.get("data")
+    data = data.data if isinstance(data, PlainImages) else data
+    assert data == flags.get("--data", data)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ssljax import Run, sharding, train
+from ssljax.data import PlainImages
 from ssljax.data.views import MultiCrop, Views
 from ssljax.models.convnet import ConvNet
 from ssljax.models.mlp import MLP
@@ -86,7 +87,10 @@ QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_pass
 def make(file, num_steps, settings=SMALL, **changes):
     function = getattr(importlib.import_module(f"experiments.{file.stem}"), file.stem)
     known = inspect.signature(function).parameters
-    exp = function(**{k: v for k, v in (settings | changes).items() if k in known})
+    settings = settings | changes
+    if "data" in known and isinstance(images := known["data"].default, PlainImages):
+        settings = {"data": replace(images, image_size=settings.get("image_size", 0))} | settings
+    exp = function(**{k: v for k, v in settings.items() if k in known})
     return replace(exp, num_steps=num_steps)
 
 

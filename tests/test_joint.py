@@ -77,21 +77,22 @@ def close(a, b, atol=1e-6):
 
 def test_views_compose_their_augmentations():
     x = images("photos", "train").read(np.arange(4))["image"]
+    batch = {"image": x}
     k1, k2, k3, k4 = jax.random.split(KEY, 4)
     y = augment.random_resized_crop(k1, augment.to_float(x), 16, scale=(0.3, 1.0))
     y = augment.grayscale(
         k4, augment.colour_jitter(k2, augment.flip(k3, y, 0.5), 0.2, 0.2, 0.2, 0.05, p=0.8), 0.2
     )
     view = Views(view_size=16, crop=0.3, jitter=0.2)
-    np.testing.assert_array_equal(view(KEY, x), y)
-    several = view.several(KEY, x, 3)
+    np.testing.assert_array_equal(view(KEY, batch), y)
+    several = view.several(KEY, batch, 3)
     assert several.shape == (12, 16, 16, 3)
-    np.testing.assert_array_equal(several[4:8], view(jax.random.split(KEY, 3)[1], x))
+    np.testing.assert_array_equal(several[4:8], view(jax.random.split(KEY, 3)[1], batch))
     np.testing.assert_allclose(view.whole(x).mean(), x.mean() / 255, atol=0.01)
-    rare = Views(crop=1.0, flip=0.0, jitter=0.0, gray=0.0, solarize=1.0)(KEY, x)
+    rare = Views(crop=1.0, flip=0.0, jitter=0.0, gray=0.0, solarize=1.0)(KEY, batch)
     np.testing.assert_allclose(rare, np.where(x >= 127.5, 255 - x, x) / 255, atol=1e-5)
-    assert jnp.abs(Views(crop=1.0, blur=1.0)(KEY, x) - Views(crop=1.0)(KEY, x)).max() > 0.01
-    four = Views(crop=1.0, flip=0.0, gray=0.0, jitter=(0.4, 0.3, 0.2, 0.1))(KEY, x)
+    assert jnp.abs(Views(crop=1.0, blur=1.0)(KEY, batch) - Views(crop=1.0)(KEY, batch)).max() > 0.01
+    four = Views(crop=1.0, flip=0.0, gray=0.0, jitter=(0.4, 0.3, 0.2, 0.1))(KEY, batch)
     np.testing.assert_allclose(
         four, augment.colour_jitter(k2, augment.to_float(x), 0.4, 0.3, 0.2, 0.1, p=0.8), atol=1e-5
     )
@@ -100,19 +101,20 @@ def test_views_compose_their_augmentations():
 def test_blur_and_solarise_probabilities_per_view():
     """BYOL's, and DINO's, whose small views come third: each is the view of that chance alone."""
     x = images("photos", "train").read(np.arange(4))["image"]
+    batch = {"image": x}
     plain = Views(crop=1.0, flip=0.0, jitter=0.0, gray=0.0)
     of = lambda key, blur, solarize: replace(plain, blur=blur, solarize=solarize)(key, x)
     k1, k2, k3 = jax.random.split(KEY, 3)
     unequal = replace(plain, blur=(1.0, 0.0), solarize=(0.0, 1.0))
-    views = unequal.each(KEY, x, 3)
+    views = unequal.each(KEY, batch, 3)
     for found, want in zip(views, (of(k1, 1.0, 0.0), of(k2, 0.0, 1.0), of(k3, 0.0, 1.0))):
         np.testing.assert_array_equal(found, want)
-    np.testing.assert_array_equal(unequal.several(KEY, x, 3), np.concatenate(views))
-    drawn = [unequal.either(k, x) for k in jax.random.split(KEY, 8)]
+    np.testing.assert_array_equal(unequal.several(KEY, batch, 3), np.concatenate(views))
+    drawn = [unequal.either(k, batch) for k in jax.random.split(KEY, 8)]
     first = [bool((d == of(k, 1.0, 0.0)).all()) for d, k in zip(drawn, jax.random.split(KEY, 8))]
     second = [bool((d == of(k, 0.0, 1.0)).all()) for d, k in zip(drawn, jax.random.split(KEY, 8))]
     assert any(first) and any(second) and all(a != b for a, b in zip(first, second))
-    np.testing.assert_array_equal(plain.either(KEY, x), plain(KEY, x))
+    np.testing.assert_array_equal(plain.either(KEY, batch), plain(KEY, batch))
     for blur, small in (
         (1.0, 1.0),
         ((1.0, 0.1), (0.1,)),
@@ -125,16 +127,19 @@ def test_blur_and_solarise_probabilities_per_view():
 
 def test_multi_crop_returns_large_and_small_views():
     x = np.zeros((2, 32, 32, 3), np.uint8)
+    batch = {"image": x}
     x[:, :16] = 255
     large, small = MultiCrop(Views(jitter=0, gray=0, crop=0.05)).kinds((32, 32, 3))
     assert (large.view_size, large.crop, large.crop_most) == (0, 0.4, 1.0)
     assert (small.view_size, small.crop, small.crop_most) == (16, 0.05, 0.4)
-    assert [v.shape for v in MultiCrop(small=3)(KEY, x)] == [(4, 32, 32, 3), (6, 16, 16, 3)]
-    assert [v.shape for v in MultiCrop(small=1, small_size=8)(KEY, x)] == [
+    assert [v.shape for v in MultiCrop(small=3)(KEY, batch)] == [(4, 32, 32, 3), (6, 16, 16, 3)]
+    assert [v.shape for v in MultiCrop(small=1, small_size=8)(KEY, batch)] == [
         (4, 32, 32, 3),
         (2, 8, 8, 3),
     ]
-    assert [v.shape for v in MultiCrop(Views(view_size=24), small=0)(KEY, x)] == [(4, 24, 24, 3)]
+    assert [v.shape for v in MultiCrop(Views(view_size=24), small=0)(KEY, batch)] == [
+        (4, 24, 24, 3)
+    ]
     for crops, words in (
         (
             MultiCrop(Views(view_size=33)),
@@ -145,7 +150,7 @@ def test_multi_crop_returns_large_and_small_views():
         with pytest.raises(InputError, match=words):
             crops(KEY, x)
     with pytest.raises(InputError, match="--view-size must be at most the images' 32 pixels"):
-        Views(view_size=33)(KEY, x)
+        Views(view_size=33)(KEY, batch)
     for make, words in (
         (lambda: MultiCrop(part=0.1), "--part must lie between --crop 0.2 and --crop-most 1.0"),
         (lambda: MultiCrop(large=1, small=0), "Two or more views"),
@@ -280,7 +285,7 @@ def test_swavs_prototypes_stay_normalised():
 def test_dinos_centre_is_the_moving_average_of_the_teachers_outputs():
     exp = dino(**CROPS, centre_decay=0.0, decay=1.0)
     zero, one, two = states(exp)
-    large = MultiCrop(PLAIN)(jax.random.key(1), digits()["image"])[0]
+    large = MultiCrop(PLAIN)(jax.random.key(1), digits())[0]
     net = Chain(encoder=TINY["encoder"], head=TINY["head"])
     z, _ = net(zero.params, zero.extra, large, train=True)  # At a decay of 1 the teacher stays.
     np.testing.assert_allclose(
@@ -304,7 +309,8 @@ def test_dinos_centre_is_the_moving_average_of_the_teachers_outputs():
 class Noisy(Views):
     """An image and noise, the more, the later the view: one that compiles at once."""
 
-    def __call__(self, key, images, number=0):
+    def __call__(self, key, batch, number=0):
+        images = batch["image"]
         return augment.to_float(images) + (0.5 + 0.2 * number) * jax.random.normal(
             key, images.shape
         )

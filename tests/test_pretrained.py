@@ -23,7 +23,7 @@ from experiments.rotation import rotation
 from experiments.simclr import simclr
 from experiments.simcse import simcse
 from ssljax import fingerprint, load, record, Run, train
-from ssljax.data import images
+from ssljax.data import Images, images
 from ssljax.data.documents import Documents, half_pages, labelled_documents, long_paragraphs
 from ssljax.data.token_rows import labelled_rows, SPECIAL, token_rows
 from ssljax.data.tokenizers import characters, wordpiece
@@ -417,7 +417,7 @@ def test_runs_that_cannot_encode_are_one_sentence(tmp_path, one_device):
     arguments = dict(net=NET, length=16, batch_size=8)
     exp = replace(gpt(**arguments), num_steps=1, evals={})
     file = inspect.getsourcefile(inspect.unwrap(gpt))
-    train(exp, Run(workdir=str(text)), record.plain(arguments), file)
+    train(exp, Run(workdir=str(text)), record.computes_of(arguments), file)
     with pytest.raises(InputError, match="has no encode: compute features from the arrays"):
         load(text).encode(np.zeros((2, 16), np.int32))
     data = tmp_path / "digits.npz"
@@ -425,7 +425,7 @@ def test_runs_that_cannot_encode_are_one_sentence(tmp_path, one_device):
     x, y = digits.image[:64], digits.labels[:64]
     np.savez(data, train_images=x, train_labels=y, test_images=x, test_labels=y)
     folder = tmp_path / "rotation"
-    train_briefly(rotation, folder, data=str(data), encoder=ConvNet(widths=(4, 6)))
+    train_briefly(rotation, folder, data=Images(str(data)), encoder=ConvNet(widths=(4, 6)))
     x = digits.image[:4]
     assert load(folder).encode(x).shape == (4, 6)
     data.unlink()

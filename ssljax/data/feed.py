@@ -53,6 +53,11 @@ def feed(source: Source, batch_size: int) -> Data:
     return Rows(source.arrays(), batch_size)
 
 
+def few(batch: Mapping[str, jax.Array], n: int = 2) -> dict[str, jax.Array]:
+    """The first `n` examples of a batch: enough for a net's init, which looks at shapes alone."""
+    return {name: x[:n] for name, x in batch.items()}
+
+
 def steps_of(
     epochs: int, train: Sized, batch_size: int, batches: int = 1, flag: str = "--critic-steps"
 ) -> int:

@@ -1,11 +1,14 @@
 """Image sets by name: embedded, from TFDS, a folder, or an .npz."""
 
+from dataclasses import dataclass, replace
 import os
 import pathlib
+from typing import NamedTuple
 import zipfile
 import zlib
 
 import numpy as np
+import tyro
 
 from ssljax.data import tfds
 from ssljax.data.decode import fit
@@ -20,12 +23,112 @@ from ssljax.data.sources import (
 )
 from ssljax.errors import InputError
 from ssljax.fingerprint import reported
+from ssljax.ranges import CountOrZero
 
 EMBEDDED = "digits"
+# Features are computed from the middle of an image whose shorter side has 256/224 of its pixels.
+MIDDLE = 224 / 256
+
+
+class ImageSets(NamedTuple):
+    """What `Images` names, as it was read."""
+
+    train: Source
+    """Images to learn from, perhaps with labels."""
+    test: Source
+    """Other images of the same kind."""
+    bank: Source
+    """Training images of the judge, which features of `queries` are compared with."""
+    queries: Source
+    """Test images of the judge."""
+    labelled: bool
+    """Whether the judge's images have labels."""
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)  # --data, not --data.data.
+@dataclass(frozen=True)
+class PlainImages:
+    """Images to learn from."""
+
+    data: str = EMBEDDED
+    """Images to learn from: digits (embedded), a TFDS set or a split of one (cifar10,
+    stl10:unlabelled), a folder of images or of shards, or an .npz."""
+    image_size: CountOrZero = 0
+    """Side of the images in pixels, to which they are resized; 0 for their own."""
+    skip_bad: bool = False
+    """Leave out files that can't be read, and count them, instead of stopping at the first."""
+
+    def read(self, whole: bool = False, labels: bool = False) -> ImageSets:
+        """The sets that the fields name; features are judged by the labels of `data`, if any.
+
+        With `whole`, photographs to learn from are not cut: they are resized to squares, and
+        batches have their "aspect". With `labels`, what is learned from must have labels.
+        InputError says what is wrong with a name, a set or a file.
+        """
+        train = self._images(self.data, "train", whole=whole)
+        if labels:
+            check_labels(train, self.data)
+        part = MIDDLE if "aspect" in train.read(np.arange(1)) else 1.0
+        bank = train if part == 1.0 else self._images(self.data, "train", part=part)
+        test = self._images(self.data, "test", part=part)
+        return ImageSets(
+            train, test, bank, test, labelled=not (bank.labels is None or test.labels is None)
+        )
+
+    def _images(self, name: str, split: str, whole: bool = False, part: float = 1.0) -> Source:
+        how = {"whole": whole, "part": part, "skip_bad": self.skip_bad}
+        return images(name, split, self.image_size, **how)
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class Images(PlainImages):
+    """Images to learn from, and those that features are judged on."""
+
+    judge: str = ""
+    """Labelled set that features are judged on; empty for the labels of --data, if it has any."""
+
+    def read(self, whole: bool = False, labels: bool = False) -> ImageSets:
+        """The sets that the fields name, with those of the judge, if one is given.
+
+        As of `PlainImages`; InputError also where the judge has no labels, or images of another shape.
+        """
+        sets = super().read(whole, labels)
+        if not self.judge:
+            return sets
+        height, width, channels = sets.test.shape
+        size = self.image_size or (height if height == width else 0)
+        judge = replace(self, data=self.judge, image_size=size, judge="").read(whole)
+        if not judge.labelled:
+            raise InputError(f"--judge must be a labelled set: {self.judge} has no labels.")
+        if judge.bank.shape != sets.test.shape:
+            raise InputError(
+                f"Images of --judge {self.judge} are of shape {judge.bank.shape}, and those of "
+                f"--data {self.data} of shape {sets.test.shape}: take a judge with {channels} "
+                "channels, and give --image-size."
+            )
+        return sets._replace(bank=judge.bank, queries=judge.queries, labelled=True)
+
+
+def check_labels(source: Source, name: str) -> None:
+    """InputError where a set that is learned from with labels has none."""
+    if source.labels is None:
+        raise InputError(
+            f"This experiment learns from labels, and {name} has none: give a labelled set as "
+            "--data, or train an experiment on it that needs none, such as simclr."
+        )
 
 
 @reported("images")
-def images(name: str, split: str, size: int = 0) -> Source:
+def images(
+    name: str,
+    split: str,
+    size: int = 0,
+    *,
+    whole: bool = False,
+    part: float = 1.0,
+    skip_bad: bool = False,
+) -> Source:
     """The "train" or "test" split of an image set.
 
     `name` is "digits" (scikit-learn's, embedded, 8x8), "photos" (32x32 tiles of its two
@@ -43,9 +146,10 @@ def images(name: str, split: str, size: int = 0) -> Source:
         raise InputError(
             f"--image-size must be a number of pixels, or 0 for the set's own size, not {size}."
         )
-    if whole := without_validation(name):
-        source = images(whole, "train", size)
-        return select(source, validation_indices(whole, source.labels)[split])
+    how = {"whole": whole, "part": part, "skip_bad": skip_bad}
+    if base_name := without_validation(name):
+        source = images(base_name, "train", size, **how)
+        return select(source, validation_indices(base_name, source.labels)[split])
     path, (base, colon, part) = pathlib.Path(name).expanduser(), name.rpartition(":")
     is_version = part[:1].isdigit() or part.startswith("*")  # 3.0.1, *.*.*
     if colon and not (is_version or path.exists()):

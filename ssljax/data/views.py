@@ -1,5 +1,6 @@
 """Random views of an image: what the joint-embedding methods make agree."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from ssljax.ranges import Count, CountOrZero, Fraction, NotEmpty, NotNegative, R
 # The hue's strength is a quarter of the others', and a shift of half a turn is the largest.
 Strength = Annotated[float, Range(least=0, most=2)]
 Hue = Annotated[float, Range(least=0, most=0.5)]
+Batch = Mapping[str, Array]  # "image", (n, height, width, channels) uint8, and perhaps "aspect".
 Fractions = Annotated[tuple[Fraction, ...], NotEmpty()]
 
 
@@ -48,17 +50,22 @@ class Views:
                 f"--crop must be at most --crop-most {self.crop_most}, not {self.crop}."
             )
 
-    def __call__(self, key: Array, images: Array, number: int = 0) -> Array:
-        """Images (n, height, width, channels), uint8, to floats in [0, 1]: view number `number`.
+    def __call__(self, key: Array, batch: Batch, number: int = 0) -> Array:
+        """View number `number` of each image of a batch: (n, size, size, channels) in [0, 1].
 
+        Images are (n, height, width, channels) uint8. Where photographs were resized to squares,
+        the batch has their "aspect", width over height, and crops are of the photograph.
         InputError for a view larger than the image.
         """
+        images, aspect = batch["image"], batch.get("aspect")
         _check_size("--view-size", self.view_size, min(images.shape[1:3]))
         k1, k2, k3, k4 = jax.random.split(key, 4)
         j = self.jitter if isinstance(self.jitter, tuple) else (*[self.jitter] * 3, self.jitter / 4)
         x = augment.to_float(images)
         scale, how = (self.crop, self.crop_most), self.interpolation
-        x = augment.random_resized_crop(k1, x, self.view_size, scale, interpolation=how)
+        x = augment.random_resized_crop(
+            k1, x, self.view_size, scale, interpolation=how, aspect=aspect
+        )
         x = augment.flip(k3, x, self.flip)
         x = augment.colour_jitter(k2, x, *j, p=0.8)
         x = augment.grayscale(k4, x, p=self.gray)
@@ -68,25 +75,25 @@ class Views:
             x = augment.solarize(jax.random.fold_in(key, 5), x, p=p)
         return x
 
-    def each(self, key: Array, images: Array, count: int = 2) -> list[Array]:
+    def each(self, key: Array, batch: Batch, count: int = 2) -> list[Array]:
         """`count` views of each image, a list of (n, size, size, channels).
 
         InputError for a count below 1.
         """
         if count < 1:
             raise InputError(f"The number of views must be positive, not {count}.")
-        return [self(k, images, number) for number, k in enumerate(jax.random.split(key, count))]
+        return [self(k, batch, number) for number, k in enumerate(jax.random.split(key, count))]
 
-    def several(self, key: Array, images: Array, count: int) -> Array:
+    def several(self, key: Array, batch: Batch, count: int) -> Array:
         """The views of `each`, concatenated: (count n, size, size, channels)."""
-        return jnp.concatenate(self.each(key, images, count))
+        return jnp.concatenate(self.each(key, batch, count))
 
-    def either(self, key: Array, images: Array) -> Array:
+    def either(self, key: Array, batch: Batch) -> Array:
         """An image's first or second view, at random: for a picture of what the net sees."""
         if self == self.later(1):
-            return self(key, images)
+            return self(key, batch)
         first = jax.random.bernoulli(jax.random.fold_in(key, 6))
-        return jnp.where(first, self(key, images), self(key, images, 1))
+        return jnp.where(first, self(key, batch), self(key, batch, 1))
 
     def later(self, number: int) -> "Views":
         """Views whose first is view number `number` of these."""
@@ -146,12 +153,12 @@ class MultiCrop:
         small = replace(view.later(self.large), view_size=size, crop_most=self.part)
         return replace(view, crop=self.part), small
 
-    def __call__(self, key: Array, images: Array) -> list[Array]:
-        """Images (n, height, width, channels) to large views, (large n, ...), and small ones."""
-        kinds, keys = self.kinds(images.shape[1:]), jax.random.split(key)
-        views = [kinds[0].several(keys[0], images, self.large)]
+    def __call__(self, key: Array, batch: Batch) -> list[Array]:
+        """Large views of a batch of images, (large n, size, size, channels), and small ones."""
+        kinds, keys = self.kinds(batch["image"].shape[1:]), jax.random.split(key)
+        views = [kinds[0].several(keys[0], batch, self.large)]
         if self.small:
-            views.append(kinds[1].several(keys[1], images, self.small))
+            views.append(kinds[1].several(keys[1], batch, self.small))
         return views
 
 

@@ -40,9 +40,11 @@ def average(
     """Mean of each of `measure(state, key, images, labels) -> {name: (n,)}` over `n` images.
 
     `better` and `floors` are those of the `Evaluator`. The key, for masks and noise, is the same
-    each time. InputError if `measure` gives anything but one number for each image.
+    each time, and labels are -1 where there are none. InputError if `measure` gives anything but
+    one number for each image.
     """
     indices = subset(data, n, seed)
+    known = np.full(len(data), -1, np.int32) if data.labels is None else data.labels
 
     @gathered
     def run(state, key, images, labels):
@@ -58,7 +60,7 @@ def average(
     def evaluate(state: Tree) -> Mapping[str, float]:
         total: dict[str, float] = {}
         for start, count, images in batches(data, indices, batch_size):
-            labels = data.labels[np.resize(indices[start : start + count], len(images))]
+            labels = known[np.resize(indices[start : start + count], len(images))]
             key = jax.random.fold_in(jax.random.key(seed), start)
             found = run(state, key, put(images, split=True), put(labels, split=True))
             for name, x in found.items():
@@ -67,7 +69,7 @@ def average(
 
     def trace(state: Tree) -> None:
         images = examples(data, part_size(data, len(indices), batch_size))
-        labels = jax.ShapeDtypeStruct(images.shape[:1], data.labels.dtype)
+        labels = jax.ShapeDtypeStruct(images.shape[:1], known.dtype)
         jax.eval_shape(run, state, jax.random.key(seed), images, labels)
 
     return Evaluator(evaluate, better=better or {}, floors=floors or {}, trace=trace, queries=data)

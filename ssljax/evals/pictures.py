@@ -20,6 +20,7 @@ from ssljax.evals.features import (
     trace_features,
     Tree,
 )
+from ssljax.evals.knn import neighbours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 def feature_map(encode: Encode, test: Any, n: int = 1000, seed: int = 0) -> Evaluator:
     """`map`: t-SNE of the features of `n` images of `test`, coloured by class, (H, W, 3) uint8.
 
-    Fewer images are taken where there are fewer. InputError for an empty set.
+    Without labels all are of one colour. Fewer images are taken where there are fewer. InputError
+    for an empty set.
     """
     extract, indices = extractor(encode), subset(test, n, seed)
     if not len(indices):
@@ -36,6 +38,8 @@ def feature_map(encode: Encode, test: Any, n: int = 1000, seed: int = 0) -> Eval
 
     def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
         points = _plane(extract(state, test, indices))
+        if test.labels is None:
+            return {"map": scatter(points, np.zeros(len(points), np.int32), ["no labels"])}
         return {"map": scatter(points, test.labels[indices], test.class_names)}
 
     return Evaluator(
@@ -47,35 +51,83 @@ def feature_map(encode: Encode, test: Any, n: int = 1000, seed: int = 0) -> Eval
     )
 
 
+def nearest_images(
+    encode: Encode,
+    bank: Any,
+    queries: Any,
+    whole_bank: bool = True,
+    rows: int = 8,
+    k: int = 9,
+    seed: int = 0,
+) -> Evaluator:
+    """`nearest`: a row for each of some images of `queries`, then the `k` nearest of `bank`.
+
+    Nearest by the cosine of features: what the net takes to be alike. Of a bank that is not used
+    `whole_bank`, which costs no more where other evaluators need its features too, at most 10,000
+    images are searched.
+    """
+    extract = extractor(encode)
+    asked = subset(queries, rows, seed)
+    searched = None if whole_bank else subset(bank, 10_000, seed)
+    k = min(k, len(bank) if searched is None else len(searched))
+
+    def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
+        known = extract(state, bank, searched)
+        found = neighbours(known, extract(state, queries, asked), k)[1]
+        found = found if searched is None else searched[found]
+        near = bank.read(found.reshape(-1))["image"]
+        first = queries.read(asked)["image"]
+        near = near.reshape(*found.shape, *near.shape[1:])
+        return {"nearest": grid(np.concatenate([first[:, None], near], axis=1))}
+
+    def trace(state: Tree) -> None:
+        _check_pictures("Images", examples(queries, len(asked)).shape, len(asked))
+        trace_features(encode, state, bank)
+        trace_features(encode, state, queries)
+
+    return Evaluator(
+        evaluate, pictures=True, trace=trace, encode=encode, bank=bank, queries=queries
+    )
+
+
 def views(
-    show: Callable[[Array, Array], Array], data: Any, n: int = 8, draws: int = 8, seed: int = 0
+    show: Callable[[Array, Mapping[str, Array]], Array],
+    data: Any,
+    n: int = 8,
+    draws: int = 8,
+    seed: int = 0,
 ) -> Evaluator:
     """`views`: a row for each of `n` images of `data`: the original, then `draws` of `show`.
 
-    `show(key, images)` takes (n, H, W, C) uint8 and returns floats in [0, 1] of any size.
+    `show(key, batch)` takes what `data.read` gives, "image" (n, H, W, C) uint8 and so on, and
+    returns floats in [0, 1] of any size. A photograph that was resized to a square is shown so.
     """
     indices = subset(data, n, seed)
 
     @gathered
-    def run(key, images):
-        drawn = jax.vmap(lambda key: show(key, images))(jax.random.split(key, draws))
-        _check_pictures("Views", drawn.shape[1:], len(images))
+    def run(key, batch):
+        drawn = jax.vmap(lambda key: show(key, batch))(jax.random.split(key, draws))
+        _check_pictures("Views", drawn.shape[1:], len(batch["image"]))
         return drawn
 
     @functools.cache  # It doesn't depend on the state.
     def picture() -> np.ndarray:
-        images = data.read(indices)["image"]
-        drawn = np.asarray(run(jax.random.key(seed), put(images))).swapaxes(0, 1)
-        first = images / np.float32(255)
+        batch = data.read(indices)
+        drawn = np.asarray(run(jax.random.key(seed), jax.tree.map(put, dict(batch))))
+        drawn = drawn.swapaxes(0, 1)
+        first = batch["image"] / np.float32(255)
         if first.shape[1:3] != drawn.shape[2:4]:
             size = (len(first), *drawn.shape[2:4], first.shape[-1])
             first = np.asarray(jax.image.resize(first, size, "linear"))
         return grid(np.concatenate([_colour(first)[:, None], _colour(drawn)], axis=1))
 
     def trace(state: Tree) -> None:
-        images = examples(data, len(indices))
-        _check_pictures("Images", images.shape, len(indices))
-        jax.eval_shape(run, jax.random.key(seed), images)
+        batch = dict(data.read(indices[:1]))
+        batch = {
+            k: jax.ShapeDtypeStruct((len(indices), *x.shape[1:]), x.dtype) for k, x in batch.items()
+        }
+        _check_pictures("Images", batch["image"].shape, len(indices))
+        jax.eval_shape(run, jax.random.key(seed), batch)
 
     return Evaluator(lambda state: {"views": picture()}, pictures=True, trace=trace, queries=data)
 

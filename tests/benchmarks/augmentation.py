@@ -50,7 +50,7 @@ def main() -> None:
     view = Views(view_size=args.view_size)
     crops = MultiCrop(view)
     net = Chain(encoder=ConvNet(tuple(args.widths)), head=MLP(widths=(256, 128), norm=True))
-    two, many = view.several(key, x, 2), crops(key, x)
+    two, many = view.several(key, {"image": x}, 2), crops(key, {"image": x})
     params, stats = net.init((key, key), two[:2])
     vit = ViT(patch=max(2, two.shape[1] // 8), depth=4, width=128, heads=4)
     weights, grid = (
@@ -68,14 +68,14 @@ def main() -> None:
 
     seconds = alternating(
         {
-            "two views": (lambda k, x: view.several(k, x, 2), (key, x)),
+            "two views": (lambda k, x: view.several(k, {"image": x}, 2), (key, x)),
             "... blurred and solarised too": (
-                lambda k, x: replace(view, blur=0.5, solarize=0.2).several(k, x, 2),
+                lambda k, x: replace(view, blur=0.5, solarize=0.2).several(k, {"image": x}, 2),
                 (key, x),
             ),
             "two large views and two small": (crops, (key, x)),
             "a view and I-JEPA's masks": (
-                lambda k, x: (view(k, x), block_masks(k, len(x), grid, 4)),
+                lambda k, x: (view(k, {"image": x}), block_masks(k, len(x), grid, 4)),
                 (key, x),
             ),
             "network, two views": (jax.grad(agree), (params, two)),

@@ -157,8 +157,8 @@ CASES = {
     ),
     "views": (
         lambda f: views(f, TEST),
-        lambda key, x: x / 255,
-        lambda key, x: x[..., 0] / 255,
+        lambda key, batch: batch["image"] / 255,
+        lambda key, batch: batch["image"][..., 0] / 255,
         "Views must be",
     ),
     "filters": (
@@ -261,7 +261,8 @@ def test_pictures_have_as_many_images_as_there_are():
     assert show(state)["compared"].shape == (2 * 64 + 2, 5 * 66 - 2, 3)
     lines = interpolations(encode, lambda state, z: jnp.zeros((len(z), 8, 8, 1)), few)
     assert lines(state)["interpolations"].shape == (2 * 66 - 2, 11 * 66 - 2, 3)
-    assert views(lambda key, x: x / 255, few)(state)["views"].shape == (5 * 66 - 2, 9 * 66 - 2, 3)
+    drawn = views(lambda key, batch: batch["image"] / 255, few)(state)["views"]
+    assert drawn.shape == (5 * 66 - 2, 9 * 66 - 2, 3)
     for evaluate in (show, lines):
         check(evaluate, STATE)
     with pytest.raises(InputError, match="2 images or more, not 1"):

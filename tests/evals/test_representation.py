@@ -504,7 +504,8 @@ def test_interpolations_go_straight_from_one_image_to_another(test):
 
 
 def test_views_are_originals_and_draws(test):
-    def show(key, images):
+    def show(key, batch):
+        images = batch["image"]
         shift = jax.random.uniform(key, (len(images), 1, 1, 1))
         return jnp.clip(
             images[:, 1:, 1:] / 255 + shift, 0, 1
@@ -578,7 +579,7 @@ def check_mesh():
         train, test = Digits(slice(0, 1300)), Digits(slice(1300, None))
         for one, eight in zip(expected, numbers(train, test), strict=True):
             assert eight == pytest.approx(one, rel=1e-3)
-        assert views(lambda key, images: images / 255.0, test)(state)["views"].std() > 0
+        assert views(lambda key, batch: batch["image"] / 255.0, test)(state)["views"].std() > 0
 
 
 @pytest.mark.parametrize("n", [1, 6, 8])
