@@ -103,7 +103,7 @@ def test_blur_and_solarise_probabilities_per_view():
     x = images("photos", "train").read(np.arange(4))["image"]
     batch = {"image": x}
     plain = Views(crop=1.0, flip=0.0, jitter=0.0, gray=0.0)
-    of = lambda key, blur, solarize: replace(plain, blur=blur, solarize=solarize)(key, x)
+    of = lambda key, blur, solarize: replace(plain, blur=blur, solarize=solarize)(key, batch)
     k1, k2, k3 = jax.random.split(KEY, 3)
     unequal = replace(plain, blur=(1.0, 0.0), solarize=(0.0, 1.0))
     views = unequal.each(KEY, batch, 3)
@@ -148,7 +148,7 @@ def test_multi_crop_returns_large_and_small_views():
         (MultiCrop(small_size=64), "--small-size must be at most the images' 32 pixels, not 64"),
     ):
         with pytest.raises(InputError, match=words):
-            crops(KEY, x)
+            crops(KEY, {"image": x})
     with pytest.raises(InputError, match="--view-size must be at most the images' 32 pixels"):
         Views(view_size=33)(KEY, batch)
     for make, words in (
@@ -503,9 +503,9 @@ def test_step_matches_the_papers_equation(make, of, changes):
     settings = {k: v for k, v in (WIRED | changes).items() if k != "view" or "crops" not in changes}
     state, metrics, found, key = fourth_step(make(**settings))
     views = (
-        changes["crops"](key, digits()["image"])
+        changes["crops"](key, digits())
         if "crops" in changes
-        else [Noisy()(k, digits()["image"], i) for i, k in enumerate(jax.random.split(key))]
+        else [Noisy()(k, digits(), i) for i, k in enumerate(jax.random.split(key))]
     )
     old = state.extra.get("target", state.extra.get("teacher"))
     tau = 0.8 if make is moco else rising(0.8)
@@ -568,7 +568,7 @@ def test_ijepa_step_matches_the_papers_equation():
         sincos_positions(4, 4, 8),
         0.8 + 0.2 * 3 / (1437 // 3),
     )
-    x = Noisy()(k1, digits(3)["image"])
+    x = Noisy()(k1, digits(3))
     asked, seen = (
         block_masks(k, 3, (4, 4), *a)
         for k, a in zip(jax.random.split(k2), [(4,), (1, (0.85, 1.0), (1.0, 1.0))])

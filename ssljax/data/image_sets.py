@@ -91,7 +91,8 @@ class Images(PlainImages):
     def read(self, whole: bool = False, labels: bool = False) -> ImageSets:
         """The sets that the fields name, with those of the judge, if one is given.
 
-        As of `PlainImages`; InputError also where the judge has no labels, or images of another shape.
+        As of `PlainImages`; InputError also where the judge has no labels, or images of another
+        shape.
         """
         sets = super().read(whole, labels)
         if not self.judge:
