@@ -14,6 +14,7 @@ from typing import Literal
 import jax
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.sharding import over_batch
@@ -54,20 +55,51 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     tries: int = 10,
     interpolation: Interpolation = "bilinear",
+    aspect: Array | None = None,
 ) -> Array:
     """Crops a random box of each image and resizes it to `size`, by default the image's own.
 
-    The area is a fraction in `scale`, and the ratio of width to height in `ratio`. Boxes are drawn
-    as in torchvision's `RandomResizedCrop`: the first of `tries` whole-pixel boxes that fits inside
-    the image, and otherwise a central one of the nearest allowed ratio.
+    `random_boxes` draws the boxes. With `aspect` (n,), image i is a photograph of that width by
+    height, squeezed to h x w pixels: its box is drawn on the photograph, at the smallest size with
+    that aspect and no side shorter than the image's, and mapped to the image. InputError for an
+    aspect of another shape.
+    """
+    n, h, w, _ = x.shape
+    rows, columns = np.int64(h), np.int64(w)
+    if aspect is not None:
+        if aspect.shape != (n,):
+            raise InputError(f"{n} images need an aspect each, not an array {aspect.shape}.")
+        rows = jnp.maximum(h, jnp.round(w / aspect))
+        columns = jnp.maximum(w, jnp.round(h * aspect))
+    top, left, height, width = random_boxes(key, n, rows, columns, scale, ratio, tries)
+    if aspect is not None:
+        top, height = top * (h / rows), height * (h / rows)
+        left, width = left * (w / columns), width * (w / columns)
+    return crop_and_resize(x, top, left, height, width, size or (h, w), interpolation)
+
+
+def random_boxes(
+    key: Array,
+    n: int,
+    h: np.integer | Array,
+    w: np.integer | Array,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    tries: int = 10,
+) -> tuple[Array, Array, Array, Array]:
+    """Tops, lefts, heights and widths (n,), in whole pixels, of boxes in images of h x w pixels.
+
+    `h` and `w` are one size of all images or n sizes. The area is a fraction in `scale`, and the
+    ratio of width to height in `ratio`. Boxes are drawn as in torchvision's `RandomResizedCrop`:
+    the first of `tries` boxes that fits inside the image, and otherwise a central one of the
+    nearest allowed ratio. InputError for a range that is none.
     """
     _check_range("scale", scale, 0, 1)
     _check_range("ratio", ratio, 0, float("inf"))
-    n, h, w, _ = x.shape
     k_area, k_ratio, k_top, k_left = jax.random.split(key, 4)
-    area = (
-        over_batch(jax.random.uniform(k_area, (n, tries), minval=scale[0], maxval=scale[1])) * h * w
-    )
+    columns = lambda side: side if side.ndim == 0 else side[:, None]
+    area = over_batch(jax.random.uniform(k_area, (n, tries), minval=scale[0], maxval=scale[1]))
+    area = area * columns(h) * columns(w)
     aspect = jnp.exp(
         over_batch(
             jax.random.uniform(
@@ -76,9 +108,9 @@ def random_resized_crop(
         )
     )
     bw, bh = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
-    fits = (bw >= 1) & (bw <= w) & (bh >= 1) & (bh <= h)
+    fits = (bw >= 1) & (bw <= columns(w)) & (bh >= 1) & (bh <= columns(h))
     first = jnp.argmax(fits, axis=1, keepdims=True)
-    whole_w, whole_h = max(1, min(w, round(h * ratio[1]))), max(1, min(h, round(w / ratio[0])))
+    whole_w, whole_h = (h * ratio[1]).round().clip(1, w), (w / ratio[0]).round().clip(1, h)
     any_fits = fits.any(1)
     bw = jnp.where(any_fits, jnp.take_along_axis(bw, first, 1)[:, 0], whole_w)
     bh = jnp.where(any_fits, jnp.take_along_axis(bh, first, 1)[:, 0], whole_h)
@@ -88,7 +120,7 @@ def random_resized_crop(
     )
     top = jnp.where(any_fits, jnp.floor(u_top * (h - bh + 1)), (h - whole_h) // 2)
     left = jnp.where(any_fits, jnp.floor(u_left * (w - bw + 1)), (w - whole_w) // 2)
-    return crop_and_resize(x, top, left, bh, bw, size or (h, w), interpolation)
+    return top, left, bh, bw
 
 
 def resize_square(x: Array, size: int, interpolation: Interpolation = "bilinear") -> Array:
@@ -149,7 +181,7 @@ def _resample(
     centre = start + (jnp.arange(n_out)[None, :, None] + 0.5) * step
     pixel = jnp.arange(n_in)[None, None, :] + 0.5
     weight = kernel((pixel - centre) / jnp.maximum(step, 1))
-    inside = (pixel > start) & (pixel < start + length)
+    inside = (pixel > start - 0.5) & (pixel < start + length + 0.5)
     weight = jnp.where(inside, weight, 0)
     return weight / weight.sum(-1, keepdims=True)
 
