@@ -526,7 +526,7 @@ def test_lejepa_step_matches_the_papers_equation():
         lejepa(**{k: v for k, v in WIRED.items() if k != "view"}, crops=crops, slices=5, sketch=0.3)
     )
     k1, k2 = jax.random.split(key)
-    large, small = crops(k1, digits()["image"])
+    large, small = crops(k1, digits())
     knots = np.linspace(-3, 3, 33)
 
     def equation(params):
