@@ -1,10 +1,13 @@
-"""Agreement of several processes on what process 0 has found."""
+"""Agreement of several processes on what process 0 has found, and lines that it prints."""
 
+import functools
 import json
 from typing import Any
 
 import jax
 import numpy as np
+
+from ssljax import signals
 
 
 def agree(value: Any) -> Any:
@@ -19,3 +22,13 @@ def agree(value: Any) -> Any:
     if jax.process_index() == 0:
         padded[:] = text
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+
+
+@functools.cache
+def say(line: str) -> None:
+    """Prints a line, in process 0 and once."""
+    if jax.process_index() == 0:
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            signals.reader_is_gone()

@@ -3,16 +3,17 @@
 from dataclasses import dataclass, replace
 import os
 import pathlib
+import re
 from typing import NamedTuple
-import zipfile
-import zlib
 
 import numpy as np
 import tyro
 
 from ssljax.data import tfds
 from ssljax.data.decode import fit
-from ssljax.data.folders import image_folder
+from ssljax.data.folders import IMAGES, is_of_another_kind
+from ssljax.data.image_arrays import array_images
+from ssljax.data.image_files import image_folder
 from ssljax.data.sources import (
     Arrays,
     HELD_OUT,
@@ -21,8 +22,10 @@ from ssljax.data.sources import (
     validation_indices,
     without_validation,
 )
+from ssljax.data.splits import hash_of_indices, held_out
 from ssljax.errors import InputError
 from ssljax.fingerprint import reported
+from ssljax.processes import say
 from ssljax.ranges import CountOrZero
 
 EMBEDDED = "digits"
@@ -130,48 +133,89 @@ def images(
     part: float = 1.0,
     skip_bad: bool = False,
 ) -> Source:
-    """The "train" or "test" split of an image set.
+    """The "train" or "test" split of an image set; a line on what was found is printed once.
 
     `name` is "digits" (scikit-learn's, embedded, 8x8), "photos" (32x32 tiles of its two
     photographs, embedded, in colour), a prepared TFDS image set (with its configuration after a
-    slash, where it has several), a folder (train/CLASS/*.png and test/CLASS/*.png; or CLASS/*.png
-    alone, of which every tenth image is then the test split), or an .npz ({split}_images and
-    {split}_labels, or x_{split} and y_{split}). Images are resized to `size` pixels per side, the
-    longer side being cut; `size` must be given where images differ in size.
+    slash, where it has several), a folder of images (see `ssljax/data/folders.py`), or an .npz or
+    .npy (see `image_arrays.py`). Sets may have no labels. Where a set has no test split, a tenth is
+    held out. Images are resized to `size` pixels per side, the longer side being cut; `size` must
+    be given where images differ in size.
+
+    NAME:SPLIT trains on another split of a TFDS set, a folder or an .npz (stl10:unlabelled); the
+    test split stays the set's own.
 
     For choosing settings, NAME:validation never reads the test split: its "test" split is a tenth
-    of each class of the training images, always the same, and its "train" split the rest.
-    InputError says what is wrong with the name, the set or a file.
+    of the training images, of each class if there are any, always the same, and its "train" split
+    the rest. It is so for sets with a split of that name too. InputError says what is wrong with
+    the name, the set or a file.
     """
     if size < 0:
         raise InputError(
             f"--image-size must be a number of pixels, or 0 for the set's own size, not {size}."
         )
-    how = {"whole": whole, "part": part, "skip_bad": skip_bad}
-    if base_name := without_validation(name):
-        source = images(base_name, "train", size, **how)
-        return select(source, validation_indices(base_name, source.labels)[split])
-    path, (base, colon, part) = pathlib.Path(name).expanduser(), name.rpartition(":")
-    is_version = part[:1].isdigit() or part.startswith("*")  # 3.0.1, *.*.*
-    if colon and not (is_version or path.exists()):
-        raise InputError(
-            f"{name} is no set: after a colon only {HELD_OUT} can stand, as in {base}:{HELD_OUT}, "
-            "for a tenth of the training images instead of the test split; or the version of a "
-            "TFDS set."
+    base, validation = without_validation(name) or name, bool(without_validation(name))
+    base, named = _base_and_split(base)
+    path = pathlib.Path(base).expanduser()
+    if path.is_dir() and path.suffix.lower() not in (".npz", ".npy"):
+        source, line = image_folder(
+            path, split, size, named, validation, whole=whole, part=part, skip_bad=skip_bad
         )
-    if name == EMBEDDED:
-        source = _digits(split)
-    elif name == "photos":
-        source = _photos(split)
-    elif path.suffix == ".npz":
-        source = _npz(path, split)
-    elif path.is_dir():
-        return image_folder(path, split, size)
-    elif os.sep in name and not tfds.has_config(name):
-        raise InputError(f"There is no folder or .npz file {name}: check the path given as --data.")
+        say(line)
+        return source
+    of = "train" if validation else split
+    if base in (EMBEDDED, "photos"):
+        if named:
+            raise InputError(
+                f"{name} is no set: after the colon only {HELD_OUT} can stand, as in "
+                f"{base}:{HELD_OUT}, for a tenth of the training images instead of the test split."
+            )
+        sets = {s: _digits(s) if base == EMBEDDED else _photos(s) for s in ("train", "test")}
+        train, test = sets["train"], sets["test"]
+        line = (
+            f"{base}: {len(train) + len(test):,} images in {train.num_classes} classes, "
+            f"{len(train):,} to train, {len(test):,} to test"
+        )
+        source = resized(sets[of], size)
+    elif path.suffix.lower() in (".npz", ".npy"):
+        source, line = array_images(path, of, size, named)
+    elif path.is_file():
+        raise InputError(
+            is_of_another_kind(path, IMAGES)
+            or f"{path} is one file: give the folder that the images are in, or an .npz."
+        )
+    elif os.sep in base and not tfds.has_config(base):
+        raise InputError(f"There is no folder or .npz file {base}: check the path given as --data.")
     else:
-        return tfds.tfds_images(name, split, size)
-    return resized(source, size)
+        source, line = tfds.tfds_images(base, of, size, named)
+    if validation:
+        source = _validation(base, source, split)
+        line += f"; of those to train, {HELD_OUT} holds out a tenth, and the test split is not read"
+    if split == "train":
+        say(line)
+    return source
+
+
+def _base_and_split(name: str) -> tuple[str, str]:
+    """NAME and SPLIT of NAME:SPLIT; a path and a version of a TFDS set may have colons."""
+    base, colon, part = name.rpartition(":")
+    is_version = part[:1].isdigit() or part.startswith("*")  # 3.0.1, *.*.*
+    if not colon or is_version or pathlib.Path(name).expanduser().exists():
+        return name, ""
+    if not re.search(r"\w", part):
+        raise InputError(
+            f"{name} is no set: after a colon a split can stand, to train on it, or {HELD_OUT}, as "
+            f"in {base}:{HELD_OUT}, for a tenth of the training images instead of the test split."
+        )
+    return base, part
+
+
+def _validation(name: str, source: Source, split: str) -> Source:
+    """What NAME:validation has as a split, of the training split."""
+    if source.labels is not None:
+        return select(source, validation_indices(name, source.labels)[split])
+    out = held_out(hash_of_indices(len(source), HELD_OUT))
+    return select(source, np.flatnonzero(out == {"train": False, "test": True}[split]))
 
 
 def resized(source: Arrays, size: int) -> Arrays:
@@ -209,38 +253,3 @@ def _photos(split: str) -> Arrays:
         np.repeat(np.arange(2, dtype=np.int32), tiles.shape[1]),
         ["china", "flower"],
     )
-
-
-def _npz(path: pathlib.Path, split: str) -> Arrays:
-    pairs = (f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            held = file.files
-            found = next((pair for pair in pairs if set(pair) <= set(held)), ())
-            arrays = [file[key] for key in found]
-    except FileNotFoundError:
-        raise InputError(f"There is no file {path}: check the path given as --data.") from None
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        raise InputError(f"{path} can't be read as an .npz of arrays ({e}).") from e
-    if not arrays:
-        raise InputError(
-            f"{path} holds {', '.join(held) or 'nothing'}; it needs {split}_images and "
-            f"{split}_labels, or x_{split} and y_{split}."
-        )
-    image, labels = arrays[0], arrays[1].reshape(-1)
-    image = image[..., None] if image.ndim == 3 else image
-    if image.ndim != 4 or image.dtype != np.uint8 or len(image) != len(labels):
-        raise InputError(
-            f"{path}: images must be uint8 (n, height, width[, channels]) with a label each, not "
-            f"{image.dtype} {image.shape} with {labels.shape[0]} labels."
-        )
-    if 0 in image.shape[1:] or (image.shape[1] in (1, 3) and image.shape[3] > 4):
-        raise InputError(
-            f"{path}: images must be (n, height, width[, channels]), channels last, not "
-            f"{image.shape}."
-        )
-    if len(labels) == 0 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise InputError(
-            f"{path}: labels must be whole numbers from 0 on, one for each of at least one image."
-        )
-    return Arrays(image, labels.astype(np.int32), [str(i) for i in range(int(labels.max()) + 1)])

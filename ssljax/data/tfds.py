@@ -8,8 +8,9 @@ import sys
 import numpy as np
 
 from ssljax.data.cache import cache_file, read_cache, store
-from ssljax.data.decode import fit
-from ssljax.data.sources import Arrays, fits_in_memory, OnDisk, Source
+from ssljax.data.decode import fit, suggested_size
+from ssljax.data.sources import Arrays, fits_in_memory, OnDisk, select, Source
+from ssljax.data.splits import hash_of_indices, held_out
 from ssljax.errors import InputError
 
 
@@ -60,66 +61,127 @@ def data_source(name: str, builder, split: str, instead: str):
         ) from e
 
 
-def tfds_images(name: str, split: str, size: int) -> Source:
-    import tensorflow_datasets as tfds
+def tfds_images(name: str, split: str, size: int, named: str = "") -> tuple[Source, str]:
+    """The "train" or "test" images of a prepared TFDS set, and the line to be printed.
 
+    `named` is the split to train on; the test split is the set's own, or else that of validation,
+    or else a tenth held out by a hash of the index. There are labels where the set has a feature
+    "label" with class names, and where none is -1. InputError says what is wrong with the set.
+    """
     builder = builder_of(
         name,
         ["digits", "photos"],
         "give a TFDS name, a folder of class folders, an .npz, or digits, which is embedded",
     )
-    instead = "or take --data digits, which is embedded and needs no download"
-    features = builder.info.features
-    if (
-        "image" not in features
-        or "label" not in features
-        or not hasattr(features["label"], "names")
-    ):
-        raise InputError(
-            f"{name} holds {', '.join(features)}, not image and label: it is not a labelled image "
-            "set."
-        )
-    check_prepared(name, builder, instead)
-    if (
-        split == "test"
-        and "test" not in builder.info.splits
-        and "validation" in builder.info.splits
-    ):
-        split = "validation"
-    if split not in builder.info.splits:
-        raise InputError(f"{name} has no {split} split; it has {', '.join(builder.info.splits)}.")
-    shape = features["image"].shape
-    if not size and None in shape:
-        raise InputError(f"The images of {name} differ in size: give --image-size.")
-    shape = (size, size, shape[-1] or 3) if size else shape
+    feature = _image_feature(name, builder.info.features)
+    check_prepared(name, builder, "or take --data digits, which is embedded and needs no download")
+    splits = builder.info.splits
+    train = named or "train"
+    test = next((s for s in ("test", "validation") if s in splits and s != train), "")
+    for wanted in (train, split if split not in ("train", "test") else train):
+        if wanted not in splits:
+            raise InputError(
+                f"{name} has no {wanted} split; it has {', '.join(splits)}: give one of those as "
+                f"in {name}:{next(iter(splits))}, to train on it."
+            )
+    whole = _read_split(name, builder, test if split == "test" and test else train, size, feature)
+    counts = {"train": splits[train].num_examples}
+    if test:
+        counts["test"] = splits[test].num_examples
+        note = "those of validation are the test split" if test == "validation" else ""
+        source = whole
+    else:
+        out = held_out(hash_of_indices(len(whole), "test"), whole.labels)
+        if not out.any():
+            raise InputError(f"{name} has too few images in {train} to hold some out for testing.")
+        source = select(whole, np.flatnonzero(out == (split == "test")))
+        counts = {"train": int((~out).sum()), "test": int(out.sum())}
+        note = "a tenth is held out by a hash of the index, for there is no other split to test on"
+    n = source.num_classes
+    form = f"in {n:,} class{'es' * (n > 1)}" if n else "without classes"
+    line = (
+        f"{name}{f':{named}' * bool(named)}: {counts['train']:,} images {form} to train, "
+        f"{counts['test']:,} to test{f'; {note}' if note else ''}"
+    )
+    unused = [f"{x.num_examples:,} of {s}" for s, x in splits.items() if s not in (train, test)]
+    return source, line + (f". Left out: {', '.join(unused)}" if unused else "")
 
-    names = list(features["label"].names)
+
+def _image_feature(name: str, features: Mapping) -> str:
+    """Name of the feature that has a set's images; InputError where there is no such one."""
+    import tensorflow_datasets as tfds
+
+    found = [k for k, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    if not found:
+        raise InputError(f"{name} holds {', '.join(features)}, and no image: it is no image set.")
+    if len(found) > 1 and "image" not in found:
+        raise InputError(
+            f"{name} has several images, {' and '.join(found)}, and none is called image: give "
+            "another set, or a folder of the images that you want."
+        )
+    feature = "image" if "image" in found else found[0]
+    if features[feature].np_dtype != np.uint8:
+        kind = np.dtype(features[feature].np_dtype)
+        raise InputError(f"The images of {name} are {kind}, and can only be read as uint8.")
+    return feature
+
+
+def _read_split(name: str, builder, split: str, size: int, feature: str) -> Source:
+    """All images of a split, with their labels if there are any."""
+    import tensorflow_datasets as tfds
+
+    instead = "or take --data digits, which is embedded and needs no download"
+    features, info = builder.info.features, builder.info.splits[split]
+    shape = features[feature].shape
+    if not size and None in shape[:2]:
+        rows = data_source(name, builder, split, instead)
+        some = rows.__getitems__(list(range(0, len(rows), -(-len(rows) // 50))))
+        sizes = [row[feature].shape[:2] for row in some]
+        raise InputError(
+            f"The images of {name} differ in size: give --image-size {suggested_size(sizes)}, for "
+            "instance."
+        )
+    shape = (size, size, shape[-1] or 3) if size else (*shape[:2], shape[-1] or 3)
+    named = "label" in features and getattr(features["label"], "names", None)
+    names = list(named or [])
     made = (
         (pathlib.Path(builder.data_path) / "dataset_info.json").stat().st_mtime_ns
     )  # Prepared anew is another set.
-    cache = cache_file(f"{builder.data_path}-{made}-{split}-{shape}")
-    count = builder.info.splits[split].num_examples
+    cache = cache_file(f"{builder.data_path}-{made}-{split}-{feature}-{shape}")
     if cached := read_cache(cache):
-        return Arrays(cached["image"], cached["labels"], names)
+        return _with_labels(cached["image"], cached.get("labels"), names)
     rows = data_source(name, builder, split, instead)
 
     def image(i: int) -> np.ndarray:
-        x = rows[i]["image"]
+        x = rows[i][feature]
         return fit(x, size) if size and x.shape[:2] != (size, size) else x
 
-    if not fits_in_memory(count, shape):
-        undecoded = builder.as_data_source(
-            split=split, decoders={"image": tfds.decode.SkipDecoding()}
-        )
-        labels = np.array([r["label"] for r in all_rows(undecoded)], np.int32)
-        rows_of = builder.info.splits[split]
-        files = f"{builder.info.full_name} {split} {count} {rows_of.num_bytes}"
-        return OnDisk(image, labels, names, shape, files=files)
-    examples = list(all_rows(rows))
-    out = np.stack([fit(r["image"], size) if size else r["image"] for r in examples])
-    labels = np.array([r["label"] for r in examples], np.int32)
-    store(cache, image=out, labels=labels)
-    return Arrays(out, labels, names)
+    if not fits_in_memory(info.num_examples, shape):
+        labels = None
+        if names:
+            undecoded = builder.as_data_source(
+                split=split, decoders={feature: tfds.decode.SkipDecoding()}
+            )
+            labels = np.array([r["label"] for r in all_rows(undecoded)], np.int32)
+        if labels is None or labels.min() < 0:
+            labels, names = None, []
+        files = f"{builder.info.full_name} {split} {info.num_examples} {info.num_bytes}"
+        return OnDisk(image, labels, names, shape, count=info.num_examples, files=files)
+    images, found = [], []
+    for row in all_rows(rows):
+        images.append(fit(row[feature], size) if size else row[feature])
+        found.append(row["label"] if names else -1)
+    arrays = {"image": np.stack(images)}
+    if names:
+        arrays["labels"] = np.array(found, np.int32)
+    store(cache, **arrays)
+    return _with_labels(arrays["image"], arrays.get("labels"), names)
+
+
+def _with_labels(image: np.ndarray, labels: np.ndarray | None, names: list[str]) -> Arrays:
+    if labels is None or labels.min() < 0:
+        return Arrays(image)
+    return Arrays(image, labels, names)
 
 
 def all_rows(rows) -> Iterator[Mapping]:
