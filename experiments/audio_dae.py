@@ -4,7 +4,7 @@ The method is reviewed in https://arxiv.org/abs/1206.5538.
 
     launch/local.sh experiments/audio_dae.py                 # embedded signals, to see it run
     launch/local.sh experiments/audio_dae.py --data FOLDER --wave 8000 --bands 40 --window 256 \\
-        --epochs 20 --code 64 coder:convolutional            # FOLDER/CLASS/*.wav, at 8 kHz
+        --epochs 20 --code 64 coder:convolutional            # recordings, read at 8 kHz
 
 FOLDER with spoken letters in 20 languages: Debian's klettres-data, as in cpc.py.
 """
@@ -19,8 +19,9 @@ import optax
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import audio, feed
 from ssljax.evals.average import average
+from ssljax.evals.collapse import collapse
 from ssljax.evals.features import subset
-from ssljax.evals.pictures import samples
+from ssljax.evals.pictures import feature_map, samples
 from ssljax.evals.probe import linear_probe
 from ssljax.losses.reconstruction import corrupt, Noise, squared_error
 from ssljax.models.coder import Convolutional, Dense
@@ -29,9 +30,7 @@ from ssljax.ranges import checked, Count, NotNegative, Positive, Range
 
 @checked
 def audio_dae(
-    data: str = "signals",
-    rate: Count = 8000,
-    wave: Count = 128,
+    data: audio.Recordings = audio.Recordings(),
     bands: Count = 8,
     window: Annotated[int, Range(least=2)] = 32,
     coder: Dense | Convolutional = Dense((256,)),
@@ -45,9 +44,7 @@ def audio_dae(
     """A log-mel spectrogram is predicted from a noisy one, through a narrow code.
 
     Args:
-        data: signals (embedded), or a folder of class folders of recordings.
-        rate: Samples a second that recordings are resampled to; embedded signals keep their own.
-        wave: Samples of a wave; longer recordings are cut into several waves.
+        data: Recordings to learn from, labelled or not.
         bands: Bands of the log-mel spectrogram.
         window: Samples in a window of the spectrogram; windows are half of this apart.
         coder: Encoder and decoder.
@@ -59,11 +56,11 @@ def audio_dae(
         batch_size: Waves in a step.
         lr: Learning rate of Adam.
     """
-    audio.check_log_mel(wave, rate, window, bands)
-    train, test = (audio.recordings(data, split, wave, rate) for split in ("train", "test"))
+    audio.check_log_mel(data.wave, data.rate, window, bands)
+    train, test, labelled = data.read()
 
     def log_mel(x):
-        return audio.log_mel(audio.to_wave(x), rate, window, window // 2, bands)
+        return audio.log_mel(audio.to_wave(x), data.rate, window, window // 2, bands)
 
     some = np.asarray(jax.jit(log_mel)(train.read(subset(train, 500))["image"]))
     mean, deviation = some.mean((0, 1)), some.std((0, 1)) + 1e-3
@@ -111,18 +108,24 @@ def audio_dae(
         rows = jnp.concatenate([x, noisy, reconstruct(state.params, noisy)])
         return jnp.clip(rows.swapaxes(1, 2)[:, ::-1] / 6 + 0.5, 0, 1)
 
+    evals = {
+        "test": average(errors, test, better={"error": "lower"}, floors={"error": "of_noisy"}),
+        "images": samples(draw, rows=3),
+        "collapse": collapse(encode, test),
+        "features": feature_map(encode, test),
+    }
+    if labelled:
+        evals |= {
+            "probe": linear_probe(encode, train, test, floor=False),
+            "log_mel": linear_probe(raw, train, test, floor=False),
+        }
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=epochs * (len(train) // batch_size),
         encode=encode,
-        evals={
-            "test": average(errors, test, better={"error": "lower"}, floors={"error": "of_noisy"}),
-            "images": samples(draw, rows=3),
-            "probe": linear_probe(encode, train, test, floor=False),
-            "log_mel": linear_probe(raw, train, test, floor=False),
-        },
+        evals=evals,
     )
 
 

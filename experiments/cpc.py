@@ -5,7 +5,7 @@ Of raw waves of sound.
     launch/local.sh experiments/cpc.py                       # embedded signals, to see it run
     launch/local.sh experiments/cpc.py --data FOLDER --wave 8000 --waves.strides 5 4 2 2 2 \\
         --steps 12 --waves.width 128 --batch-size 64 --epochs 25 --bands 40 \\
-        --window 256                                         # FOLDER/CLASS/*.wav, at 8 kHz
+        --window 256                                         # recordings, read at 8 kHz
     launch/local.sh experiments/cpc.py --data train-clean-100 --rate 16000 --wave 20480 \\
         --waves.strides 5 4 2 2 2 --waves.width 512 --context.width 256 --steps 12 \\
         --batch-size 8 --epochs 9 --lr 2e-4 --bands 40 --window 400
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import audio, feed
+from ssljax.evals.collapse import collapse
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import feature_map
 from ssljax.evals.probe import linear_probe
@@ -37,9 +38,7 @@ from ssljax.ranges import checked, Count, Positive, Range
 
 @checked
 def cpc(
-    data: str = "signals",
-    rate: Count = 8000,
-    wave: Count = 128,
+    data: audio.Recordings = audio.Recordings(),
     waves: Waves = Waves(strides=(4, 2), width=64),
     context: RNN = RNN("gru", width=64, layers=1),
     steps: Count = 4,
@@ -52,9 +51,7 @@ def cpc(
     """A context predicts the codes that follow, against the codes of the other waves of a batch.
 
     Args:
-        data: signals (embedded), or a folder of class folders of recordings.
-        rate: Samples a second that recordings are resampled to; embedded signals keep their own.
-        wave: Samples of a wave; longer recordings are cut into several waves.
+        data: Recordings to learn from, labelled or not.
         waves: The encoder of waves into codes (g_enc in the paper).
         context: The recurrent net over codes (g_ar in the paper).
         steps: Number of codes ahead that are predicted, each by its own matrix (K in the paper).
@@ -64,8 +61,8 @@ def cpc(
         bands: Bands of the log-mel spectrogram, whose means and deviations are the floor.
         window: Samples in a window of the spectrogram.
     """
-    audio.check_log_mel(wave, rate, window, bands)
-    train, test = (audio.recordings(data, split, wave, rate) for split in ("train", "test"))
+    audio.check_log_mel(data.wave, data.rate, window, bands)
+    train, test, labelled = data.read()
     num_steps = epochs * (len(train) // batch_size)
     tx = adamw(warmup_cosine(lr, num_steps))
 
@@ -88,21 +85,23 @@ def cpc(
         return codes(state.params, x)[1].mean(1)
 
     def log_mel(state, x):
-        y = audio.log_mel(audio.to_wave(x), rate, window, window // 2, bands)
+        y = audio.log_mel(audio.to_wave(x), data.rate, window, window // 2, bands)
         return jnp.concatenate([y.mean(1), y.std(1)], axis=-1)
 
+    evals = {"collapse": collapse(encode, test), "features": feature_map(encode, test)}
+    if labelled:
+        evals |= {
+            "knn": knn(encode, train, test, floor=False),
+            "probe": linear_probe(encode, train, test, floor=False),
+            "log_mel": linear_probe(log_mel, train, test, floor=False),
+        }
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
         encode=encode,
-        evals={
-            "knn": knn(encode, train, test, floor=False),
-            "probe": linear_probe(encode, train, test, floor=False),
-            "log_mel": linear_probe(log_mel, train, test, floor=False),
-            "features": feature_map(encode, test),
-        },
+        evals=evals,
     )
 
 

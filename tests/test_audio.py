@@ -8,9 +8,23 @@ import numpy as np
 import pytest
 import soundfile
 
+from experiments.audio_dae import audio_dae
+from experiments.cpc import cpc
+from ssljax import sharding
 from ssljax.data import audio
 from ssljax.errors import InputError
+from ssljax.evals.evaluator import check
 from ssljax.models.waves import Waves
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def write(path, wave, rate=8000, **how):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wave, rate, **how)
 
 
 def tone(hertz, rate, seconds, level=0.5):
@@ -21,21 +35,15 @@ class TestRecordings:
     def test_are_averaged_resampled_and_cut(self, tmp_path):
         rate = 16000
         left, right = tone(440, rate, 1.2), tone(1000, rate, 1.2)
-        (tmp_path / "a" / "deep").mkdir(parents=True)
-        (tmp_path / "b").mkdir()
+        both = np.stack([left, right], 1)
         for i in range(10):
-            soundfile.write(
-                tmp_path / "a" / "deep" / f"{i}.flac",
-                np.stack([left, right], 1),
-                rate,
-                subtype="PCM_16",
-            )
-        soundfile.write(tmp_path / "b" / "short.wav", tone(440, 8000, 0.1), 8000)
+            write(tmp_path / ("train", "test")[i == 0] / "a" / "deep" / f"{i}.flac", both, rate)
+        write(tmp_path / "test" / "b" / "short.wav", tone(440, 8000, 0.1))
         train, test = (
             audio.recordings(str(tmp_path), split, length=3000, rate=8000)
             for split in ("train", "test")
         )
-        assert train.class_names == ["a", "b"] and len(test) == 4  # Three of file 0; file 10.
+        assert train.class_names == ["a", "b"] and len(test) == 4
         x = train.read(np.arange(len(train)))
         assert x["image"].shape == (9 * 3, 3000) and x["image"].dtype == np.int16
         np.testing.assert_array_equal(x["label"], [0] * 27)
@@ -94,19 +102,17 @@ class TestRecordings:
     def test_floats_beyond_1_are_divided_by_their_peak_and_said(self, tmp_path, capsys):
         wave = tone(200, 8000, 0.2)
         for name, scale in (("loud", 6.0), ("whole", 65536.0), ("usual", 1.0)):
-            (tmp_path / name).mkdir()
-            for split in range(2):
-                file = tmp_path / name / f"{split}.wav"
-                soundfile.write(file, scale * wave, 8000, subtype="FLOAT")
+            for split in "train", "test":
+                write(tmp_path / split / name / "0.wav", scale * wave, subtype="FLOAT")
         train = audio.recordings(str(tmp_path), "train", 1600)
         out = capsys.readouterr().out
-        assert out.count("\n") == 1 and "3 of 5 recordings exceed 1 and are divided" in out
-        assert "(up to 3.277e+04, in " in out and "whole" in out
+        assert out.count("\n") == 3 and "2 of 3 recordings exceed 1 and are divided" in out
+        assert "(up to 3.277e+04, in " in out and "whole/0.wav" in out
         for wave_read, label in zip(train.image, train.labels):
             scale = 1 if train.class_names[label] == "usual" else 2
             np.testing.assert_allclose(wave_read, 32767 * scale * wave, atol=1)
-        audio.recordings(str(tmp_path), "test", 1600)
-        assert "1 of 1" in capsys.readouterr().out
+        again = audio.recordings(str(tmp_path), "train", 1600)  # By the peaks of the index.
+        np.testing.assert_array_equal(again.image, train.image)
 
     @pytest.mark.parametrize("bad", (np.nan, np.inf))
     def test_samples_that_are_not_finite_are_a_sentence(self, tmp_path, bad):
@@ -125,47 +131,27 @@ class TestRecordings:
             audio.to_int16(np.array([-2, -1, 0, 0.5, 2])), [-32767, -32767, 0, 16384, 32767]
         )
 
-    def test_own_splits(self, tmp_path):
-        for split, names in (("train", "xy"), ("test", "y")):
-            for name in names:
-                (tmp_path / split / name).mkdir(parents=True)
-                soundfile.write(tmp_path / split / name / "0.wav", tone(200, 8000, 0.2), 8000)
+    def test_labels_mean_the_same_class_in_both_splits(self, tmp_path):
+        for name in "train/x", "train/y", "test/y":
+            write(tmp_path / name / "0.wav", tone(200, 8000, 0.2))
         test = audio.recordings(str(tmp_path), "test", 1600)
         assert len(test) == 1 and test.class_names == ["x", "y"] and test.labels.tolist() == [1]
-        for name, other in (("test", "validation"), ("validation", "val")):
-            (tmp_path / name).rename(tmp_path / other)
-            found = audio.recordings(str(tmp_path), "test", 1600)
-            np.testing.assert_array_equal(found.image, test.image)
-            assert found.class_names == ["x", "y"] and found.labels.tolist() == [1]
-        (tmp_path / "val").rename(tmp_path / "dev")
-        with pytest.raises(
-            InputError,
-            match="has a folder train but no folder test: add .*test, with a folder a class",
-        ):
-            audio.recordings(str(tmp_path), "test", 1600)
 
     def test_settings_are_chosen_by_training_recordings_alone(self, tmp_path):
-        for split in "train", "test":
-            for name, hertz in (("x", 200), ("y", 300)):
-                (tmp_path / split / name).mkdir(parents=True)
-                for i in range(10):
-                    soundfile.write(
-                        tmp_path / split / name / f"{i}.wav", tone(hertz + i, 8000, 0.4), 8000
-                    )
+        for name, hertz in (("x", 200), ("y", 300)):
+            for i in range(10):
+                write(tmp_path / "train" / name / f"{i}.wav", tone(hertz + i, 8000, 0.4))
+            write(tmp_path / "test" / name / "0.wav", tone(hertz + 10, 8000, 0.4))
         whole = audio.recordings(str(tmp_path), "train", 1600)
-        (tmp_path / "test").rename(tmp_path / "gone")  # Were it read, nothing could be.
-        with pytest.raises(InputError, match="no folder test"):
+        for name in "xy":
+            (tmp_path / "test" / name / "0.wav").write_bytes(b"gone")
+        with pytest.raises(InputError, match="can't be read"):
             audio.recordings(str(tmp_path), "test", 1600)
-        (tmp_path / "test" / "x").mkdir(parents=True)
         train, test = (
             audio.recordings(f"{tmp_path}:validation", split, 1600) for split in ("train", "test")
         )
-        assert train.labels.tolist() == [0] * 18 + [1] * 18 and test.labels.tolist() == [
-            0,
-            0,
-            1,
-            1,
-        ]  # Whole recordings.
+        assert set(train.labels) == set(test.labels) == {0, 1} and len(train) > len(test)
+        assert len(train) % 2 == len(test) % 2 == 0  # Whole recordings, of two windows.
         waves = lambda source: sorted(wave.tobytes() for wave in source.image)
         assert sorted(waves(train) + waves(test)) == waves(whole)
         a, b = (audio.recordings("signals:validation", split, 100) for split in ("train", "test"))
@@ -178,13 +164,138 @@ class TestRecordings:
             audio.recordings(str(tmp_path / "none"), "train", 100)
         with pytest.raises(InputError, match="holds no recordings"):
             audio.recordings(str(tmp_path), "train", 100)
-        (tmp_path / "a").mkdir()
-        for i in range(3):
-            (tmp_path / "a" / f"{i}.wav").write_bytes(b"not a wave")
-        with pytest.raises(InputError, match="can't be read as a recording"):
-            audio.recordings(str(tmp_path), "train", 100)
         with pytest.raises(InputError, match="shorter windows"):
             audio.recordings("signals", "test", 1000)
+
+    @pytest.mark.parametrize("limit", (2**31, 0))  # Resident and streamed.
+    @pytest.mark.parametrize(
+        "name, spoil, why",
+        [
+            ("x.wav", lambda b: b"not a wave", "Format not recognised"),
+            ("x.wav", lambda b: b"", "Format not recognised"),
+            ("x.wav", lambda b: b[:44], "is empty"),
+            ("x.flac", lambda b: b[: len(b) // 2], "psf_fseek"),
+            ("x.mp3", lambda b: b[: len(b) // 2], "ends before its header says"),
+        ],
+    )
+    def test_bad_files_are_named_or_left_out_and_counted(
+        self, tmp_path, monkeypatch, capsys, limit, name, spoil, why
+    ):
+        monkeypatch.setattr(audio, "RESIDENT_BYTES", limit)
+        for label, hertz in (("a", 200), ("b", 300), ("c", 400)):
+            write(tmp_path / "train" / label / name, tone(hertz, 8000, 2))
+            write(tmp_path / "test" / label / name, tone(hertz, 8000, 2))
+        whole = audio.recordings(str(tmp_path), "train", 8000)
+        bad = tmp_path / "train" / "b" / name
+        bad.write_bytes(spoil(bad.read_bytes()))
+        with pytest.raises(InputError, match=f"train/b/{name} .*{why}.*: repair or remove it, or"):
+            audio.recordings(str(tmp_path), "train", 8000)
+        capsys.readouterr()
+        rest = audio.recordings(str(tmp_path), "train", 8000, skip_bad=True)
+        at = np.flatnonzero(whole.labels != 1)
+        found = rest.read(np.arange(len(rest)))
+        np.testing.assert_array_equal(found["image"], whole.read(at)["image"])
+        np.testing.assert_array_equal(found["label"], whole.labels[at])
+        assert rest.class_names == ["a", "b", "c"]
+        assert f"Left out: 1 that can't be read. {bad}" in capsys.readouterr().out
+
+    def test_folder_of_bad_files_is_a_sentence(self, tmp_path):
+        for i in range(3):
+            (tmp_path / f"{i}.wav").write_bytes(b"not a wave")
+        with pytest.raises(InputError, match="None of . recordings can be read. .*wav can't be"):
+            audio.recordings(str(tmp_path), "train", 100, skip_bad=True)
+
+    def test_file_that_is_cut_after_the_start_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(audio, "RESIDENT_BYTES", 0)
+        for i in range(3):
+            write(tmp_path / f"{i}.wav", tone(200, 8000, 2))
+        train = audio.recordings(str(tmp_path), "train", 4000)
+        for file in tmp_path.iterdir():
+            file.write_bytes(file.read_bytes()[:20_000])
+        assert len(train.read(np.arange(1))["image"]) == 1  # It is still there.
+        with pytest.raises(InputError, match="[012].wav ends before its header says"):
+            train.read(np.arange(len(train)))
+
+    def test_windows_on_a_disk_equal_those_in_memory(self, tmp_path, monkeypatch):
+        """Recordings of several lengths and rates, speakers with folders of chapters."""
+        rng = np.random.default_rng(0)
+        for i in range(12):
+            n, rate = rng.integers(500, 9000), (8000, 16000, 22050)[i % 3]
+            speaker = tmp_path / ("103", "1034", "19", "40")[i % 4] / f"{i % 2}"
+            write(speaker / f"{i}.flac", 0.3 * rng.normal(size=n), rate)
+        found = {}
+        for limit in (2**31, 0):
+            monkeypatch.setattr(audio, "RESIDENT_BYTES", limit)
+            found[limit] = [audio.recordings(str(tmp_path), s, 700) for s in ("train", "test")]
+        for a, b in zip(*found.values()):
+            assert a.class_names == b.class_names == ["103", "1034", "19", "40"]
+            np.testing.assert_array_equal(a.labels, b.labels)
+            order = rng.permutation(len(a))
+            for x, y in ((a.read(order), b.read(order)),):
+                np.testing.assert_array_equal(x["image"], y["image"])
+                np.testing.assert_array_equal(x["label"], y["label"])
+        assert len(found[0][0]) > 20 and len(found[0][1]) > 3
+
+    def test_headers_are_read_once_and_those_of_changed_files_again(self, tmp_path, monkeypatch):
+        for i in range(5):
+            write(tmp_path / "train" / f"{i}.wav", tone(200 + i, 8000, 0.5))
+        write(tmp_path / "test" / "0.wav", tone(300, 8000, 0.5))
+        read, header = [], audio._header
+        monkeypatch.setattr(audio, "_header", lambda path: read.append(path.name) or header(path))
+
+        def train():
+            read.clear()
+            return audio.recordings(str(tmp_path), "train", 1000)
+
+        first = train()
+        assert sorted(read) == [f"{i}.wav" for i in range(5)] and first.labels is None
+        audio.recordings(str(tmp_path), "test", 1000)  # Of the same folder, and of one index.
+        np.testing.assert_array_equal(train().image, first.image)
+        assert read == []
+        write(tmp_path / "train" / "3.wav", tone(500, 8000, 0.5))  # Of the same size.
+        changed = train()
+        assert read == ["3.wav"]
+        (tmp_path / "train" / "1.wav").unlink()
+        rest = train()
+        assert read == [] and len(rest) == 16
+        expected = np.round(32767 * tone(500, 8000, 0.5)).reshape(4, 1000)
+        np.testing.assert_allclose(changed.image[12:16], expected, atol=1)
+        np.testing.assert_array_equal(rest.image[8:12], changed.image[12:16])
+
+    def test_damaged_index_is_made_again(self, tmp_path):
+        for i in range(3):
+            write(tmp_path / "folder" / f"{i}.wav", tone(200 + i, 8000, 0.5))
+        first = audio.recordings(str(tmp_path / "folder"), "train", 1000)
+        for file in (audio.cache_file("x").parent).iterdir():
+            file.write_bytes(file.read_bytes()[:-10])
+        again = audio.recordings(str(tmp_path / "folder"), "train", 1000)
+        np.testing.assert_array_equal(again.image, first.image)
+
+    def test_what_was_found_is_printed(self, tmp_path, capsys):
+        for i, seconds in enumerate((1, 1.2, 1.5, 0.1)):
+            write(tmp_path / "train" / f"{i}.wav", tone(200, 16000, seconds), 16000)
+        write(tmp_path / "test" / "0.wav", tone(200, 8000, 1))
+        audio.recordings(str(tmp_path), "train", 8000)
+        line, own = capsys.readouterr().out.splitlines()
+        assert "5 recordings without classes, 4 to train, 1 to test" in line
+        assert own == (  # The last is padded; of the second, a fifth of a second is left out.
+            "train: 4 of them, 3.8 s at 16000 Hz, as 5 windows of 1 s at 8000 Hz. Left out: 0.2 s, "
+            "ends shorter than half a window"
+        )
+
+    @pytest.mark.parametrize("make", (cpc, audio_dae))
+    def test_experiments_on_recordings_without_labels(self, tmp_path, make):
+        for i in range(20):
+            write(tmp_path / f"{i}.wav", tone(200 + 20 * i, 8000, 0.1))
+        exp = make(audio.Recordings(str(tmp_path), wave=256), batch_size=4)
+        batch = exp.data.batch(exp.data.resident(), next(exp.data.feed(0, 0, sharding.make_mesh())))
+        state = jax.eval_shape(exp.init, jax.random.key(0), batch)
+        assert set(batch) == {"image"}
+        assert set(exp.evals) == {"collapse", "features"} | (
+            {"test", "images"} if make is audio_dae else set()
+        )
+        for evaluate in exp.evals.values():
+            check(evaluate, state)
 
     def test_signals_of_one_split_are_not_in_the_other(self):
         train, test = (audio.recordings("signals", split, 64) for split in ("train", "test"))
