@@ -1,5 +1,6 @@
 """Feeds: batches gathered on the devices from a resident set, or streamed from the hosts."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 import itertools
@@ -119,47 +120,41 @@ class Rows:
 class Streamed:
     """Whole epochs of a set that is read as it is needed, in a seeded order.
 
-    Each process reads and decodes the rows of its own devices, `ahead` batches ahead, in `threads`
-    threads.
+    Each process reads the rows of its own devices, `ahead` batches ahead, and sends the next `sent`
+    to the devices while a step runs. A set that decodes does so in threads of its own (`OnDisk`).
     """
 
     source: Source
     batch_size: int
-    threads: int = 16
     ahead: int = 4
+    sent: int = 2
 
     def resident(self) -> Tree:
         return ()
 
     def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[Tree]:
         along = NamedSharding(mesh, sharding.BATCH)
-        rows = local_rows(along, self.batch_size)
-        place = {row: i for i, row in enumerate(rows)}
+        rows = np.array(local_rows(along, self.batch_size))
 
-        def read(i: int) -> Tree:
-            step, row = divmod(i, len(rows))
-            at = indices(seed, step, len(self.source), self.batch_size)[rows[row]]
-            return {k: v[0] for k, v in self.source.read(np.array([at])).items()}
+        def read(step: int) -> Tree:
+            return self.source.read(indices(seed, step, len(self.source), self.batch_size)[rows])
 
         def put(x: np.ndarray) -> jax.Array:
-            shape = (self.batch_size, *x.shape[1:])
-
             def part(index: tuple[slice, ...]) -> np.ndarray:
-                return x[[place[row] for row in range(*index[0].indices(self.batch_size))]]
+                first, last, _ = index[0].indices(self.batch_size)
+                at = np.searchsorted(rows, first)
+                return x[at : at + last - first]  # Rows of a device are consecutive.
 
-            return jax.make_array_from_callback(shape, along, part)
+            return jax.make_array_from_callback((self.batch_size, *x.shape[1:]), along, part)
 
-        read_ahead = grain.ReadOptions(
-            num_threads=self.threads, prefetch_buffer_size=self.ahead * len(rows)
-        )
-        stream = (
-            grain.MapDataset.range(start * len(rows), 2**62)
-            .map(read)
-            .to_iter_dataset(read_ahead)
-            .batch(len(rows))
-        )
-        for rows_of_batch in stream:
-            yield {k: put(v) for k, v in rows_of_batch.items()}
+        # While the last rows of a batch are decoded, the other thread begins with the next.
+        read_ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self.ahead)
+        batches = grain.MapDataset.range(start, 2**62).map(read).to_iter_dataset(read_ahead)
+        on_devices: deque[Tree] = deque()
+        for count, batch in enumerate(batches):
+            on_devices.append({name: put(x) for name, x in batch.items()})
+            if not count or len(on_devices) > self.sent:  # The first is waited for.
+                yield on_devices.popleft()
 
     def batch(self, resident: Tree, fed: Tree) -> Tree:
         return fed

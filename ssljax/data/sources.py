@@ -2,13 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+import os
 from typing import Any, Protocol
 
 import numpy as np
 
+from ssljax.data.decode import Unreadable
 from ssljax.errors import InputError
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# Decoders let other threads run meanwhile, and threads that wait for the disk take no core.
+THREADS = min(64, max(8, 2 * CORES))
 RESIDENT_BYTES = 2 * 2**30  # Sets of more decoded bytes than this are streamed.
 HELD_OUT = "validation"  # What a colon and this after a name ask for.
 
@@ -79,6 +84,8 @@ class OnDisk:
     """Set that is decoded as it is read.
 
     `image(i)` gives example i, an array of `shape`; with `aspects`, a pair of it and its aspect.
+    With `skip_bad`, an example that is `Unreadable` is replaced by the next one that isn't, and
+    the first after the last: what is read is a function of the index and the files.
     """
 
     image: Callable[[int], Any]
@@ -87,8 +94,12 @@ class OnDisk:
     shape: tuple[int, ...]
     count: int | None = None  # Number of examples; None for that of the labels.
     aspects: bool = False
-    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8), repr=False)
+    skip_bad: bool = False
+    pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(THREADS, "decode"), repr=False
+    )
     files: str = ""  # What stands for the content in a run's record: names and sizes.
+    left_out: dict[int, str] = field(default_factory=dict, repr=False)  # Why, by index.
 
     def __len__(self) -> int:
         if self.count is None:
@@ -100,13 +111,84 @@ class OnDisk:
         return len(self.class_names)
 
     def read(self, at: np.ndarray) -> Mapping[str, np.ndarray]:
-        decode = map if len(at) < 8 else self.pool.map
-        found = list(decode(self.image, map(int, at)))
-        labels = {} if self.labels is None else {"label": self.labels[at]}
-        if not self.aspects:
-            return {"image": np.stack(found)} | labels
-        images, aspects = zip(*found, strict=True)
-        return {"image": np.stack(images), "aspect": np.array(aspects, np.float32)} | labels
+        at = np.array(at)
+        image = aspect = None
+        if len(at):  # The first tells the type.
+            at[0], found, ratio = self._example(int(at[0]))
+            image = np.empty((len(at), *self.shape), found.dtype)
+            aspect = np.empty(len(at), np.float32)
+            image[0], aspect[0] = found, ratio
+
+        def fill(row: int) -> None:
+            at[row], image[row], aspect[row] = self._example(int(at[row]))
+
+        _each(self.pool, fill, range(1, len(at)))
+        found = {"image": image if len(at) else np.empty((0, *self.shape), np.uint8)}
+        if self.labels is not None:
+            found["label"] = self.labels[at]
+        if self.aspects:
+            found["aspect"] = aspect if len(at) else np.empty(0, np.float32)
+        return found
+
+    def in_memory(self) -> Arrays:
+        """The set in memory, without what can't be read if `skip_bad`."""
+        found = dict(self.read(np.arange(len(self))))
+        if self.left_out:
+            print(f"Left out {len(self.left_out)} of {len(self)} files, which can't be read.")
+            kept = np.setdiff1d(np.arange(len(self)), list(self.left_out))
+            found = {name: x[kept] for name, x in found.items()}
+        return Arrays(found["image"], found.get("label"), self.class_names, found.get("aspect"))
+
+    def _example(self, i: int) -> tuple[int, np.ndarray, float]:
+        """The index of what is read for example i, its array, and its aspect."""
+        for _ in range(len(self)):
+            if i not in self.left_out:
+                try:
+                    found = self.image(i)
+                except Unreadable as error:
+                    if not self.skip_bad:
+                        raise
+                    self._leave_out(i, str(error))
+                else:
+                    image, aspect = found if self.aspects else (found, 1.0)
+                    if image.shape != self.shape:  # NumPy would repeat one channel thrice.
+                        raise ValueError(f"Example {i} is {image.shape}, not {self.shape}.")
+                    return i, image, aspect
+            i = (i + 1) % len(self)
+        why = next(iter(self.left_out.values()), "there are none")
+        raise InputError(f"None of {len(self)} files can be read; of one, {why}")
+
+    def _leave_out(self, i: int, why: str) -> None:
+        self.left_out[i] = why
+        count = len(self.left_out)
+        if count <= 3 or count in (10, 100, 1000, 10_000, 100_000):
+            print(f"Left out {count} of {len(self)} files so far: {why}")
+
+
+def _each(pool: ThreadPoolExecutor, do: Callable[[int], None], rows: range) -> None:
+    """`do(row)` of all rows in the threads of a pool; raises the error of the first that has one.
+
+    Threads take the rows themselves: a task for each would cost as much as a small image.
+    """
+    left, errors = iter(rows), {}
+
+    def work() -> None:
+        for row in left:
+            if errors:
+                return
+            try:
+                do(row)
+            except BaseException as error:
+                errors[row] = error
+
+    try:
+        for task in [pool.submit(work) for _ in range(min(THREADS, len(rows)))]:
+            task.result()
+    except BaseException as error:  # Of a signal: the threads stop too.
+        errors[-1] = error
+        raise
+    if errors:  # Rows are taken in order, so that this is the first of all.
+        raise errors[min(errors)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +232,10 @@ def select(source: Source, at: np.ndarray) -> Source:
         labels = None if source.labels is None else source.labels[at]
         aspect = None if source.aspect is None else source.aspect[at]
         return Arrays(source.image[at], labels, source.class_names, aspect)
+    if isinstance(source, OnDisk):  # What replaces a file that can't be read is one of these too.
+        labels = None if source.labels is None else source.labels[at]
+        image = lambda i: source.image(int(at[i]))
+        return replace(source, image=image, labels=labels, count=len(at), left_out={})
     return Selected(source, at)
 
 
