@@ -11,6 +11,7 @@ import tyro
 
 from ssljax.data import tfds
 from ssljax.data.decode import fit
+from ssljax.data.embedded import EMBEDDED
 from ssljax.data.folders import IMAGES, is_of_another_kind
 from ssljax.data.image_arrays import array_images
 from ssljax.data.image_files import image_folder
@@ -28,7 +29,7 @@ from ssljax.fingerprint import reported
 from ssljax.processes import say
 from ssljax.ranges import CountOrZero
 
-EMBEDDED = "digits"
+DEFAULT = "digits"
 # Features are computed from the middle of an image whose shorter side has 256/224 of its pixels.
 MIDDLE = 224 / 256
 
@@ -53,8 +54,8 @@ class ImageSets(NamedTuple):
 class PlainImages:
     """Images to learn from."""
 
-    data: str = EMBEDDED
-    """Images to learn from: digits (embedded), a TFDS set or a split of one (cifar10,
+    data: str = DEFAULT
+    """Images to learn from: digits or doodles (embedded), a TFDS set or a split of one (cifar10,
     stl10:unlabelled), a folder of images or of shards, or an .npz."""
     image_size: CountOrZero = 0
     """Side of the images in pixels, to which they are resized; 0 for their own."""
@@ -135,12 +136,11 @@ def images(
 ) -> Source:
     """The "train" or "test" split of an image set; a line on what was found is printed once.
 
-    `name` is "digits" (scikit-learn's, embedded, 8x8), "photos" (32x32 tiles of its two
-    photographs, embedded, in colour), a prepared TFDS image set (with its configuration after a
-    slash, where it has several), a folder of images (see `ssljax/data/folders.py`), or an .npz or
-    .npy (see `image_arrays.py`). Sets may have no labels. Where a set has no test split, a tenth is
-    held out. Images are resized to `size` pixels per side, the longer side being cut; `size` must
-    be given where images differ in size.
+    `name` is an embedded set (doodles, digits, photos: `ssljax/data/embedded.py`), a prepared TFDS
+    image set (with its configuration after a slash, where it has several), a folder of images (see
+    `ssljax/data/folders.py`), or an .npz or .npy (see `image_arrays.py`). Sets may have no labels.
+    Where a set has no test split, a tenth is held out. Images are resized to `size` pixels per
+    side, the longer side being cut; `size` must be given where images differ in size.
 
     NAME:SPLIT trains on another split of a TFDS set, a folder or an .npz (stl10:unlabelled); the
     test split stays the set's own.
@@ -164,13 +164,13 @@ def images(
         say(line)
         return source
     of = "train" if validation else split
-    if base in (EMBEDDED, "photos"):
+    if base in EMBEDDED:
         if named:
             raise InputError(
                 f"{name} is no set: after the colon only {HELD_OUT} can stand, as in "
                 f"{base}:{HELD_OUT}, for a tenth of the training images instead of the test split."
             )
-        sets = {s: _digits(s) if base == EMBEDDED else _photos(s) for s in ("train", "test")}
+        sets = {s: EMBEDDED[base](s) for s in ("train", "test")}
         train, test = sets["train"], sets["test"]
         line = (
             f"{base}: {len(train) + len(test):,} images in {train.num_classes} classes, "
@@ -222,34 +222,3 @@ def resized(source: Arrays, size: int) -> Arrays:
     if not size or source.shape[:2] == (size, size):
         return source
     return Arrays(np.stack([fit(x, size) for x in source.image]), source.labels, source.class_names)
-
-
-def _digits(split: str) -> Arrays:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    image = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    at = np.arange(len(image)) % 5 == 0  # Every fifth is for testing: 1437 and 360, writers mixed.
-    at = {"train": ~at, "test": at}[split]
-    return Arrays(image[at], digits.target[at].astype(np.int32), [str(i) for i in range(10)])
-
-
-def _photos(split: str) -> Arrays:
-    """Tiles of 32x32 pixels of china.jpg and flower.jpg.
-
-    The left 15 columns of each photograph are the training set, the right 4 the test set; the
-    column between them is left out. As both sets are parts of the same two photographs, they only
-    show that a method runs.
-    """
-    from sklearn.datasets import load_sample_images
-
-    photos = np.stack(load_sample_images().images)[:, :416, :640]
-    columns = {"train": slice(15), "test": slice(16, 20)}[split]
-    tiles = (
-        photos.reshape(2, 13, 32, 20, 32, 3).swapaxes(2, 3)[:, :, columns].reshape(2, -1, 32, 32, 3)
-    )
-    return Arrays(
-        np.concatenate(tiles),
-        np.repeat(np.arange(2, dtype=np.int32), tiles.shape[1]),
-        ["china", "flower"],
-    )

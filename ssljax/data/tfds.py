@@ -70,7 +70,7 @@ def tfds_images(name: str, split: str, size: int, named: str = "") -> tuple[Sour
     """
     builder = builder_of(
         name,
-        ["digits", "photos"],
+        ["digits", "doodles", "photos"],
         "give a TFDS name, a folder of class folders, an .npz, or digits, which is embedded",
     )
     feature = _image_feature(name, builder.info.features)
