@@ -24,6 +24,8 @@ def doodles(split: str) -> Arrays:
 def digits(split: str) -> Arrays:
     """scikit-learn's digits: 1,437 and 360 images of 8x8 pixels in 17 greys, of 10 classes."""
 
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     image = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     at = np.arange(len(image)) % 5 == 0  # Every fifth is for testing: 1437 and 360, writers mixed.
