@@ -31,8 +31,9 @@ that folders such as train are classes where there are not both of train and tes
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+import os
 import pathlib
 import re
 from typing import NamedTuple
@@ -126,7 +127,7 @@ def find_files(root: pathlib.Path, kind: Kind, named: str = "", validation: bool
     folders, left = _of_kind(listing, root, kind)
     if not folders:
         raise InputError(_holds_no(root, kind, left))
-    reading = _read(root, kind, listing, folders, named)
+    reading = _read(root, kind, listing, folders, named, validation)
     return _chosen(root, kind, reading, left, validation)
 
 
@@ -148,8 +149,8 @@ def _of_kind(
                 left[pathlib.PurePosixPath(name).suffix.lower() or "without a suffix"] += 1
         if own:
             folders[folder] = own
-    left["broken links"] += listing.broken
-    left["hidden folders"] += listing.hidden
+    left[f"broken link{'s' * (listing.broken != 1)}"] += listing.broken
+    left[f"hidden folder{'s' * (listing.hidden != 1)}"] += listing.hidden
     return folders, +left
 
 
@@ -204,6 +205,7 @@ class _Reading:
     left: Counter
     class_of: dict[str, dict[str, str]]  # {split: {folder: class}} of the splits with classes.
     form: str = ""  # In how many classes, or why in none.
+    tested: bool = False  # Whether there is a test split.
 
 
 def _read(
@@ -212,6 +214,7 @@ def _read(
     listing: Listing,
     folders: dict[str, list[str]],
     named: str,
+    validation: bool,
 ) -> _Reading:
     force = ""
     lists = _lists(root, listing, folders)
@@ -243,6 +246,10 @@ def _read(
         parts["test"] = parts.pop("val")
         if not lists:
             reading.notes.append("those of validation are the test split")
+    reading.tested = "test" in parts
+    if validation and reading.tested:
+        n = sum(map(len, parts.pop("test").values()))
+        reading.notes.append(f"{n:,} to test are not read")
     _drop_linked(reading, listing)
     _strip(reading, root)
     for split in [s for s in parts if s not in ("train", "test")]:
@@ -282,13 +289,9 @@ def _lists(
     if not tops:
         return {}
     files = {_join(folder, name) for folder, names in folders.items() for name in names}
-    found = {}
+    found: dict[str, tuple[str, list[str]]] = {}
     for name in tops:
-        try:
-            lines = (root / name).read_text(encoding="utf-8-sig", errors="surrogateescape")
-        except OSError as e:
-            raise InputError(f"{_show(root / name)} can't be read ({e.strerror}).") from e
-        lines = [line.strip() for line in lines.splitlines() if line.strip()]
+        lines = _lines(root / name)
         if lines and _listed(lines[0], files):
             split = split_of(name.rpartition(".")[0])
             if split in found:
@@ -300,13 +303,31 @@ def _lists(
     return found
 
 
-def _listed(line: str, files: set[str]) -> str:
+def is_list(path: pathlib.Path) -> bool:
+    """Whether a file is a list that names files beside or below it."""
+    first = next(iter(_lines(path, 2**12)), "")
+    return any(name and os.path.isfile(path.parent / name) for name in _names_in(first))
+
+
+def _lines(path: pathlib.Path, most: int = -1) -> list[str]:
+    """The lines, without blank ones, of a file, or of its first bytes."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(most).decode("utf-8-sig", "surrogateescape")
+    except OSError as e:
+        raise InputError(f"{_show(path)} can't be read ({e.strerror}): correct its rights.") from e
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _names_in(line: str) -> list[str]:
+    """What a line of a list may name: all of it, or what is before a label."""
+    names = (line, line.rpartition(",")[0], line.rsplit(None, 1)[0], line.partition(",")[0])
+    return [name.strip().strip('"').replace("\\", "/").removeprefix("./") for name in names]
+
+
+def _listed(line: str, files: Collection[str]) -> str:
     """The file that a line names, alone or before a label; "" for none."""
-    for name in (line, line.rpartition(",")[0], line.rsplit(None, 1)[0], line.partition(",")[0]):
-        name = name.strip().strip('"').replace("\\", "/").removeprefix("./")
-        if name in files:
-            return name
-    return ""
+    return next((name for name in _names_in(line) if name in files), "")
 
 
 def _by_lists(
@@ -520,11 +541,11 @@ def _find_classes(reading: _Reading, root: pathlib.Path, force: str, chosen: boo
     elif force != "classes" and len(names) == 1:
         reading.form = f"without classes (all are in {_show(names[0])})"
     elif force != "classes" and not have:
-        reading.form = f"without classes (many are beside folders; {take})"
+        reading.form = f"without classes (many lie beside the folders; {take})"
     elif force != "classes" and like_dates_or_parts(names):
-        reading.form = f"without classes (by their folders' names; {take})"
+        reading.form = f"without classes (folders look like dates or parts of a large set; {take})"
     elif force != "classes" and not (common or len(depths) == 1 or 2 * len(direct) >= len(names)):
-        reading.form = f"without classes (at different depths; {take})"
+        reading.form = f"without classes (folders are of different depths; {take})"
     elif len(have) == 2 and not common:
         if not chosen:
             raise InputError(
@@ -537,7 +558,7 @@ def _find_classes(reading: _Reading, root: pathlib.Path, force: str, chosen: boo
     else:
         reading.form = f"in {len(names):,} class{'es' * (len(names) > 1)} ({_names(names)})"
         if force != "classes" and depths != {0} and not common:
-            reading.form += f", the outer folders ({_show(root)}:unlabelled takes none)"
+            reading.form += f", by the outer folders ({_show(root)}:unlabelled takes none)"
         for split in [s for s in tops if s not in have and count[s]]:
             reading.notes.append(f"those to {split} are without classes")
         _set_classes(reading, tops, have)
@@ -563,18 +584,16 @@ def _chosen(
     labels: dict[str, np.ndarray | None] = {}
     for split in ("train", "test"):
         class_of, part = reading.class_of.get(split), reading.parts.get(split, {})
-        rows = [
-            (number[class_of[f]] if class_of else 0, _join(f, name))
-            for f, own in part.items()
-            for name in own
-        ]
-        rows.sort()
-        names[split] = [name for _, name in rows]
-        labels[split] = np.array([c for c, _ in rows], np.int32) if class_of else None
+        numbers = {f: number[class_of[f]] if class_of else 0 for f in part}
+        order = sorted(part, key=lambda f: (numbers[f], f))
+        names[split] = [_join(f, name) for f in order for name in sorted(part[f])]
+        counts = [len(part[f]) for f in order]
+        of = np.repeat(np.array([numbers[f] for f in order], np.int32), counts)
+        labels[split] = of if class_of else None
     if not names["train"]:
         raise InputError(f"{_show(root)} holds no {kind.name} to train on.")
     notes = list(reading.notes)
-    for purpose in ["test"] * (not names["test"]) + ["validation"] * validation:
+    for purpose in ["test"] * (not reading.tested) + ["validation"] * validation:
         every, own = names["train"], labels["train"]
         out = held_out(hash_of_names(every, purpose), own)
         names = {
@@ -584,11 +603,12 @@ def _chosen(
         labels = {"train": None, "test": None}
         if own is not None:
             labels = {"train": own[~out], "test": own[out]}
-        notes.append(
-            "a tenth is held out by a hash of the names, for there is no test split"
-            if purpose == "test"
-            else "a tenth of the training files is held out to choose settings"
-        )
+        if purpose == "validation":
+            notes.append("a tenth of the training files is held out to choose settings")
+        elif validation:
+            notes.append(f"{len(names['test']):,} others are held out to test, and not read")
+        else:
+            notes.append("a tenth is held out by a hash of the names, for there is no test split")
     total = len(names["train"]) + len(names["test"])
     line = (
         f"{_show(root)}: {total:,} {_few(kind, total)} {reading.form}, {len(names['train']):,} to "

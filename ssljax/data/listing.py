@@ -58,16 +58,16 @@ def _walk(root: pathlib.Path) -> Listing:
             names = []
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if entry.is_dir():
-                        if entry.name.startswith("."):
-                            hidden += 1
-                            continue
+                    kind = _kind(entry)
+                    if kind == "file":
+                        names.append(entry.name)
+                    elif not kind:
+                        broken += 1
+                    elif entry.name.startswith("."):
+                        hidden += 1
+                    else:
                         name = f"{folder}/{entry.name}" if folder else entry.name
                         stack.append((name, linked or entry.is_symlink(), (*above, identity)))
-                    elif entry.is_file():
-                        names.append(entry.name)
-                    else:
-                        broken += 1
         except OSError as e:
             raise InputError(
                 f"{e.filename or path} can't be read ({e.strerror}): correct its rights, or move "
@@ -80,6 +80,13 @@ def _walk(root: pathlib.Path) -> Listing:
     return Listing(
         folders, np.array(times), same.reshape(-1), np.array(links), files, hidden, broken
     )
+
+
+def _kind(entry: os.DirEntry) -> str:
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError:  # A link to itself, or to where nobody may look.
+        return ""
 
 
 def _to_arrays(x: Listing) -> dict[str, np.ndarray]:

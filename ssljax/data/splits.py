@@ -19,12 +19,12 @@ def hash_of_names(names: Iterable[str], purpose: str) -> np.ndarray:
 
     A name has the same hash in each of Unicode's forms, in which file systems differ.
     """
-    key = purpose.encode()
+    person = purpose.encode()
 
     def digest(name: str) -> bytes:
         name = name if name.isascii() else unicodedata.normalize("NFC", name)
         data = name.encode("utf-8", "surrogateescape")
-        return hashlib.blake2b(data, digest_size=8, key=key).digest()
+        return hashlib.blake2b(data, digest_size=8, person=person).digest()
 
     return np.frombuffer(b"".join(map(digest, names)), "<u8")
 
