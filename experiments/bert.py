@@ -17,7 +17,6 @@ import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.documents import EMBEDDED
-from ssljax.data.feed import Rows
 from ssljax.data.token_rows import Kind, SPECIAL, token_rows, word_starts
 from ssljax.evals.masked_language import masked_accuracy
 from ssljax.losses.language import mask_tokens, masked_lm_loss
@@ -85,7 +84,7 @@ def bert(
     return Experiment(
         init=init,
         step=minimize(tx, loss),
-        data=Rows({"tokens": read.train}, batch_size),
+        data=read.feed(batch_size),
         num_steps=steps,
         evals={"test": masked_accuracy(predict_held_out, read)},
         files=language_model_files(model, read.tokenizer),

@@ -15,7 +15,6 @@ import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.documents import EMBEDDED
-from ssljax.data.feed import Rows
 from ssljax.data.token_rows import Kind, SPECIAL, token_rows
 from ssljax.evals.masked_language import masked_accuracy, replaced_auroc
 from ssljax.losses.language import (
@@ -111,7 +110,7 @@ def electra(
     return Experiment(
         init=init,
         step=minimize(tx, loss),
-        data=Rows({"tokens": read.train}, batch_size),
+        data=read.feed(batch_size),
         num_steps=steps,
         evals={
             "generator": masked_accuracy(fill_in, read),

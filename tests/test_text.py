@@ -18,11 +18,13 @@ from ssljax.data import tokenizers as tokenizers_module
 from ssljax.data.documents import Documents, documents
 from ssljax.data.feed import Rows
 from ssljax.data.order import indices
+from ssljax.data.text_files import in_parts
 from ssljax.data.token_feeds import document_rows, pack, Streams, tokenized, Windows
 from ssljax.data.token_rows import masked_tokenizer, token_rows, word_starts
 from ssljax.data.tokenizers import (
     bpe,
     characters,
+    counts_of,
     encode,
     END,
     load_tokenizer,
@@ -109,8 +111,8 @@ def test_folders(tmp_path):
         tmp_path / "plain",
         {f"{i:02}.txt": str(i) for i in range(12)} | {"a.md": "", ".hidden/x.txt": ""},
     )
-    assert documents(plain, "test").text == ["0", "10"]
-    assert documents(plain, "train").text == [str(i) for i in range(12) if i % 10]
+    train, test = documents(plain, "train").text, documents(plain, "test").text
+    assert sorted([*train, *test], key=int) == [str(i) for i in range(12)] and 1 <= len(test) <= 3
     own = write(
         tmp_path / "own", {"train/a.txt": "one", "train/b.txt": "two", "test/c.txt": "three"}
     )
@@ -127,12 +129,10 @@ def test_folders(tmp_path):
     )
     plain = write(tmp_path / "parts", {f"{c}/{i}.txt": f"{c} {i}" for c in "ab" for i in range(10)})
     train, test = documents(plain, "train"), documents(plain, "test")
-    assert (
-        test.text == ["a 0", "b 0"]
-        and test.labels.tolist() == [0, 1]
-        and test.class_names == ["a", "b"]
-    )
-    assert [text[0] for text in train.text] == ["ab"[c] for c in train.labels] and len(train) == 18
+    assert set(test.labels) == {0, 1} and test.class_names == train.class_names == ["a", "b"]
+    assert sorted([*train.text, *test.text]) == sorted(f"{c} {i}" for c in "ab" for i in range(10))
+    for docs in train, test:
+        assert [text[0] for text in docs.text] == ["ab"[c] for c in docs.labels]
 
 
 def test_settings_depend_on_training_texts_alone(tmp_path):
@@ -145,10 +145,12 @@ def test_settings_depend_on_training_texts_alone(tmp_path):
     data = write(tmp_path / "classes", files)
     (tmp_path / "classes" / "test").rename(tmp_path / "gone")  # Were it read, nothing could be.
     train, test = (documents(f"{data}:validation", split) for split in ("train", "test"))
-    assert sorted(train.text + test.text) == sorted(
+    # Without a test split of its own, a tenth is held out for that too.
+    of_test = documents(data, "test").text
+    assert sorted(train.text + test.text + of_test) == sorted(
         v for v in files.values() if v.startswith("train")
     )
-    assert np.bincount(test.labels).tolist() == [3, 3] and train.class_names == ["a", "b"]
+    assert set(test.labels) == {0, 1} and len(test) < 15 and train.class_names == ["a", "b"]
     for docs in (train, test):
         assert [text.split()[1] for text in docs.text] == [docs.class_names[c] for c in docs.labels]
     assert documents(f"{data}:validation", "test").text == test.text
@@ -166,12 +168,6 @@ def test_settings_depend_on_training_texts_alone(tmp_path):
         "9",
         halves[1],
     ]  # Each text's own last tenth.
-    few = write(
-        tmp_path / "few",
-        {f"{split}/{c}/{i}.txt": c for split in ("train", "test") for c in "ab" for i in range(4)},
-    )
-    with pytest.raises(InputError, match="few has no class of 5 training examples or more"):
-        documents(f"{few}:validation", "train")
     a, b = (documents("python:validation", split).text for split in ("train", "test"))
     assert len(a) + len(b) == len(documents("python", "train").text) and not set(a) & set(b)
     with pytest.raises(InputError, match="has no valid split"):
@@ -187,11 +183,22 @@ def test_settings_depend_on_training_texts_alone(tmp_path):
         (
             {"one/x.txt": "a"},
             "one",
-            "one holds one .txt file, which makes no two splits: give the file itself",
+            "one holds one text, which makes no two splits: give the file itself",
         ),
-        ({"d/x.md": "a"}, "d", "d holds no .txt files: put the texts there"),
-        ({"d/test/x.txt": "a"}, "d", "d/train holds no .txt files: put the texts there"),
-        ({"d/train/x.txt": "a", "d/train/y.txt": ""}, "d", "y.txt is empty"),
+        ({"d/x.md": "a"}, "d", "d holds no texts .*only 1 .md: put them there"),
+        ({"d/x.png": ""}, "d", "d holds no texts .* but 1 image: train an experiment on images"),
+        (
+            {"x.png": ""},
+            "x.png",
+            "x.png is an image, and this experiment is on texts: train one on",
+        ),
+        ({"d/test/x.txt": "a"}, "d", "d has a folder test but no folder train with texts: put"),
+        ({"d/train/x.txt": "", "d/train/y.txt": "", "d/test/z.txt": "a"}, "d", "x.txt is empty"),
+        (
+            {f"d/{x}.{split}.txt": "a" for x in "ab" for split in ("train", "test")},
+            "d",
+            "d holds several sets, a and b: give one, as in .*d/a, or several",
+        ),
     ],
 )
 def test_missing_text_errors(tmp_path, files, data, message):
@@ -301,17 +308,16 @@ def test_bpe_learns_frequent_words(manual):
 
 @pytest.mark.parametrize("kind", MADE)
 def test_tokens_of_a_long_text_encoded_in_parts(kind, manual, monkeypatch):
-    """Single line ends, runs of them, and one long line, which cannot be cut."""
+    """Single line ends, runs of them, and one long line, which is cut between words."""
     docs = replace(
         manual, text=[*manual.text, "ab cd\nef\n\n  gh\n\tij\nkl " * 30, "one long line " * 50, "a"]
     )
     tokenizer = MADE[kind](docs)
     whole = [tokenizer.encode(text, add_special_tokens=False).ids for text in docs.text]
-    monkeypatch.setattr(tokenizers_module, "LARGE", 200)
-    parts = [len(list(tokenizers_module._cut(tokenizer, text))) for text in docs.text]
-    assert (
-        sum(parts[:8]) > 20 and parts[8] > 1 and parts[9:] == [4 if kind == "characters" else 1, 1]
-    )
+    monkeypatch.setattr(tokenizers_module, "BATCH", 500)
+    monkeypatch.setattr("ssljax.data.documents.in_parts", lambda text: in_parts(text, 200))
+    parts = [len(list(parts)) for parts in docs.parts()]
+    assert sum(parts[:8]) > 20 and parts[8] > 1 and parts[9] == 4 and parts[10:] == [1]
     found = tokenizers_module._encode(tokenizer, docs)
     np.testing.assert_array_equal(found["tokens"], np.concatenate(whole))
     np.testing.assert_array_equal(found["offsets"], np.cumsum([0, *map(len, whole)]))
@@ -488,7 +494,7 @@ def test_scripts_in_both_normal_forms(script, kind):
     )
     tokenizer = make[kind](Documents([composed]))
     tokens = encode(tokenizer, Documents([composed]))[0]
-    assert not unknown_share(tokenizer, tokens)
+    assert not unknown_share(tokenizer, counts_of(tokenizer, tokens))
     if kind in ("bpe", "masked_bpe"):
         for text in (composed, decomposed):
             ids = encode(tokenizer, Documents([text]))[0].tolist()
@@ -528,7 +534,8 @@ def test_long_words_are_cut():
         assert max(len(word) for word, _ in words) <= 128
         assert len(words) <= 20_000 / 90 + 1
         tokens = encode(tokenizer, Documents([text]))[0]
-        assert not unknown_share(tokenizer, tokens) and len(tokens) < 14_000
+        assert not unknown_share(tokenizer, counts_of(tokenizer, tokens))
+        assert len(tokens) < 14_000
         assert "".join(tokenizer.decode(tokens.tolist()).split()) == text
 
 
@@ -537,13 +544,14 @@ def test_rare_characters_are_not_lost():
     letters = [chr(0x4E00 + i) for i in range(1500)]
     docs = Documents(["".join(letters) + "".join(letters[:1000])])
     tokenizer = wordpiece(docs, 1600)
-    assert unknown_share(tokenizer, encode(tokenizer, docs)[0]) == 0
+    assert unknown_share(tokenizer, counts_of(tokenizer, encode(tokenizer, docs)[0])) == 0
     with pytest.raises(InputError, match="1500 different characters .* or --tokens bpe"):
         wordpiece(docs, 1500)
     # A character that is not there is unknown alone, without its word.
     small = wordpiece(Documents(["abcd abcd"]), 30)
     assert small.encode("abéd", add_special_tokens=False).tokens[1] == "[UNK]"
-    assert unknown_share(small, encode(small, Documents(["ab éd"]))[0]) == pytest.approx(100 / 3)
+    tokens = encode(small, Documents(["ab éd"]))[0]
+    assert unknown_share(small, counts_of(small, tokens)) == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize("read", ["tokenized", "token_rows"])
@@ -556,7 +564,10 @@ def test_unknown_tokens_are_reported_and_too_many_refused(tmp_path, capsys, read
     make(data)
     share = {"tokenized": "12.50", "token_rows": "22.86"}[read]
     out = capsys.readouterr().out
-    assert out == f"unknown tokens: 0.00 % of the training text, {share} % held out\n"
+    *_, texts, unknown = out.splitlines()
+    assert unknown == f"unknown tokens: 0.00 % of the training text, {share} % held out"
+    n = {"tokenized": "72 tokens", "token_rows": "35 tokens"}[read]
+    assert texts.startswith("texts: 1 to learn from (72 characters, ") and texts.endswith(f"{n})")
     write(tmp_path, {"x.test.txt": "学习没有标签的表示" * 9})
     with pytest.raises(
         InputError, match="100.0 % of the tokens of the held-out text are unknown .*--tokens bpe"

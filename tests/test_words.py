@@ -68,14 +68,14 @@ def text(n=20_000, sample=0.01):
 
 def test_epochs_are_subsampled_independently():
     data = text()
-    first, second = data.epoch(0, 0), data.epoch(0, 1)
+    first, second = data.segment(0, 0), data.segment(0, 1)
     p = keep_probability(data.count, 0.01)
     for word in range(4):
         n = (first == word).sum()
         assert abs(n - data.count[word] * p[word]) < 5 * math.sqrt(data.count[word] * p[word])
     assert len(first) != len(second) or (first != second).any()
-    np.testing.assert_array_equal(first, data.epoch(0, 0))
-    assert (text(sample=0).epoch(3, 1) == text().tokens).all()
+    np.testing.assert_array_equal(first, data.segment(0, 0))
+    assert (text(sample=0).segment(3, 1) == text().tokens).all()
 
 
 def test_blocks_are_the_text_and_a_function_of_seed_and_step():

@@ -7,11 +7,21 @@ from typing import Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from ssljax.data.documents import Documents, documents
+from ssljax.data.documents import (
+    AnyDocuments,
+    describe,
+    Documents,
+    documents,
+    DocumentsOnDisk,
+    evaluated,
+    sample,
+)
+from ssljax.data.feed import Data, Rows
 from ssljax.data.sources import Arrays
-from ssljax.data.token_feeds import document_rows, pack
+from ssljax.data.token_feeds import document_rows, joined, pack, Packed, PackedRows
 from ssljax.data.tokenizers import (
     check_unknown,
+    counts_of,
     encode,
     masked_bpe,
     SPECIAL_TOKENS,
@@ -28,8 +38,18 @@ class TokenRows:
     """Rows of tokens (n, length), int32, that begin with [CLS], with [SEP] after each document."""
 
     tokenizer: Tokenizer
-    train: np.ndarray
+    train: np.ndarray | PackedRows  # The latter for a large text.
     test: np.ndarray
+    counts: np.ndarray | None = None  # How often each token is in `train`; None to count them.
+
+    def feed(self, batch_size: int) -> Data:
+        """Whole epochs of the training rows in a seeded order, {"tokens": (batch, length)}.
+
+        InputError for a batch that is larger than the set.
+        """
+        if isinstance(self.train, PackedRows):
+            return Packed(self.train, batch_size)
+        return Rows({"tokens": self.train}, batch_size)
 
     @property
     def size(self) -> int:
@@ -42,7 +62,7 @@ class TokenRows:
         return self.tokenizer.token_to_id("[MASK]")
 
 
-def masked_tokenizer(docs: Documents, kind: Kind, vocabulary: int) -> Tokenizer:
+def masked_tokenizer(docs: AnyDocuments, kind: Kind, vocabulary: int) -> Tokenizer:
     """A tokenizer learned on `docs`, whose first tokens are `SPECIAL_TOKENS`."""
     return {"wordpiece": wordpiece, "bpe": masked_bpe}[kind](docs, vocabulary)
 
@@ -50,26 +70,42 @@ def masked_tokenizer(docs: Documents, kind: Kind, vocabulary: int) -> Tokenizer:
 def token_rows(data: str, kind: Kind, vocabulary: int, length: int) -> TokenRows:
     """Rows of a text set, its documents end to end, in tokens learned on its training split.
 
-    Prints the shares of unknown tokens. InputError where a text is mostly unknown, and as from
-    `documents` and the tokenizers.
+    The tokens of a large text are learned on a `sample` of it. Prints what was read and the shares
+    of unknown tokens. InputError where a text is mostly unknown, and as from `documents` and the
+    tokenizers.
     """
-    docs = {split: documents(data, split) for split in ("train", "test")}
-    tokenizer = masked_tokenizer(docs["train"], kind, vocabulary)
+    train, held_out = (documents(data, split) for split in ("train", "test"))
+    test = evaluated(held_out)
+    tokenizer = masked_tokenizer(sample(train), kind, vocabulary)
     cls, sep = map(tokenizer.token_to_id, ("[CLS]", "[SEP]"))
-    packed = [pack(*encode(tokenizer, d), length - 1, sep) for d in docs.values()]
-    check_unknown(tokenizer, *packed)
-    return TokenRows(tokenizer, *(np.insert(rows, 0, cls, axis=1) for rows in packed))
+
+    def packed(docs: Documents) -> np.ndarray:
+        return np.insert(pack(*encode(tokenizer, docs), length - 1, sep), 0, cls, axis=1)
+
+    y = packed(test)
+    if isinstance(train, DocumentsOnDisk):
+        tokens, counts = joined(tokenizer, train, sep)
+        x: np.ndarray | PackedRows = PackedRows(tokens, length, cls)
+    else:
+        x = packed(train)
+        counts = counts_of(tokenizer, x)
+    describe(train, held_out, [len(rows) * (length - 1) for rows in (x, y)])
+    check_unknown(tokenizer, counts, counts_of(tokenizer, y))
+    return TokenRows(tokenizer, x, y, counts)
 
 
-def word_starts(tokenizer: Tokenizer, rows: np.ndarray, share: float) -> np.ndarray:
+def word_starts(
+    tokenizer: Tokenizer, rows: np.ndarray | PackedRows, share: float, most: int = 2**16
+) -> np.ndarray:
     """Which tokens of the vocabulary begin a word, (vocabulary,) bool, for whole-word masking.
 
-    InputError where most tokens of `rows` are in words that are longer than the `share` of a row
-    which is masked, so that they would never be masked: a text without spaces.
+    InputError where most tokens of the first `most` rows are in words that are longer than the
+    `share` of a row which is masked, so that they would never be masked: a text without spaces.
     """
     inside = tokenizer.model.continuing_subword_prefix
     tokens = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
     starts = np.array([not token.startswith(inside) for token in tokens])
+    rows = rows[:most]
     first = starts[rows]
     first[:, 0] = True
     lengths = np.diff(np.append(np.flatnonzero(first), first.size))
@@ -99,9 +135,11 @@ def labelled_splits(
 ) -> tuple[Arrays, Arrays]:
     """`labelled_rows` of docs["train"] and docs["test"].
 
-    Prints the shares of unknown tokens; InputError where a text is mostly unknown.
+    Prints what was read and the shares of unknown tokens; InputError where a text is mostly
+    unknown.
     """
     train, test = (labelled_rows(tokenizer, docs[split], length) for split in ("train", "test"))
     cure = "give --tokens bpe, or with --pretrained a run that was trained on such text or with it"
-    check_unknown(tokenizer, train.image, test.image, cure)
+    describe(docs["train"], docs["test"], [np.count_nonzero(x.image >= 0) for x in (train, test)])
+    check_unknown(tokenizer, *(counts_of(tokenizer, x.image) for x in (train, test)), cure)
     return train, test

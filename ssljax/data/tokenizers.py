@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,12 +26,14 @@ from tokenizers import (
 )
 
 from ssljax.data import cache
-from ssljax.data.documents import compose, Documents
+from ssljax.data.documents import AnyDocuments, Documents, identity
+from ssljax.data.text_files import compose
 from ssljax.errors import InputError
 
 END = "<|endoftext|>"  # Between documents, in the byte pairs of a model of the next token.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # First ids of a masked model.
 LARGE = 2**20  # Characters from which on tokenizers and tokens of texts are cached.
+BATCH = 2**21  # Characters that are encoded at once, in parts, on all cores.
 LONGEST = 128  # Characters of a word in byte pairs: their search takes quadratic time in a word.
 CONTINUES = "\x7f"  # Begins the byte pairs inside words; no byte is written as this character.
 MOSTLY = 50.0  # Percent of unknown tokens above which a text is refused.
@@ -41,14 +44,18 @@ HAN_ALONE = rf" ?\p{{Han}}\p{{M}}*| ?[\p{{L}}\p{{M}}&&[^\p{{Han}}]]{RUN}"
 OTHERS = rf" ?\p{{N}}{RUN}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]{RUN}|\s{RUN}(?!\S)|\s{RUN}"
 
 
-def characters(docs: Documents) -> Tokenizer:
+def characters(docs: AnyDocuments) -> Tokenizer:
     """One token for each character of the text in composed form (NFC), in the order of Unicode.
 
     [UNK], id 0, is any character that these documents don't hold. A character is a code point:
     marks that have no composed form with their letter, and the parts of an emoji, are tokens.
     """
+    return _learned(_characters, docs)
+
+
+def _characters(docs: AnyDocuments) -> Tokenizer:
     normalizer = normalizers.NFC()
-    composed = (t if t.isascii() else normalizer.normalize_str(t) for t in docs.text)
+    composed = (t if t.isascii() else normalizer.normalize_str(t) for t in _parts(docs))
     vocabulary = ["[UNK]", *sorted(set().union(*composed))]
     tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(vocabulary)}, "[UNK]"))
     tokenizer.normalizer = normalizer
@@ -58,21 +65,29 @@ def characters(docs: Documents) -> Tokenizer:
 
 
 def words(
-    docs: Documents, min_count: int = 1, size: int | None = None, newline: str = "<eos>"
+    docs: AnyDocuments, min_count: int | None = 1, size: int | None = None, newline: str = "<eos>"
 ) -> Tokenizer:
     """Words between white space, in composed form (NFC), most frequent first; and [UNK].
 
     The vocabulary has the words that occur `min_count` times, and at most `size` tokens. The end of
     a line is the word `newline`, as is usual for the Penn Treebank; "" for none. Where the texts
-    have a word <unk> for rare words, as the Penn Treebank has, it is the unknown token. Scripts
-    that are written without spaces (Chinese, Japanese, Thai, ...) need spaces put between words,
-    or `bpe` or `characters`.
+    have a word <unk> for rare words, as the Penn Treebank has, it is the unknown token. None for
+    `min_count` is 1 for such texts and 2 for others, so that the unknown token is learned. Scripts
+    that are written without spaces (Chinese, Japanese, Thai, ...) need spaces put between words, or
+    `bpe` or `characters`.
     """
-    unknown = "<unk>" if contains(docs, "<unk>") else "[UNK]"
+    return _learned(_words, docs, min_count, size, newline)
+
+
+def _words(docs: AnyDocuments, min_count: int | None, size: int | None, newline: str) -> Tokenizer:
+    own = contains(docs, "<unk>")
+    unknown = "<unk>" if own else "[UNK]"
+    if min_count is None:
+        min_count = 1 if own else 2
     # White space as in Rust, where the package splits: to Python \x1c to \x1f are white space too.
     found = (
         re.findall(r"[\S\x1c-\x1f]+", text.replace("\n", f" {newline} ") if newline else text)
-        for text in map(compose, docs.text)
+        for text in map(compose, _parts(docs))
     )
     count = Counter(itertools.chain.from_iterable(found))
     ranked = sorted(
@@ -86,12 +101,16 @@ def words(
     return tokenizer
 
 
-def contains(docs: Documents, word: str) -> bool:
-    """Whether one of the texts has this string in it."""
-    return any(word in text for text in docs.text)
+def contains(docs: AnyDocuments, word: str) -> bool:
+    """Whether one of the texts has this string, without white space, in it."""
+    return any(word in text for text in _parts(docs))
 
 
-def bpe(docs: Documents, size: int) -> Tokenizer:
+def _parts(docs: AnyDocuments) -> Iterator[str]:
+    return itertools.chain.from_iterable(docs.parts())
+
+
+def bpe(docs: AnyDocuments, size: int) -> Tokenizer:
     """Byte-pair encoding of bytes (GPT-2, Radford et al., 2019), lossless; END is id 0.
 
     Two deviations from GPT-2's words: marks belong to their letter (Devanagari, Thai, accents that
@@ -99,15 +118,15 @@ def bpe(docs: Documents, size: int) -> Tokenizer:
     itself is not encoded without loss. InputError for a size below 257, the bytes and END.
     """
     _at_least(size, 257, "the 256 bytes and the end of a document")
-    return _trained(_bpe, docs, size)
+    return _learned(_bpe, docs, size)
 
 
-def _bpe(docs: Documents, size: int) -> Tokenizer:
+def _bpe(docs: AnyDocuments, size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = _byte_level(f"'(?:[sdmt]|ll|ve|re)|{WORD}|{OTHERS}")
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        docs.text,
+        _parts(docs),
         trainers.BpeTrainer(
             vocab_size=size,
             special_tokens=[END],
@@ -127,23 +146,23 @@ def _byte_level(words: str) -> pre_tokenizers.PreTokenizer:
     )
 
 
-def masked_bpe(docs: Documents, size: int) -> Tokenizer:
+def masked_bpe(docs: AnyDocuments, size: int) -> Tokenizer:
     """Byte pairs for masked models, lossless: `SPECIAL_TOKENS` are first, and words are known.
 
     Tokens inside words begin with `CONTINUES`, as WordPiece's with ##. Words are those of `bpe`,
     except that each Chinese character is a word, as in BERT. InputError for a size below 517.
     """
     _at_least(size, 517, "the special tokens and the 256 bytes, first or not in their word")
-    return _trained(_masked_bpe, docs, size)
+    return _learned(_masked_bpe, docs, size)
 
 
-def _masked_bpe(docs: Documents, size: int) -> Tokenizer:
+def _masked_bpe(docs: AnyDocuments, size: int) -> Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trained = Tokenizer(models.BPE(continuing_subword_prefix=CONTINUES))
     trained.pre_tokenizer = _byte_level(f"{HAN_ALONE}|{OTHERS}")
     # Bytes are special tokens of the training for the reason given in _wordpiece.
     trained.train_from_iterator(
-        docs.text,
+        _parts(docs),
         trainers.BpeTrainer(
             vocab_size=size,
             special_tokens=[*SPECIAL_TOKENS, *alphabet, *(CONTINUES + c for c in alphabet)],
@@ -161,7 +180,7 @@ def _masked_bpe(docs: Documents, size: int) -> Tokenizer:
     return _with_special_tokens(tokenizer)
 
 
-def wordpiece(docs: Documents, size: int) -> Tokenizer:
+def wordpiece(docs: AnyDocuments, size: int) -> Tokenizer:
     """WordPiece as in BERT (Devlin et al., 2018, arXiv:1810.04805), `SPECIAL_TOKENS` first.
 
     Lower case. Deviations, so that nothing of the documents is lost but case: every character of
@@ -171,14 +190,14 @@ def wordpiece(docs: Documents, size: int) -> Tokenizer:
     form (NFC). Each Chinese character is a word, as in BERT. InputError where the characters of the
     documents don't fit.
     """
-    return _trained(_wordpiece, docs, size)
+    return _learned(_wordpiece, docs, size)
 
 
-def _wordpiece(docs: Documents, size: int) -> Tokenizer:
+def _wordpiece(docs: AnyDocuments, size: int) -> Tokenizer:
     bert = normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=True)
     normalizer = normalizers.Sequence([bert, normalizers.NFC()])
     splitter = pre_tokenizers.BertPreTokenizer()
-    found = set().union(*(normalizer.normalize_str(text) for text in docs.text))
+    found = set().union(*(normalizer.normalize_str(text) for text in _parts(docs)))
     letters = sorted(c for c in found if splitter.pre_tokenize_str(c))
     alone = lambda c: len(splitter.pre_tokenize_str(normalizer.normalize_str(f"a{c}a"))) == 3
     inside = [f"##{c}" for c in letters if not alone(c)]
@@ -201,7 +220,7 @@ def _wordpiece(docs: Documents, size: int) -> Tokenizer:
     # The trainer numbers the characters within words as it meets them, in an order that differs
     # from run to run, and breaks ties by these numbers; as special tokens they have fixed numbers.
     trained.train_from_iterator(
-        docs.text,
+        _parts(docs),
         trainers.WordPieceTrainer(
             vocab_size=size,
             special_tokens=[*SPECIAL_TOKENS, *letters, *inside],
@@ -231,18 +250,22 @@ def _with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def unknown_share(tokenizer: Tokenizer, tokens: np.ndarray) -> float | None:
-    """Percent of `tokens` (any shape) that is the unknown token; None where the tokenizer has none.
+def counts_of(tokenizer: Tokenizer, tokens: np.ndarray) -> np.ndarray:
+    """How often each token of the vocabulary is in `tokens` (any shape), without -1, for none."""
+    return np.bincount(tokens[tokens >= 0], minlength=tokenizer.get_vocab_size())
 
-    Special tokens and places without a token (-1) don't count.
+
+def unknown_share(tokenizer: Tokenizer, counts: np.ndarray) -> float | None:
+    """Percent of the tokens counted that is the unknown token; None where the tokenizer has none.
+
+    Special tokens don't count.
     """
     name = tokenizer.model.unk_token
     if name is None or (unknown := tokenizer.token_to_id(name)) is None:
         return None
     special = [tokenizer.token_to_id(t) for t in SPECIAL_TOKENS if t != name]
-    special = [-1, *(i for i in special if i is not None)]
-    counted = tokens[~np.isin(tokens, special)]
-    return 100 * float(np.mean(counted == unknown)) if len(counted) else 0.0
+    total = counts.sum() - sum(counts[i] for i in special if i is not None)
+    return 100 * float(counts[unknown] / total) if total else 0.0
 
 
 def check_unknown(
@@ -250,11 +273,12 @@ def check_unknown(
 ) -> None:
     """Prints the share of unknown tokens of both texts on one line, where there can be some.
 
-    InputError with the `cure` where a text is mostly unknown: a model would learn to predict it.
+    Both are given as `counts_of` their tokens. InputError with the `cure` where a text is mostly
+    unknown: a model would learn to predict it.
     """
     if unknown_share(tokenizer, train) is None:
         return
-    shares = [unknown_share(tokenizer, tokens) for tokens in (train, test)]
+    shares = [unknown_share(tokenizer, counts) for counts in (train, test)]
     if jax.process_index() == 0:
         print(f"unknown tokens: {shares[0]:.2f} % of the training text, {shares[1]:.2f} % held out")
     for name, share in zip(("training", "held-out"), shares):
@@ -265,23 +289,22 @@ def check_unknown(
             )
 
 
-def _trained(make: Callable[[Documents, int], Tokenizer], docs: Documents, size: int) -> Tokenizer:
+def _learned(make: Callable[..., Tokenizer], docs: AnyDocuments, *given: Any) -> Tokenizer:
+    """What `make(docs, *given)` makes, cached for large documents."""
     # The source is part of the key, so that no tokenizer of an older version is taken.
-    recipe = f"{inspect.getsource(sys.modules[__name__])} {make.__name__} {size}"
+    recipe = f"{inspect.getsource(sys.modules[__name__])} {make.__name__} {given}"
     return Tokenizer.from_str(
-        str(_cached(recipe, docs, lambda: {"json": np.array(make(docs, size).to_str())})["json"])
+        str(_cached(recipe, docs, lambda: {"json": np.array(make(docs, *given).to_str())})["json"])
     )
 
 
 def _cached(
-    what: str, docs: Documents, make: Callable[[], Mapping[str, np.ndarray]]
+    what: str, docs: AnyDocuments, make: Callable[[], Mapping[str, np.ndarray]]
 ) -> Mapping[str, np.ndarray]:
     """Arrays that `make` makes of large documents, cached: tens of megabytes take minutes."""
-    if sum(map(len, docs.text)) < LARGE:
+    if docs.lengths.sum() < LARGE:
         return make()
-    key = hashlib.sha256(f"{tokenizers.__version__} {what}".encode())
-    for text in docs.text:
-        key.update(f" {len(text)} {text}".encode())
+    key = hashlib.sha256(f"{tokenizers.__version__} {what} {identity(docs)}".encode())
     path = cache.cache_file(key.hexdigest())
     if cached := cache.read_cache(path):
         return cached
@@ -318,28 +341,58 @@ def encode(tokenizer: Tokenizer, docs: Documents) -> tuple[np.ndarray, np.ndarra
 
 
 def _encode(tokenizer: Tokenizer, docs: Documents) -> Mapping[str, np.ndarray]:
-    parts, sizes = [np.zeros(0, np.int32)], np.zeros(len(docs) + 1, np.int64)
-    texts = docs.text if tokenizer.normalizer is None else map(compose, docs.text)
-    cut = [(i, part) for i, text in enumerate(texts, 1) for part in _cut(tokenizer, text)]
-    ends = itertools.accumulate(len(part) for _, part in cut)
-    # Some at a time: the package's object of a token is many times larger than its number.
-    for _, some in itertools.groupby(zip(ends, cut), lambda x: x[0] // LARGE):
-        whose, chunk = zip(*(x[1] for x in some))
-        encoded = tokenizer.encode_batch_fast(list(chunk), add_special_tokens=False)
-        for i, e in zip(whose, encoded):
-            parts.append(np.array(e.ids, np.int32))
-            sizes[i] += len(e.ids)
-    return {"tokens": np.concatenate(parts), "offsets": np.cumsum(sizes)}
+    found, sizes = [np.zeros(0, np.int32)], np.zeros(len(docs) + 1, np.int64)
+    for whose, tokens in encoded(tokenizer, docs):
+        found += tokens
+        np.add.at(sizes, np.array(whose) + 1, list(map(len, tokens)))
+    return {"tokens": np.concatenate(found), "offsets": np.cumsum(sizes)}
 
 
-def _cut(tokenizer: Tokenizer, text: str) -> Iterator[str]:
-    """A long text in parts that have the tokens of the whole.
+def encoded(
+    tokenizer: Tokenizer, docs: AnyDocuments, end: int | None = None
+) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    """Tokens of parts of the documents, int32, and the document that each part is of.
 
-    Texts of characters are cut anywhere, others after a line end between two lines without space.
+    A batch of parts at a time, since the package's object of a token is many times larger than its
+    number; in its threads. Each document is followed by the token `end` if there is one.
     """
-    anywhere = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.Split)
-    start, place = 0, re.compile("" if anywhere else r"(?<=\S)\n(?=\S)")
-    while len(text) - start > LARGE and (found := place.search(text, start + LARGE)):
-        yield text[start : found.end()]
-        start = found.end()
-    yield text[start:]
+    table = _numbers(tokenizer) if is_characters(tokenizer) else None
+    whose: list[int] = []
+    batch: list[str | None] = []
+    size = 0
+
+    def tokens() -> list[np.ndarray]:
+        parts = [part for part in batch if part is not None]
+        if table is None:
+            made = tokenizer.encode_batch_fast(parts, add_special_tokens=False)
+            found = (np.array(e.ids, np.int32) for e in made)
+        else:
+            numbers = (np.frombuffer(part.encode("utf-32-le"), np.uint32) for part in parts)
+            found = (table[x] for x in numbers)
+        return [np.array([end], np.int32) if part is None else next(found) for part in batch]
+
+    for i, parts in enumerate(docs.parts()):
+        for part in itertools.chain(parts, [] if end is None else [None]):
+            whose.append(i)
+            batch.append(part)
+            size += len(part or "")
+            if size >= BATCH:
+                yield whose, tokens()
+                whose, batch, size = [], [], 0
+    if batch:
+        yield whose, tokens()
+
+
+def is_characters(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer is one of `characters`."""
+    return isinstance(tokenizer.pre_tokenizer, pre_tokenizers.Split)
+
+
+def _numbers(tokenizer: Tokenizer) -> np.ndarray:
+    """Token of each character by its number in Unicode: much faster than the package."""
+    vocabulary = tokenizer.get_vocab()
+    table = np.full(sys.maxunicode + 1, vocabulary["[UNK]"], np.int32)
+    for character, i in vocabulary.items():
+        if len(character) == 1:
+            table[ord(character)] = i
+    return table

@@ -14,11 +14,21 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ssljax import sharding
-from ssljax.data.documents import compose, Documents, documents
+from ssljax.data.documents import (
+    AnyDocuments,
+    describe,
+    Documents,
+    documents,
+    DocumentsOnDisk,
+    together,
+)
 from ssljax.data.order import order
-from ssljax.data.tokenizers import encode, MOSTLY, unknown_share, words
+from ssljax.data.text_files import compose
+from ssljax.data.token_files import token_file
+from ssljax.data.tokenizers import encode, MOSTLY, words
 from ssljax.errors import InputError
 
+SEGMENT = 2**24  # Words of a longer text that are subsampled and shuffled at once.
 # Scripts that are written without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
 UNSPACED = (
     "\\u0e00-\\u0eff\\u1000-\\u109f\\u1780-\\u17ff\\u3040-\\u30ff\\u3400-\\u9fff\\uf900-\\ufaff"
@@ -61,23 +71,35 @@ def split_words(text: str) -> list[str]:
     return _word().findall(compose(text.lower()))
 
 
-def plain_words(data: str) -> Documents:
+def plain_words(data: str) -> AnyDocuments:
     """All texts of a set, of both splits, as `split_words` with spaces between."""
-    text = [text for split in ("train", "test") for text in documents(data, split).text]
-    return Documents([" ".join(split_words(t)) for t in text])
+    docs = together([documents(data, split) for split in ("train", "test")])
+    if isinstance(docs, Documents):
+        return Documents([" ".join(split_words(t)) for t in docs.text])
+
+    def read() -> Iterator[Iterator[str]]:
+        return ((" ".join(split_words(part)) + " " for part in parts) for parts in docs.parts())
+
+    return docs.derived("plain words 1", read, docs.lengths)
 
 
 def vocabulary(data: str, min_count: int) -> tuple[Tokenizer, np.ndarray, np.ndarray, list[str]]:
-    """A tokenizer of the words of a set, its text (n,) int32, and each word's count (v,) and name.
+    """A tokenizer of the words of a set, its text (n,), and each word's count (v,) and name.
 
-    Word i is token i + 1 of the tokenizer. Words that occur less than `min_count` times, its
-    unknown token, are left out of the text; their share is printed. InputError where they are most
-    of the text.
+    The text is int32, or of a large set uint16 or uint32 in a file. Word i is token i + 1 of the
+    tokenizer. Words that occur less than `min_count` times, its unknown token, are left out of the
+    text; their share is printed. InputError where they are most of the text.
     """
     docs = plain_words(data)
     tokenizer = words(docs, min_count, newline="")
-    tokens = encode(tokenizer, docs)[0]
-    rare = unknown_share(tokenizer, tokens) if len(tokens) else 100.0
+    if isinstance(docs, DocumentsOnDisk):
+        tokens, _, counts = token_file(tokenizer, docs, known=True)
+    else:
+        tokens = encode(tokenizer, docs)[0]
+        counts = np.bincount(tokens, minlength=1)
+        tokens = tokens[tokens > 0] - 1
+    rare = 100 * counts[0] / counts.sum() if counts.sum() else 100.0
+    describe(docs, None, [len(tokens)])
     if jax.process_index() == 0:
         print(f"left out: {rare:.2f} % of the text, words that occur less than {min_count} times")
     if rare > MOSTLY:
@@ -86,8 +108,7 @@ def vocabulary(data: str, min_count: int) -> tuple[Tokenizer, np.ndarray, np.nda
             "smaller --min-count, or more text, or put spaces between the words of a script that "
             "is written without."
         )
-    tokens = tokens[tokens > 0] - 1
-    count = np.bincount(tokens)
+    count = counts[1:]
     return tokenizer, tokens, count, [tokenizer.id_to_token(i + 1) for i in range(len(count))]
 
 
@@ -109,8 +130,9 @@ class WordBlocks:
 
     {"words": (batch_size, length + 2 window) int32}. In each epoch frequent words are left out by
     chance (`keep_probability`) before blocks are cut and shuffled, as a function of (seed, step).
-    An epoch takes `steps` steps. Deviation: windows reach over the ends of sentences and documents.
-    InputError where the text is too short for one step.
+    An epoch takes `steps` steps. A text of more than `SEGMENT` words is cut into segments of equal
+    size, which come one after the other, in another order in each epoch. Deviation: windows reach
+    over the ends of sentences and documents. InputError where the text is too short for one step.
     """
 
     tokens: np.ndarray
@@ -134,28 +156,39 @@ class WordBlocks:
         return int(self.count @ keep_probability(self.count, self.sample))
 
     @property
+    def segments(self) -> int:
+        return max(1, -(-len(self.tokens) // SEGMENT))
+
+    @property
+    def steps_of_segment(self) -> int:
+        return self.expected // self.segments // (self.batch_size * self.length)
+
+    @property
     def steps(self) -> int:
-        return self.expected // (self.batch_size * self.length)
+        return self.segments * self.steps_of_segment
 
     def resident(self) -> tuple:
         return ()
 
-    def epoch(self, seed: int, epoch: int) -> np.ndarray:
-        """The text of an epoch, subsampled."""
-        rng = np.random.default_rng((seed % 2**64, epoch, 1))
-        stays = keep_probability(self.count, self.sample).astype(np.float32)[self.tokens]
-        return self.tokens[rng.random(len(self.tokens), np.float32) < stays]
+    def segment(self, seed: int, number: int) -> np.ndarray:
+        """The text of the segment that is read as this number, from 0 on, subsampled."""
+        epoch, at = divmod(number, self.segments)
+        i, n = int(order(seed, epoch, self.segments)[at]), len(self.tokens)
+        whole = self.tokens[n * i // self.segments : n * (i + 1) // self.segments]
+        rng = np.random.default_rng((seed % 2**64, number, 1))
+        stays = keep_probability(self.count, self.sample).astype(np.float32)[whole]
+        return whole[rng.random(len(whole), np.float32) < stays]
 
     def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[np.ndarray]:
         inside, now = np.arange(-self.window, self.length + self.window), None
         for step in itertools.count(start):
-            epoch, at = divmod(step, self.steps)
-            if epoch != now:
-                now, text = epoch, self.epoch(seed, epoch)
-                blocks = order(seed, epoch, self.steps * self.batch_size).astype(np.int64)
+            number, at = divmod(step, self.steps_of_segment)
+            if number != now:
+                now, text = number, self.segment(seed, number)
+                blocks = order(seed, number, self.steps_of_segment * self.batch_size)
                 # Blocks start at a random word, so that the rest that is left out differs.
-                first = np.random.default_rng((seed % 2**64, epoch, 2)).integers(len(text))
-                blocks = blocks * self.length + first
+                first = np.random.default_rng((seed % 2**64, number, 2)).integers(len(text))
+                blocks = blocks.astype(np.int64) * self.length + first
             begin = blocks[at * self.batch_size : (at + 1) * self.batch_size, None]
             # After its end the text starts again.
             yield text[(begin + inside) % len(text)].astype(np.int32)

@@ -71,14 +71,19 @@ def perplexity_numbers(text: Tokenized) -> Callable[[float], dict[str, float]]:
 
     `perplexity` is exp of the mean, `nll`. `bits_per_character` is left out where the text can't be
     recovered from its tokens, and `unknown`, the percent of unknown tokens, where the tokenizer has
-    no such token. `unigram` is the floor: the perplexity under the frequencies in `text.train`, one
-    added to each count. InputError for less than two tokens, and for a sum that is not finite.
+    no such token. `unigram` is the floor: the perplexity under the frequencies in `text.train`
+    (`text.counts`), one added to each count. InputError for less than two tokens, and for a sum that
+    is not finite.
     """
     if len(text.test) < 2:
         raise InputError(
             f"The perplexity of {len(text.test)} tokens is not defined: 2 or more are needed."
         )
-    unigram = functools.cache(lambda: float(np.exp(unigram_nll(text.test[1:], text.train))))
+
+    @functools.cache
+    def unigram() -> float:
+        counts = np.bincount(text.train) if text.counts is None else text.counts
+        return float(np.exp(unigram_nll(text.test[1:], counts)))
 
     def numbers(total: float) -> dict[str, float]:
         if not np.isfinite(total):
@@ -113,7 +118,8 @@ def windows(
         yield np.pad(rows, pad), np.pad(counted, pad)
 
 
-def unigram_nll(tokens: np.ndarray, train: np.ndarray) -> float:
-    """Mean -log p in nats of `tokens` by their frequencies in `train`, one added to each count."""
-    counts = np.bincount(train, minlength=tokens.max() + 1) + 1.0
+def unigram_nll(tokens: np.ndarray, counts: np.ndarray) -> float:
+    """Mean -log p in nats of `tokens` by the `counts` of each, one added to each count."""
+    counts = np.trim_zeros(counts, "b")
+    counts = np.pad(counts, (0, max(0, tokens.max() + 1 - len(counts)))) + 1.0
     return float(-np.log(counts[tokens] / counts.sum()).mean())
