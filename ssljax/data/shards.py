@@ -1,0 +1,251 @@
+"""Shards: encoded images in ArrayRecord files, Grain's own format, with random access.
+
+`python -m ssljax.data.prepare` writes a folder of
+
+- train-00000-of-00012.array_record, ...: a record is the label (int32, -1 for none), the length of
+  the name (uint32), both little-endian, the name (UTF-8) and the bytes of the image file;
+- train-labels.npy, (n,) int32, of a split with labels, and train-names.npy, the names as UTF-8 with
+  a zero byte between two, so that neither costs a pass over the images;
+- index.json: the splits' counts, the classes' names, and the bytes and sha256 of each file.
+
+Images are in the order in which the folder that they come from is read, so that training is the
+same from either. It needs no shuffling of its own: any image is as near as any other.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+import hashlib
+import io
+import json
+import pathlib
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssljax.data.cache import cache_file, read_cache, store
+from ssljax.data.decode import decoder
+from ssljax.data.sources import Arrays, fits_in_memory, OnDisk, Source
+from ssljax.data.splits import hash_of_names, held_out
+from ssljax.errors import InputError
+
+FORMAT, VERSION = "ssljax shards", 1
+HEAD = struct.Struct("<iI")
+# Encoded images don't shrink, and one record a chunk is what makes access random.
+OPTIONS = "group_size:1,uncompressed"
+AGAIN = "run the command that wrote these shards once more, which writes anew only what is damaged"
+
+
+def pack(label: int, name: str, image: bytes) -> bytes:
+    """A record."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    return HEAD.pack(label, len(encoded)) + encoded + image
+
+
+def unpack(record: bytes) -> tuple[int, str, bytes]:
+    """Label, name and image of a record."""
+    label, length = HEAD.unpack_from(record)
+    end = HEAD.size + length
+    return label, record[HEAD.size : end].decode("utf-8", "surrogateescape"), record[end:]
+
+
+def names_as_array(names: list[str]) -> np.ndarray:
+    """Names as bytes, uint8, with a zero between two."""
+    return np.frombuffer("\0".join(names).encode("utf-8", "surrogateescape"), np.uint8)
+
+
+def as_npy(array: np.ndarray) -> bytes:
+    """The content of an .npy."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def describe_file(path: pathlib.Path) -> dict[str, Any]:
+    """Name, bytes and sha256 of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def is_shards(path: pathlib.Path) -> bool:
+    """Whether a folder holds shards."""
+    try:
+        return FORMAT in (path / "index.json").read_text("utf-8")[:100]
+    except (OSError, ValueError):
+        return False
+
+
+def read_index(root: pathlib.Path) -> dict[str, Any]:
+    """The content of index.json. InputError where it is damaged, or of another version."""
+    try:
+        index = json.loads((root / "index.json").read_text("utf-8"))
+    except ValueError as e:
+        raise InputError(
+            f"{root / 'index.json'} is damaged ({e}): put back a copy of it, or remove {root} and "
+            "prepare the images once more."
+        ) from e
+    if index.get("version") != VERSION:
+        raise InputError(
+            f"{root} holds shards of version {index.get('version')}, and this ssljax reads version "
+            f"{VERSION}: prepare the images once more into another folder."
+        )
+    return index
+
+
+def files_of(split: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Descriptions of all files of a split in an index."""
+    return [*split["shards"], split["names"], *([split["labels"]] if split["labels"] else [])]
+
+
+def sidecar(root: pathlib.Path, entry: Mapping[str, Any]) -> np.ndarray:
+    """The array of an .npy beside shards. InputError where it is damaged."""
+    data = (root / entry["file"]).read_bytes()
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise InputError(f"{root / entry['file']} is damaged: {AGAIN}.")
+    return np.load(io.BytesIO(data))
+
+
+def read_names(root: pathlib.Path, split: Mapping[str, Any]) -> list[str]:
+    """Names of the images of a split of an index."""
+    text = sidecar(root, split["names"]).tobytes()
+    return text.decode("utf-8", "surrogateescape").split("\0")
+
+
+class _Part(NamedTuple):
+    """A shard, as `ArrayRecordDataSource` takes it without opening the file."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
+
+
+class Shards:
+    """Records of shards by index: (label, name, image).
+
+    `entries` are those of an index. InputError for a shard that is missing or has another size;
+    and, once it is read, for one that is damaged.
+    """
+
+    def __init__(self, root: pathlib.Path, entries: Sequence[Mapping[str, Any]]):
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        check_sizes(root, entries)
+        entries = [entry for entry in entries if entry["count"]]
+        parts = [_Part(str(root / e["file"]), 0, e["count"], e["count"]) for e in entries]
+        self.paths = [part.filename for part in parts]
+        self.ends = np.cumsum([part.take for part in parts])
+        self.records = ArrayRecordDataSource(parts)  # Opens a shard when it is needed.
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, i: int) -> tuple[int, str, bytes]:
+        try:
+            return unpack(self.records[i])
+        except RuntimeError as e:
+            path = self.paths[int(np.searchsorted(self.ends, i, "right"))]
+            reason = str(e).partition(";")[0]
+            raise InputError(f"{path} is damaged ({reason}): {AGAIN}.") from e
+
+    def __iter__(self) -> Iterator[tuple[int, str, bytes]]:
+        return (self[i] for i in range(len(self)))
+
+
+def check_sizes(root: pathlib.Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """InputError for a file of an index that is missing or has another size."""
+    for entry in entries:
+        path = root / entry["file"]
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing: {AGAIN}.") from None
+        if size != entry["bytes"]:
+            raise InputError(
+                f"{path} is damaged ({size:,} bytes instead of {entry['bytes']:,}): {AGAIN}."
+            )
+
+
+def shard_images(
+    root: pathlib.Path,
+    split: str,
+    size: int,
+    named: str = "",
+    validation: bool = False,
+    *,
+    whole: bool = False,
+    part: float = 1.0,
+    skip_bad: bool = False,
+) -> tuple[Source, str]:
+    """The images of a split of shards, and the line to be printed.
+
+    They are those of the folder that the shards were written from, in the same order, with the same
+    images held out by `validation` (see `image_folder`). `named` may be "unlabelled", to leave
+    labels out. Sets that fit in memory are decoded once and kept in the cache. InputError as of
+    `decoder`, and for shards that are damaged or missing.
+    """
+    if named not in ("", "unlabelled"):
+        raise InputError(
+            f"{root}:{named} is no set: shards have the splits that they were written with; write "
+            f"others from FOLDER:{named}."
+        )
+    index = read_index(root)
+    splits = index["splits"]
+    shards = Shards(root, [entry for s in ("train", "test") for entry in splits[s]["shards"]])
+    counts = {s: splits[s]["count"] for s in ("train", "test")}
+    at = {"train": np.arange(counts["train"]), "test": np.arange(counts["train"], len(shards))}
+    labels: dict[str, np.ndarray | None] = {"train": None, "test": None}
+    for s in splits:
+        if splits[s]["labels"] and not named:
+            labels[s] = sidecar(root, splits[s]["labels"])
+    if validation:
+        every, own = at["train"], labels["train"]
+        out = held_out(hash_of_names(read_names(root, splits["train"]), "validation"), own)
+        at = {"train": every[~out], "test": every[out]}
+        labels = {s: own if own is None else own[at[s]] for s in at}
+    both = np.concatenate([at["train"], at["test"]]).tolist()
+    decode = decoder(
+        lambda i: shards[both[i]][2],
+        len(both),
+        size,
+        whole,
+        part,
+        skip_bad,
+        name=lambda i: shards[both[i]][1],
+        where=str(root),
+    )
+    classes = index["class_names"] if any(x is not None for x in labels.values()) else []
+    line = (
+        f"{root}: {len(both):,} images in shards, "
+        + (f"in {len(classes):,} classes" if classes else "without classes")
+        + f", {len(at['train']):,} to train, {len(at['test']):,} to test"
+        + "; a tenth of the training images is held out to choose settings" * validation
+        + (f". {decode.note}" if decode.note else "")
+    )
+
+    def image(i: int) -> Any:
+        _, name, content = shards[int(at[split][i])]
+        return decode(content, name)
+
+    source = OnDisk(
+        image,
+        labels[split],
+        classes if labels[split] is not None else [],
+        (decode.size, decode.size, decode.channels),
+        count=len(at[split]),
+        aspects=decode.whole,
+        skip_bad=skip_bad,
+    )
+    content = [entry["sha256"] for s in splits for entry in splits[s]["shards"]]
+    content += [split, "validation"] if validation else [split]
+    if not fits_in_memory(len(source), source.shape):
+        return replace(source, files="\n".join(content)), line
+    names = source.class_names
+    cache = cache_file(f"shards {content} {decode} {named} {skip_bad}")
+    if cached := read_cache(cache):
+        return Arrays(cached["image"], cached.get("labels"), names, cached.get("aspect")), line
+    arrays = source.in_memory()
+    kept = {"image": arrays.image, "labels": arrays.labels, "aspect": arrays.aspect}
+    store(cache, **{name: x for name, x in kept.items() if x is not None})
+    return arrays, line
