@@ -1,6 +1,7 @@
 """Recordings as they are read, spectrograms against a naive DFT, and the encoder of waves."""
 
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -241,7 +242,9 @@ class TestRecordings:
             write(tmp_path / "train" / f"{i}.wav", tone(200 + i, 8000, 0.5))
         write(tmp_path / "test" / "0.wav", tone(300, 8000, 0.5))
         read, header = [], audio._header
-        monkeypatch.setattr(audio, "_header", lambda path: read.append(path.name) or header(path))
+        monkeypatch.setattr(
+            audio, "_header", lambda path: read.append(os.path.basename(path)) or header(path)
+        )
 
         def train():
             read.clear()

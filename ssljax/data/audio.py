@@ -120,7 +120,9 @@ def recordings(
         )
     files = find_files(root, RECORDINGS, named, bool(whole))
     say(files.line)
-    paths, labels, names = files.paths(split), files.labels[split], files.classes(split)
+    labels, names = files.labels[split], files.classes(split)
+    # A quarter of a million of `Path`s take seconds to make.
+    paths = [os.path.join(root, name) for name in files.names[split]]
     found, bad = _indexed(root, paths, skip_bad)
     counts = np.array([r.windows(length, rate) for r in found])
     if labels is not None:
@@ -150,7 +152,7 @@ class Recording:
     `key` is a hash of its name in the folder, its size and the time of its last change.
     """
 
-    path: pathlib.Path
+    path: str
     key: int
     frames: int
     rate: int
@@ -187,8 +189,8 @@ def _whole_waves(found: Sequence[Recording], rate: int) -> list[np.ndarray]:
 
 
 def _indexed(
-    root: pathlib.Path, paths: Sequence[pathlib.Path], skip_bad: bool
-) -> tuple[list[Recording], dict[pathlib.Path, str]]:
+    root: pathlib.Path, paths: Sequence[str], skip_bad: bool
+) -> tuple[list[Recording], dict[str, str]]:
     """What the headers of files in a folder say, and what is wrong with those that are left out.
 
     The headers are kept in the cache. InputError for a file that can't be read, unless `skip_bad`,
@@ -198,13 +200,13 @@ def _indexed(
     kept = (read_cache(cache) or {}).get("headers", np.zeros(0, HEADER))
     known = {key: header for key, *header in kept.tolist()}
     found: list[Recording] = []
-    bad: dict[pathlib.Path, str] = {}
+    bad: dict[str, str] = {}
 
-    def look(path: pathlib.Path) -> Recording | str:
+    def look(path: str) -> Recording | str:
         try:
             with _readable(path):
-                stat = path.stat()
-            name = f"{str(path)[len(str(root)) :]}\0{stat.st_size}\0{stat.st_mtime_ns}"
+                stat = os.stat(path)
+            name = f"{path[len(str(root)) :]}\0{stat.st_size}\0{stat.st_mtime_ns}"
             digest = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
             key = int.from_bytes(digest, "little")
             return Recording(path, key, *(known.get(key) or _header(path)))
@@ -219,17 +221,20 @@ def _indexed(
         ) as bar,
     ):
         for start in range(0, len(paths), PART):
-            part = paths[start : start + PART]
             before = len(known)
-            for path, result in zip(part, pool.map(look, part)):
-                bar.update()
-                if isinstance(result, Recording):
-                    found.append(result)
-                    known[result.key] = [result.frames, result.rate, result.peak]
-                elif skip_bad:
-                    bad[path] = result
-                else:
-                    raise Unreadable(result)
+            # A task of one file would take longer than to look for it in the index.
+            ends = range(start, min(start + PART, len(paths)), 32)
+            tasks = [paths[i : min(i + 32, start + PART)] for i in ends]
+            for part, results in zip(tasks, pool.map(lambda part: [*map(look, part)], tasks)):
+                bar.update(len(part))
+                for path, result in zip(part, results):
+                    if isinstance(result, Recording):
+                        found.append(result)
+                        known[result.key] = [result.frames, result.rate, result.peak]
+                    elif skip_bad:
+                        bad[path] = result
+                    else:
+                        raise Unreadable(result)
             if len(known) > before:
                 rows = [(key, *header) for key, header in known.items()]
                 store(cache, headers=np.array(rows, HEADER))
@@ -238,7 +243,7 @@ def _indexed(
     return found, bad
 
 
-def _header(path: pathlib.Path) -> tuple[int, int, float]:
+def _header(path: str) -> tuple[int, int, float]:
     """Frames, rate, and the peak of floats or 1, of a file; InputError where it can't be used."""
     with _opened(path) as file:
         frames = file.frames
@@ -265,7 +270,7 @@ def _print_found(
     counts: np.ndarray,
     length: int,
     rate: int,
-    bad: dict[pathlib.Path, str],
+    bad: dict[str, str],
 ) -> None:
     """Prints what a split consists of, what is left out, and what is divided by its peak."""
     samples = np.array([r.samples(rate) for r in found])
@@ -332,12 +337,12 @@ def _seeks(file: "SoundFile") -> bool:
     return file.seekable() and file.subtype != "VORBIS"
 
 
-def _cut(path: pathlib.Path) -> str:
+def _cut(path: str) -> str:
     return f"{path} ends before its header says that it does: {REMOVE}"
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator["SoundFile"]:
+def _opened(path: str) -> Iterator["SoundFile"]:
     """A file that is open for reading."""
     import soundfile  # Slow to import.
 
@@ -351,7 +356,7 @@ def _opened(path: pathlib.Path) -> Iterator["SoundFile"]:
 
 
 @contextlib.contextmanager
-def _readable(path: pathlib.Path) -> Iterator[None]:
+def _readable(path: str) -> Iterator[None]:
     """Raises what is wrong with a file, but not with the machine, as a sentence that names it."""
     try:
         yield
