@@ -15,6 +15,7 @@ from ssljax.data.embedded import EMBEDDED
 from ssljax.data.folders import IMAGES, is_of_another_kind
 from ssljax.data.image_arrays import array_images
 from ssljax.data.image_files import image_folder
+from ssljax.data.shards import is_shards, shard_images
 from ssljax.data.sources import (
     Arrays,
     HELD_OUT,
@@ -138,9 +139,10 @@ def images(
 
     `name` is an embedded set (doodles, digits, photos: `ssljax/data/embedded.py`), a prepared TFDS
     image set (with its configuration after a slash, where it has several), a folder of images (see
-    `ssljax/data/folders.py`), or an .npz or .npy (see `image_arrays.py`). Sets may have no labels.
-    Where a set has no test split, a tenth is held out. Images are resized to `size` pixels per
-    side, the longer side being cut; `size` must be given where images differ in size.
+    `ssljax/data/folders.py`) or of shards (see `shards.py`), or an .npz or .npy (see
+    `image_arrays.py`). Sets may have no labels. Where a set has no test split, a tenth is held out.
+    Images are resized to `size` pixels per side, the longer side being cut; `size` must be given
+    where images differ in size.
 
     NAME:SPLIT trains on another split of a TFDS set, a folder or an .npz (stl10:unlabelled); the
     test split stays the set's own.
@@ -158,7 +160,8 @@ def images(
     base, named = _base_and_split(base)
     path = pathlib.Path(base).expanduser()
     if path.is_dir() and path.suffix.lower() not in (".npz", ".npy"):
-        source, line = image_folder(
+        read = shard_images if is_shards(path) else image_folder
+        source, line = read(
             path, split, size, named, validation, whole=whole, part=part, skip_bad=skip_bad
         )
         say(line)
@@ -187,7 +190,9 @@ def images(
     elif os.sep in base and not tfds.has_config(base):
         raise InputError(f"There is no folder or .npz file {base}: check the path given as --data.")
     else:
-        source, line = tfds.tfds_images(base, of, size, named)
+        source, line = tfds.tfds_images(
+            base, of, size, named, whole=whole, part=part, skip_bad=skip_bad
+        )
     if validation:
         source = _validation(base, source, split)
         line += f"; of those to train, {HELD_OUT} holds out a tenth, and the test split is not read"

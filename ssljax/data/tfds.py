@@ -1,14 +1,16 @@
 """TensorFlow Datasets, read without TensorFlow."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 import difflib
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 
 from ssljax.data.cache import cache_file, read_cache, store
-from ssljax.data.decode import fit, suggested_size
+from ssljax.data.decode import decoder, fit, suggested_size
 from ssljax.data.sources import Arrays, fits_in_memory, OnDisk, select, Source
 from ssljax.data.splits import hash_of_indices, held_out
 from ssljax.errors import InputError
@@ -61,8 +63,19 @@ def data_source(name: str, builder, split: str, instead: str):
         ) from e
 
 
-def tfds_images(name: str, split: str, size: int, named: str = "") -> tuple[Source, str]:
+def tfds_images(
+    name: str,
+    split: str,
+    size: int,
+    named: str = "",
+    *,
+    whole: bool = False,
+    part: float = 1.0,
+    skip_bad: bool = False,
+) -> tuple[Source, str]:
     """The "train" or "test" images of a prepared TFDS set, and the line to be printed.
+
+    Images of different sizes are decoded as files in a folder are (`decoder`).
 
     `named` is the split to train on; the test split is the set's own, or else that of validation,
     or else a tenth held out by a hash of the index. There are labels where the set has a feature
@@ -84,17 +97,19 @@ def tfds_images(name: str, split: str, size: int, named: str = "") -> tuple[Sour
                 f"{name} has no {wanted} split; it has {', '.join(splits)}: give one of those as "
                 f"in {name}:{next(iter(splits))}, to train on it."
             )
-    whole = _read_split(name, builder, test if split == "test" and test else train, size, feature)
+    how = {"whole": whole, "part": part, "skip_bad": skip_bad}
+    chosen = test if split == "test" and test else train
+    every = _read_split(name, builder, chosen, size, feature, **how)
     counts = {"train": splits[train].num_examples}
     if test:
         counts["test"] = splits[test].num_examples
         note = "those of validation are the test split" if test == "validation" else ""
-        source = whole
+        source = every
     else:
-        out = held_out(hash_of_indices(len(whole), "test"), whole.labels)
+        out = held_out(hash_of_indices(len(every), "test"), every.labels)
         if not out.any():
             raise InputError(f"{name} has too few images in {train} to hold some out for testing.")
-        source = select(whole, np.flatnonzero(out == (split == "test")))
+        source = select(every, np.flatnonzero(out == (split == "test")))
         counts = {"train": int((~out).sum()), "test": int(out.sum())}
         note = "a tenth is held out by a hash of the index, for there is no other split to test on"
     n = source.num_classes
@@ -126,8 +141,8 @@ def _image_feature(name: str, features: Mapping) -> str:
     return feature
 
 
-def _read_split(name: str, builder, split: str, size: int, feature: str) -> Source:
-    """All images of a split, with their labels if there are any."""
+def _read_split(name: str, builder, split: str, size: int, feature: str, **how: Any) -> Source:
+    """All images of a split, with their labels if there are any; `how` is that of `decoder`."""
     import tensorflow_datasets as tfds
 
     instead = "or take --data digits, which is embedded and needs no download"
@@ -141,47 +156,88 @@ def _read_split(name: str, builder, split: str, size: int, feature: str) -> Sour
             f"The images of {name} differ in size: give --image-size {suggested_size(sizes)}, for "
             "instance."
         )
+    varied = None in shape[:2]
     shape = (size, size, shape[-1] or 3) if size else (*shape[:2], shape[-1] or 3)
     named = "label" in features and getattr(features["label"], "names", None)
     names = list(named or [])
     made = (
         (pathlib.Path(builder.data_path) / "dataset_info.json").stat().st_mtime_ns
     )  # Prepared anew is another set.
-    cache = cache_file(f"{builder.data_path}-{made}-{split}-{feature}-{shape}")
+    form = f"{shape}{how if varied else ''}"
+    cache = cache_file(f"{builder.data_path}-{made}-{split}-{feature}-{form}")
     if cached := read_cache(cache):
-        return _with_labels(cached["image"], cached.get("labels"), names)
+        return _with_labels(names, **cached)
     rows = data_source(name, builder, split, instead)
+    encoded = builder.as_data_source(split=split, decoders={feature: tfds.decode.SkipDecoding()})
+    labels = _labels(cache_file(f"labels of {cache}"), encoded) if names else None
+    if varied:
+        source = _varied(f"{name}:{split}", encoded, feature, shape, **how)
+    else:
 
-    def image(i: int) -> np.ndarray:
-        x = rows[i][feature]
-        return fit(x, size) if size and x.shape[:2] != (size, size) else x
+        def image(i: int) -> np.ndarray:
+            x = rows[i][feature]
+            return fit(x, size) if size and x.shape[:2] != (size, size) else x
 
-    if not fits_in_memory(info.num_examples, shape):
-        labels = None
-        if names:
-            undecoded = builder.as_data_source(
-                split=split, decoders={feature: tfds.decode.SkipDecoding()}
-            )
-            labels = np.array([r["label"] for r in all_rows(undecoded)], np.int32)
+        source = OnDisk(image, None, [], shape, count=info.num_examples)
+    if not fits_in_memory(len(source), source.shape):
         if labels is None or labels.min() < 0:
             labels, names = None, []
         files = f"{builder.info.full_name} {split} {info.num_examples} {info.num_bytes}"
-        return OnDisk(image, labels, names, shape, count=info.num_examples, files=files)
-    images, found = [], []
-    for row in all_rows(rows):
-        images.append(fit(row[feature], size) if size else row[feature])
-        found.append(row["label"] if names else -1)
-    arrays = {"image": np.stack(images)}
-    if names:
-        arrays["labels"] = np.array(found, np.int32)
+        return replace(source, labels=labels, class_names=names, files=files)
+    if not varied:
+        images = np.stack([fit(r[feature], size) if size else r[feature] for r in all_rows(rows)])
+        arrays = {"image": images} | ({} if labels is None else {"labels": labels})
+    else:
+        read = replace(source, labels=labels).in_memory()
+        arrays = {"image": read.image, "labels": read.labels, "aspect": read.aspect}
+        arrays = {key: x for key, x in arrays.items() if x is not None}
     store(cache, **arrays)
-    return _with_labels(arrays["image"], arrays.get("labels"), names)
+    return _with_labels(names, **arrays)
 
 
-def _with_labels(image: np.ndarray, labels: np.ndarray | None, names: list[str]) -> Arrays:
+def _labels(cache: pathlib.Path, encoded: Any) -> np.ndarray:
+    """Label of each row, from the cache if it is there: a pass over all of ImageNet takes long."""
+    if cached := read_cache(cache):
+        return cached["labels"]
+    labels = np.array([row["label"] for row in all_rows(encoded)], np.int32)
+    store(cache, labels=labels)
+    return labels
+
+
+def _varied(
+    where: str, encoded: Any, feature: str, shape: tuple[int, int, int], **how: Any
+) -> OnDisk:
+    """Images of different sizes, decoded from their bytes to images of one shape."""
+
+    def name(i: int) -> str:
+        return f"Image {i} of {where}"
+
+    def bytes_of(i: int) -> bytes:
+        return encoded[i][feature]
+
+    size, _, channels = shape
+    found = decoder(bytes_of, len(encoded), size, name=name, where=where, **how)
+    decode = replace(found, channels=channels)  # As the other split, whatever its headers say.
+    return OnDisk(
+        lambda i: decode(bytes_of(i), name(i)),
+        None,
+        [],
+        shape,
+        count=len(encoded),
+        aspects=decode.whole,
+        skip_bad=how["skip_bad"],
+    )
+
+
+def _with_labels(
+    names: list[str],
+    image: np.ndarray,
+    labels: np.ndarray | None = None,
+    aspect: np.ndarray | None = None,
+) -> Arrays:
     if labels is None or labels.min() < 0:
-        return Arrays(image)
-    return Arrays(image, labels, names)
+        return Arrays(image, aspect=aspect)
+    return Arrays(image, labels, names, aspect)
 
 
 def all_rows(rows) -> Iterator[Mapping]:
