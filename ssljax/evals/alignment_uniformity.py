@@ -31,7 +31,7 @@ def alignment_uniformity(
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         found = []
-        for start, count, x in batches(data, indices, batch_size):
+        for start, count, x in batches(data, indices, batch_size, split=True):
             keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), start))
             pair = [run(state, key, put(x, split=True)) for key in keys]
             found.append([np.asarray(z, np.float64)[:count] for z in pair])

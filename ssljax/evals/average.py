@@ -59,7 +59,7 @@ def average(
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         total: dict[str, float] = {}
-        for start, count, images in batches(data, indices, batch_size):
+        for start, count, images in batches(data, indices, batch_size, split=True):
             labels = known[np.resize(indices[start : start + count], len(images))]
             key = jax.random.fold_in(jax.random.key(seed), start)
             found = run(state, key, put(images, split=True), put(labels, split=True))

@@ -33,7 +33,7 @@ def codebook_use(
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         counts = np.zeros(entries, np.int64)
-        for _, n, images in batches(test, indices, batch_size):
+        for _, n, images in batches(test, indices, batch_size, split=True):
             taken = np.asarray(run(state, put(images, split=True)))[:n]
             counts += np.bincount(taken.ravel(), minlength=entries)
         return {

@@ -56,7 +56,7 @@ def compression(
         }
 
     def evaluate(state: Tree) -> Mapping[str, float]:
-        images, parts = originals(), batches(data, indices, batch_size)
+        images, parts = originals(), batches(data, indices, batch_size, split=True)
         found = [np.asarray(run(state, put(x, split=True)))[:count] for _, count, x in parts]
         if not all(np.isfinite(x).all() for x in found):
             raise InputError("Reconstructed images are not finite.")

@@ -9,11 +9,12 @@ import weakref
 import jax
 from jax import Array
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssljax import signals
+from ssljax.data.feed import local_rows
 from ssljax.errors import InputError
 
 Tree = Any
@@ -36,7 +37,7 @@ def extractor(encode: Encode, batch_size: int = 1000) -> Callable[..., np.ndarra
 
     def extract(state: Tree, data: Any, indices: np.ndarray) -> np.ndarray:
         out = np.empty((len(indices), 0), np.float32)
-        for start, n, images in batches(data, indices, batch_size):
+        for start, n, images in batches(data, indices, batch_size, split=True):
             z = np.asarray(run(state, put(images, split=True)))
             if start == 0:
                 out = np.empty((len(indices), z.shape[1]), np.float32)
@@ -104,10 +105,12 @@ def raw_pixels(
     Images are shrunk to `most` pixels on the longer side, unless it is 0.
     """
     indices = np.arange(len(data)) if indices is None else indices
-    parts = [
-        _shrunk(images, most).reshape(len(images), -1) / np.float32(255)
-        for _, _, images in batches(data, indices, chunk, pad=False)
-    ]
+    whole, several = gathered(lambda x: x), jax.process_count() > 1
+    parts = []
+    for _, n, images in batches(data, indices, chunk, pad=several, split=several):
+        # Each process has read a part of them.
+        images = np.asarray(whole(put(images, split=True)))[:n] if several else images
+        parts.append(_shrunk(images, most).reshape(n, -1) / np.float32(255))
     return np.concatenate(parts)
 
 
@@ -141,14 +144,28 @@ def part_size(data: Any, n: int, size: int) -> int:
 
 
 def batches(
-    data: Any, indices: np.ndarray, size: int, pad: bool = True
+    data: Any, indices: np.ndarray, size: int, pad: bool = True, split: bool = False
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """(start, n, images), by `in_parts`: `size` images at a time, of which the first n count.
 
-    Parts are smaller where images are large, so that no more than `PART` numbers are in one.
+    Parts are smaller where images are large, so that no more than `PART` numbers are in one. With
+    `split`, for `put(images, split=True)`, a process reads the images of its own devices alone, and
+    the others are 0.
     """
     size = min(size, part_size(data, len(indices), size)) if len(indices) else size
-    return in_parts(lambda at: data.read(at)["image"], indices, size, pad)
+    mesh = jax.sharding.get_mesh()  # Which the thread that reads does not know.
+
+    def read(at: np.ndarray) -> np.ndarray:
+        along = _along(mesh, len(at), split)
+        own = np.arange(len(at)) if along is None else np.array(local_rows(along, len(at)))
+        found = data.read(at[own])["image"]
+        if len(own) == len(at):
+            return found
+        images = np.zeros((len(at), *found.shape[1:]), found.dtype)
+        images[own] = found
+        return images
+
+    return in_parts(read, indices, size, pad)
 
 
 def in_parts(
@@ -192,13 +209,20 @@ def gathered(f: Callable) -> Callable:
 def put(x: np.ndarray, split: bool = False) -> Array:
     """`x` on the devices of the mesh: copied, or with its rows split if the devices share them.
 
-    Every process must hold the same `x`; each sends its own devices no more than their rows.
+    Every process must hold the same `x`, or, where it is split, the same rows of its own devices:
+    it sends them no others.
     """
-    mesh = jax.sharding.get_mesh()
-    if mesh.empty:
+    along = _along(jax.sharding.get_mesh(), len(x), split)
+    if along is None:
         return jnp.asarray(x)
-    spec = P(mesh.axis_names) if split and len(x) % mesh.size == 0 else P()
-    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda index: x[index])
+    return jax.make_array_from_callback(x.shape, along, lambda index: x[index])
+
+
+def _along(mesh: Mesh, n: int, split: bool) -> NamedSharding | None:
+    """How `n` rows lie on the devices; None without a mesh."""
+    if mesh.empty:
+        return None
+    return NamedSharding(mesh, P(mesh.axis_names) if split and n % mesh.size == 0 else P())
 
 
 def round_up(n: int) -> int:

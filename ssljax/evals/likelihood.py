@@ -73,7 +73,7 @@ def likelihood(
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         found = []
-        for start, count, images in batches(test, indices, batch_size):
+        for start, count, images in batches(test, indices, batch_size, split=True):
             key = jax.random.fold_in(jax.random.key(seed), start)
             found.append(np.stack(bounds(state, key, put(images, split=True)))[:, :count])
         log_p, elbo = np.concatenate(found, axis=1).astype(np.float64)
