@@ -72,8 +72,8 @@ def perplexity_numbers(text: Tokenized) -> Callable[[float], dict[str, float]]:
     `perplexity` is exp of the mean, `nll`. `bits_per_character` is left out where the text can't be
     recovered from its tokens, and `unknown`, the percent of unknown tokens, where the tokenizer has
     no such token. `unigram` is the floor: the perplexity under the frequencies in `text.train`
-    (`text.counts`), one added to each count. InputError for less than two tokens, and for a sum that
-    is not finite.
+    (`text.counts`), one added to each count. InputError for less than two tokens, and for a sum
+    that is not finite.
     """
     if len(text.test) < 2:
         raise InputError(
