@@ -1,6 +1,7 @@
 """A job under way: steps, logs, checkpoints, evaluations and the last summary."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 import errno
 import json
@@ -15,6 +16,7 @@ import numpy as np
 
 from ssljax import figures, logs, replay
 from ssljax.checkpoint import Checkpoints
+from ssljax.data.sources import CORES
 from ssljax.evals.evaluator import check, Evaluator
 from ssljax.experiment import Experiment
 from ssljax.processes import agree
@@ -30,6 +32,48 @@ Tree = Any
 SLOW = (
     10.0  # Seconds from which on an evaluator is named when it ends, lest it be taken for a hang.
 )
+
+MUCH = 0.2  # Share of the time from which on it is said that the devices wait for input.
+WAITED = (
+    "The devices had no work for {share:.0%} of the last {seconds:.0f} s: they waited for input. "
+    "Give the run more CPU cores (it has {cores}), or read images that were written at the size "
+    "that is needed: python -m ssljax.data.prepare FOLDER --to SHARDS --size N."
+)
+
+
+class Waits:
+    """Seconds for which the devices had no work while the host waited for input.
+
+    The host may be many steps ahead of the devices, so that its own waiting says nothing. When they
+    end their work is asked only where input takes longer than a millisecond.
+    """
+
+    def __init__(self) -> None:
+        self.idle = 0.0
+        self.slow = False
+        self.pool = ThreadPoolExecutor(1, "waits")
+        self.end: Future = self.pool.submit(time.perf_counter)
+
+    def take(self, feeds: Sequence[Iterator], k: int, last: Tree) -> list[list[Tree]]:
+        """The next `k` batches of each feed; `last` are arrays of the last step."""
+        start, asks = time.perf_counter(), self.slow and self.end.done()
+        if asks:
+            self.end = self.pool.submit(_end_of, last)
+        fed = [[next(feed) for _ in range(k)] for feed in feeds]
+        now = time.perf_counter()
+        self.slow = now - start > 1e-3
+        if asks and self.end.done() and self.end.result():
+            self.idle += now - max(start, self.end.result())
+        return fed
+
+
+def _end_of(arrays: Tree) -> float:
+    """When `arrays` were computed; 0 if they have been given away since, or there was an error."""
+    try:
+        jax.block_until_ready(arrays)
+    except RuntimeError:
+        return 0.0
+    return time.perf_counter()
 
 
 class Results:
@@ -120,6 +164,7 @@ class Session:
         clock, since = time.perf_counter(), start
         stops = [every for every in (run.log_every, run.save_every, run.eval_every) if every]
         pending = None  # Step and metrics of a log point that has not been written yet.
+        waits, said = Waits(), False
 
         def read(metrics) -> dict[str, list[float]]:
             values, bad = program.read(metrics)
@@ -130,19 +175,25 @@ class Session:
             return values
 
         def report(step, metrics) -> None:
-            nonlocal trained, clock, since
+            nonlocal trained, clock, since, said
             values, now = read(metrics), time.perf_counter()
             rate = (step - since) / max(now - clock, 1e-9)
+            idle, waits.idle = waits.idle, 0.0
+            share = idle / max(now - clock, 1e-9)
             trained += now - clock
-            clock, since = now, step
+            seconds, clock, since = now - clock, now, step
             examples = rate * exp.data.batch_size * run.seeds
             note = f"  {format_rate(rate)} steps/s, {examples:.0f} examples/s"
+            note += f", {share:.0%} waiting for input" if share > MUCH else ""
             log.scalars(step, values | {"seconds": [trained]}, note)
+            if share > MUCH and idle > 1 and not said:
+                log.line(WAITED.format(share=share, seconds=seconds, cores=CORES))
+                said = True
 
         while i < exp.num_steps:
             k = min(run.steps_per_call, exp.num_steps - i, *(every - i % every for every in stops))
             with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
-                fed = [[next(feed) for _ in range(k)] for feed in feeds]
+                fed = waits.take(feeds, k, metrics)
                 before = time.perf_counter()
                 state, metrics = program.update(state, metrics, fed)
                 if k not in compiled:  # This call compiles, which isn't the steps' time.

@@ -1,12 +1,16 @@
 """Results of a run: kept one by one, compared with the untrained net and with floors."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 import json
 import math
+import re
+import time
 
+import numpy as np
 import pytest
 
-from ssljax import logs, Run, train
+from ssljax import logs, Run, session, train
+from ssljax.data.feed import Data
 from ssljax.evals.evaluator import Evaluator
 from ssljax.session import Results, results_table
 from tests.tiny import tiny
@@ -97,3 +101,50 @@ def test_results_read_rows_of_damaged_files(tmp_path):
     assert again.has(5, 0, "test") and not again.has(20, 0, "test")
     assert math.isnan(again.numbers(5, [0])["test/error"][0])
     assert again.numbers(5, [0, 1]) == {}
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A training set whose batches take a while."""
+
+    data: Data
+    seconds: float
+
+    def __getattr__(self, name):
+        return getattr(self.data, name)
+
+    def feed(self, *args):
+        for fed in self.data.feed(*args):
+            time.sleep(self.seconds)
+            yield fed
+
+
+def test_a_run_says_once_that_it_waits_for_input(tmp_path, capsys):
+    exp = tiny(num_steps=80)
+    exp = replace(exp, data=Slow(exp.data, 0.03))
+    train(exp, Run(workdir=str(tmp_path), log_every=40))
+    said = capsys.readouterr().out
+    shares = re.findall(r"(\d+)% waiting for input", said)
+    assert len(shares) == 2 and all(60 <= int(x) <= 100 for x in shares), shares
+    assert said.count("python -m ssljax.data.prepare") == 1
+    train(tiny(num_steps=80), Run(workdir=str(tmp_path / "resident"), log_every=40))
+    assert "waiting for input" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("step, idle", [(0.0, 0.04), (0.03, 0.01), (0.06, 0.0)])
+def test_waiting_while_the_devices_have_work_does_not_count(monkeypatch, step, idle):
+    def busy(_):
+        time.sleep(step)
+        return time.perf_counter()
+
+    monkeypatch.setattr(session, "_end_of", busy)
+    waits, feed = session.Waits(), iter(lambda: time.sleep(0.04), 0)
+    waits.take([feed], 1, None)
+    assert waits.idle == 0  # Whether input is slow is not known yet.
+    found = []
+    for _ in range(6):
+        waits.take([feed], 1, None)
+        found.append(waits.idle)
+        waits.idle = 0.0
+        time.sleep(0.03)  # The devices are done by the next step.
+    assert abs(np.median(found) - idle) < 0.01
