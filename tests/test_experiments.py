@@ -7,7 +7,9 @@ from functools import partial
 import importlib
 import inspect
 import itertools
+import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -80,8 +82,6 @@ WHOLE_BATCH = {
     "supcon": f"{NEGATIVES}; {VIEWS}",
     "swav": VIEWS,
 }
-# Programs that run a few steps needn't be fast ones.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def make(file, num_steps, settings=SMALL, **changes):
@@ -106,15 +106,11 @@ class Layout:
             metrics, key = self.program.new_accumulator(), self.program.keys[0]
             step = self.program.compiled
             shapes = self.program.shapes(), metrics, key, self.resident, (self.first,)
-            self.step = step.lower(*shapes).compile(compiler_options=QUICKLY)
+            self.step = step.lower(*shapes).compile()
 
     def init(self):
-        def init(key, resident, fed):
-            return self.exp.init(key, self.exp.data.batch(resident, fed))
-
-        init = jax.jit(init, compiler_options=QUICKLY, out_shardings=self.program.layout)
         with jax.set_mesh(self.mesh):
-            return init(self.program.init_keys[0], self.resident, self.first)
+            return self.program.init([self.first])
 
     def advance(self, state, start, end):
         """The state on the host after the steps from `start` to `end`."""
@@ -155,14 +151,13 @@ class TestFile:
         lines = sum(n.end_lineno - n.lineno + 1 for n in body)
         assert lines <= 52, f"init, loss, step and encode take {lines} lines: about 45 fit a screen"
 
-    def test_layouts_agree(self, file, costly):
+    def test_layouts_agree(self, file):
         """One device, seven, and eight with parameters split over four: on what a step changes.
 
         That is Adam's moments, which are the gradients (without an Adam, the parameters), and all
         that moves without a gradient. Each layout starts from the state after three steps on one
         device, when teachers, centres, queues and prototypes are no longer as initialised.
         """
-        costly(FILES.index(file))
         exp = make(file, 4, LAYOUTS)
         exp = replace(exp, evals={}, partition=partial(sharding.fsdp, min_size=1))
         one, seven, split = Layout(exp, 1, 1), Layout(exp, 7, 1), Layout(exp, 8, 4)
@@ -189,15 +184,21 @@ class TestFile:
                 f"as a queue does, add {file.stem} to WHOLE_BATCH with the reason."
             )
 
-    def test_trains_resumes_and_evaluates(self, file, costly, tmp_path, one_device):
-        """Two runs of two steps end with the bits of one of four, and with results and figures."""
-        costly(FILES.index(file) + 1)
-        whole = train(replace(make(file, 4), evals={}))
-        train(replace(make(file, 2), evals={}), Run(workdir=str(tmp_path)))
-        rest = train(make(file, 4), Run(workdir=str(tmp_path)))
+    def test_trains_resumes_and_evaluates(self, file, tmp_path, one_device):
+        """A run that was killed ends with the bits of an unbroken one, and with all results."""
+        run, exp = Run(workdir=str(tmp_path), save_every=2), make(file, 4)
+        whole = train(replace(make(file, 4), evals={}), run)
+        assert (tmp_path / "checkpoints" / "2").is_dir()
+        for later in ("checkpoints/4", "figures"):  # As if it had been killed after step 2.
+            shutil.rmtree(tmp_path / later)
+        (tmp_path / "results.json").unlink()
+        rest = train(exp, run)
         jax.tree.map(np.testing.assert_array_equal, whole, rest)
-        assert (tmp_path / "results.json").exists()
-        assert list((tmp_path / "figures").glob("*.png"))
+        found = json.loads((tmp_path / "results.json").read_text())
+        wanted = {name for name, evaluate in exp.evals.items() if not evaluate.pictures}
+        for numbers in (found["results"], found["untrained"]):
+            assert {name.split("/")[0] for name in numbers} == wanted
+        assert (tmp_path / "figures" / "curves.png").exists()
 
 
 def moving(state):
