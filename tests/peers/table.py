@@ -22,6 +22,7 @@ FORMS = {
     "test_convolutional": "Convolutional nets",
     "test_transformers": "Transformers and recurrent nets",
     "test_augmentations": "Augmentations",
+    "test_decoding": "Image files",
     "test_optimizers": "Optimizers and schedules",
     "test_evaluations": "Evaluations",
 }
