@@ -12,14 +12,18 @@ import sys
 import tarfile
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from PIL import Image
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from sklearn.datasets import load_sample_images
 
-from ssljax.data import prepare, shards, sources
+from ssljax import Experiment, minimize, Run, train, TrainState
+from ssljax.data import augment, feed, PlainImages, prepare, shards, sources
 from ssljax.data.folders import find_files, IMAGES
 from ssljax.data.image_files import image_folder
 from ssljax.data.prepare import main, prepare_shards
@@ -471,3 +475,37 @@ def test_a_file_that_may_not_be_read_stops_the_command(folder, tmp_path, capsys,
     monkeypatch.setattr(pathlib.Path, "read_bytes", read_bytes)
     said = refused([folder, "--to", tmp_path / "out", "--workers", "1"], capsys)
     assert f"{folder / name} can't be read (Permission denied)" in said
+
+
+def weights_after_training(data, workdir, part):
+    """Of a linear autoencoder, after an epoch on random squares of the photographs."""
+    train_set = PlainImages(data=str(data), image_size=16).read(whole=True).train
+    tx = optax.adam(1e-2)
+
+    def init(key, batch):
+        return TrainState.create(tx, {"w": 0.1 * jax.random.normal(key, (16 * 16 * 3, 4))})
+
+    def loss(params, state, batch, key):
+        x = augment.to_float(batch["image"]).reshape(len(batch["image"]), -1)
+        error = x @ params["w"] @ params["w"].T - x + jax.random.normal(key, x.shape)
+        value = jnp.mean(error**2 * batch["aspect"][:, None])
+        return value, ({}, {"loss": value})
+
+    exp = Experiment(init=init, step=minimize(tx, loss), data=feed(train_set, 8), num_steps=9)
+    assert isinstance(train_set, part)
+    return np.asarray(train(exp, Run(workdir=str(workdir))).params["w"])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_training_from_shards_equals_training_from_the_folder(
+    prepared, monkeypatch, tmp_path, streamed, one_device
+):
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "cache"))
+    if streamed:
+        monkeypatch.setattr(sources, "RESIDENT_BYTES", 0)
+    part = sources.OnDisk if streamed else sources.Arrays
+    folder, shard_set = (
+        weights_after_training(data, tmp_path / f"run{i}", part) for i, data in enumerate(prepared)
+    )
+    np.testing.assert_array_equal(folder, shard_set)
+    assert np.abs(folder).max() > 0.3
