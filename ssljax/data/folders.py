@@ -9,10 +9,11 @@ A folder is read as follows; `find_files` returns a line that says how it was.
 - lists, train.txt and test.txt (or training_list.txt and so on) in the folder, whose lines name
   files relative to it; without a list for training, whatever no list names is for training;
 - folders of one level with usual names: train, training, seg_train, Train, train2017; test,
-  testing; val, valid, validation or dev, which is the test split where there is no test folder, and
-  else left out. The level may be below others (data/train, or cat/train and dog/train). A folder
-  test beside others, without one for training, is read where the others have the folders that it
-  has, or hold no folders; else it is an error.
+  testing; val, valid, validation or dev, which is the test split where there is no test folder, or
+  one without the classes that the other has, and else left out; news_train and news_test. The level
+  may be below others (data/train, or cat/train and dog/train). A folder test beside others, without
+  one for training, is read where the others have the folders that it has, or hold no folders; else
+  it is an error.
 - Without a test split, a tenth of each class is held out of the training files, by a hash of the
   name relative to the folder (`ssljax/data/splits.py`).
 
@@ -23,7 +24,7 @@ is one alone) that hold files of the kind, in any nesting, where
 - both splits have one of them, or all files are equally deep, or half of the folders or more have
   files directly in them.
 Otherwise the files have no classes. A folder unsup, unsupervised or unlabelled is no class and in
-no split.
+no split, nor is one of masks or annotations beside others.
 
 FOLDER:NAME takes a subfolder NAME for training, and keeps the test split. Where there is no such
 subfolder, FOLDER:classes and FOLDER:unlabelled decide whether files have classes, and the former
@@ -81,16 +82,40 @@ NEUTRAL = re.compile(
     "set|data|dataset|split|lists?|files?|images?|imgs?|photos|seg|audio|wavs?|clips|texts?|txt|"
     "final|full|clean|other"
 )
+MASKS = re.compile("(.*[ _-])?(masks?|annotations?|segmentations?|trimaps?|ground_?truth)")
 NO_TEXTS = re.compile(r"(readme|license|licence|copying|changelog|notice|authors)\b.*", re.I)
 
 
 def split_of(name: str) -> str:
     """Which split a folder or file of this name is: train, test, val, unlabelled, or none ("")."""
+    split, others = _split_and_words(name)
+    return split if all(map(NEUTRAL.fullmatch, others)) else ""
+
+
+def _split_and_words(name: str) -> tuple[str, tuple[str, ...]]:
+    """The split whose word is in a name, "" for none or several, and the name's other words."""
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
-    known = [split for word in words for split, usual in WORDS.items() if word in usual]
-    neutral = sum(bool(NEUTRAL.fullmatch(word)) for word in words)
+    known = {word: split for word in words for split, usual in WORDS.items() if word in usual}
     plain = re.fullmatch(r"[A-Za-z0-9 ._-]+", name)
-    return known[0] if plain and len(known) == 1 == len(words) - neutral else ""
+    split = known.popitem()[1] if plain and len(known) == 1 else ""
+    return split, tuple(word for word in words if not any(word in own for own in WORDS.values()))
+
+
+def _splits_of(names: Collection[str]) -> dict[str, str]:
+    """Which splits folders beside each other are, of those that are one.
+
+    Names with other words are pairs: news_train and news_test, but not bullet_train alone.
+    """
+    found = {name: split for name in names if (split := split_of(name))}
+    pairs: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        split, others = _split_and_words(name)
+        if split and name not in found:
+            pairs.setdefault(others, {})[name] = split
+    for own in pairs.values():
+        if {"train", "test"} <= set(own.values()) or {"train", "val"} <= set(own.values()):
+            found |= own
+    return found
 
 
 @dataclass(frozen=True)
@@ -242,8 +267,10 @@ def _read(
         reading.parts["train"] = {folder: folders[folder] for folder in chosen}
         reading.rest |= chosen
     parts = reading.parts = {split: part for split, part in reading.parts.items() if part}
-    if "val" in parts and "test" not in parts:
+    if "val" in parts and ("test" not in parts or _has_better_classes(reading)):
+        tested = parts.pop("test", {})
         parts["test"] = parts.pop("val")
+        parts |= {"other": tested} if tested else {}
         if not lists:
             reading.notes.append("those of validation are the test split")
     reading.tested = "test" in parts
@@ -251,12 +278,21 @@ def _read(
         n = sum(map(len, parts.pop("test").values()))
         reading.notes.append(f"{n:,} to test are not read")
     _drop_linked(reading, listing)
-    _strip(reading, root)
+    _strip(reading)
     for split in [s for s in parts if s not in ("train", "test")]:
         for folder, names in parts.pop(split).items():
             reading.left[_place(folder)] += len(names)
     _find_classes(reading, root, force, bool(chosen))
     return reading
+
+
+def _has_better_classes(reading: _Reading) -> bool:
+    """Whether the split of validation has folders that training has too, and the test none."""
+    tops = {
+        split: {reading.rest[f].partition("/")[0] for f in reading.parts.get(split, {})} - {""}
+        for split in ("train", "val", "test")
+    }
+    return bool(tops["train"] & tops["val"]) and not tops["train"] & tops["test"]
 
 
 def _named(folders: Iterable[str], named: str) -> dict[str, str]:
@@ -382,9 +418,14 @@ def _by_folders(
     paths = {folder: folder.split("/") if folder else [] for folder in folders}
     whole = _Reading({"train": folders}, {f: f for f in folders}, [], Counter(), {})
     total = sum(map(len, folders.values()))
-    for depth in range(min(3, max(map(len, paths.values())))):
-        of = {f: split_of(path[depth]) if len(path) > depth else "" for f, path in paths.items()}
-        of = {f: split for f, split in of.items() if split}
+    for depth in range(min(5, max(map(len, paths.values())))):
+        at_depth = {path[depth] for path in paths.values() if len(path) > depth}
+        known = _splits_of(at_depth)
+        of = {
+            f: known[path[depth]]
+            for f, path in paths.items()
+            if len(path) > depth and path[depth] in known
+        }
         marked = set(of)
         splits = set(of.values()) - {"unlabelled"}
         others = [f for f in folders if f not in of and f]
@@ -468,29 +509,39 @@ def _drop_linked(reading: _Reading, listing: Listing) -> None:
             owner.setdefault(same, folder)
 
 
-def _strip(reading: _Reading, root: pathlib.Path) -> None:
-    """Takes folders that hold everything off the paths, and unlabelled ones out of the splits."""
+def _strip(reading: _Reading) -> None:
+    """Takes folders that hold everything off the paths, and what is in no split out of them."""
     parts, rest = reading.parts, reading.rest
     for split in ("train", "test"):
         own = parts.get(split, {})
         while len(tops := {rest[f].partition("/")[0] for f in own}) == 1:
-            if split_of(next(iter(tops))) not in {split, "val" if split == "test" else split}:
+            of, words = _split_and_words(next(iter(tops)))
+            if not (of or words) or not all(map(NEUTRAL.fullmatch, words)):
                 break
             for f in own:
                 rest[f] = rest[f].partition("/")[2]
     while True:
         used = [f for split in ("train", "test") for f in parts.get(split, {})]
-        tops = {rest[f].partition("/")[0] for f in used}
-        if len(tops) == 1 and "" not in tops:
-            for f in set(used):
+        top = {f: rest[f].partition("/")[0] for f in used}
+        if len(set(top.values())) == 1 and "" not in top.values():
+            for f in used:
                 rest[f] = rest[f].partition("/")[2]
             continue
-        train = parts["train"]
-        apart = [f for f in train if split_of(rest[f].partition("/")[0]) == "unlabelled"]
-        if not apart or len(apart) == len(train):
+        apart = {f for f in used if split_of(top[f]) == "unlabelled" or is_mask(top[f])}
+        for split in ("train", "test"):
+            own = set(parts.get(split, {}))
+            if own <= apart:
+                apart -= own
+        if not apart:
             return
         for f in apart:
-            parts.setdefault("unlabelled", {})[f] = train.pop(f)
+            own = next(parts[split] for split in ("train", "test") if f in parts.get(split, {}))
+            parts.setdefault("other", {})[f] = own.pop(f)
+
+
+def is_mask(name: str) -> bool:
+    """Whether a folder of this name has masks beside images."""
+    return bool(MASKS.fullmatch(name.lower()))
 
 
 DATE = r"(19|20)\d\d([-_. ]?(0[1-9]|1[0-2])([-_. ]?[0-3]\d)?)?\b.*"
@@ -633,7 +684,7 @@ def _names(names: Sequence[str]) -> str:
 def _place(folder: str) -> str:
     """Where files that are in no split lie."""
     path = folder.split("/")
-    at = next((i for i, c in enumerate(path) if split_of(c) in ("val", "unlabelled")), 0)
+    at = next((i for i, c in enumerate(path) if split_of(c) not in ("", "train")), 0)
     return f"in {_show('/'.join(path[: at + 1]))}" if folder else "beside the folders"
 
 

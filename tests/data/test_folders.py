@@ -178,6 +178,42 @@ TREES = {
         "a b",
         "1 .md",
     ),
+    "Tiny ImageNet": (
+        (
+            *("train/n01/images/%.JPEG*20", "train/n02/images/%.JPEG*20", "val/images/%.JPEG*9"),
+            *("test/images/%.JPEG*7", "wnids.txt", "train/n01/n01_boxes.txt"),
+        ),
+        40,
+        7,
+        "n01 n02",
+        "those to test are without classes. Left out: 9 in val",
+    ),
+    "a test split without the classes that validation has": (
+        ("train/a/%.png*9", "train/b/%.png*9", "val/a/%.png*3", "test/%.png*5"),
+        18,
+        3,
+        "a b",
+        "those of validation are the test split. Left out: 5 in test",
+    ),
+    "a common beginning": (
+        ("news-bydate-train/a/%.png*9", "news-bydate-train/b/1.png", "news-bydate-test/b/%.png*3"),
+        10,
+        3,
+        "a b",
+        "",
+    ),
+    "COCO": (("train2017/%.jpg*9", "val2017/%.jpg*4", "annotations/x.json"), 9, 4, "", "1 .json"),
+    "masks": (
+        ("images/%.jpg*20", "annotations/trimaps/%.png*20", "annotations/list.txt"),
+        None,
+        None,
+        "",
+        "Left out: 20 in annotations",
+    ),
+    "splits far below": (
+        ("x/y/z/train/a/1.png", "x/y/z/train/b/1.png", "x/y/z/dev/b/1.png"),
+        *(2, 1, "a b", ""),
+    ),
     "other files": (
         ("a/%.png*9", "b/%.png*9", "a/%.tar*3", "b/%.mov*2"),
         None,
@@ -294,7 +330,7 @@ def test_doubtful_folders_are_read_as_asked(tmp_path):
 
 def test_speakers_of_librispeech(tmp_path):
     speakers = "train-clean-100/%/1/%.flac*9", "train-clean-360/7/2/%.flac*9"
-    root = make(tmp_path / "set", *speakers, "dev-clean/8/2/%.flac*4", "test-other/9/2/%.flac*5")
+    root = make(tmp_path / "set", *speakers, "dev-clean/20/2/%.flac*4", "test-other/21/2/%.flac*5")
     with pytest.raises(InputError, match="no class in both splits"):
         find_files(root, RECORDINGS)
     found = find_files(root, RECORDINGS, "unlabelled")
