@@ -43,8 +43,8 @@ def bert(
     """BERT's masked language model, without the prediction of the next sentence (as RoBERTa).
 
     Args:
-        data: python (its manual, embedded), a text file (the last tenth is held out), a folder of
-            .txt files, or a TFDS set of texts.
+        data: python (its manual, embedded), a text file (the last tenth is held out), a .jsonl or
+            .parquet file of texts, a folder of such files, or a TFDS set of texts.
         tokens: WordPiece in lower case, or byte pairs (bpe), which any script can be written in.
         vocabulary: Number of tokens, learned on the training text.
         net: The Transformer.

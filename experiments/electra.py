@@ -49,8 +49,8 @@ def electra(
     The discriminator is kept.
 
     Args:
-        data: python (its manual, embedded), a text file (the last tenth is held out), a folder of
-            .txt files, or a TFDS set of texts.
+        data: python (its manual, embedded), a text file (the last tenth is held out), a .jsonl or
+            .parquet file of texts, a folder of such files, or a TFDS set of texts.
         tokens: WordPiece in lower case, or byte pairs (bpe), which any script can be written in.
         vocabulary: Number of tokens, learned on the training text.
         net: The discriminator.

@@ -48,8 +48,8 @@ def gpt(
     The default is nanoGPT's setting for a CPU.
 
     Args:
-        data: python (its manual, embedded), a text file (the last tenth is held out), a folder of
-            .txt files, or a TFDS set of texts.
+        data: python (its manual, embedded), a text file (the last tenth is held out), a .jsonl or
+            .parquet file of texts, a folder of such files, or a TFDS set of texts.
         tokens: Characters, or byte pairs (bpe) learned on the training text.
         vocabulary: Number of tokens of bpe.
         net: The Transformer.

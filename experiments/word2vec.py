@@ -43,9 +43,9 @@ def word2vec(
     """word2vec: skip-gram or a continuous bag of words, with negative sampling and subsampling.
 
     Args:
-        data: python (its manual, embedded), text files with commas between them, a folder of .txt
-            files, or a TFDS text set. Text without spaces (Chinese, Japanese, Thai, ...) needs
-            spaces put between its words.
+        data: python (its manual, embedded), text files with commas between them (.txt, .jsonl or
+            .parquet), a folder of them, or a TFDS text set. Text without spaces (Chinese, Japanese,
+            Thai, ...) needs spaces put between its words.
         model: Predict the neighbours from a word (skip-gram), or a word from them (cbow).
         width: Dimensions of a vector.
         window: Largest distance of a neighbour; for each word a distance from 1 to this is drawn.

@@ -561,15 +561,18 @@ def _tfds(data: str, split: str) -> AnyDocuments:
         raise InputError(f"{name} holds {', '.join(features)}, and no text: it is not a text set.")
     tfds.check_prepared(name, builder, instead)
     splits = builder.info.splits
-    if of_split:
-        _known(name, of_split, splits)
-        _known(data, split, ("train", "test"))
-        if of_split == "test" or "test" not in splits:
-            whole = replace(_tfds_split(name, builder, of_split, instead), labels=None)
-            return held_out_documents(replace(whole, class_names=[]), data, split)
-        split = of_split if split == "train" else "test"
-    docs = _tfds_split(name, builder, _known(name, split, splits), instead)
-    return replace(docs, labels=None, class_names=[]) if of_split else docs
+    read = {of_split or "train", "test", split} & set(splits)
+    if left := [f"{x.num_examples:,} of {s}" for s, x in splits.items() if s not in read]:
+        say(f"{data}: left out: {', '.join(left)}")
+    if not of_split:
+        return _tfds_split(name, builder, _known(name, split, splits), instead)
+    _known(name, of_split, splits)
+    _known(data, split, ("train", "test"))
+    out_of_it = of_split == "test" or "test" not in splits
+    read_split = of_split if out_of_it or split == "train" else "test"
+    docs = _tfds_split(name, builder, read_split, instead)
+    docs = replace(docs, labels=None, class_names=[])
+    return held_out_documents(docs, data, split) if out_of_it else docs
 
 
 def _name_and_split(data: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -102,6 +103,54 @@ def equal(a: list[dict], b: list[dict]) -> None:
         for k in x:
             assert x[k].dtype == y[k].dtype
             np.testing.assert_array_equal(x[k], y[k])
+
+
+class Split(list):
+    """Rows of a TFDS split, with what the builder says of it."""
+
+    __getitems__ = lambda self, at: [self[i] for i in at]
+    num_bytes = 10**6
+    num_examples = property(len)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_splits_of_tfds_by_name(large, monkeypatch, tmp_path, on_disk):
+    texts = lambda split, n, labels: Split(
+        {"text": f"{split} {i} e\u0301".encode(), "label": label}
+        for i, label in zip(range(n), labels)
+    )
+    splits = {
+        "train": texts("train", 20, [0, 1] * 10),
+        "test": texts("test", 8, [1, 0] * 4),
+        "unsupervised": texts("unsupervised", 40, [-1] * 40),
+    }
+    (tmp_path / "dataset_info.json").touch()
+    label = SimpleNamespace(names=["neg", "pos"])
+    info = SimpleNamespace(features={"text": None, "label": label}, splits=splits)
+    builder = SimpleNamespace(info=info, data_path=tmp_path)
+    monkeypatch.setattr("ssljax.data.tfds.builder_of", lambda name, *_: builder)
+    monkeypatch.setattr("ssljax.data.tfds.check_prepared", lambda *_: None)
+    monkeypatch.setattr("ssljax.data.tfds.data_source", lambda n, b, split, _: splits[split])
+    if on_disk:
+        large()
+
+    def read(name, split):
+        docs = documents(name, split)
+        assert isinstance(docs, DocumentsOnDisk) == on_disk
+        return ["".join(parts) for parts in docs.parts()], docs.labels
+
+    wanted = lambda split: [f"{split} {i} é" for i in range(len(splits[split]))]
+    text, labels = read("reviews", "train")
+    assert text == wanted("train") and labels.tolist() == [0, 1] * 10
+    assert read("reviews:unsupervised", "train") == (wanted("unsupervised"), None)
+    assert read("reviews:unsupervised", "test") == (wanted("test"), None)
+    halves = [read("reviews:test", split)[0] for split in ("train", "test")]
+    assert sorted(halves[0] + halves[1]) == wanted("test") and 0 < len(halves[1]) < 3
+    halves = [read("reviews:unsupervised:validation", split)[0] for split in ("train", "test")]
+    assert sorted(halves[0] + halves[1]) == sorted(wanted("unsupervised"))
+    assert len(halves[1]) == 4
+    with pytest.raises(InputError, match="has no extra split; it has train, test, unsupervised"):
+        documents("reviews:extra", "train")
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
@@ -228,6 +277,23 @@ def test_a_kill_leaves_no_half_token_file(lines, large, monkeypatch, tmp_path):
     whole = Documents(["".join(parts) for parts in docs.parts()])
     for a, b in zip(found, encode(tokenizer, whole)):
         np.testing.assert_array_equal(a, b)
+
+
+def test_another_process_may_be_faster(one_file, large, monkeypatch):
+    large()
+    docs = documents(one_file, "train")
+    tokenizer, whole = bpe(docs, 400), token_files._write_into
+
+    def slow(part, *args):
+        monkeypatch.setattr(token_files, "_write_into", whole)
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        token_file(tokenizer, docs)
+        whole(part, *args)
+
+    monkeypatch.setattr(token_files, "_write_into", slow)
+    found = token_file(tokenizer, docs)
+    assert found.offsets[-1] == len(found.tokens) > 0
+    assert len(list((documents_module.cache.cache_dir() / "tokens").iterdir())) == 1
 
 
 def test_a_full_disk_names_the_cache(one_file, large, monkeypatch, tmp_path):
