@@ -7,10 +7,11 @@
         --optimizer sgd --lr 0.24 --weight-decay 5e-4 --head.widths 2048 2048 encoder:res-net
     # The authors' setting, except that biases have a lower rate there
     launch/local.sh experiments/barlow.py --data imagenet2012 --image-size 320 --view-size 224 \
-        --epochs 1000 --batch-size 2048 --optimizer lars-outer --lr 1.6 --warmup 0.01 \
-        --weight-decay 1e-6 --redundancy 5.1e-3 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 \
-        --solarize 0 0.2 --interpolation bicubic --head.widths 8192 8192 8192 \
-        encoder:res-net --encoder.depth 50 --encoder.stem imagenet
+        --epochs 1000 --batch-size 2048 --optimizer lars-outer --lr 1.6 --final-lr 1.6e-3 \
+        --warmup 0.01 --weight-decay 1e-6 --redundancy 5.1e-3 --crop 0.08 \
+        --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 --solarize 0 0.2 \
+        --interpolation bicubic --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 \
+        --encoder.stem imagenet
 """
 
 import jax
@@ -39,6 +40,7 @@ def barlow(
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
     warmup: Part = 0.1,
+    final_lr: NotNegative = 0.0,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
     """Barlow Twins: features correlate across two views, each with itself alone.
@@ -54,12 +56,13 @@ def barlow(
         optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
         lr: Peak learning rate.
         warmup: Fraction of training over which the learning rate rises to its peak.
+        final_lr: Learning rate at the end, reached by a cosine.
         weight_decay: Weight decay.
     """
     sets = data.read(whole=True)
     train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup, final_lr), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

@@ -7,12 +7,13 @@
         --prototypes 2048 encoder:res-net
     # The paper's setting, without its stochastic depth
     launch/local.sh experiments/dino.py --data imagenet2012 --image-size 320 --view-size 224 \
-        --epochs 800 --batch-size 1024 --weight-decay 0.04 --final-decay 0.4 --warmup 0.0125 \
-        --sharpen 0.0375 --decay 0.996 --crop 0.05 --part 0.25 --small 10 --small-size 96 \
-        --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 0.5 --solarize 0 0.2 0 --interpolation bicubic \
-        --head.widths 2048 2048 256 --head.no-norm --head.activation gelu --prototypes 65536 \
-        --frozen 0.00125 encoder:vit --encoder.patch 16 --encoder.width 384 --encoder.depth 12 \
-        --encoder.heads 6 --encoder.pool token --encoder.positions learned
+        --epochs 800 --batch-size 1024 --weight-decay 0.04 --final-decay 0.4 --final-lr 1e-6 \
+        --warmup 0.0125 --sharpen 0.0375 --decay 0.996 --crop 0.05 --part 0.25 --small 10 \
+        --small-size 96 --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 0.5 --solarize 0 0.2 0 \
+        --interpolation bicubic --head.widths 2048 2048 256 --head.no-norm \
+        --head.activation gelu --prototypes 65536 --frozen 0.00125 encoder:vit --encoder.patch 16 \
+        --encoder.width 384 --encoder.depth 12 --encoder.heads 6 --encoder.pool token \
+        --encoder.positions learned
 """
 
 import jax
@@ -56,6 +57,7 @@ def dino(
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
     warmup: Part = 0.1,
+    final_lr: NotNegative = 0.0,
     weight_decay: NotNegative = 1e-4,
     final_decay: NotNegative | None = None,
 ) -> Experiment:
@@ -78,6 +80,7 @@ def dino(
         optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
         lr: Peak learning rate.
         warmup: Fraction of training over which the learning rate rises to its peak.
+        final_lr: Learning rate at the end, reached by a cosine.
         weight_decay: Weight decay.
         final_decay: Weight decay at the end, reached by a cosine; None for constant decay.
     """
@@ -85,7 +88,7 @@ def dino(
     train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
     wd = cosine(weight_decay, final_decay, num_steps)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), wd)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup, final_lr), wd)
     m = rising_decay(decay, num_steps)
     teacher_tau = teacher_temperature(sharp, sharpen * num_steps)
     large, *small = crops.kinds(train.shape)

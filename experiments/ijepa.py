@@ -6,9 +6,9 @@ blocks.
     launch/local.sh experiments/ijepa.py --data cifar10 --vit.patch 4 --flip 0.5 --epochs 100
     # The authors' setting of ViT-B
     launch/local.sh experiments/ijepa.py --data imagenet2012 --image-size 320 --view-size 224 \
-        --epochs 600 --batch-size 2048 --weight-decay 0.04 --final-decay 0.4 --warmup 0.025 \
-        --decay 0.996 --predictor-width 384 --predictor-depth 6 --vit.patch 16 --vit.width 768 \
-        --vit.depth 12 --vit.heads 12 --error smooth-l1 --blocks correlated
+        --epochs 600 --batch-size 2048 --weight-decay 0.04 --final-decay 0.4 --final-lr 1e-6 \
+        --warmup 0.025 --decay 0.996 --predictor-width 384 --predictor-depth 6 --vit.patch 16 \
+        --vit.width 768 --vit.depth 12 --vit.heads 12 --error smooth-l1 --blocks correlated
 """
 
 import math
@@ -45,6 +45,7 @@ def ijepa(
     optimizer: Optimizer = "adamw",
     lr: Positive = 1e-3,
     warmup: Part = 0.1,
+    final_lr: NotNegative = 0.0,
     weight_decay: NotNegative = 0.05,
     final_decay: NotNegative | None = None,
 ) -> Experiment:
@@ -65,6 +66,7 @@ def ijepa(
         optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
         lr: Peak learning rate.
         warmup: Fraction of training over which the learning rate rises to its peak.
+        final_lr: Learning rate at the end, reached by a cosine.
         weight_decay: Weight decay.
         final_decay: Weight decay at the end, reached by a cosine; None for constant decay.
     """
@@ -77,7 +79,7 @@ def ijepa(
     train, test = sets.train, sets.test
     num_steps = steps_of(epochs, train, batch_size)
     wd = cosine(weight_decay, final_decay, num_steps)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), wd)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup, final_lr), wd)
     m = linear_rise(decay, num_steps)
     height, width = ((view.view_size or s) // vit.patch for s in train.shape[:2])
     grid, patches = (height, width), height * width

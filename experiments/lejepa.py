@@ -4,7 +4,8 @@
     launch/local.sh experiments/lejepa.py --data cifar10 --view-size 24 --epochs 15
     # λ, widths and learning rate of the authors' example
     launch/local.sh experiments/lejepa.py --data cifar10 --epochs 800 --batch-size 256 --lr 2e-3 \
-        --weight-decay 0.05 --head.widths 2048 2048 16 --large 4 --sketch 0.02 encoder:res-net
+        --final-lr 1e-3 --weight-decay 0.05 --head.widths 2048 2048 16 --large 4 --sketch 0.02 \
+        encoder:res-net
     # The paper's ViT-L, views and slices; the rest is our choice
     launch/local.sh experiments/lejepa.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 100 --batch-size 512 --lr 5e-4 --weight-decay 0.05 --small 8 --small-size 98 \
@@ -41,6 +42,7 @@ def lejepa(
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
     warmup: Part = 0.1,
+    final_lr: NotNegative = 0.0,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
     """LeJEPA: views are near the mean of the large ones, and features are Gaussian (SIGReg).
@@ -57,12 +59,13 @@ def lejepa(
         optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
         lr: Peak learning rate.
         warmup: Fraction of training over which the learning rate rises to its peak.
+        final_lr: Learning rate at the end, reached by a cosine.
         weight_decay: Weight decay.
     """
     sets = data.read(whole=True)
     train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup, final_lr), weight_decay)
     large, *small = crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 

@@ -4,8 +4,8 @@
     launch/local.sh experiments/supcon.py --data cifar10 --view-size 24 --epochs 15
     # The authors' setting of CIFAR-10: their rate 0.5, as their loss is τ/0.07 = 1.43 times eq. 2
     launch/local.sh experiments/supcon.py --data cifar10 --epochs 1000 --batch-size 1024 \
-        --optimizer sgd --lr 0.714 --weight-decay 1e-4 --head.widths 2048 128 --head.no-norm \
-        encoder:res-net --encoder.depth 50
+        --optimizer sgd --lr 0.714 --final-lr 7.14e-4 --weight-decay 1e-4 --head.widths 2048 128 \
+        --head.no-norm encoder:res-net --encoder.depth 50
     # The paper's batch, epochs and LARS, with SimCLR's rate and views: no AutoAugment
     launch/local.sh experiments/supcon.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 350 --batch-size 6144 --optimizer lars --lr 7.2 --warmup 0.03 --weight-decay 1e-6 \
@@ -40,6 +40,7 @@ def supcon(
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
     warmup: Part = 0.1,
+    final_lr: NotNegative = 0.0,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
     """SupCon: views of a class's images agree, in contrast to other classes; it uses labels.
@@ -55,12 +56,13 @@ def supcon(
         optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
         lr: Peak learning rate.
         warmup: Fraction of training over which the learning rate rises to its peak.
+        final_lr: Learning rate at the end, reached by a cosine.
         weight_decay: Weight decay.
     """
     sets = data.read(whole=True, labels=True)
     train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup, final_lr), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

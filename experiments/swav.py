@@ -8,10 +8,10 @@
         encoder:res-net
     # The paper's setting
     launch/local.sh experiments/swav.py --data imagenet2012 --image-size 320 --view-size 224 \
-        --epochs 800 --batch-size 4096 --optimizer lars --lr 4.8 --warmup 0.0125 \
-        --weight-decay 1e-6 --crop 0.05 --part 0.14 --small 6 --small-size 96 --jitter 0.8 \
-        --blur 0.5 --prototypes 3000 --frozen 0.00125 --head.widths 2048 128 encoder:res-net \
-        --encoder.depth 50 --encoder.stem imagenet
+        --epochs 800 --batch-size 4096 --optimizer lars --lr 4.8 --final-lr 4.8e-3 \
+        --warmup 0.0125 --weight-decay 1e-6 --crop 0.05 --part 0.14 --small 6 --small-size 96 \
+        --jitter 0.8 --blur 0.5 --prototypes 3000 --frozen 0.00125 --head.widths 2048 128 \
+        encoder:res-net --encoder.depth 50 --encoder.stem imagenet
 """
 
 import jax
@@ -47,6 +47,7 @@ def swav(
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
     warmup: Part = 0.1,
+    final_lr: NotNegative = 0.0,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
     """SwAV: a view predicts the cluster of another, where clusters share the batch evenly.
@@ -66,12 +67,13 @@ def swav(
         optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
         lr: Peak learning rate.
         warmup: Fraction of training over which the learning rate rises to its peak.
+        final_lr: Learning rate at the end, reached by a cosine.
         weight_decay: Weight decay.
     """
     sets = data.read(whole=True)
     train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup, final_lr), weight_decay)
     large, *small = crops.kinds(train.shape)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 

@@ -7,10 +7,10 @@
         --head.widths 2048 2048 2048 --jitter 0.4 0.4 0.2 0.1 --solarize 0.1 encoder:res-net
     # The paper's setting; its μ of 25 is 12.5 here, since the authors' code has half of eq. 6
     launch/local.sh experiments/vicreg.py --data imagenet2012 --image-size 320 --view-size 224 \
-        --epochs 1000 --batch-size 2048 --optimizer lars-outer --lr 1.6 --warmup 0.01 \
-        --weight-decay 1e-6 --variance 12.5 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 --blur 0.5 \
-        --solarize 0.1 --interpolation bicubic --head.widths 8192 8192 8192 encoder:res-net \
-        --encoder.depth 50 --encoder.stem imagenet
+        --epochs 1000 --batch-size 2048 --optimizer lars-outer --lr 1.6 --final-lr 1.6e-3 \
+        --warmup 0.01 --weight-decay 1e-6 --variance 12.5 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 \
+        --blur 0.5 --solarize 0.1 --interpolation bicubic --head.widths 8192 8192 8192 \
+        encoder:res-net --encoder.depth 50 --encoder.stem imagenet
 """
 
 import jax
@@ -41,6 +41,7 @@ def vicreg(
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
     warmup: Part = 0.1,
+    final_lr: NotNegative = 0.0,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
     """VICReg: two views agree; each feature varies over the batch and covaries with no other.
@@ -58,12 +59,13 @@ def vicreg(
         optimizer: Optimizer; lars-outer is LARS with the learning rate outside the momentum.
         lr: Peak learning rate.
         warmup: Fraction of training over which the learning rate rises to its peak.
+        final_lr: Learning rate at the end, reached by a cosine.
         weight_decay: Weight decay.
     """
     sets = data.read(whole=True)
     train = sets.train
     num_steps = steps_of(epochs, train, batch_size)
-    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup), weight_decay)
+    tx = optimizer_of(optimizer, warmup_cosine(lr, num_steps, warmup, final_lr), weight_decay)
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def init(key, batch):

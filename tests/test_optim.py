@@ -1,5 +1,7 @@
 """Schedules and LARS against their definitions."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,28 @@ def test_warmup_cosine_is_a_function_of_the_fraction(n):
         np.testing.assert_allclose(values[0], 0, atol=1e-7)
         middle = n // 10 + (n - n // 10) // 2
         np.testing.assert_allclose(values[middle], 0.15, rtol=0.2 if n == 10 else 0.01)
+
+
+def test_warmup_cosine_ends_at_its_final_rate():
+    """Its formula in float64: end + (peak - end) (1 + cos πk/K)/2 after the warm-up."""
+    peak, end, n, warm = 0.3, 0.02, 50, 10
+    schedule = warmup_cosine(peak, n, 0.2, end)
+    k = np.arange(n + 5)
+    fall = end + (peak - end) * (1 + np.cos(np.pi * np.clip((k - warm) / (n - warm), 0, 1))) / 2
+    want = np.where(k < warm, peak * k / warm, fall)
+    np.testing.assert_allclose([schedule(i) for i in k], want, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["barlow", "dino", "ijepa", "lejepa", "supcon", "swav", "vicreg"])
+def test_final_rates_of_experiments(name, monkeypatch):
+    module, rates = importlib.import_module(f"experiments.{name}"), []
+    monkeypatch.setattr(
+        module, "warmup_cosine", lambda *a: rates.append(warmup_cosine(*a)) or rates[-1]
+    )
+    for final in {}, {"final_lr": 1e-4}:
+        last = getattr(module, name)(lr=1e-3, epochs=1, **final).num_steps
+        assert float(rates[-1](last)) == pytest.approx(final.get("final_lr", 0), abs=1e-9)
+        assert max(float(rates[-1](i)) for i in range(last)) == pytest.approx(1e-3)
 
 
 def test_warmup_is_a_fraction():
