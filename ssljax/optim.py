@@ -43,8 +43,10 @@ def cosine(start: float, end: float | None, num_steps: int) -> optax.ScalarOrSch
     The weight decay of DINO (Caron et al., 2021, arXiv:2104.14294, section 3.2) and I-JEPA, whose
     code advances the schedule before the first step rather than after.
     """
-    if end is None:
-        return start
+    return start if end is None else _half_cosine(start, end, num_steps)
+
+
+def _half_cosine(start: float, end: float, num_steps: int) -> optax.Schedule:
     return lambda step: (
         end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.minimum(step / num_steps, 1))) / 2
     )
@@ -67,7 +69,7 @@ def rising_decay(start: float, num_steps: int) -> optax.Schedule:
 
     Grill et al., 2020, arXiv:2006.07733, section 3.2. InputError if `start` is not in [0, 1].
     """
-    return cosine(moving_average(start), 1.0, num_steps)
+    return _half_cosine(moving_average(start), 1.0, num_steps)
 
 
 def linear_rise(start: float, num_steps: int) -> optax.Schedule:
@@ -122,8 +124,9 @@ def lars(
     The learning rate γ is within the momentum, m = 0.9 m + γ g, w = w - m, in You et al., 2017,
     arXiv:1708.03888, algorithm 1, and SimCLR's code (Chen et al., 2020, appendix A). With `outer`
     it is outside, m = 0.9 m + g, w = w - γ m, as in PyTorch's SGD and the code of BYOL, Barlow
-    Twins, VICReg and MoCo v3; both are equal at a constant rate. What `decay_mask` leaves out gets
-    neither weight decay nor the layerwise rate.
+    Twins, VICReg and MoCo v3; both are equal at a constant rate. |g| is the norm of the sum, |∇ + β
+    w|, as in the code of SimCLR, BYOL, Barlow Twins and VICReg; You et al., timm and lightly have
+    |∇| + β |w|. What `decay_mask` leaves out gets neither weight decay nor the layerwise rate.
     """
     if not outer:
         return optax.lars(
