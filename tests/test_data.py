@@ -20,7 +20,7 @@ import pytest
 from sklearn.datasets import load_digits, load_sample_images
 
 from ssljax import sharding
-from ssljax.data import cache, decode, feed, images, sources, tfds
+from ssljax.data import cache, decode, feed, Images, images, sources, tfds
 from ssljax.data.decode import Decoder, fit
 from ssljax.data.feed import local_rows, Rows, Streamed
 from ssljax.data.order import indices, order
@@ -708,6 +708,17 @@ def test_folder_without_classes(tmp_path, capsys):
     assert capsys.readouterr().out.count(f"{tmp_path}: 60 images without classes") == 1
     on = [x.tobytes() for source in (train, test) for x in source.image[..., 0]]
     assert sorted(on) == sorted(x.tobytes() for x in [*DIGITS[:30], *DIGITS[:30]])
+
+
+def test_labels_are_needed_in_both_splits_where_they_are_learned_from(tmp_path):
+    digit_folder(tmp_path / "train", range(30))
+    for i in range(5):
+        save(tmp_path / "test" / f"{i}.png", DIGITS[i])
+    sets = Images(str(tmp_path)).read()
+    assert sets.train.labels is not None and sets.test.labels is None and not sets.labelled
+    with pytest.raises(InputError, match="test images of .* have none: give .*:validation, which"):
+        Images(str(tmp_path)).read(labels=True)
+    assert Images(f"{tmp_path}:validation").read(labels=True).labelled
 
 
 def test_both_splits_have_the_same_channels_and_size(tmp_path):

@@ -611,7 +611,10 @@ def _find_classes(reading: _Reading, root: pathlib.Path, force: str, chosen: boo
         if force != "classes" and depths != {0} and not common:
             reading.form += f", by the outer folders ({_show(root)}:unlabelled takes none)"
         for split in [s for s in tops if s not in have and count[s]]:
-            reading.notes.append(f"those to {split} are without classes")
+            held = f" ({_show(root)}:validation tests on a tenth of those to train)"
+            reading.notes.append(
+                f"those to {split} are without classes{held if split == 'test' else ''}"
+            )
         _set_classes(reading, tops, have)
 
 

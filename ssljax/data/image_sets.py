@@ -76,6 +76,11 @@ class PlainImages:
         part = MIDDLE if "aspect" in train.read(np.arange(1)) else 1.0
         bank = train if part == 1.0 else self._images(self.data, "train", part=part)
         test = self._images(self.data, "test", part=part)
+        if labels and test.labels is None:
+            raise InputError(
+                f"This experiment is tested on labels, and the test images of {self.data} have "
+                f"none: give {self.data}:{HELD_OUT}, which tests on a tenth of the training images."
+            )
         return ImageSets(
             train, test, bank, test, labelled=not (bank.labels is None or test.labels is None)
         )

@@ -186,7 +186,7 @@ TREES = {
         40,
         7,
         "n01 n02",
-        "those to test are without classes. Left out: 9 in val",
+        "a tenth of those to train). Left out: 9 in val",
     ),
     "a test split without the classes that validation has": (
         ("train/a/%.png*9", "train/b/%.png*9", "val/a/%.png*3", "test/%.png*5"),
