@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 import re
+import time
 import unicodedata
 
 from hypothesis import given, settings
@@ -467,6 +468,7 @@ def test_validation_does_not_depend_on_the_test_split(tmp_path):
     assert not tested & {name for split in without.names.values() for name in split}
     assert f"{len(tested)} others are held out to test, and not read" in without.line
     assert set(without.names["test"]) | tested >= set(found.names["test"])
+    assert len(without.names["test"]) > 5
 
 
 NAMES = st.text("ab ,.-éß日'%", min_size=1, max_size=5).filter(
@@ -552,6 +554,15 @@ def test_a_listing_is_cached_until_a_folder_changes(tmp_path, monkeypatch):
     assert listing.list_files(root).files[1] == []
     make(root, "a/é.png")
     assert listing.list_files(root).files[1] == ["é.png"]
+
+
+def test_a_listing_is_not_cached_while_a_change_may_leave_the_time_as_it_is(tmp_path):
+    root = make(tmp_path / "set", "1.png")
+    now = time.time_ns()
+    for n in 1, 2:
+        make(root, f"{n}.png")
+        os.utime(root, ns=(now, now))  # As a clock of whole seconds would have it.
+        assert len(listing.list_files(root).files[0]) == n
 
 
 def test_an_empty_folder_is_listed(tmp_path):
