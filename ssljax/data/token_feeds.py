@@ -12,7 +12,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ssljax import sharding
-from ssljax.data import sources
 from ssljax.data.documents import AnyDocuments, describe, Documents, documents, evaluated, sample
 from ssljax.data.feed import check_batch
 from ssljax.data.order import indices
@@ -31,6 +30,8 @@ from ssljax.data.tokenizers import (
 from ssljax.errors import InputError
 
 Tree = Any
+
+RESIDENT_BYTES = 2**29  # Of tokens: more are read from their file, a step's windows at a time.
 
 
 class Tokenized(NamedTuple):
@@ -72,7 +73,7 @@ def tokenized(data: str, kind: Literal["words", "characters", "bpe"], vocabulary
     end = tokenizer.token_to_id(END) if several and kind == "bpe" else None
     x, counts = joined(tokenizer, train, end)
     y, tested = joined(tokenizer, test, end)
-    describe(*given, (len(x), len(y)))
+    describe(given[0], given[1], (len(x), len(y)))
     check_unknown(tokenizer, counts, tested)
     share = unknown_share(tokenizer, tested)
     lost = kind == "words" or share or (contains(test, END) and kind == "bpe")
@@ -274,7 +275,7 @@ def _resident(tokens: np.ndarray) -> Tree:
     """The tokens, if they are few enough to lie on the devices; else ()."""
     if tokens.dtype not in (np.uint16, np.uint32):
         tokens = np.asarray(tokens, np.int32)
-    return tokens if tokens.nbytes <= sources.RESIDENT_BYTES else ()
+    return tokens if tokens.nbytes <= RESIDENT_BYTES else ()
 
 
 def _fed(tokens: np.ndarray, at: np.ndarray, width: int, mesh: Mesh) -> np.ndarray | jax.Array:
@@ -284,11 +285,12 @@ def _fed(tokens: np.ndarray, at: np.ndarray, width: int, mesh: Mesh) -> np.ndarr
     """
     if len(_resident(tokens)):
         return at
-    return jax.make_array_from_callback(
-        (len(at), width),
-        NamedSharding(mesh, sharding.BATCH),
-        lambda part: _rows(tokens, at[part[0]], width),
-    )
+
+    def part(index: Any) -> np.ndarray:  # A slice for each axis.
+        return _rows(tokens, at[index[0]], width)
+
+    along = NamedSharding(mesh, sharding.BATCH)
+    return jax.make_array_from_callback((len(at), width), along, part)
 
 
 def _rows(tokens: np.ndarray, at: np.ndarray, width: int) -> np.ndarray:

@@ -255,6 +255,13 @@ def counts_of(tokenizer: Tokenizer, tokens: np.ndarray) -> np.ndarray:
     return np.bincount(tokens[tokens >= 0], minlength=tokenizer.get_vocab_size())
 
 
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a special token; InputError where the tokenizer lacks it."""
+    if (found := tokenizer.token_to_id(token)) is None:
+        raise InputError(f"The tokenizer has no token {token}, which masked models need.")
+    return found
+
+
 def unknown_share(tokenizer: Tokenizer, counts: np.ndarray) -> float | None:
     """Percent of the tokens counted that is the unknown token; None where the tokenizer has none.
 
@@ -276,9 +283,10 @@ def check_unknown(
     Both are given as `counts_of` their tokens. InputError with the `cure` where a text is mostly
     unknown: a model would learn to predict it.
     """
-    if unknown_share(tokenizer, train) is None:
+    found = [unknown_share(tokenizer, counts) for counts in (train, test)]
+    shares = [share for share in found if share is not None]
+    if not shares:  # Of a tokenizer that knows all.
         return
-    shares = [unknown_share(tokenizer, counts) for counts in (train, test)]
     if jax.process_index() == 0:
         print(f"unknown tokens: {shares[0]:.2f} % of the training text, {shares[1]:.2f} % held out")
     for name, share in zip(("training", "held-out"), shares):
@@ -367,7 +375,9 @@ def encoded(
             made = tokenizer.encode_batch_fast(parts, add_special_tokens=False)
             found = (np.array(e.ids, np.int32) for e in made)
         else:
-            numbers = (np.frombuffer(part.encode("utf-32-le"), np.uint32) for part in parts)
+            numbers = (
+                np.frombuffer(part.encode("utf-32-le"), np.uint32) for part in map(compose, parts)
+            )
             found = (table[x] for x in numbers)
         return [np.array([end], np.int32) if part is None else next(found) for part in batch]
 

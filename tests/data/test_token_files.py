@@ -16,7 +16,7 @@ import pytest
 
 from ssljax.data import documents as documents_module
 from ssljax.data import order as order_module
-from ssljax.data import sources, token_files
+from ssljax.data import token_feeds, token_files
 from ssljax.data.documents import Documents, documents, DocumentsOnDisk, evaluated, sample
 from ssljax.data.order import indices, permuted
 from ssljax.data.token_feeds import Packed, PackedRows, Streams, tokenized, Windows
@@ -91,7 +91,7 @@ def test_tokens_and_batches_of_large_texts_equal_those_in_memory(
     feeds = (lambda x: Windows(x, 8, 16), lambda x: Streams(x, 4, 10))
     wanted = [batches(feed(a.train), 3, 5, 2, mesh_of(1)) for feed in feeds]
     for most in (2**31, 10):  # On the devices, or from the file.
-        monkeypatch.setattr(sources, "RESIDENT_BYTES", most)
+        monkeypatch.setattr(token_feeds, "RESIDENT_BYTES", most)
         assert (len(Windows(b.train, 8, 16).resident()) > 0) == (most > 10)
         for feed, want in zip(feeds, wanted):
             equal(batches(feed(b.train), 3, 5, 2, mesh_of(4)), want)
@@ -166,7 +166,7 @@ def test_rows_of_large_texts_equal_those_in_memory(lines, large, monkeypatch, ki
     np.testing.assert_array_equal(*starts)
     want = batches(a.feed(8), 3, 5, 3, mesh_of(1))
     for most in (2**31, 10):
-        monkeypatch.setattr(sources, "RESIDENT_BYTES", most)
+        monkeypatch.setattr(token_feeds, "RESIDENT_BYTES", most)
         equal(batches(b.feed(8), 3, 5, 3, mesh_of(4)), want)
     with pytest.raises(InputError, match="A batch of 999999 can't be drawn"):
         b.feed(999_999)
@@ -401,8 +401,8 @@ def test_two_processes_read_the_rows_of_one(tmp_path):
     code = (
         "import sys, jax, numpy as np; i = int(sys.argv[2])\n"
         f"jax.distributed.initialize('127.0.0.1:{port}', 2, i)\n"
-        "from ssljax import sharding; from ssljax.data import sources, token_feeds\n"
-        "sources.RESIDENT_BYTES = 0\n"
+        "from ssljax import sharding; from ssljax.data import token_feeds\n"
+        "token_feeds.RESIDENT_BYTES = 0\n"
         "tokens = np.memmap(sys.argv[1] + '/tokens', np.uint16, 'r')\n"
         "read, own = token_feeds._rows, []\n"
         "token_feeds._rows = lambda x, at, n: own.append(len(at)) or read(x, at, n)\n"
