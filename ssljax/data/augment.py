@@ -5,6 +5,10 @@ Every image has its own random numbers. The formulas are torchvision's
 compiled into the training step. They take any image size and channel count: without three channels,
 contrast is about the mean of all channels, and saturation, hue and grayscale change nothing. Bad
 arguments raise InputError.
+
+Photographs squeezed to squares are cropped by `random_resized_crop` with their aspect. Flips,
+colours, `grayscale` and `solarize` may come before it; what has a length in pixels or fractions of
+a side (`gaussian_blur`, `translate`, `cutout`, `resize_square`, `crop_and_resize`) must come after.
 """
 
 from collections.abc import Callable
@@ -61,8 +65,16 @@ def random_resized_crop(
 
     `random_boxes` draws the boxes. With `aspect` (n,), image i is a photograph of that width by
     height, squeezed to h x w pixels: its box is drawn on the photograph, at the smallest size with
-    that aspect and no side shorter than the image's, and mapped to the image. InputError for an
-    aspect of another shape.
+    that aspect and no side shorter than the image's, and mapped to the image. So a photograph that
+    is square has the boxes of its own pixels. InputError for an aspect of another shape.
+
+    Against torchvision on files of 500x375 and 500x333: whole pixels of 320 on the shorter side
+    move the distributions of areas, ratios and corners by a Kolmogorov-Smirnov distance of 0.03 at
+    most (without whole pixels 0.04), and by no more than chance if sides and corners are known to
+    a hundredth only. Crops of 224 pixels from five photographs of 3:2, squeezed to 320 (448)
+    pixels, differ by 1.3 to 3.8 (0.8 to 2.3) of 255 in the mean and by up to 115 (86) at sharp
+    edges, bicubic ones by 1.5 to 4.7 (0.9 to 2.9). Two thirds of it come from the size: three of
+    these photographs with a shorter side of 320 pixels, not squeezed, differ by 0.9 to 2.6.
     """
     n, h, w, _ = x.shape
     rows, columns = np.int64(h), np.int64(w)
