@@ -7,6 +7,7 @@ Statistical bounds are wider than 1 in 10,000 for right code, and the keys are f
 """
 
 import colorsys
+from dataclasses import replace
 from functools import partial
 import itertools
 import math
@@ -21,7 +22,7 @@ from scipy import ndimage, stats
 from sklearn.datasets import load_digits, load_sample_image
 
 from ssljax.data import augment
-from ssljax.data.views import Views
+from ssljax.data.views import MultiCrop, Views
 from ssljax.sharding import BATCH
 
 KEY = jax.random.key(0)
@@ -368,6 +369,35 @@ def test_pixels_of_crops_of_a_squeezed_photograph(monkeypatch, name, interpolati
         how = Image.Resampling[interpolation.upper()]
         theirs.append(np.asarray(Image.fromarray(photo).resize((224, 224), how, box), np.float64))
     assert np.abs(255 * ours - np.stack(theirs)).mean() < most
+
+
+def test_views_of_squeezed_photographs():
+    """All views, large and small, first and later, have the crops of the photographs."""
+    plain = Views(view_size=12, crop=0.3, jitter=0.0, gray=0.0, flip=0.0)
+    x, aspect = crops(8, 16, 16), np.linspace(0.4, 3, 8, dtype=np.float32)
+    batch = {"image": jnp.asarray(x), "aspect": jnp.asarray(aspect)}
+
+    def crop(key, size, scale):
+        key = jax.random.split(key, 4)[0]
+        return augment.random_resized_crop(key, x / np.float32(255), size, scale, aspect=aspect)
+
+    want = [crop(k, 12, (0.3, 1.0)) for k in jax.random.split(KEY, 3)]
+    np.testing.assert_allclose(plain(KEY, batch), crop(KEY, 12, (0.3, 1.0)), atol=1e-6)
+    np.testing.assert_allclose(plain.either(KEY, batch), plain(KEY, batch), atol=1e-6)
+    np.testing.assert_allclose(plain.each(KEY, batch, 3), want, atol=1e-6)
+    np.testing.assert_allclose(plain.several(KEY, batch, 3), np.concatenate(want), atol=1e-6)
+    large, small = MultiCrop(plain, small=3, small_size=6, part=0.5)(KEY, batch)
+    keys = jax.random.split(KEY)
+    want = [crop(k, 12, (0.5, 1.0)) for k in jax.random.split(keys[0], 2)]
+    np.testing.assert_allclose(large, np.concatenate(want), atol=1e-6)
+    want = [crop(k, 6, (0.3, 0.5)) for k in jax.random.split(keys[1], 3)]
+    np.testing.assert_allclose(small, np.concatenate(want), atol=1e-6)
+    blurred = replace(plain, blur=(0.0, 1.0))  # Whose first and second view differ.
+    for seed in range(4):
+        key = jax.random.key(seed)
+        found = blurred.either(key, batch)
+        gaps = [np.abs(found - blurred(key, batch, i)).max() for i in range(2)]
+        assert min(gaps) < 1e-6 < 1e-3 < max(gaps)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
