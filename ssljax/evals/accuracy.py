@@ -13,7 +13,7 @@ import optax
 from ssljax.data import augment
 from ssljax.errors import InputError
 from ssljax.evals.average import average
-from ssljax.evals.evaluator import Direction, Evaluator
+from ssljax.evals.evaluator import check, Direction, Evaluator
 from ssljax.evals.feature_nets import FeatureNet
 from ssljax.evals.features import Encode, put, Tree
 
@@ -60,13 +60,10 @@ def accuracy_of_versions(
     of the images themselves, computed once. `better` and `floors` are those of the `Evaluator`.
     InputError if `net` is no classifier, or lacks classes of the set.
     """
-    if net.logits is None:
-        raise InputError(
-            f"{net.name} is no classifier: give the folder of a run of experiments/supervised.py."
-        )
+    classify = net.classifier()
 
     def right(params: Tree, x: Array, labels: Array) -> Array:
-        z = _with_all_classes(net.logits(params, net.apply(params, x)), test)
+        z = _with_all_classes(classify(params, x), test)
         return 100.0 * (z.argmax(1) == labels)
 
     def measure(both: Tree, key: Array, images: Array, labels: Array) -> Mapping[str, Array]:
@@ -95,7 +92,7 @@ def accuracy_of_versions(
         evaluate,
         better=better or {},
         floors=floors or {},
-        trace=lambda state: run.trace({"state": state, "net": net.params}),
+        trace=lambda state: check(run, {"state": state, "net": net.params}),
         queries=test,
     )
 

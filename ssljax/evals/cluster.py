@@ -93,5 +93,7 @@ def kmeans(z: np.ndarray, k: int, starts: int = 10, seed: int = 0) -> np.ndarray
         warnings.simplefilter("ignore", ConvergenceWarning)
         for _ in range(starts):
             signals.check()
-            runs.append(KMeans(k, n_init=1, random_state=rng).fit(z))
+            # Its types are guessed from defaults, here n_init="auto".
+            one = KMeans(k, n_init=1, random_state=rng)  # pyright: ignore[reportArgumentType]
+            runs.append(one.fit(z))
     return min(runs, key=lambda run: run.inertia_).labels_

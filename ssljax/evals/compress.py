@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from jax import Array
+import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import correlate1d
 
@@ -60,7 +61,7 @@ def compression(
         found = [np.asarray(run(state, put(x, split=True)))[:count] for _, count, x in parts]
         if not all(np.isfinite(x).all() for x in found):
             raise InputError("Reconstructed images are not finite.")
-        again = np.concatenate([np.asarray(augment.eight_bits(x)) for x in found])
+        again = np.concatenate([np.asarray(augment.eight_bits(jnp.asarray(x))) for x in found])
         return {
             **likeness(images, again),
             "bits_per_pixel": bits / np.prod(images.shape[1:3]),
@@ -88,7 +89,7 @@ def likeness(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     for start in range(0, len(a), size):
         signals.check()
         x, y = a[start : start + size], b[start : start + size]
-        found.setdefault("psnr", []).append(np.asarray(psnr(x, y)))
+        found.setdefault("psnr", []).append(np.asarray(psnr(jnp.asarray(x), jnp.asarray(y))))
         if min(a.shape[1:3]) >= WINDOW:
             found.setdefault("ssim", []).append(ssim(x, y))
     return {name: float(np.concatenate(x).mean()) for name, x in found.items()}

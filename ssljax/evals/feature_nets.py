@@ -37,6 +37,15 @@ class FeatureNet:
     logits: Callable[[Tree, Array], Array] | None = None
     most: int = 0  # Pixels on the longer side that larger images are shrunk to, or 0.
 
+    def classifier(self) -> Callable[[Tree, Array], Array]:
+        """Logits (n, classes) of images; InputError where the net is no classifier."""
+        if (logits := self.logits) is None:
+            raise InputError(
+                f"{self.name} is no classifier: give the folder of a run of "
+                "experiments/supervised.py."
+            )
+        return lambda params, images: logits(params, self.apply(params, images))
+
     def name_for(self, shape: tuple[int, ...]) -> str:
         """Name for images of a shape (H, W, C): numbers of shrunk images have another one."""
         small = shrunk_size(shape[:2], self.most) == shape[:2]
@@ -129,7 +138,9 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
                 f"The classifier in {workdir} takes images of {kernel.shape[2]} channels, not "
                 f"{x.shape[-1]}: train one on the same data."
             )
-        return net.apply(params["encoder"], augment.resize_square(augment.to_float(x), size))
+        images = augment.resize_square(augment.to_float(x), size)
+        features: Any = net.apply(params["encoder"], images)
+        return features
 
     def logits(params: Tree, z: Array) -> Array:
         return z @ params["head"]["kernel"] + params["head"]["bias"]

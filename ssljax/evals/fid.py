@@ -149,6 +149,8 @@ class Moments:
         """A matrix R with R'R = covariance, (r, d), r <= d."""
         if self.factor is not None:
             return self.factor
+        if self.cov is None:
+            raise ValueError("Moments need a covariance, or a factor of it.")
         values, vectors = np.linalg.eigh(self.cov)
         # The others are noise, whose roots would add up.
         kept = values > len(values) * np.finfo(float).eps * values.max()
@@ -157,7 +159,7 @@ class Moments:
     @property
     def trace(self) -> float:
         """Trace of the covariance."""
-        return np.sum(self.factor**2) if self.cov is None else np.trace(self.cov)
+        return np.sum(self.root**2) if self.cov is None else np.trace(self.cov)
 
 
 def moments(z: np.ndarray) -> Moments:

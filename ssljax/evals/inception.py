@@ -44,7 +44,8 @@ def load_inception(path: str | pathlib.Path = "") -> Tree:
 def inception_features(params: Tree, images: Array) -> Array:
     """Features (n, 2048) of images (n, H, W, 1 or 3) uint8."""
     x = jnp.broadcast_to(images, (*images.shape[:-1], 3)).astype(jnp.float32)
-    return Inception().apply(params, (resize_tf1(x, 299) - 128) / 128)
+    features: Any = Inception().apply(params, (resize_tf1(x, 299) - 128) / 128)
+    return features
 
 
 class Inception(nn.Module):
@@ -150,13 +151,12 @@ def convert(tensors: dict[str, np.ndarray], source: Any) -> Tree:
     """
     params = {}
     for name in [k.removesuffix(".weight") for k in tensors if k.endswith(".weight")]:
-        weight, *norm = (
-            tensors.get(f"{name}.{part}") for part in ("weight", "beta", "mean", "var")
-        )
-        if any(x is None for x in norm):
+        parts = [f"{name}.{part}" for part in ("weight", "beta", "mean", "var")]
+        if not tensors.keys() >= set(parts):
             raise InputError(
                 f"{source} is another network than FID's Inception: {name} has no BatchNorm."
             )
+        weight, *norm = (tensors[part] for part in parts)
         beta, mean, var = (x.astype(np.float64) for x in norm)
         scale = 1 / np.sqrt(var + 1e-3)  # The scales themselves are all 1 in that graph.
         params[name.replace(".", "_")] = {

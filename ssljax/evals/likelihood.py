@@ -112,7 +112,7 @@ def latent_use(
             for _, count, images in batches(test, indices, 500)
         ]
         mean, log_var = (np.concatenate(x) for x in zip(*found, strict=True))
-        kl = np.asarray(kl_normal(mean, log_var)).mean(0)
+        kl = np.asarray(kl_normal(jnp.asarray(mean), jnp.asarray(log_var))).mean(0)
         active = mean.var(axis=0) > threshold
         order = np.argsort(-kl)
         return {

@@ -42,7 +42,7 @@ def masked_accuracy(
         return jnp.argmax(logits, axis=-1), token_nll(logits, masked.targets), masked
 
     rows, decode = read.test, read.tokenizer.decode
-    counts = np.bincount(read.train.ravel()) if read.counts is None else read.counts
+    counts = np.bincount(read.train[:].ravel()) if read.counts is None else read.counts
     if not counts[SPECIAL:].any():
         raise InputError("The training text has no tokens but special ones.")
     guess = SPECIAL + counts[SPECIAL:].argmax()

@@ -67,7 +67,7 @@ def recovered(points: np.ndarray, centres: np.ndarray, sigma: float) -> tuple[in
         raise InputError(f"{bad} of {len(points)} points are not finite.")
     distance, nearest = KDTree(centres).query(points)
     good = distance < 3 * sigma
-    return len(np.unique(nearest[good])), 100 * float(good.mean())
+    return len(np.unique(np.asarray(nearest)[good])), 100 * float(good.mean())
 
 
 def mode_figure(points: np.ndarray, centres: np.ndarray) -> "Figure":

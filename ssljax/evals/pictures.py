@@ -334,7 +334,11 @@ def _plane(z: np.ndarray) -> np.ndarray:
         return z[:, :2]
     # init="pca" fails at a collapse.
     start = 1e-4 * z[:, :2] / max(z[:, 0].std(), np.finfo(float).tiny)
-    tsne = TSNE(perplexity=min(30, (len(z) - 1) / 3), init=start, random_state=0)
+    tsne = TSNE(
+        perplexity=min(30, (len(z) - 1) / 3),
+        init=start,  # pyright: ignore[reportArgumentType] - its type is guessed from "pca"
+        random_state=0,
+    )
     # One thread: sklearn's threads spin, 7 times slower on 2 cores that other programs use too.
     with threadpool_limits(1):
         return tsne.fit_transform(z)

@@ -108,7 +108,7 @@ def _standardised(z: np.ndarray, z_test: np.ndarray) -> tuple[np.ndarray, np.nda
     from sklearn.preprocessing import StandardScaler  # Slow to import, and not needed before.
 
     scaler = StandardScaler().fit(z)
-    return scaler.transform(z), scaler.transform(z_test)
+    return np.asarray(scaler.transform(z)), np.asarray(scaler.transform(z_test))
 
 
 def _in_row_space(z: np.ndarray, z_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

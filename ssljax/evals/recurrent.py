@@ -3,6 +3,7 @@ and how far back the gradient reaches."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,8 +57,10 @@ def recurrent_sample(
     def draw(params):
         def step(carried, key):
             token, carry = carried
-            h, carry, _ = net.apply(params, token[:, None], carry)
-            token = jax.random.categorical(key, net.apply(params, h[:, 0], method="logits"))
+            out: Any = net.apply(params, token[:, None], carry)
+            h, carry, _ = out
+            logits: Any = net.apply(params, h[:, 0], method="logits")
+            token = jax.random.categorical(key, logits)
             return (token, carry), token[0]
 
         start = jnp.array([first], jnp.int32), net.rnn.zeros(1)

@@ -32,13 +32,13 @@ def stacked_modes(
     as many random stacks of `test`, labelled in the same way: even they miss a few modes, and a KL
     of about (modes - 1) / 2n is only the chance of so many draws. `labelled_rightly_NAME` is the
     percent of `test` that the classifier labels rightly. As in Srivastava et al., 2017,
-    arXiv:1705.07761, and Lin et al., 2017, arXiv:1712.04086, section 4.2. InputError if drawn
-    images are not finite or have other channels.
+    arXiv:1705.07761, and Lin et al., 2017, arXiv:1712.04086, section 4.2. InputError if `labels`
+    is no classifier, and if drawn images are not finite or have other channels.
     """
-    size, classes = labels.batch_size, test.num_classes
+    size, classes, classify = labels.batch_size, test.num_classes, labels.classifier()
 
     def label(params, x):
-        return labels.logits(params, labels.apply(params, x)).argmax(-1)
+        return classify(params, x).argmax(-1)
 
     @gathered
     def drawn(state, params, key):

@@ -54,7 +54,11 @@ def text_floors(train: Documents, test: Documents) -> dict[str, Evaluator]:
         return Evaluator(evaluate, bank=train, queries=test)
 
     settings = {"min_df": 2, "token_pattern": count_pattern()}
-    tfidf = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **settings)
+    tfidf = TfidfVectorizer(
+        sublinear_tf=True,
+        dtype=np.float32,  # pyright: ignore[reportArgumentType] - its type is guessed from float64
+        **settings,
+    )
     return {
         "tfidf": floor(tfidf, LogisticRegression(C=10, max_iter=300)),
         "bag_of_words": floor(CountVectorizer(**settings), MultinomialNB()),

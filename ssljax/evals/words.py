@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.stats import spearmanr
 
@@ -33,20 +34,20 @@ def word_tests(
     test is left out. InputError where a given file is missing or has another form.
     """
     folder = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-    files = {
-        "wordsim": (wordsim, "wordsim353.tsv"),
-        "simlex": (simlex, "simlex999.txt"),
-        "questions": (questions, "questions-words.txt"),
+    files: dict[str, tuple[str, str, Callable[..., Sequence[Any]], Callable[..., Evaluator]]] = {
+        "wordsim": (wordsim, "wordsim353.tsv", read_pairs, similarity),
+        "simlex": (simlex, "simlex999.txt", read_pairs, similarity),
+        "questions": (questions, "questions-words.txt", read_questions, analogies),
     }
     tests = {}
-    for name, (given, usual) in files.items():
+    for name, (given, usual, read, test) in files.items():
         path = pathlib.Path(given).expanduser() if given else folder / "files" / usual
         if not path.is_file():
             if given:
                 raise InputError(f"There is no file {given}: check --{name}.")
             print(f"Note: {name} is left out, since there is no {path}: give it as --{name}.")
             continue
-        cases: Sequence[Any] = (read_questions if name == "questions" else read_pairs)(path)
+        cases = read(path)
         known = set(vocabulary[:RESTRICT] if name == "questions" else vocabulary)
         lower = [[w.lower() for w in case[:-1]] for case in cases]
         if (covered := sum(known.issuperset(case) for case in lower)) < LEAST:
@@ -55,7 +56,6 @@ def word_tests(
                 f"{len(cases)} cases."
             )
             continue
-        test = analogies if name == "questions" else similarity
         tests[name] = test(vectors, vocabulary, cases)
     return tests
 
@@ -118,8 +118,9 @@ def similarity(
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         x = unit(vectors(state))
+        found: Any = spearmanr(np.sum(x[left] * x[right], -1), score)
         return {
-            "spearman": float(spearmanr(np.sum(x[left] * x[right], -1), score).statistic),
+            "spearman": float(found.statistic),
             "coverage": 100 * len(known) / len(pairs),
         }
 
@@ -221,4 +222,4 @@ def _check_vectors(vectors: Vectors, state: Tree, vocabulary: Sequence[str]) -> 
 
 def unit(x: Any) -> np.ndarray:
     """Rows at length 1, float32."""
-    return np.asarray(normalize(np.asarray(x, np.float32)))
+    return np.asarray(normalize(jnp.asarray(x, jnp.float32)))

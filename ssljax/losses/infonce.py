@@ -38,7 +38,11 @@ def nt_xent_loss(za: Array, zb: Array, tau: float = 0.5, tiled: bool | None = No
 
 
 def info_nce_loss(
-    q: Array, k: Array, negatives: Array | None = None, tau: float = 0.07, tiled: bool | None = None
+    q: Array,
+    k: Array,
+    negatives: Array | None = None,
+    tau: float | Array = 0.07,
+    tiled: bool | None = None,
 ) -> Array:
     """InfoNCE of queries `q` (n, d) and their keys `k` (n, d), by cosine, at temperature τ (`tau`).
 
@@ -143,7 +147,7 @@ def _large(q: Array, k: Array) -> bool:
     return len(q) * len(k) > TILE
 
 
-def _check(a: Array, b: Array, tau: float) -> None:
+def _check(a: Array, b: Array, tau: float | Array) -> None:
     if a.shape != b.shape or a.ndim != 2:
         raise InputError(
             f"Two views of the same shape (n, d) are needed, not {a.shape} and {b.shape}."

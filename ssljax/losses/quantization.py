@@ -3,6 +3,7 @@
 import jax
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 
 Codebook = dict[str, Array]  # {"vectors": (K, d), "counts": (K,), "sums": (K, d)}
 
@@ -60,7 +61,7 @@ def update_codebook(
     }
 
 
-def codebook_perplexity(counts: Array) -> Array:
+def codebook_perplexity(counts: Array | np.ndarray) -> Array:
     """exp of the entropy of the entries' frequencies, from `counts` (K,); K if all are used
     equally."""
     p = counts / jnp.maximum(jnp.sum(counts), 1e-12)

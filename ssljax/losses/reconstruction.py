@@ -4,6 +4,7 @@ Bengio et al., 2012, https://arxiv.org/abs/1206.5538, section 7, is a review of 
 """
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Literal
 
@@ -98,7 +99,7 @@ def contractive_penalty(
         jv = jax.jvp(encode, (x,), (v,))[1]
         return jnp.sum(jv.reshape(len(x), -1) ** 2, axis=1)
 
-    return sum(map(one, jax.random.split(key, draws))) / draws
+    return functools.reduce(jnp.add, map(one, jax.random.split(key, draws))) / draws
 
 
 def _same(x: Array, y: Array) -> None:

@@ -1,6 +1,5 @@
 """Attention for all nets, JAX's on an accelerator and our own on a CPU, and rotary positions."""
 
-import functools
 import math
 
 import jax
@@ -42,7 +41,7 @@ def cpu_attention(
     return y.reshape(n, h, t, d).swapaxes(1, 2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@lambda f: jax.custom_vjp(f, nondiff_argnums=(4,))  # A partial would have no type.
 def _attention(q: Array, k: Array, v: Array, mask: Array | None, causal: bool) -> Array:
     """softmax(q kᵀ) v of queries (m, t, d), keys and values (m, s, d), where a `mask` (m, t or 1,
     s) is true."""

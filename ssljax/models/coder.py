@@ -108,14 +108,14 @@ class ConvDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        sizes = halved(*self.shape[:2], len(self.widths))
+        height, width, channels = self.shape
+        sizes = halved(height, width, len(self.widths))
         x = z.reshape(-1, z.shape[-1])
         x = nn.Dense(math.prod(sizes[-1]) * self.widths[0], dtype=self.dtype)(x)
         x = activate(self.activation)(x.reshape(-1, *sizes[-1], self.widths[0]))
-        for width, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):
-            x = activate(self.activation)(Up(width, bias=True, dtype=self.dtype)(x)[:, :h, :w])
-        h, w, channels = self.shape
-        x = Up(channels, bias=True, dtype=self.dtype)(x)[:, :h, :w]
+        for of_layer, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):
+            x = activate(self.activation)(Up(of_layer, bias=True, dtype=self.dtype)(x)[:, :h, :w])
+        x = Up(channels, bias=True, dtype=self.dtype)(x)[:, :height, :width]
         return x.reshape(*z.shape[:-1], *self.shape).astype(jnp.float32)
 
 

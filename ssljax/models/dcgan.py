@@ -38,13 +38,14 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, z: Array, train: bool = False, label: Array | None = None) -> Array:
         layer, norm = _layers(self.norm, train, self.dtype, _one_hot(label, self.classes))
-        sizes = halved(*self.shape[:2], len(self.widths))
+        height, width, channels = self.shape
+        sizes = halved(height, width, len(self.widths))
         x = layer(nn.Dense, math.prod(sizes[-1]) * self.widths[0])(z)
         x = nn.relu(norm(x.reshape(-1, *sizes[-1], self.widths[0])))
-        for width, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):
-            x = nn.relu(norm(layer(Up, width)(x)[:, :h, :w]))
-        h, w, channels = self.shape
-        return jnp.tanh(layer(Up, channels, last=True)(x)[:, :h, :w].astype(jnp.float32))
+        for of_layer, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):
+            x = nn.relu(norm(layer(Up, of_layer)(x)[:, :h, :w]))
+        x = layer(Up, channels, last=True)(x)[:, :height, :width]
+        return jnp.tanh(x.astype(jnp.float32))
 
 
 class Discriminator(nn.Module):

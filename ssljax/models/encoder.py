@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import types
-from typing import Annotated, Any, get_args, get_origin, get_type_hints, Literal, Union
+from typing import Annotated, Any, get_args, get_origin, get_type_hints, Literal, TypeVar, Union
 
 import flax.linen as nn
 from jax import Array
@@ -17,6 +17,7 @@ from ssljax.models.vit import ViT
 from ssljax.ranges import check_value
 
 Tree = Any
+M = TypeVar("M", bound=nn.Module)
 # Nets of images (n, h, w, c) to features (n, d).
 Encoder = ConvNet | ResNet | Annotated[ViT, tyro.conf.subcommand("vit")]
 KNOWN = {kind.__name__: kind for kind in (ConvNet, ResNet, ViT)}
@@ -35,7 +36,7 @@ def rebuild(form: Mapping[str, Any]) -> nn.Module:
     return build(KNOWN[form["class"]], form)
 
 
-def build(kind: type[nn.Module], form: Mapping[str, Any]) -> nn.Module:
+def build(kind: type[M], form: Mapping[str, Any]) -> M:
     """A net of the fields in a record; ValueError where one is unknown or of another type."""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in form.items() if k != "class"}
     hints = get_type_hints(kind, include_extras=True)

@@ -72,13 +72,13 @@ class RNN(nn.Module):
                 inner = self.param(f"inner_bias{i}", draw, (self.width,))
                 candidate, r, z = jnp.split(p, 3, axis=-1)
                 p = jnp.concatenate([r, z, jnp.broadcast_to(inner, r.shape), candidate], axis=-1)
-            if key is not None and self.weight_dropout:
+            if (k := keys[3 * i + 1]) is not None and self.weight_dropout:
                 keep = 1 - self.weight_dropout
-                u = u * jax.random.bernoulli(keys[3 * i + 1], keep, u.shape) / keep
+                u = u * jax.random.bernoulli(k, keep, u.shape) / keep
             mask = jnp.ones(())
-            if key is not None and self.recurrent_dropout:
+            if (k := keys[3 * i + 2]) is not None and self.recurrent_dropout:
                 keep = 1 - self.recurrent_dropout
-                mask = jax.random.bernoulli(keys[3 * i + 2], keep, (len(x), self.width))
+                mask = jax.random.bernoulli(k, keep, (len(x), self.width))
                 mask = over_batch(mask) / keep
             last, h = recur(advance, p, u, carry[i], mask)
             new.append(last)
@@ -221,7 +221,7 @@ class RNNLanguageModel(nn.Module):
 
     def output(self) -> tuple[Array, Array]:
         """The output layer: (d, vocabulary) and (vocabulary,)."""
-        return (self.embedding.T if self.tied else self.kernel), self.bias
+        return (self.embedding.T if self.kernel is None else self.kernel), self.bias
 
 
 def nats(
@@ -236,7 +236,7 @@ def nats(
     Returns (batch, time) nats; the features they were predicted from, (batch, time, d), and the
     same before dropout; and the carry. There is dropout where there is a key.
     """
-    h, carry, whole = net.apply(params, tokens[:, :-1], carry, key)
-    w, b = net.apply(params, method="output")
+    out: Any = net.apply(params, tokens[:, :-1], carry, key)
+    (h, carry, whole), (w, b) = out, net.apply(params, method="output")
     found = output_cross_entropy(h.reshape(-1, h.shape[-1]), w, b, tokens[:, 1:].reshape(-1))
     return found.reshape(h.shape[:2]), (h, whole), carry

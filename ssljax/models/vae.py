@@ -58,7 +58,9 @@ class VAE(nn.Module):
     def posterior(self, x: Array, y: Array | None = None) -> tuple[Array, Array]:
         """Mean and log variance of q(z|x), (n, latents) each."""
         x = augment.to_float(x)
-        return tuple(jnp.split(self.encoder(x) + (0 if y is None else self.shift(y)), 2, axis=-1))
+        both = self.encoder(x) + (0 if y is None else self.shift(y))
+        mean, log_var = jnp.split(both, 2, axis=-1)
+        return mean, log_var
 
     def infer(self, images: Array, y: Array | None = None) -> tuple[Array, Array]:
         """`posterior` of uint8 images; binary pixels are drawn with a fixed key."""

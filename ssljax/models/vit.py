@@ -69,7 +69,10 @@ class ViT(nn.Module):
         """
         h, w = (s // self.patch for s in x.shape[1:3])
         y = self.embed(patchify(x, self.patch).astype(self.dtype))
-        y = y if hidden is None else jnp.where(hidden[:, :, None], blank.astype(y.dtype), y)
+        if hidden is not None:
+            if blank is None:
+                raise InputError("Hidden patches need `blank`, which they are replaced by.")
+            y = jnp.where(hidden[:, :, None], blank.astype(y.dtype), y)
         place = (
             self.places(h, w, self.width)
             if self.positions == "learned"

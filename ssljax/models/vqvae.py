@@ -1,5 +1,7 @@
 """Encoder and decoder of the VQ-VAE, between images and maps of vectors."""
 
+import functools
+
 import flax.linen as nn
 from jax import Array
 import jax.numpy as jnp
@@ -30,13 +32,14 @@ class VQVAE(nn.Module):
     """Precision of computation; parameters are float32."""
 
     def setup(self):
-        make = dict(bias=True, dtype=self.dtype)
-        self.down = [Conv(self.width, 4, stride=2, **make) for _ in range(self.halvings)]
+        conv = functools.partial(Conv, bias=True, dtype=self.dtype)
+        self.down = [conv(self.width, 4, stride=2) for _ in range(self.halvings)]
         self.before = [Block(self.width, self.dtype) for _ in range(self.blocks)]
-        self.last, self.first = Conv(self.size, 1, **make), Conv(self.width, 3, **make)
+        self.last, self.first = conv(self.size, 1), conv(self.width, 3)
         self.after = [Block(self.width, self.dtype) for _ in range(self.blocks)]
         self.up = [
-            Up(self.width if i else self.shape[-1], **make) for i in reversed(range(self.halvings))
+            Up(self.width if i else self.shape[-1], bias=True, dtype=self.dtype)
+            for i in reversed(range(self.halvings))
         ]
 
     def __call__(self, x: Array) -> Array:
