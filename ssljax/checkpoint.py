@@ -143,22 +143,24 @@ def load_state(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
     """
     path = pathlib.Path(workdir).expanduser().absolute() / "checkpoints"
     damaged: dict[int, str] = {}
-    while steps := _steps(path) - damaged.keys():
+    while True:
+        steps = _steps(path)
+        damaged = {step: why for step, why in damaged.items() if step in steps}
+        steps -= damaged.keys()
+        if not steps and damaged:
+            raise InputError(
+                f"No checkpoint in {path} is whole ({_list(damaged)}): put back a copy of one, or "
+                "train that run again."
+            )
+        if not steps:
+            raise InputError(
+                f"{workdir} holds no checkpoint: give the folder of a run that has saved one."
+            )
         try:
             state, saved = _try(lambda: _load(path, max(steps)))
             break
         except Damaged as e:  # Or removed meanwhile by the run, which keeps the last few.
             damaged[max(steps)] = str(e)
-    damaged = {step: why for step, why in damaged.items() if step in _steps(path)}
-    if not steps and damaged:
-        raise InputError(
-            f"No checkpoint in {path} is whole ({_list(damaged)}): put back a copy of one, or "
-            "train that run again."
-        )
-    if not steps:
-        raise InputError(
-            f"{workdir} holds no checkpoint: give the folder of a run that has saved one."
-        )
     if not saved:
         _print_unverified(path / str(max(steps)))
     if damaged and jax.process_index() == 0:

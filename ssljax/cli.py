@@ -41,6 +41,7 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
     entry.__annotations__.pop("return", None)
     entry.__doc__, entry.__name__ = make.__doc__, make.__name__
     entry.__module__ = make.__module__
+    run = Run()
     try:
         run, arguments = flags.parse(entry, args)
         check_value("run", run, Run)

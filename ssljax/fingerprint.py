@@ -89,7 +89,7 @@ def digest(content: Any) -> str:
         else:
             x = np.asarray(x)
             found.update(f"{x.dtype}{x.shape}".encode())
-            found.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+            found.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
     return found.hexdigest()[:16]
 
 

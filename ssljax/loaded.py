@@ -83,7 +83,7 @@ class Loaded:
         def array(path: Any, x: jax.ShapeDtypeStruct) -> Array:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             found = arrays.get(name)
-            if np.shape(found) != x.shape or found is None:
+            if found is None or np.shape(found) != x.shape:
                 raise InputError(
                     f"The checkpoint in {self.workdir} and its experiment have another {name}: "
                     "load it with the code that it was trained with."
@@ -121,6 +121,8 @@ def _make_of(record: Mapping[str, Any], workdir: pathlib.Path) -> Callable[..., 
     if copies and copies[-1].read_bytes() != file.read_bytes():
         print(f"Note: {file.name} has changed since {workdir} was last launched.")
     spec = importlib.util.spec_from_file_location(f"experiments.{name}", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no module of Python.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return getattr(module, name)

@@ -41,7 +41,7 @@ def lock(folder: pathlib.Path | None, option: str = "--run.workdir") -> Iterator
             with contextlib.suppress(OSError):
                 os.unlink(held.name)
             held.close()
-        if held and made:
+        if held and folder and made:
             with contextlib.suppress(OSError):  # Left empty by a run that was refused.
                 folder.rmdir()
 
@@ -50,7 +50,9 @@ def _acquire(folder: pathlib.Path, option: str) -> tuple[BinaryIO | None, str]:
     """The locked file, or None and who holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname()
-    for last in [False] * 100 + [True]:  # Not all file systems keep the number of a file.
+    tries = 0
+    while True:
+        tries += 1
         file = open(folder / "lock", "a+b", buffering=0)  # noqa: SIM115 - the lock's life
         file.seek(0)
         text = file.read()
@@ -64,7 +66,7 @@ def _acquire(folder: pathlib.Path, option: str) -> tuple[BinaryIO | None, str]:
             )
         except OSError:  # A file system without locks.
             print(f"Note: {folder} can't be locked: start no second run in it.")
-        if last or _is_there(file):
+        if tries > 100 or _is_there(file):  # Not all file systems keep the number of a file.
             break
         file.close()  # It was removed by the process that held it.
     if text and f"on {host}" not in _owner(text):  # Not every network file system has one lock.

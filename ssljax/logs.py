@@ -78,10 +78,10 @@ class Log:
         if not self.active:
             return
         if show:
-            means = {k: np.mean(v) for k, v in values.items() if k != "seconds"}
+            means = {k: float(np.mean(v)) for k, v in values.items() if k != "seconds"}
             shown = "  ".join(f"{k} {format_number(v)}" for k, v in means.items())
             self.line(f"{step:>8}  {shown}{note}")
-        if self.workdir:
+        if self.workdir and self.board:
             row = {"step": step} | {k: v[0] if len(v) == 1 else [*v] for k, v in values.items()}
             append_row(self.workdir / "metrics.jsonl", row)
             self.board.scalars(step, dict(_numbers(row)))
@@ -101,17 +101,17 @@ class Log:
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture (height, width, 3) uint8, written as figures/NAME.png over the last one."""
-        if self.workdir:
+        if self.workdir and self.board:
             from PIL import Image
 
-            Image.fromarray(np.asarray(pixels)).save(self._figure(name, "png"))
+            Image.fromarray(np.asarray(pixels)).save(_figure(self.workdir, name, "png"))
             self.board.picture(step, name, np.asarray(pixels))
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text, printed and written as figures/NAME.txt over the last one."""
         self.line(f"{step:>8}  {name}\n{text}")
-        if self.workdir:
-            self._figure(name, "txt").write_text(text + "\n", encoding="utf-8")
+        if self.workdir and self.board:
+            _figure(self.workdir, name, "txt").write_text(text + "\n", encoding="utf-8")
             self.board.text(step, name, text)
 
     def close(self) -> None:
@@ -123,10 +123,11 @@ class Log:
         if self.wandb:
             self.wandb.finish()
 
-    def _figure(self, name: str, suffix: str) -> pathlib.Path:
-        file = self.workdir / "figures" / f"{name.replace('/', '_')}.{suffix}"
-        file.parent.mkdir(exist_ok=True)
-        return file
+
+def _figure(workdir: pathlib.Path, name: str, suffix: str) -> pathlib.Path:
+    file = workdir / "figures" / f"{name.replace('/', '_')}.{suffix}"
+    file.parent.mkdir(exist_ok=True)
+    return file
 
 
 def format_number(x: float) -> str:
@@ -136,7 +137,7 @@ def format_number(x: float) -> str:
 
 def start_wandb(project: str, workdir: pathlib.Path):
     """The W&B run of a folder, the same one at each launch."""
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports] - an extra
 
     record = read_record(workdir, "choose another --run.workdir")
     return wandb.init(

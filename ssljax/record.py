@@ -286,8 +286,8 @@ def _changes(
     name: str, then: Mapping[str, Any] | None, now: Mapping[str, Any] | None
 ) -> Iterator[str]:
     """A sentence for each part of what was read under a name that is not what it was."""
-    for part in now or {}:
-        a, b = (then or {}).get(part), now[part]
+    for part, b in (now or {}).items():
+        a = (then or {}).get(part)
         if a is not None and a != b:
             what = name or "The data"
             if a["count"] == b["count"]:
@@ -388,7 +388,7 @@ def write_record(
     earlier = sorted(kept.rglob("*.py"), key=lambda f: f.stat().st_mtime) if kept.exists() else []
     before = earlier[-1].read_text(encoding="utf-8", errors="replace") if earlier else text
     changed = bool(text) and before != text
-    if text and (changed or not earlier):
+    if source and text and (changed or not earlier):
         folder = kept / f"launch{launches}" if earlier else kept
         folder.mkdir(parents=True, exist_ok=True)
         (folder / pathlib.Path(source).name).write_text(text, encoding="utf-8")

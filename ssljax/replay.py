@@ -36,7 +36,8 @@ def failed(
     batch = _on_host(jax.jit(exp.data.batch)(program.resident, fed))
     content = save_tree(folder / "state", program.lane(state, lane))
     if jax.process_index() == 0:
-        np.savez(folder / "batch.npz", **batch)
+        arrays: dict[str, Any] = batch  # As `savez` has an argument that is no array.
+        np.savez(folder / "batch.npz", **arrays)
         failure = {"step": step, "metric": name, "lane": lane}
         failure |= {"batch": fingerprint.digest(batch), "state": content}
         write_whole(folder / "failure.json", json.dumps(failure, indent=1) + "\n")

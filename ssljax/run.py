@@ -240,7 +240,8 @@ def _header(program: Program, workdir: pathlib.Path | None) -> str:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs between processes, unless JAX has a folder for them already."""
-    if not jax.config.jax_compilation_cache_dir:
+    options: Any = jax.config  # Its attributes are made when JAX is imported.
+    if not options.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     repair_compilation_cache()

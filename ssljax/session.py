@@ -238,7 +238,7 @@ class Session:
         FileNotFoundError where the run's folder has been removed, which would be made once more
         without its record.
         """
-        if self.checkpoints:
+        if self.checkpoints and self.workdir:
             if jax.process_index() == 0 and not (self.workdir / "record.json").exists():
                 reason = os.strerror(errno.ENOENT)
                 raise FileNotFoundError(errno.ENOENT, reason, str(self.workdir / "record.json"))

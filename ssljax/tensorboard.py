@@ -15,18 +15,17 @@ class Board:
     """Events in a new file of `folder`; TensorBoard drops earlier ones of steps after `start`."""
 
     def __init__(self, folder: pathlib.Path, start: int):
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
+        messages = _messages()
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads files by their names' order.
         seconds, rest = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds}.{rest:09d}.{os.uname().nodename}"
         # Unbuffered: Python would write what is left of a buffer again when the process ends.
         self._file = open(folder / name, "xb", buffering=0)  # noqa: SIM115
-        begins = SessionLog(status=SessionLog.START)
+        begins = messages.SessionLog(status=messages.SessionLog.START)
         self._write(
-            Event(wall_time=time.time(), file_version="brain.Event:2"),
-            Event(wall_time=time.time(), step=start + 1, session_log=begins),
+            messages.Event(wall_time=time.time(), file_version="brain.Event:2"),
+            messages.Event(wall_time=time.time(), step=start + 1, session_log=begins),
         )
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
@@ -52,10 +51,8 @@ class Board:
         self._file.close()
 
     def _summaries(self, step: int, *summaries: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-
-        now = time.time()
-        self._write(*(Event(wall_time=now, step=step, summary=s) for s in summaries))
+        now, event = time.time(), _messages().Event
+        self._write(*(event(wall_time=now, step=step, summary=s) for s in summaries))
 
     def _write(self, *events: Any) -> None:
         data = b"".join(_record(event.SerializeToString()) for event in events)
@@ -76,6 +73,13 @@ def read_scalars(folder: pathlib.Path) -> set[tuple[str, int]]:
     return shown
 
 
+def _messages() -> Any:
+    """TensorBoard's messages, which protobuf makes when they are imported: no checker sees them."""
+    from tensorboardX.proto import event_pb2
+
+    return event_pb2
+
+
 def _record(data: bytes) -> bytes:
     size = struct.pack("<Q", len(data))
     return size + _checksum(size) + data + _checksum(data)
@@ -88,13 +92,11 @@ def _checksum(data: bytes) -> bytes:
 
 
 def _events(data: bytes) -> Iterator[Any]:
-    from tensorboardX.proto.event_pb2 import Event
-
-    at = 0
+    at, event = 0, _messages().Event
     while at + 12 <= len(data):
         (size,) = struct.unpack_from("<Q", data, at)
         record = data[at : at + size + 16]
         if record != _record(record[12:-4]):
             return
-        yield Event.FromString(record[12:-4])
+        yield event.FromString(record[12:-4])
         at += size + 16

@@ -63,7 +63,8 @@ def start() -> None:
             _members[_receive(member)] = member
         server.close()
     else:
-        host = distributed.global_state.coordinator_address.rsplit(":", 1)[0].strip("[]")
+        address = str(distributed.global_state.coordinator_address)
+        host = address.rsplit(":", 1)[0].strip("[]")
         port = int(client.blocking_key_value_get(key, 300_000))
         _members[0] = socket.create_connection((host, port))
         _send(_members[0], jax.process_index())
@@ -121,7 +122,7 @@ def _watch() -> None:
         while selector.get_map():
             for key, _ in selector.select():
                 try:
-                    message = _receive(key.fileobj)
+                    message = _receive(members[key.data])
                 except OSError:  # It was reset, or the other machine has vanished.
                     message = key.data
                 if message != GOODBYE and _state["watching"]:
