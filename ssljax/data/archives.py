@@ -39,7 +39,7 @@ class Images:
 
     names: list[str]
     sizes: np.ndarray  # (n,) bytes; of Parquet, the mean of the row group.
-    labels: np.ndarray | list | None  # (n,) int32, or any values before `read_archives` counts.
+    labels: Any  # (n,) int32, or None; a list of any values before `read_archives` counts.
     file: np.ndarray  # (n,) index of the archive.
     at: np.ndarray  # (n,) first byte in a tar; row in a Parquet file.
 
@@ -82,7 +82,8 @@ def list_tar(path: pathlib.Path, name: str) -> Listed:
                 suffix = suffix.lower()
                 key = f"{folder}/{stem}"
                 if suffix in beside:
-                    text = tar.extractfile(member).read()
+                    content = tar.extractfile(member)
+                    text = content.read() if content else b""
                     beside[suffix][key] = _text(text, suffix, f"{path}: {member.name}")
                 elif f".{suffix}" not in SUFFIXES or member.issparse():
                     others += 1
@@ -136,7 +137,7 @@ def list_parquet(path: pathlib.Path, name: str) -> Listed:
         wanted = [x for x in (label, paths) if x]
         table = file.read(columns=wanted, use_threads=False) if wanted else None
         labels: list = [None] * file.metadata.num_rows
-        if label:
+        if label and table is not None:
             labels = table.column(label).to_pylist()
             bad = next((x for x in labels if not isinstance(x, (int, str, type(None)))), None)
             if bad is not None or any(isinstance(x, bool) for x in labels):
@@ -146,7 +147,7 @@ def list_parquet(path: pathlib.Path, name: str) -> Listed:
                 )
             labels = [None if x == -1 else x for x in labels]
         bases = [None] * len(labels)
-        if paths:
+        if paths and table is not None:
             bases = [x and x.get("path") for x in table.column(column).to_pylist()]
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         rows = np.array([g.num_rows for g in groups], np.int64)

@@ -14,7 +14,7 @@ import hashlib
 import math
 import os
 import pathlib
-from typing import NamedTuple, TYPE_CHECKING
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import jax
 from jax import Array
@@ -171,7 +171,7 @@ def _whole_waves(found: Sequence[Recording], rate: int) -> list[np.ndarray]:
     """Whole recordings at `rate`, (samples,) int16, which are kept in the cache."""
     samples = np.array([r.samples(rate) for r in found])
     keys = np.array([r.key for r in found], np.uint64)
-    cache = cache_file(f"recordings {hashlib.sha256(keys).hexdigest()} at {rate}")
+    cache = cache_file(f"recordings {hashlib.sha256(keys.tobytes()).hexdigest()} at {rate}")
     cached = read_cache(cache)
     joined = cached["waves"] if cached else np.empty(samples.sum(), np.int16)
     waves = np.split(joined, np.cumsum(samples)[:-1])
@@ -198,7 +198,7 @@ def _indexed(
     """
     cache = cache_file(f"headers of recordings in {root.resolve()}")
     kept = (read_cache(cache) or {}).get("headers", np.zeros(0, HEADER))
-    known = {key: header for key, *header in kept.tolist()}
+    known = {key: (frames, own, peak) for key, frames, own, peak in kept.tolist()}
     found: list[Recording] = []
     bad: dict[str, str] = {}
 
@@ -230,7 +230,7 @@ def _indexed(
                 for path, result in zip(part, results):
                     if isinstance(result, Recording):
                         found.append(result)
-                        known[result.key] = [result.frames, result.rate, result.peak]
+                        known[result.key] = result.frames, result.rate, result.peak
                     elif skip_bad:
                         bad[path] = result
                     else:
@@ -386,7 +386,8 @@ def _filter(up: int, down: int) -> np.ndarray:
     """The filter that `resample_poly` has by default."""
     from scipy.signal import firwin
 
-    return firwin(2 * _half(up, down) + 1, 1 / max(up, down), window=("kaiser", 5.0))
+    window: Any = ("kaiser", 5.0)  # Its type is guessed from the default, a name.
+    return np.asarray(firwin(2 * _half(up, down) + 1, 1 / max(up, down), window=window))
 
 
 def to_int16(wave: np.ndarray) -> np.ndarray:
@@ -403,8 +404,9 @@ def _signals(split: str, length: int, first: bool = False) -> Arrays:
     from matplotlib import cbook
     from scipy.signal import decimate
 
-    eeg = np.frombuffer(cbook.get_sample_data("eeg.dat").read()).reshape(800, 4)
-    cell = np.frombuffer(cbook.get_sample_data("membrane.dat").read(), np.float32)
+    opened: Any = cbook.get_sample_data  # What it returns depends on the file's name.
+    eeg = np.frombuffer(opened("eeg.dat").read()).reshape(800, 4)
+    cell = np.frombuffer(opened("membrane.dat").read(), np.float32)
     waves = {f"eeg{i + 1}": eeg[:, i] for i in range(4)}
     waves["membrane"] = decimate(cell.astype(float), 5)
     windows, labels = [], []

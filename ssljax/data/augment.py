@@ -12,6 +12,7 @@ a side (`gaussian_blur`, `translate`, `cutout`, `resize_square`, `crop_and_resiz
 """
 
 from collections.abc import Callable
+import functools
 from functools import partial
 from typing import Literal
 
@@ -374,7 +375,9 @@ def _select(at: Array, options: list[Array]) -> Array:
 
 
 def _luma(v: list[Array]) -> Array:
-    return sum(a * p for a, p in zip(GRAY, v)) if len(v) == 3 else sum(v) / len(v)
+    parts = [a * p for a, p in zip(GRAY, v)] if len(v) == 3 else v
+    total = functools.reduce(jnp.add, parts)
+    return total if len(v) == 3 else total / len(v)
 
 
 def _blend(v, base, factor):

@@ -43,7 +43,8 @@ def store(path: pathlib.Path, **arrays: np.ndarray) -> None:
     part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, **arrays)
+        named: dict[str, Any] = arrays  # `savez` has an argument that is no array, too.
+        np.savez(part, **named)
         part.replace(path)
     except OSError:
         with contextlib.suppress(OSError):  # Where nothing can be written, nothing can be removed.
@@ -63,10 +64,11 @@ def repair_compilation_cache() -> None:
         try:
             return read(key, *args)
         except Exception:  # Of zlib, zstandard, struct or XLA.
-            folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+            options: Any = jax.config  # Its attributes are made when JAX is imported.
+            folder = pathlib.Path(options.jax_compilation_cache_dir)
             with contextlib.suppress(OSError):
                 (folder / f"{key}-cache").unlink()
             return None, None
 
-    read_or_remove.repairs = True
+    read_or_remove.repairs = True  # pyright: ignore[reportFunctionMemberAccess] - a mark
     compilation_cache.get_executable_and_time = read_or_remove

@@ -65,7 +65,7 @@ def gamut(step: float = 10.0, colours: int = 48, k: int = 24) -> tuple[np.ndarra
         )
     r = int(np.ceil(128 / step))
     table = KDTree(places).query(np.mgrid[-r : r + 1, -r : r + 1].transpose(1, 2, 0), k)[1]
-    return (places * step).astype(np.float32), table.astype(np.int32)
+    return (places * step).astype(np.float32), np.asarray(table, np.int32)
 
 
 def occurrences(ab: Array, centres: np.ndarray) -> np.ndarray:

@@ -104,7 +104,9 @@ class Decoder:
                 "give --image-size."
             )
         if image.size != square or self.part != 1:
-            box = [min(x / reduced, most) for x, most in zip(box, image.size * 2, strict=True)]
+            most = image.size * 2
+            left, top, right, low = (min(x / reduced, y) for x, y in zip(box, most, strict=True))
+            box = left, top, right, low
             image = image.resize(square, Image.Resampling.BILINEAR, box, reducing_gap=GAP)
         if image.mode != self._mode():
             image = image.convert(self._mode())
@@ -309,7 +311,9 @@ def _name(file: File) -> str:
 
 def _read_heif() -> None:
     try:
-        from pillow_heif import register_heif_opener
+        from pillow_heif import (  # pyright: ignore[reportMissingImports] - not required
+            register_heif_opener,
+        )
     except ImportError:
         return
     register_heif_opener()

@@ -102,7 +102,7 @@ class DocumentsOnDisk:
         def read() -> Iterator[Iterator[str]]:
             return (parts for i, parts in enumerate(self.read()) if chosen[i])
 
-        what = f"documents {hashlib.sha256(chosen).hexdigest()[:16]}"
+        what = f"documents {hashlib.sha256(chosen.tobytes()).hexdigest()[:16]}"
         labels = None if self.labels is None else self.labels[chosen]
         return replace(self.derived(what, read, self.lengths[chosen]), labels=labels)
 
@@ -193,7 +193,8 @@ def describe(train: AnyDocuments, test: AnyDocuments | None, tokens: Sequence[in
     if jax.process_index() > 0:
         return
     lines = []
-    for docs, use, n in zip((train, test), ("to learn from", "held out"), tokens):
+    sets = [docs for docs in (train, test) if docs is not None]
+    for docs, use, n in zip(sets, ("to learn from", "held out"), tokens):
         size = f"{docs.lengths.sum():,} characters"
         lines.append(f"{len(docs):,} {use} ({size}, {n:,} tokens)")
     if isinstance(test, DocumentsOnDisk) and test.lengths.sum() > EVALUATED:
@@ -311,8 +312,9 @@ def _file(path: pathlib.Path, data: str, split: str) -> AnyDocuments:
 
 def together(sets: Sequence[AnyDocuments]) -> AnyDocuments:
     """The documents of several sets, without their classes."""
-    if all(isinstance(docs, Documents) for docs in sets):
-        return Documents([text for docs in sets for text in docs.text])
+    texts = [docs.text for docs in sets if isinstance(docs, Documents)]
+    if len(texts) == len(sets):
+        return Documents([text for own in texts for text in own])
     return DocumentsOnDisk(
         lambda: (parts for docs in sets for parts in docs.parts()),
         np.concatenate([docs.lengths for docs in sets]),
@@ -361,9 +363,10 @@ def read_texts(
             f"{e.filename} can't be read ({e.strerror}): check the path given as --data."
         ) from e
     packed = any(is_compressed(f) or kind_of(f) == ".parquet" for f in files)
-    counts: list[int] = []
-    if size <= IN_MEMORY and (texts := _fitting(read(counts), IN_MEMORY if packed else None)):
+    each: list[int] = []
+    if size <= IN_MEMORY and (texts := _fitting(read(each), IN_MEMORY if packed else None)):
         docs: AnyDocuments = Documents(texts)
+        counts = np.array(each, np.int64)
     else:
         docs, counts = on_disk(read, key)
     of_file = None if labels is None else np.repeat(labels, counts).astype(np.int32)
@@ -386,7 +389,7 @@ def _fitting(docs: Iterator[Iterator[str]], most: int | None) -> list[str]:
 
 def on_disk(
     read: Callable[..., Iterator[Iterator[str]]], key: str
-) -> tuple[DocumentsOnDisk, list[int]]:
+) -> tuple[DocumentsOnDisk, np.ndarray]:
     """Documents on a disk, and the numbers that `read` appends to a list that it is given.
 
     All of the text is read once, to measure and to check it; what was found is cached.
@@ -452,7 +455,7 @@ def _python(split: str) -> list[str]:
 
 
 def _half_pages_by_topic(split: str) -> Documents:
-    topics = documents(EMBEDDED, "train").text + documents(EMBEDDED, "test").text
+    topics = _python("train") + _python("test")
     topics = sorted(topics, key=lambda t: (-len(t), t))[:8]
     bodies = [topic.partition("\n\n")[2] for topic in topics]
     pages = [(page, label) for label, body in enumerate(bodies) for page in half_pages(body)]
@@ -556,7 +559,7 @@ def _tfds(data: str, split: str) -> AnyDocuments:
         [EMBEDDED],
         f"give a TFDS name, a text file, a folder of .txt files, or {EMBEDDED}, which is embedded",
     )
-    features = builder.info.features
+    features = tfds.features_of(builder)
     if "text" not in features:
         raise InputError(f"{name} holds {', '.join(features)}, and no text: it is not a text set.")
     tfds.check_prepared(name, builder, instead)
@@ -592,7 +595,7 @@ def _tfds_split(name: str, builder, split: str, instead: str) -> AnyDocuments:
             text = text.decode() if isinstance(text, bytes) else text
             yield map(compose, in_parts([text]))
 
-    features, info = builder.info.features, builder.info.splits[split]
+    features, info = tfds.features_of(builder), builder.info.splits[split]
     if (info.num_bytes or 0) > IN_MEMORY:
         made = (pathlib.Path(builder.data_path) / "dataset_info.json").stat().st_mtime_ns
         docs, found = on_disk(read, f"{builder.data_path} {made} {split}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import functools
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def digits(split: str) -> Arrays:
 
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()  # Its type is guessed from another argument's default.
     image = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     at = np.arange(len(image)) % 5 == 0  # Every fifth is for testing: 1437 and 360, writers mixed.
     at = {"train": ~at, "test": at}[split]

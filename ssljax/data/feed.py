@@ -140,7 +140,7 @@ class Streamed:
             return self.source.read(indices(seed, step, len(self.source), self.batch_size)[rows])
 
         def put(x: np.ndarray) -> jax.Array:
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: Any) -> np.ndarray:  # A slice for each axis.
                 first, last, _ = index[0].indices(self.batch_size)
                 at = np.searchsorted(rows, first)
                 return x[at : at + last - first]  # Rows of a device are consecutive.
@@ -163,4 +163,5 @@ class Streamed:
 def local_rows(along: NamedSharding, batch_size: int) -> list[int]:
     """Rows of the global batch that the devices of this process hold, in order."""
     parts = along.addressable_devices_indices_map((batch_size,)).values()
-    return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
+    slices = [part[0] for part in parts if part is not None]
+    return sorted({row for part in slices for row in range(*part.indices(batch_size))})

@@ -608,9 +608,12 @@ def _each(do: Callable[..., Any], jobs: Sequence[tuple], workers: int) -> Iterat
 def _end_with_parent() -> None:
     """Ends this process when its parent ends, however that does."""
     parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
 
     def watch() -> None:
-        wait([parent.sentinel])
+        wait([sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -112,22 +112,21 @@ class OnDisk:
 
     def read(self, at: np.ndarray) -> Mapping[str, np.ndarray]:
         at = np.array(at)
-        image = aspect = None
-        if len(at):  # The first tells the type.
-            at[0], found, ratio = self._example(int(at[0]))
-            image = np.empty((len(at), *self.shape), found.dtype)
-            aspect = np.empty(len(at), np.float32)
-            image[0], aspect[0] = found, ratio
+        first = self._example(int(at[0])) if len(at) else None  # Its type is that of all.
+        image = np.empty((len(at), *self.shape), first[1].dtype if first else np.uint8)
+        aspect = np.empty(len(at), np.float32)
+        if first:
+            at[0], image[0], aspect[0] = first
 
         def fill(row: int) -> None:
             at[row], image[row], aspect[row] = self._example(int(at[row]))
 
         _each(self.pool, fill, range(1, len(at)))
-        found = {"image": image if len(at) else np.empty((0, *self.shape), np.uint8)}
+        found = {"image": image}
         if self.labels is not None:
             found["label"] = self.labels[at]
         if self.aspects:
-            found["aspect"] = aspect if len(at) else np.empty(0, np.float32)
+            found["aspect"] = aspect
         return found
 
     def in_memory(self) -> Arrays:
@@ -246,9 +245,11 @@ def share(source: Source, fraction: float, seed: int = 0) -> Source:
     """
     if not 0 < fraction <= 1:
         raise InputError(f"The fraction of the images to keep must be in (0, 1], not {fraction}.")
-    return (
-        source if fraction == 1 else select(source, _of_each_class(source.labels, fraction, seed))
-    )
+    if fraction == 1:
+        return source
+    if source.labels is None:
+        raise InputError("A fraction of each class can only be kept of a set with labels.")
+    return select(source, _of_each_class(source.labels, fraction, seed))
 
 
 def _of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -123,7 +123,7 @@ def _bytes(path: pathlib.Path) -> Iterator[bytes]:
 
 def _zstd(path: pathlib.Path) -> Iterator[bytes]:
     try:
-        import zstandard
+        import zstandard  # pyright: ignore[reportMissingImports] - not required
     except ImportError:
         raise InputError(
             f"{path} needs the package zstandard to be read: run `pip install zstandard`, or "

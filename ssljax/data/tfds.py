@@ -63,6 +63,11 @@ def data_source(name: str, builder, split: str, instead: str):
         ) from e
 
 
+def features_of(builder: Any) -> Mapping[str, Any]:
+    """Features of the examples of a set, by name."""
+    return builder.info.features
+
+
 def tfds_images(
     name: str,
     split: str,
@@ -86,7 +91,7 @@ def tfds_images(
         ["digits", "doodles", "photos"],
         "give a TFDS name, a folder of class folders, an .npz, or digits, which is embedded",
     )
-    feature = _image_feature(name, builder.info.features)
+    feature = _image_feature(name, features_of(builder))
     check_prepared(name, builder, "or take --data digits, which is embedded and needs no download")
     splits = builder.info.splits
     train = named or "train"
@@ -146,7 +151,7 @@ def _read_split(name: str, builder, split: str, size: int, feature: str, **how: 
     import tensorflow_datasets as tfds
 
     instead = "or take --data digits, which is embedded and needs no download"
-    features, info = builder.info.features, builder.info.splits[split]
+    features, info = features_of(builder), builder.info.splits[split]
     shape = features[feature].shape
     if not size and None in shape[:2]:
         rows = data_source(name, builder, split, instead)

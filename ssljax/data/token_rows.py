@@ -23,6 +23,7 @@ from ssljax.data.tokenizers import (
     check_unknown,
     counts_of,
     encode,
+    id_of,
     masked_bpe,
     SPECIAL_TOKENS,
     wordpiece,
@@ -59,7 +60,7 @@ class TokenRows:
     @property
     def mask(self) -> int:
         """The id of [MASK]."""
-        return self.tokenizer.token_to_id("[MASK]")
+        return id_of(self.tokenizer, "[MASK]")
 
 
 def masked_tokenizer(docs: AnyDocuments, kind: Kind, vocabulary: int) -> Tokenizer:
@@ -77,7 +78,7 @@ def token_rows(data: str, kind: Kind, vocabulary: int, length: int) -> TokenRows
     train, held_out = (documents(data, split) for split in ("train", "test"))
     test = evaluated(held_out)
     tokenizer = masked_tokenizer(sample(train), kind, vocabulary)
-    cls, sep = map(tokenizer.token_to_id, ("[CLS]", "[SEP]"))
+    cls, sep = id_of(tokenizer, "[CLS]"), id_of(tokenizer, "[SEP]")
 
     def packed(docs: Documents) -> np.ndarray:
         return np.insert(pack(*encode(tokenizer, docs), length - 1, sep), 0, cls, axis=1)
@@ -103,7 +104,7 @@ def word_starts(
     `share` of a row which is masked, so that they would never be masked: a text without spaces.
     """
     inside = tokenizer.model.continuing_subword_prefix
-    tokens = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+    tokens = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
     starts = np.array([not token.startswith(inside) for token in tokens])
     rows = rows[:most]
     first = starts[rows]
@@ -140,6 +141,7 @@ def labelled_splits(
     """
     train, test = (labelled_rows(tokenizer, docs[split], length) for split in ("train", "test"))
     cure = "give --tokens bpe, or with --pretrained a run that was trained on such text or with it"
-    describe(docs["train"], docs["test"], [np.count_nonzero(x.image >= 0) for x in (train, test)])
-    check_unknown(tokenizer, *(counts_of(tokenizer, x.image) for x in (train, test)), cure)
+    describe(docs["train"], docs["test"], [int(np.sum(x.image >= 0)) for x in (train, test)])
+    counts, tested = (counts_of(tokenizer, x.image) for x in (train, test))
+    check_unknown(tokenizer, counts, tested, cure)
     return train, test

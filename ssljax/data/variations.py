@@ -65,12 +65,13 @@ def rectangles(split: str, n: int | None = None, seed: int = 2007) -> Arrays:
 
 def random_background(split: str, seed: int = 2007) -> Arrays:
     """62,000 of MNIST's digits, whose black pixels are replaced by noise, uniform in 0..255."""
-    both = [image_sets.images("mnist", s) for s in ("train", "test")]
+    mnist = [image_sets.images("mnist", s) for s in ("train", "test")]
+    both = [source.read(np.arange(len(source))) for source in mnist]
     rng = np.random.default_rng(seed)
     ends = np.cumsum([0, *SPLITS.values()])
     i = list(SPLITS).index(split)
-    at = rng.permutation(sum(map(len, both)))[ends[i] : ends[i + 1]]
-    image = np.concatenate([s.image for s in both])[at]
+    at = rng.permutation(sum(map(len, mnist)))[ends[i] : ends[i + 1]]
+    image = np.concatenate([s["image"] for s in both])[at]
     noise = np.random.default_rng((seed, i)).integers(0, 256, image.shape, np.uint8)
-    labels = np.concatenate([s.labels for s in both])[at]
-    return Arrays(np.where(image == 0, noise, image), labels, both[0].class_names)
+    labels = np.concatenate([s["label"] for s in both])[at]
+    return Arrays(np.where(image == 0, noise, image), labels, mnist[0].class_names)

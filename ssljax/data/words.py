@@ -109,7 +109,8 @@ def vocabulary(data: str, min_count: int) -> tuple[Tokenizer, np.ndarray, np.nda
             "is written without."
         )
     count = counts[1:]
-    return tokenizer, tokens, count, [tokenizer.id_to_token(i + 1) for i in range(len(count))]
+    names = [tokenizer.id_to_token(i + 1) or "" for i in range(len(count))]
+    return tokenizer, tokens, count, names
 
 
 def keep_probability(count: np.ndarray, sample: float) -> np.ndarray:
@@ -180,7 +181,8 @@ class WordBlocks:
         return whole[rng.random(len(whole), np.float32) < stays]
 
     def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[np.ndarray]:
-        inside, now = np.arange(-self.window, self.length + self.window), None
+        inside, now = np.arange(-self.window, self.length + self.window), -1
+        text, blocks = self.tokens[:0], np.empty(0, np.int64)
         for step in itertools.count(start):
             number, at = divmod(step, self.steps_of_segment)
             if number != now:
