@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+import functools
 import os
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ from ssljax.errors import InputError
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 # Decoders let other threads run meanwhile, and threads that wait for the disk take no core.
 THREADS = min(64, max(8, 2 * CORES))
+print_once = functools.cache(print)
+NAMED = 3  # Files that can't be read are named up to this many.
 RESIDENT_BYTES = 2 * 2**30  # Sets of more decoded bytes than this are streamed.
 HELD_OUT = "validation"  # What a colon and this after a name ask for.
 
@@ -133,7 +136,9 @@ class OnDisk:
         """The set in memory, without what can't be read if `skip_bad`."""
         found = dict(self.read(np.arange(len(self))))
         if self.left_out:
-            print(f"Left out {len(self.left_out)} of {len(self)} files, which can't be read.")
+            if len(self.left_out) > NAMED:
+                count = len(self.left_out)
+                print_once(f"Left out {count} of {len(self)} files, which can't be read.")
             kept = np.setdiff1d(np.arange(len(self)), list(self.left_out))
             found = {name: x[kept] for name, x in found.items()}
         return Arrays(found["image"], found.get("label"), self.class_names, found.get("aspect"))
@@ -160,8 +165,9 @@ class OnDisk:
     def _leave_out(self, i: int, why: str) -> None:
         self.left_out[i] = why
         count = len(self.left_out)
-        if count <= 3 or count in (10, 100, 1000, 10_000, 100_000):
-            print(f"Left out {count} of {len(self)} files so far: {why}")
+        if count <= NAMED or count in (10, 100, 1000, 10_000, 100_000):
+            what = why.rpartition(": ")[0]  # Without what to do, which --skip-bad does.
+            print_once(f"Left out {count} of {len(self)} files so far: {what}.")
 
 
 def _each(pool: ThreadPoolExecutor, do: Callable[[int], None], rows: range) -> None:
