@@ -26,7 +26,7 @@ from experiments.supcon import supcon
 from experiments.swav import swav
 from experiments.vicreg import vicreg
 from ssljax import InputError, load, Run, train
-from ssljax.data import augment, images
+from ssljax.data import augment, images, PlainImages
 from ssljax.data.sources import share
 from ssljax.data.views import MultiCrop, Views
 from ssljax.losses.distillation import teacher_temperature
@@ -688,7 +688,7 @@ def test_fine_tuning_starts_from_the_encoder_and_a_new_head(source, tmp_path, on
     with pytest.raises(
         InputError, match="images of another size, or of other channels, than these"
     ):
-        other = finetune("photos", pretrained=str(tmp_path), batch_size=32)
+        other = finetune(PlainImages("photos"), pretrained=str(tmp_path), batch_size=32)
         other.warm_start(
             jax.eval_shape(other.init, KEY, {"image": jnp.zeros((4, 32, 32, 3), jnp.uint8)})
         )

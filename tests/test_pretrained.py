@@ -317,7 +317,7 @@ def train_briefly(make, folder, seeds=1, **arguments):
     exp = replace(make(**arguments), num_steps=3, evals={})
     source = inspect.getsourcefile(inspect.unwrap(make))
     run = Run(workdir=str(folder), seeds=seeds)
-    return exp, train(exp, run, record.plain(arguments), source)
+    return exp, train(exp, run, record.computes_of(arguments), source)
 
 
 @pytest.mark.parametrize("make", LOADED, ids=lambda make: make.__name__)
