@@ -13,7 +13,8 @@ Of raw waves of sound.
 The last command is the paper's LibriSpeech setting and its 300,000 steps; the paper's learning
 rate is constant and its network has no norm. FOLDER with spoken letters in 20 languages is
 usr/share/klettres in Debian's klettres-data (unpack the package with `dpkg -x`): 93.5 % in a
-quarter of an hour. There each language is one speaker and one microphone, so that the mean of a
+quarter of an hour, when every tenth recording was for testing; now they are chosen by a hash of
+their names. There each language is one speaker and one microphone, so that the mean of a
 log-mel spectrogram is a high floor.
 """
 
