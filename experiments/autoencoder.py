@@ -31,7 +31,7 @@ from ssljax.losses.reconstruction import (
     squared_error,
 )
 from ssljax.models.coder import Convolutional, Dense
-from ssljax.ranges import checked, Count, Interior, NotNegative, Positive
+from ssljax.ranges import checked, Count, NotNegative, Positive, ProperFraction
 
 
 @checked
@@ -43,7 +43,7 @@ def autoencoder(
     amount: NotNegative = 0.25,
     sigmoid_code: bool = False,
     sparsity: NotNegative = 0.0,
-    rho: Interior = 0.05,
+    rho: ProperFraction = 0.05,
     contraction: NotNegative = 0.0,
     epochs: Count = 100,
     batch_size: Count = 128,

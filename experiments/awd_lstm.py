@@ -26,7 +26,7 @@ from ssljax.evals.recurrent import (
 )
 from ssljax.models.rnn import nats, RNN, RNNLanguageModel
 from ssljax.optim import adamw, warmup_cosine
-from ssljax.ranges import checked, Count, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, FractionBelowOne, NotNegative, Positive
 
 
 @checked
@@ -35,7 +35,7 @@ def awd_lstm(
     tokens: Literal["words", "characters", "bpe"] = "words",
     vocabulary: Count = 10_000,
     rnn: RNN = RNN(dropout=0.4, variational=True, weight_dropout=0.3, forget_bias=1.0),
-    word_dropout: Part = 0.1,
+    word_dropout: FractionBelowOne = 0.1,
     activation: NotNegative = 2.0,
     slowness: NotNegative = 1.0,
     batch_size: Count = 20,

@@ -22,7 +22,7 @@ from ssljax.evals.pictures import compared, samples
 from ssljax.losses.adversarial import gan_critic_loss
 from ssljax.models import apply_training
 from ssljax.models.mlp import MLP
-from ssljax.ranges import checked, Count, Counts, Part, Positive
+from ssljax.ranges import checked, Count, Counts, FractionBelowOne, Positive
 from ssljax.sharding import over_batch
 
 
@@ -34,7 +34,7 @@ def bigan(
     epochs: Count = 150,
     batch_size: Count = 64,
     lr: Positive = 5e-4,
-    b1: Part = 0.5,
+    b1: FractionBelowOne = 0.5,
 ) -> Experiment:
     """BiGAN of dense networks: features without reconstruction, evaluated by the nearest neighbour.
 

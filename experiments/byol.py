@@ -31,7 +31,7 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, check_predictor, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, rising_decay, warmup_cosine
-from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, FractionBelowOne, NotNegative, Positive
 
 
 @checked
@@ -46,7 +46,7 @@ def byol(
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
-    warmup: Part = 0.1,
+    warmup: FractionBelowOne = 0.1,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
     """BYOL: from one view the online net predicts the target net's projection of the other.

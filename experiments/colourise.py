@@ -26,7 +26,7 @@ from ssljax.evals.representation import representation
 from ssljax.losses.colour import annealed_mean, rare_weights, rebalanced_loss, soft_bins
 from ssljax.models.unet import UNet
 from ssljax.optim import adamw, warmup_cosine
-from ssljax.ranges import checked, Count, Fraction, Positive, Share
+from ssljax.ranges import checked, Count, Fraction, Positive, PositiveFraction
 
 
 @checked
@@ -35,7 +35,7 @@ def colourise(
     loss: Literal["bins", "regression"] = "bins",
     step: Positive = 10.0,
     rarity: Fraction = 0.5,
-    temperature: Share = 0.38,
+    temperature: PositiveFraction = 0.38,
     classifier: str = "",
     epochs: Count = 40,
     batch_size: Count = 32,

@@ -18,7 +18,7 @@ from ssljax.evals.probe import linear_probe
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.ranges import checked, Count, Counts, Fraction, Part, Positive
+from ssljax.ranges import checked, Count, Counts, Fraction, FractionBelowOne, Positive
 from ssljax.sharding import over_batch
 
 
@@ -32,7 +32,7 @@ def dcgan(
     epochs: Count = 60,
     batch_size: Count = 64,
     lr: Positive = 5e-4,
-    b1: Part = 0.5,
+    b1: FractionBelowOne = 0.5,
     decay: Fraction = 0.999,
 ) -> Experiment:
     """DCGAN: samples, and a linear probe of the discriminator's last layer.

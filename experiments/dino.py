@@ -36,7 +36,7 @@ from ssljax.optim import (
     rising_decay,
     warmup_cosine,
 )
-from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, FractionBelowOne, NotNegative, Positive
 
 
 @checked
@@ -56,7 +56,7 @@ def dino(
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
-    warmup: Part = 0.1,
+    warmup: FractionBelowOne = 0.1,
     final_lr: NotNegative = 0.0,
     weight_decay: NotNegative = 1e-4,
     final_decay: NotNegative | None = None,

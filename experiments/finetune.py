@@ -29,7 +29,7 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder, is_known
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.pretrained import encoder_of
-from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Share
+from ssljax.ranges import checked, Count, CountOrZero, NotNegative, PositiveFraction
 
 
 @checked
@@ -38,7 +38,7 @@ def finetune(
     pretrained: str = "",
     lane: CountOrZero = 0,
     scratch: bool = False,
-    fraction: Share = 1.0,
+    fraction: PositiveFraction = 1.0,
     encoder: Encoder = ConvNet(),
     view: Views = Views(crop=0.6, flip=0.0, jitter=0.0, gray=0.0),
     epochs: Count = 50,

@@ -27,7 +27,7 @@ from ssljax.evals.text_floor import text_floors
 from ssljax.models.transformer import Transformer
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.pretrained import pretrained_or_new
-from ssljax.ranges import checked, Count, NotNegative, Range, Share
+from ssljax.ranges import checked, Count, NotNegative, PositiveFraction, Range
 
 
 @checked
@@ -35,7 +35,7 @@ def finetune_text(
     data: str = EMBEDDED,
     pretrained: str = "",
     scratch: bool = False,
-    fraction: Share = 1.0,
+    fraction: PositiveFraction = 1.0,
     tokens: Kind = "wordpiece",
     vocabulary: Count = 2048,
     net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(

@@ -21,7 +21,7 @@ from ssljax.losses.adversarial import (
 )
 from ssljax.models.coder import DenseDecoder
 from ssljax.models.mlp import MLP
-from ssljax.ranges import checked, Count, Counts, Fraction, Part, Positive
+from ssljax.ranges import checked, Count, Counts, Fraction, FractionBelowOne, Positive
 from ssljax.sharding import over_batch
 
 
@@ -35,7 +35,7 @@ def gan(
     epochs: Count = 150,
     batch_size: Count = 64,
     lr: Positive = 5e-4,
-    b1: Part = 0.5,
+    b1: FractionBelowOne = 0.5,
     decay: Fraction = 0.999,
 ) -> Experiment:
     """GAN of dense networks: the discriminator is updated, then the generator, with one noise.

@@ -24,7 +24,16 @@ from ssljax.losses.language import next_token_loss, token_nll
 from ssljax.models.transformer import generate, LanguageModel, Transformer
 from ssljax.optim import adamw, warmup_cosine
 from ssljax.pretrained import language_model_files
-from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Part, Positive, Range, Share
+from ssljax.ranges import (
+    checked,
+    Count,
+    CountOrZero,
+    FractionBelowOne,
+    NotNegative,
+    Positive,
+    PositiveFraction,
+    Range,
+)
 
 
 @checked
@@ -37,11 +46,11 @@ def gpt(
     batch_size: Count = 12,
     steps: Count = 2000,
     lr: Positive = 1e-3,
-    warmup: Part = 0.05,
+    warmup: FractionBelowOne = 0.05,
     weight_decay: NotNegative = 0.1,
     temperature: NotNegative = 0.8,
     top_k: CountOrZero = 0,
-    top_p: Share = 1.0,
+    top_p: PositiveFraction = 1.0,
 ) -> Experiment:
     """GPT: a causal Transformer predicts each token from the tokens before it.
 

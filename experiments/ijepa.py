@@ -26,7 +26,7 @@ from ssljax.losses.distillation import ijepa_loss
 from ssljax.losses.masked_image import block_masks
 from ssljax.models.vit import patchify, Predictor, unpatchify, ViT
 from ssljax.optim import cosine, linear_rise, Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, FractionBelowOne, NotNegative, Positive
 
 
 @checked
@@ -44,7 +44,7 @@ def ijepa(
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 1e-3,
-    warmup: Part = 0.1,
+    warmup: FractionBelowOne = 0.1,
     final_lr: NotNegative = 0.0,
     weight_decay: NotNegative = 0.05,
     final_decay: NotNegative | None = None,

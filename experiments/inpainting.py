@@ -19,7 +19,7 @@ from ssljax.evals.representation import representation
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.dcgan import Discriminator
-from ssljax.ranges import checked, Count, Fraction, Interior, Positive
+from ssljax.ranges import checked, Count, Fraction, Positive, ProperFraction
 
 
 @checked
@@ -27,7 +27,7 @@ def inpainting(
     data: Images = Images(),
     coder: Convolutional | Dense = Convolutional(),
     code: Count = 64,
-    hole: Interior = 0.5,
+    hole: ProperFraction = 0.5,
     adversarial: Fraction = 0.0,
     epochs: Count = 100,
     batch_size: Count = 128,

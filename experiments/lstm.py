@@ -35,7 +35,7 @@ from ssljax.evals.recurrent import (
     recurrent_sample,
 )
 from ssljax.models.rnn import nats, RNN, RNNLanguageModel
-from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Positive, Share
+from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Positive, PositiveFraction
 
 RATES = {"lstm": 1.0, "gru": 0.3, "tanh": 0.1}  # The best of those in the docstring above.
 
@@ -52,7 +52,7 @@ def lstm(
     epochs: Count = 13,
     lr: NotNegative | None = None,
     flat_epochs: CountOrZero = 4,
-    decay: Share = 0.5,
+    decay: PositiveFraction = 0.5,
     clip: Positive = 5.0,
 ) -> Experiment:
     """A recurrent net predicts each word from the words before it.

@@ -20,10 +20,10 @@ from ssljax.ranges import (
     checked,
     Count,
     Fraction,
-    Interior,
     NotNegative,
     Positive,
-    Share,
+    PositiveFraction,
+    ProperFraction,
 )
 
 
@@ -33,8 +33,8 @@ def mae(
     vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
     decoder_width: Count = 64,
     decoder_depth: Count = 1,
-    mask: Interior = 0.75,
-    crop: Share = 0.2,
+    mask: ProperFraction = 0.75,
+    crop: PositiveFraction = 0.2,
     flip: Fraction = 0.0,
     epochs: Count = 100,
     batch_size: Count = 128,

@@ -33,7 +33,7 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, check_predictor, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, rising_decay, warmup_cosine
-from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, FractionBelowOne, NotNegative, Positive
 
 
 @checked
@@ -49,7 +49,7 @@ def mocov3(
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
-    warmup: Part = 0.1,
+    warmup: FractionBelowOne = 0.1,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
     """MoCo v3: a view predicts its other view's key, in contrast to the batch's other images.

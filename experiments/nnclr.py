@@ -26,7 +26,7 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, check_predictor, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, FractionBelowOne, NotNegative, Positive
 
 
 @checked
@@ -42,7 +42,7 @@ def nnclr(
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
-    warmup: Part = 0.1,
+    warmup: FractionBelowOne = 0.1,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
     """NNCLR: a view's nearest neighbour in a queue is the positive of the other view.

@@ -24,7 +24,7 @@ from ssljax.evals.stacked import stacked_modes
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.ranges import checked, Count, Counts, Part, Positive
+from ssljax.ranges import checked, Count, Counts, FractionBelowOne, Positive
 from ssljax.sharding import over_batch
 
 
@@ -38,7 +38,7 @@ def pacdcgan(
     steps: Count = 2000,
     batch_size: Count = 64,
     lr: Positive = 2e-4,
-    b1: Part = 0.5,
+    b1: FractionBelowOne = 0.5,
 ) -> Experiment:
     """DCGAN on random triples of grey images, with a discriminator of packs.
 

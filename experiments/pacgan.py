@@ -21,7 +21,7 @@ from ssljax.data.mixtures import GRID, RING
 from ssljax.evals.modes import modes
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss
 from ssljax.models.mlp import Maxout
-from ssljax.ranges import checked, Count, Part, Positive
+from ssljax.ranges import checked, Count, FractionBelowOne, Positive
 from ssljax.sharding import over_batch
 
 # These constants and BatchNorm's are of the authors' code, github.com/fjxmlzn/PacGAN.
@@ -47,7 +47,7 @@ def pacgan(
     epochs: Count = 400,
     batch_size: Count = 100,
     lr: Positive = 1e-4,
-    b1: Part = 0.8,
+    b1: FractionBelowOne = 0.8,
 ) -> Experiment:
     """PacGAN on a mixture of Gaussians in the plane: how many modes does the generator find?
 

@@ -20,7 +20,7 @@ from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import hinge_critic_loss, linear_generator_loss
 from ssljax.models import apply_training
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.ranges import checked, Count, Counts, Fraction, Part, Positive
+from ssljax.ranges import checked, Count, Counts, Fraction, FractionBelowOne, Positive
 from ssljax.sharding import over_batch
 
 
@@ -33,8 +33,8 @@ def projection(
     epochs: Count = 60,
     batch_size: Count = 64,
     lr: Positive = 5e-4,
-    b1: Part = 0.0,
-    b2: Part = 0.9,
+    b1: FractionBelowOne = 0.0,
+    b2: FractionBelowOne = 0.9,
     decay: Fraction = 0.999,
 ) -> Experiment:
     """Class-conditional GAN with a projection discriminator, spectral norm and the hinge loss.

@@ -19,7 +19,7 @@ from ssljax.evals.fid import generated
 from ssljax.evals.pictures import samples
 from ssljax.losses.adversarial import gan_critic_loss, nonsaturating_generator_loss, r1_penalty
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.ranges import checked, Count, Counts, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Counts, Fraction, FractionBelowOne, NotNegative, Positive
 from ssljax.sharding import over_batch
 
 
@@ -33,8 +33,8 @@ def r1gan(
     epochs: Count = 60,
     batch_size: Count = 64,
     lr: Positive = 5e-4,
-    b1: Part = 0.0,
-    b2: Part = 0.99,
+    b1: FractionBelowOne = 0.0,
+    b2: FractionBelowOne = 0.99,
     decay: Fraction = 0.999,
 ) -> Experiment:
     """Non-saturating GAN with a penalty on the discriminator's gradient on real images.

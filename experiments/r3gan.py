@@ -25,7 +25,7 @@ from ssljax.losses.adversarial import (
     relativistic_generator_loss,
 )
 from ssljax.models.dcgan import Discriminator, Generator
-from ssljax.ranges import checked, Count, Counts, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Counts, Fraction, FractionBelowOne, NotNegative, Positive
 from ssljax.sharding import over_batch
 
 
@@ -40,8 +40,8 @@ def r3gan(
     epochs: Count = 60,
     batch_size: Count = 64,
     lr: Positive = 5e-4,
-    b1: Part = 0.0,
-    b2: Part = 0.99,
+    b1: FractionBelowOne = 0.0,
+    b2: FractionBelowOne = 0.99,
     decay: Fraction = 0.999,
 ) -> Experiment:
     """R3GAN: a relativistic pairing loss with the zero-centred penalties R1 and R2.

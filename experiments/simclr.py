@@ -26,7 +26,7 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, FractionBelowOne, NotNegative, Positive
 
 
 @checked
@@ -40,7 +40,7 @@ def simclr(
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
-    warmup: Part = 0.1,
+    warmup: FractionBelowOne = 0.1,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
     """SimCLR: two views of an image agree, in contrast to all other images of the batch.

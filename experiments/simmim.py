@@ -22,10 +22,10 @@ from ssljax.ranges import (
     checked,
     Count,
     Fraction,
-    Interior,
     NotNegative,
     Positive,
-    Share,
+    PositiveFraction,
+    ProperFraction,
 )
 
 
@@ -33,8 +33,8 @@ from ssljax.ranges import (
 def simmim(
     data: Images = Images(),
     vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
-    mask: Interior = 0.6,
-    crop: Share = 0.67,
+    mask: ProperFraction = 0.6,
+    crop: PositiveFraction = 0.67,
     flip: Fraction = 0.0,
     epochs: Count = 100,
     batch_size: Count = 128,

@@ -24,7 +24,7 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, check_predictor, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, FractionBelowOne, NotNegative, Positive
 
 
 @checked
@@ -38,7 +38,7 @@ def simsiam(
     batch_size: Count = 128,
     optimizer: Optimizer = "sgd",
     lr: Positive = 0.05,
-    warmup: Part = 0.1,
+    warmup: FractionBelowOne = 0.1,
     weight_decay: NotNegative = 5e-4,
 ) -> Experiment:
     """SimSiam: from each of two views a predictor finds the other's projection, held constant.

@@ -22,7 +22,15 @@ from ssljax.evals.representation import representation
 from ssljax.models.convnet import ConvNet
 from ssljax.models.resnet import ResNet
 from ssljax.optim import adamw, warmup_cosine
-from ssljax.ranges import checked, Count, CountOrZero, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import (
+    checked,
+    Count,
+    CountOrZero,
+    Fraction,
+    FractionBelowOne,
+    NotNegative,
+    Positive,
+)
 from ssljax.sharding import over_batch
 
 
@@ -32,7 +40,7 @@ def supervised(
     encoder: ConvNet | ResNet = ConvNet(),
     shift: CountOrZero = 1,
     flip: Fraction = 0.0,
-    smoothing: Part = 0.0,
+    smoothing: FractionBelowOne = 0.0,
     epochs: Count = 100,
     batch_size: Count = 128,
     lr: Positive = 2e-3,

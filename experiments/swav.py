@@ -28,7 +28,7 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, Encoder
 from ssljax.models.mlp import MLP
 from ssljax.optim import Optimizer, optimizer_of, warmup_cosine
-from ssljax.ranges import checked, Count, Fraction, NotNegative, Part, Positive
+from ssljax.ranges import checked, Count, Fraction, FractionBelowOne, NotNegative, Positive
 
 
 @checked
@@ -46,7 +46,7 @@ def swav(
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
-    warmup: Part = 0.1,
+    warmup: FractionBelowOne = 0.1,
     final_lr: NotNegative = 0.0,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:

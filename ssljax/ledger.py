@@ -106,7 +106,7 @@ def row(
                 "Only runs with --epochs can be compared: the table has the time of an epoch."
             )
         content |= {"comparison": comparison}
-    return content | {"sha256": digest(content)}
+    return content | {"sha256": digest_of_row(content)}
 
 
 def without_workdir(command: Sequence[str]) -> list[str]:
@@ -120,7 +120,7 @@ def without_workdir(command: Sequence[str]) -> list[str]:
     return kept
 
 
-def digest(content: Mapping[str, Any]) -> str:
+def digest_of_row(content: Mapping[str, Any]) -> str:
     """sha256 of a row without its own sha256, so that a number changed by hand is found."""
     plain = json.dumps({k: v for k, v in content.items() if k != "sha256"}, sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Ranges of arguments: types that say what a number may be, and `checked`, which holds them.
 
     @checked
-    def simclr(temperature: Positive = 0.1, epochs: Count = 50, warmup: Part = 0.1): ...
+    def simclr(temperature: Positive = 0.1, epochs: Count = 50, warmup: FractionBelowOne = 0.1): ...
 
 A call with a value outside its range is an InputError that names the flag, from Python and from
 the command line alike, before anything is read. Fields of dataclasses and Flax modules that are
@@ -67,9 +67,9 @@ Number = Annotated[float, Range()]  # Any finite number.
 Positive = Annotated[float, Range(above=0)]  # Learning rates, temperatures, scales.
 NotNegative = Annotated[float, Range(least=0)]  # Weights of a loss, weight decay.
 Fraction = Annotated[float, Range(least=0, most=1)]  # Probabilities, shares, decays of an EMA.
-Part = Annotated[float, Range(least=0, below=1)]  # A fraction that is never all: dropout, warm-up.
-Share = Annotated[float, Range(above=0, most=1)]  # A fraction that is never none: of an area.
-Interior = Annotated[float, Range(above=0, below=1)]  # A fraction, neither none nor all.
+FractionBelowOne = Annotated[float, Range(least=0, below=1)]  # Never all: dropout, warm-up.
+PositiveFraction = Annotated[float, Range(above=0, most=1)]  # Never none: of an area.
+ProperFraction = Annotated[float, Range(above=0, below=1)]  # Neither none nor all: a mask.
 Counts = Annotated[tuple[Count, ...], NotEmpty()]  # Widths of layers.
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from ssljax import figures, logs, replay
 from ssljax.checkpoint import Checkpoints
 from ssljax.data.sources import CORES
-from ssljax.evals.evaluator import check, Evaluator
+from ssljax.evals.evaluator import Evaluator, trace_evaluator
 from ssljax.experiment import Experiment
 from ssljax.processes import agree
 from ssljax.program import Program
@@ -281,7 +281,7 @@ class Session:
         """Traces every evaluator abstractly, so that what can't be evaluated is said before hours
         of training."""
         for evaluate in self.exp.evals.values():
-            check(evaluate, self.program.state)
+            trace_evaluator(evaluate, self.program.state)
 
     def evaluate(self, state: Tree, step: int, pictures: bool = True) -> dict[str, list[float]]:
         """Runs the evaluators that have no result of `step` yet, on each seed.

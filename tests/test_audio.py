@@ -14,7 +14,7 @@ from experiments.cpc import cpc
 from ssljax import sharding
 from ssljax.data import audio
 from ssljax.errors import InputError
-from ssljax.evals.evaluator import check
+from ssljax.evals.evaluator import trace_evaluator
 from ssljax.models.waves import Waves
 
 
@@ -298,7 +298,7 @@ class TestRecordings:
             {"test", "images"} if make is audio_dae else set()
         )
         for evaluate in exp.evals.values():
-            check(evaluate, state)
+            trace_evaluator(evaluate, state)
 
     def test_signals_of_one_split_are_not_in_the_other(self):
         train, test = (audio.recordings("signals", split, 64) for split in ("train", "test"))

@@ -22,7 +22,7 @@ def test_the_table_is_the_one_of_the_rows():
 
 def test_no_row_was_changed_by_hand():
     for row in rows():
-        assert row["sha256"] == ledger.digest(row)
+        assert row["sha256"] == ledger.digest_of_row(row)
         assert len(row["seeds"]) == len(row["ours"][row["numbers"][0]]) >= 1
 
 
@@ -157,9 +157,9 @@ def test_a_comparison_is_a_table_of_its_own(runs, page, tmp_path):
 def test_a_changed_number_is_noticed(runs, page):
     add(page, runs / "0")
     row = json.loads((page / "ledger.json").read_text())[0]
-    assert row["sha256"] == ledger.digest(row)
+    assert row["sha256"] == ledger.digest_of_row(row)
     row["ours"]["test/error"][0] += 0.001
-    assert row["sha256"] != ledger.digest(row)
+    assert row["sha256"] != ledger.digest_of_row(row)
     text = (page / "README.md").read_text()
     assert ledger.render(text.replace("digits", "imagenet"), [row]) != text.replace(
         "digits", "imagenet"

@@ -14,18 +14,18 @@ from ssljax.ranges import (
     CountOrZero,
     Counts,
     Fraction,
+    FractionBelowOne,
     NotNegative,
     Number,
-    Part,
     Positive,
-    Share,
+    PositiveFraction,
 )
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class Crops:
-    crop: Share = 0.2
+    crop: PositiveFraction = 0.2
     blur: Fraction | tuple[Fraction, ...] = 0.0
     jitter: NotNegative | tuple[NotNegative, NotNegative] = 0.4
 
@@ -41,7 +41,7 @@ def method(
     temperature: Positive = 0.1,
     epochs: Count = 5,
     image_size: CountOrZero = 0,
-    warmup: Part = 0.1,
+    warmup: FractionBelowOne = 0.1,
     shift: Number = 0.0,
     final: NotNegative | None = None,
     crops: Crops = Crops(),

@@ -105,8 +105,8 @@ def list_tar(path: pathlib.Path, name: str) -> Listed:
     names = [f"{name}/{_clean(images[key][0])}" for key in keys]
     sizes, at = (np.array([images[key][i] for key in keys], np.int64) for i in (1, 2))
     left = {"members that are not KEY.jpg or the like": others} if others else {}
-    file = np.zeros(len(keys), np.int32)
-    return Listed(Images(names, sizes, labels, file, at), [], left, label)
+    zeros = np.zeros(len(keys), np.int32)
+    return Listed(Images(names, sizes, labels, zeros, at), [], left, label)
 
 
 def _text(data: bytes, suffix: str, where: str) -> Any:
@@ -135,7 +135,7 @@ def list_parquet(path: pathlib.Path, name: str) -> Listed:
         nested = pa.types.is_struct(kind)
         paths = f"{column}.path" if nested and "path" in [f.name for f in kind] else ""
         wanted = [x for x in (label, paths) if x]
-        table = file.read(columns=wanted, use_threads=False) if wanted else None
+        table = file.read(columns=wanted, use_threads=False)
         labels: list = [None] * file.metadata.num_rows
         if label and table is not None:
             labels = table.column(label).to_pylist()

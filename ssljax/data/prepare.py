@@ -20,7 +20,7 @@ are finished. Run it again when a shard is damaged: it writes that one anew.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 import contextlib
 from dataclasses import dataclass
@@ -28,8 +28,7 @@ import functools
 import io
 import json
 import math
-import multiprocessing
-from multiprocessing.connection import wait
+import multiprocessing.connection
 import os
 import pathlib
 import re
@@ -390,7 +389,9 @@ def write_shard(target: pathlib.Path, expected: dict[str, str], job: Job) -> dic
 
     path = target / job.file
     part = target / f"{job.file}.{os.getpid()}.part"
-    labels = [-1] * len(job.images) if job.images.labels is None else job.images.labels.tolist()
+    labels = [-1] * len(job.images)
+    if job.images.labels is not None:
+        labels = np.asarray(job.images.labels).tolist()
     count, left_out = 0, []
     try:
         writer = ArrayRecordWriter(str(part), shards.OPTIONS)
@@ -511,7 +512,7 @@ def _write_index(target: pathlib.Path, plan: Plan, entries: list[dict[str, Any]]
         some = images.take(kept)
         files = {"names": shards.as_npy(shards.names_as_array(some.names))}
         if some.labels is not None:
-            files["labels"] = shards.as_npy(some.labels.astype(np.int32))
+            files["labels"] = shards.as_npy(np.asarray(some.labels, np.int32))
         described = {}
         for what, content in files.items():
             _whole(target / f"{split}-{what}.npy", content)
@@ -579,16 +580,17 @@ def _each(do: Callable[..., Any], jobs: Sequence[tuple], workers: int) -> Iterat
             tasks = {pool.submit(do, *job): i for i, job in enumerate(jobs)}
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        for task in as_completed(tasks):
-            if task.cancelled():
-                continue
-            try:
-                result = task.result()
-            except Exception as e:
-                error = error or e
-                pool.shutdown(wait=False, cancel_futures=True)
-            else:
-                yield tasks[task], result
+        left = set(tasks)
+        while left:
+            done, left = wait(left, return_when=FIRST_COMPLETED)
+            for task in done:
+                try:
+                    result = task.result()
+                except Exception as e:
+                    error = error or e
+                    left = {task for task in left if not task.cancel()}
+                else:
+                    yield tasks[task], result
     except BaseException:
         for process in set(multiprocessing.active_children()) - set(before):
             process.terminate()

@@ -11,7 +11,15 @@ import tyro
 
 from ssljax.data import augment
 from ssljax.errors import InputError
-from ssljax.ranges import Count, CountOrZero, Fraction, NotEmpty, NotNegative, Range, Share
+from ssljax.ranges import (
+    Count,
+    CountOrZero,
+    Fraction,
+    NotEmpty,
+    NotNegative,
+    PositiveFraction,
+    Range,
+)
 
 # The hue's strength is a quarter of the others', and a shift of half a turn is the largest.
 Strength = Annotated[float, Range(least=0, most=2)]
@@ -27,9 +35,9 @@ class Views:
 
     view_size: CountOrZero = 0
     """Side of a view in pixels; 0 for the images' own."""
-    crop: Share = 0.2
+    crop: PositiveFraction = 0.2
     """Smallest fraction of the image's area in a random crop."""
-    crop_most: Share = 1.0
+    crop_most: PositiveFraction = 1.0
     """Largest fraction of the image's area in a random crop."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
@@ -124,7 +132,7 @@ class MultiCrop:
     """Small views of each image, in addition to the large ones."""
     small_size: CountOrZero = 0
     """Side of a small view in pixels; 0 for half a large one's."""
-    part: Share = 0.4
+    part: PositiveFraction = 0.4
     """Fraction of the image's area: the least in a large view and the most in a small one."""
 
     def __post_init__(self) -> None:

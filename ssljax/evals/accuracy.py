@@ -13,7 +13,7 @@ import optax
 from ssljax.data import augment
 from ssljax.errors import InputError
 from ssljax.evals.average import average
-from ssljax.evals.evaluator import check, Direction, Evaluator
+from ssljax.evals.evaluator import Direction, Evaluator, trace_evaluator
 from ssljax.evals.feature_nets import FeatureNet
 from ssljax.evals.features import Encode, put, Tree
 
@@ -92,7 +92,7 @@ def accuracy_of_versions(
         evaluate,
         better=better or {},
         floors=floors or {},
-        trace=lambda state: check(run, {"state": state, "net": net.params}),
+        trace=lambda state: trace_evaluator(run, {"state": state, "net": net.params}),
         queries=test,
     )
 

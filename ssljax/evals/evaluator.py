@@ -36,7 +36,7 @@ class Evaluator:
         return self.evaluate(state)
 
 
-def check(evaluate: Callable[[Tree], Metrics], state: Tree) -> None:
+def trace_evaluator(evaluate: Callable[[Tree], Metrics], state: Tree) -> None:
     """Traces an evaluator on `state`, a tree of ShapeDtypeStructs, without computing anything.
 
     InputError for what could not be evaluated. Callables of other classes are not tried.

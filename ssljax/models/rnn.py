@@ -10,7 +10,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.losses.softmax import output_cross_entropy
-from ssljax.ranges import check_value, Count, NotNegative, Number, Part
+from ssljax.ranges import check_value, Count, FractionBelowOne, NotNegative, Number
 from ssljax.sharding import over_batch
 
 Cell = Literal["lstm", "gru", "tanh"]
@@ -31,13 +31,13 @@ class RNN(nn.Module):
     """Units of a layer."""
     layers: Count = 2
     """Number of layers."""
-    dropout: Part = 0.0
+    dropout: FractionBelowOne = 0.0
     """Dropout of the inputs of each layer and of the outputs of the last."""
     variational: bool = False
     """Drop the same units at all times."""
-    recurrent_dropout: Part = 0.0
+    recurrent_dropout: FractionBelowOne = 0.0
     """Dropout of a layer's state on its way to the next time, the same units at all times."""
-    weight_dropout: Part = 0.0
+    weight_dropout: FractionBelowOne = 0.0
     """Dropout of the recurrent weights, the same at all times (DropConnect)."""
     forget_bias: Number = 0.0
     """Added to the initial bias of an LSTM's forget gate; 1 to remember longer (Jozefowicz et al.,

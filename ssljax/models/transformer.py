@@ -17,7 +17,7 @@ import numpy as np
 from ssljax.errors import InputError
 from ssljax.models import Dtype
 from ssljax.models.attention import attend, rotary
-from ssljax.ranges import Count, CountOrZero, NotNegative, Part
+from ssljax.ranges import Count, CountOrZero, FractionBelowOne, NotNegative
 from ssljax.sharding import over_batch
 
 Cache = Sequence[tuple[Array, Array]]  # Keys and values (n, room, heads, d) of each layer.
@@ -46,7 +46,7 @@ class Transformer(nn.Module):
     """Feed-forward unit: SwiGLU, GELU as in BERT, or its tanh approximation as in GPT-2."""
     reach: Count = 512
     """Number of learned positions, the most tokens of a row."""
-    dropout: Part = 0.0
+    dropout: FractionBelowOne = 0.0
     """Dropout of embedded tokens and of each layer's output; attention weights are not dropped."""
     dtype: Dtype = "float32"
     """Precision of computation; parameters are float32."""

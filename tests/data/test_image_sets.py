@@ -14,7 +14,7 @@ from ssljax.data import Images, images, PlainImages
 from ssljax.data.sources import Arrays
 from ssljax.data.views import Views
 from ssljax.errors import InputError
-from ssljax.evals.evaluator import check
+from ssljax.evals.evaluator import trace_evaluator
 from ssljax.evals.pictures import grid, nearest_images
 from ssljax.evals.representation import representation
 from ssljax.models.convnet import ConvNet
@@ -157,7 +157,7 @@ def test_experiments_take_images_without_labels(name, sets):
     state = jax.eval_shape(exp.init, jax.random.key(0), batch)
     jax.eval_shape(exp.step, state, batch, jax.random.key(0))
     for evaluate in exp.evals.values():
-        check(evaluate, state)
+        trace_evaluator(evaluate, state)
 
 
 def test_run_without_labels_trains_and_shows_what_needs_none(sets, tmp_path, one_device, capsys):

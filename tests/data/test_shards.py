@@ -1,5 +1,6 @@
 """Shards hold a folder's images to the byte, survive kills, and train as the folder does."""
 
+import concurrent.futures
 import io
 import json
 import os
@@ -509,3 +510,23 @@ def test_training_from_shards_equals_training_from_the_folder(
     )
     np.testing.assert_array_equal(folder, shard_set)
     assert np.abs(folder).max() > 0.3
+
+
+def test_an_error_of_one_worker_ends_all_after_what_has_begun(monkeypatch):
+    # Threads in place of processes, which take seconds to start.
+    monkeypatch.setattr(
+        prepare, "ProcessPoolExecutor", lambda n, *_: concurrent.futures.ThreadPoolExecutor(n)
+    )
+    begun = []
+
+    def do(i):
+        begun.append(i)
+        time.sleep(0.01)
+        if i == 4:
+            raise InputError("The disk is full.")
+        return 10 * i
+
+    found = {}
+    with pytest.raises(InputError, match="full"):
+        found.update(prepare._each(do, [(i,) for i in range(100)], 2))
+    assert found == {i: 10 * i for i in begun if i != 4} and 4 <= len(found) < 50

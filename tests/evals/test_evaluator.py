@@ -17,7 +17,7 @@ from ssljax.evals.average import average, linear_floor
 from ssljax.evals.cluster import clusters, kmeans
 from ssljax.evals.collapse import collapse
 from ssljax.evals.compress import compression
-from ssljax.evals.evaluator import check, Evaluator
+from ssljax.evals.evaluator import Evaluator, trace_evaluator
 from ssljax.evals.feature_nets import nearest_image_classifier, pixels
 from ssljax.evals.features import features, raw_pixels
 from ssljax.evals.fid import generated
@@ -199,9 +199,9 @@ def test_check_finds_wrong_shapes_without_computing(case):
     factory, fits, misfits, sentence = CASES[case]
     good, bad = factory(fits), factory(misfits)
     assert isinstance(good, Evaluator)
-    check(good, STATE)  # It has no arrays to compute with.
+    trace_evaluator(good, STATE)  # It has no arrays to compute with.
     with pytest.raises(InputError, match=sentence) as error:
-        check(bad, STATE)
+        trace_evaluator(bad, STATE)
     assert "\n" not in str(error.value)
 
 
@@ -226,12 +226,12 @@ def test_check_of_a_net_that_does_not_fit_is_one_sentence():
     state = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 5)))
     evaluate = collapse(lambda state, x: net.apply(state, x.reshape(len(x), -1) / 255), TEST)
     with pytest.raises(InputError, match="have one shape") as error:
-        check(evaluate, state)
+        trace_evaluator(evaluate, state)
     assert "(64, 3)" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_plain_functions_are_evaluators_that_are_not_tried():
-    check(lambda state: pytest.fail("called"), STATE)
+    trace_evaluator(lambda state: pytest.fail("called"), STATE)
     assert Evaluator(lambda state: {"x": state})(3) == {"x": 3}
 
 
@@ -264,7 +264,7 @@ def test_pictures_have_as_many_images_as_there_are():
     drawn = views(lambda key, batch: batch["image"] / 255, few)(state)["views"]
     assert drawn.shape == (5 * 66 - 2, 9 * 66 - 2, 3)
     for evaluate in (show, lines):
-        check(evaluate, STATE)
+        trace_evaluator(evaluate, STATE)
     with pytest.raises(InputError, match="2 images or more, not 1"):
         interpolations(encode, draw, noise(1, 8, 8, 1))
 
