@@ -1,8 +1,8 @@
 """Fixtures; tests run on eight simulated CPU devices, with a persistent compilation cache.
 
 Tests spend most of their time compiling. Programs in their process are compiled without XLA's
-costly passes: six tests that train small nets took 18 to 38 CPU seconds with XLA's defaults and
-take 6 to 13 so. How programs are split over devices is decided before these passes; numbers differ
+costly passes: seven tests that train small nets took 18 to 38 CPU seconds with XLA's defaults and
+take 6 to 17 so. How programs are split over devices is decided before these passes; numbers differ
 by rounding. Commands that tests start as processes of their own are compiled by the defaults.
 """
 
