@@ -615,7 +615,7 @@ def _end_with_parent() -> None:
     sentinel = parent.sentinel
 
     def watch() -> None:
-        wait([sentinel])
+        multiprocessing.connection.wait([sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -103,6 +103,13 @@ def test_shards_hold_each_file_once_in_the_order_of_the_folder(prepared, files):
     assert index["class_names"] == ["china", "flower"]
 
 
+def is_running(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_a_killed_command_is_resumed_to_the_same_bytes(prepared, tmp_path):
     source, whole = prepared
     target = tmp_path / "shards"
@@ -114,14 +121,19 @@ def test_a_killed_command_is_resumed_to_the_same_bytes(prepared, tmp_path):
     log = target / prepare.UNFINISHED
     while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 2):
         time.sleep(0.05)
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    workers = children.read_text().split() if children.exists() else []
     process.kill()
     assert process.wait() == -signal.SIGKILL
+    ends = time.monotonic() + 20
+    while any(is_running(worker) for worker in workers):
+        assert time.monotonic() < ends, "a worker goes on without its parent"
+        time.sleep(0.05)
     finished = [json.loads(line)["file"] for line in log.read_text().splitlines()[1:]]
     before = {name: (target / name).stat().st_mtime_ns for name in finished}
     assert 2 <= len(before) < len(list(whole.glob("*.array_record")))
     with log.open("a") as file:  # What a kill within a write leaves.
         file.write('{"file": "train-000')
-    time.sleep(0.5)
     prepare_shards(str(source), str(target), workers=1, shard_bytes=SMALL)
     assert content_of(target) == content_of(whole)
     assert before == {name: (target / name).stat().st_mtime_ns for name in finished}
