@@ -212,7 +212,7 @@ def put(x: np.ndarray, split: bool = False) -> Array:
     Every process must hold the same `x`, or, where it is split, the same rows of its own devices:
     it sends them no others.
     """
-    along = _along(jax.sharding.get_mesh(), len(x), split)
+    along = _along(jax.sharding.get_mesh(), len(x) if split else 1, split)
     if along is None:
         return jnp.asarray(x)
     return jax.make_array_from_callback(x.shape, along, lambda index: x[index])
