@@ -17,7 +17,7 @@ import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.documents import EMBEDDED
-from ssljax.data.token_rows import Kind, SPECIAL, token_rows, word_starts
+from ssljax.data.token_rows import SPECIAL, token_rows, TokenKind, word_starts
 from ssljax.evals.masked_language import masked_accuracy
 from ssljax.losses.language import mask_tokens, masked_lm_loss
 from ssljax.models.transformer import LanguageModel, Transformer
@@ -29,7 +29,7 @@ from ssljax.ranges import checked, Count, NotNegative, Positive, Range
 @checked
 def bert(
     data: str = EMBEDDED,
-    tokens: Kind = "wordpiece",
+    tokens: TokenKind = "wordpiece",
     vocabulary: Count = 2048,
     net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(layers=4, heads=4, width=128),
     share: Annotated[float, Range(above=0, below=1)] = 0.15,

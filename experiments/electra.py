@@ -15,7 +15,7 @@ import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.documents import EMBEDDED
-from ssljax.data.token_rows import Kind, SPECIAL, token_rows
+from ssljax.data.token_rows import SPECIAL, token_rows, TokenKind
 from ssljax.evals.masked_language import masked_accuracy, replaced_auroc
 from ssljax.losses.language import (
     mask_tokens,
@@ -32,7 +32,7 @@ from ssljax.ranges import checked, Count, NotNegative, Positive, Range
 @checked
 def electra(
     data: str = EMBEDDED,
-    tokens: Kind = "wordpiece",
+    tokens: TokenKind = "wordpiece",
     vocabulary: Count = 2048,
     net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(layers=4, heads=4, width=128),
     part: Count = 2,

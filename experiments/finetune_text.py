@@ -21,7 +21,7 @@ import tyro
 from ssljax import Experiment, InputError, main, minimize, TrainState
 from ssljax.data.documents import Documents, EMBEDDED, labelled_documents
 from ssljax.data.feed import Rows
-from ssljax.data.token_rows import Kind, labelled_splits
+from ssljax.data.token_rows import labelled_splits, TokenKind
 from ssljax.evals.accuracy import accuracy
 from ssljax.evals.text_floor import text_floors
 from ssljax.models.transformer import Transformer
@@ -36,7 +36,7 @@ def finetune_text(
     pretrained: str = "",
     scratch: bool = False,
     fraction: PositiveFraction = 1.0,
-    tokens: Kind = "wordpiece",
+    tokens: TokenKind = "wordpiece",
     vocabulary: Count = 2048,
     net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(
         layers=4, heads=4, width=128, dropout=0.1

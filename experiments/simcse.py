@@ -18,7 +18,7 @@ import tyro
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.documents import EMBEDDED, labelled_documents
 from ssljax.data.feed import Rows
-from ssljax.data.token_rows import Kind, labelled_splits
+from ssljax.data.token_rows import labelled_splits, TokenKind
 from ssljax.evals.alignment_uniformity import alignment_uniformity
 from ssljax.evals.knn import knn
 from ssljax.evals.probe import linear_probe
@@ -36,7 +36,7 @@ from ssljax.ranges import checked, Count, NotNegative, Positive, Range
 def simcse(
     data: str = EMBEDDED,
     pretrained: str = "",
-    tokens: Kind = "wordpiece",
+    tokens: TokenKind = "wordpiece",
     vocabulary: Count = 2048,
     net: Annotated[Transformer, tyro.conf.arg(name="")] = Transformer(
         layers=4, heads=4, width=128, dropout=0.1

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from ssljax.checkpoint import flatten, load_state
 from ssljax.data.documents import Documents
-from ssljax.data.token_rows import Kind, masked_tokenizer
+from ssljax.data.token_rows import masked_tokenizer, TokenKind
 from ssljax.data.tokenizers import load_tokenizer
 from ssljax.errors import InputError
 from ssljax.experiment import TrainState
@@ -181,7 +181,7 @@ def language_model_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str
 
 
 def pretrained_or_new(
-    workdir: str, net: Transformer, train: Documents, kind: Kind, vocabulary: int, length: int
+    workdir: str, net: Transformer, train: Documents, kind: TokenKind, vocabulary: int, length: int
 ) -> Pretrained:
     """The model of the run in `workdir`, with the dropout of `net`; or a new one of `net`.
 

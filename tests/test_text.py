@@ -18,7 +18,7 @@ from ssljax.data import tokenizers as tokenizers_module
 from ssljax.data.documents import Documents, documents
 from ssljax.data.feed import Rows
 from ssljax.data.order import indices
-from ssljax.data.text_files import in_parts
+from ssljax.data.text_files import text_parts
 from ssljax.data.token_feeds import document_rows, pack, Streams, tokenized, Windows
 from ssljax.data.token_rows import masked_tokenizer, token_rows, word_starts
 from ssljax.data.tokenizers import (
@@ -315,7 +315,7 @@ def test_tokens_of_a_long_text_encoded_in_parts(kind, manual, monkeypatch):
     tokenizer = MADE[kind](docs)
     whole = [tokenizer.encode(text, add_special_tokens=False).ids for text in docs.text]
     monkeypatch.setattr(tokenizers_module, "BATCH", 500)
-    monkeypatch.setattr("ssljax.data.documents.in_parts", lambda text: in_parts(text, 200))
+    monkeypatch.setattr("ssljax.data.documents.text_parts", lambda text: text_parts(text, 200))
     parts = [len(list(parts)) for parts in docs.parts()]
     assert sum(parts[:8]) > 20 and parts[8] > 1 and parts[9] == 4 and parts[10:] == [1]
     found = tokenizers_module._encode(tokenizer, docs)

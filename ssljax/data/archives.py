@@ -29,12 +29,12 @@ from ssljax.data.folders import WORDS
 from ssljax.data.splits import hash_of_names, held_out
 from ssljax.errors import InputError
 
-KINDS = ".tar", ".parquet"
+ARCHIVES = ".tar", ".parquet"
 ROWS = 64  # Rows of a Parquet file that are decoded at once.
 
 
 @dataclass(frozen=True)
-class Images:
+class ArchivedImages:
     """Where n images lie, of a split or of one archive."""
 
     names: list[str]
@@ -46,17 +46,17 @@ class Images:
     def __len__(self) -> int:
         return len(self.names)
 
-    def take(self, at: np.ndarray) -> "Images":
+    def take(self, at: np.ndarray) -> "ArchivedImages":
         """The images at some indices."""
         names = [self.names[i] for i in at]
         labels = None if self.labels is None else np.asarray(self.labels)[at]
-        return Images(names, self.sizes[at], labels, self.file[at], self.at[at])
+        return ArchivedImages(names, self.sizes[at], labels, self.file[at], self.at[at])
 
 
 class Listed(NamedTuple):
     """What one archive holds."""
 
-    images: Images
+    images: ArchivedImages
     class_names: list[str]
     left_out: dict[str, int]
     note: str = ""
@@ -106,7 +106,7 @@ def list_tar(path: pathlib.Path, name: str) -> Listed:
     sizes, at = (np.array([images[key][i] for key in keys], np.int64) for i in (1, 2))
     left = {"members that are not KEY.jpg or the like": others} if others else {}
     zeros = np.zeros(len(keys), np.int32)
-    return Listed(Images(names, sizes, labels, zeros, at), [], left, label)
+    return Listed(ArchivedImages(names, sizes, labels, zeros, at), [], left, label)
 
 
 def _text(data: bytes, suffix: str, where: str) -> Any:
@@ -157,7 +157,7 @@ def list_parquet(path: pathlib.Path, name: str) -> Listed:
     ]
     class_names = features.get(label, {}).get("names") or []
     zeros = np.zeros(len(names), np.int32)
-    images = Images(names, np.repeat(mean, rows), labels, zeros, np.arange(len(names)))
+    images = ArchivedImages(names, np.repeat(mean, rows), labels, zeros, np.arange(len(names)))
     return Listed(images, class_names, {}, f"column {label}" if label else "")
 
 
@@ -230,7 +230,7 @@ def _clean(name: str) -> str:
     return re.sub(r"[\0\n]", "_", name)
 
 
-def read_images(paths: Sequence[pathlib.Path], images: Images) -> Iterator[bytes]:
+def read_images(paths: Sequence[pathlib.Path], images: ArchivedImages) -> Iterator[bytes]:
     """The bytes of images, which are in the order of their archives and of their places there."""
     for i in np.unique(images.file):
         own = images.take(np.flatnonzero(images.file == i))
@@ -238,14 +238,14 @@ def read_images(paths: Sequence[pathlib.Path], images: Images) -> Iterator[bytes
         yield from read(paths[i], own)
 
 
-def _read_tar(path: pathlib.Path, images: Images) -> Iterator[bytes]:
+def _read_tar(path: pathlib.Path, images: ArchivedImages) -> Iterator[bytes]:
     with open(path, "rb") as file:
         for at, size in zip(images.at.tolist(), images.sizes.tolist()):
             file.seek(at)
             yield file.read(size)
 
 
-def _read_parquet(path: pathlib.Path, images: Images) -> Iterator[bytes]:
+def _read_parquet(path: pathlib.Path, images: ArchivedImages) -> Iterator[bytes]:
     """b"" for an image that is null."""
     with _parquet(path) as (pa, file):
         column = _image_column(path, pa, file.schema_arrow)
@@ -284,7 +284,7 @@ def split_of_archive(name: str) -> str:
 class Archives(NamedTuple):
     """The images of archives by split."""
 
-    splits: dict[str, Images]  # Of "train" and "test".
+    splits: dict[str, ArchivedImages]  # Of "train" and "test".
     class_names: list[str]
     line: str  # What was found and left out, to be printed.
 
@@ -354,8 +354,8 @@ def read_archives(
     return Archives(splits, class_names, line)
 
 
-def _join(parts: Sequence[tuple[int, Images]]) -> Images:
-    return Images(
+def _join(parts: Sequence[tuple[int, ArchivedImages]]) -> ArchivedImages:
+    return ArchivedImages(
         [name for _, x in parts for name in x.names],
         np.concatenate([x.sizes for _, x in parts]),
         [label for _, x in parts for label in x.labels],
@@ -366,7 +366,7 @@ def _join(parts: Sequence[tuple[int, Images]]) -> Images:
 
 def _classes(
     root: pathlib.Path,
-    chosen: dict[str, Images],
+    chosen: dict[str, ArchivedImages],
     listed: Sequence[Listed],
     parts: dict[str, list[int]],
     unlabelled: bool,

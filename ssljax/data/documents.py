@@ -15,11 +15,11 @@ from ssljax.data import cache, sources, tfds
 from ssljax.data.folders import find_files, is_list, is_of_another_kind, split_of, TEXTS
 from ssljax.data.text_files import (
     compose,
-    in_parts,
     is_compressed,
     kind_of,
     read_documents,
     sizes_and_times,
+    text_parts,
 )
 from ssljax.errors import InputError
 from ssljax.fingerprint import reported
@@ -49,7 +49,7 @@ class Documents:
 
     def parts(self) -> Iterator[Iterator[str]]:
         """The documents, each in parts that have the tokens of the whole."""
-        return (in_parts([text]) for text in self.text)
+        return (text_parts([text]) for text in self.text)
 
     def select(self, at: np.ndarray) -> "Documents":
         labels = None if self.labels is None else self.labels[at]
@@ -72,7 +72,7 @@ class Documents:
 class DocumentsOnDisk:
     """Texts of more than `IN_MEMORY` bytes, which are read each time they are needed.
 
-    `read()` gives the documents, each in parts (`in_parts`). What is made of them is cached by
+    `read()` gives the documents, each in parts (`text_parts`). What is made of them is cached by
     `key`.
     """
 
@@ -185,7 +185,7 @@ def sample(docs: AnyDocuments) -> AnyDocuments:
     return part
 
 
-def describe(train: AnyDocuments, test: AnyDocuments | None, tokens: Sequence[int]) -> None:
+def report_texts(train: AnyDocuments, test: AnyDocuments | None, tokens: Sequence[int]) -> None:
     """Prints what is read: numbers of texts, characters and tokens, and what isn't evaluated.
 
     `tokens` are the numbers of those that are trained on and evaluated on.
@@ -593,7 +593,7 @@ def _tfds_split(name: str, builder, split: str, instead: str) -> AnyDocuments:
                 labels.append(int(row["label"]))
             text = row["text"]
             text = text.decode() if isinstance(text, bytes) else text
-            yield map(compose, in_parts([text]))
+            yield map(compose, text_parts([text]))
 
     features, info = tfds.features_of(builder), builder.info.splits[split]
     if (info.num_bytes or 0) > IN_MEMORY:

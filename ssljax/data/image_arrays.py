@@ -16,8 +16,8 @@ from ssljax.data.sources import Arrays, fits_in_memory, OnDisk, select, Source
 from ssljax.data.splits import hash_of_indices, held_out
 from ssljax.errors import InputError
 
-IMAGES = {"images", "image", "imgs", "img", "x", "data", "arr", "pixels"}
-LABELS = {"labels", "label", "y", "targets", "target", "classes", "class"}
+IMAGE_WORDS = {"images", "image", "imgs", "img", "x", "data", "arr", "pixels"}
+LABEL_WORDS = {"labels", "label", "y", "targets", "target", "classes", "class"}
 BROKEN = ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error
 CHUNK = 2**26  # Bytes that are looked at or converted at once.
 
@@ -182,7 +182,9 @@ def _roles(
         rest = [word for word in words if not split_of(word)]
         if rest in (["arr", "0"], ["arr", "1"]):
             rest = ["x"] if rest[1] == "0" else ["y"]
-        roles = {"x" if word in IMAGES else "y" if word in LABELS else "" for word in rest}
+        roles = {
+            "x" if word in IMAGE_WORDS else "y" if word in LABEL_WORDS else "" for word in rest
+        }
         role = next(iter(roles)) if len(roles) == 1 else "" if roles else "x"
         if len(splits) > 1 or not role or not (splits or rest):
             left.append(key)

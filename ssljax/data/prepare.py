@@ -45,7 +45,7 @@ import tyro
 
 from ssljax import flags
 from ssljax.data import archives, shards
-from ssljax.data.archives import Images
+from ssljax.data.archives import ArchivedImages
 from ssljax.data.decode import Decoder, GAP, readable, Unreadable
 from ssljax.data.folders import find_files, IMAGES
 from ssljax.data.listing import list_files
@@ -195,7 +195,7 @@ class Plan(NamedTuple):
     """What is to be written."""
 
     jobs: list["Job"]
-    splits: dict[str, Images]
+    splits: dict[str, ArchivedImages]
     class_names: list[str]
     size: int
     digest: str
@@ -209,7 +209,7 @@ class Job(NamedTuple):
     file: str
     root: pathlib.Path
     paths: list[pathlib.Path]
-    images: Images
+    images: ArchivedImages
     size: int
 
     def read(self) -> Iterator[bytes]:
@@ -254,7 +254,7 @@ def _plan(source: pathlib.Path, named: str, size: int, workers: int, shard_bytes
 def _archives_in(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
     """The folder, and the names of the archives in it; none for a folder of images."""
     if source.is_file():
-        if source.suffix not in archives.KINDS:
+        if source.suffix not in archives.ARCHIVES:
             raise InputError(
                 f"{source} is one file: give the folder that the images are in, a .tar or a "
                 ".parquet."
@@ -271,7 +271,7 @@ def _archives_in(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
             compressed = file.lower().endswith(
                 (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
             )
-            if (kind == "images" or suffix in archives.KINDS) and not file.startswith("."):
+            if (kind == "images" or suffix in archives.ARCHIVES) and not file.startswith("."):
                 found.setdefault(kind, []).append(f"{folder}/{file}" if folder else file)
             elif compressed:
                 found.setdefault("compressed tars", []).append(file)
@@ -289,11 +289,11 @@ def _archives_in(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
     return source, sorted(found.get(".tar", []) + found.get(".parquet", []))
 
 
-def _of_folder(root: pathlib.Path, names: list[str], labels: np.ndarray | None) -> Images:
+def _of_folder(root: pathlib.Path, names: list[str], labels: np.ndarray | None) -> ArchivedImages:
     with ThreadPoolExecutor(32) as pool, _reading():  # A network's folder answers slowly.
         sizes = list(pool.map(lambda name: os.stat(root / name).st_size, names))
     none = np.zeros(len(names), np.int64)
-    return Images(names, np.array(sizes, np.int64), labels, none, none)
+    return ArchivedImages(names, np.array(sizes, np.int64), labels, none, none)
 
 
 def _write(target: pathlib.Path, plan: Plan, workers: int) -> None:
@@ -399,12 +399,12 @@ def write_shard(target: pathlib.Path, expected: dict[str, str], job: Job) -> dic
             for i, content in enumerate(job.read()):
                 name = job.images.names[i]
                 try:
-                    content = checked(content, name, job.size)
+                    content = checked_bytes(content, name, job.size)
                 except Unreadable as e:
                     why = str(e).removeprefix(name).partition(": ")[0].strip()
                     left_out.append({"at": i, "name": name, "why": why})
                 else:
-                    writer.write(shards.pack(labels[i], name, content))
+                    writer.write(shards.pack_record(labels[i], name, content))
                     count += 1
         writer.close()
         reader = ArrayRecordReader(str(part))
@@ -451,7 +451,7 @@ def _reading() -> Iterator[None]:
 CHECK = Decoder(8)
 
 
-def checked(content: bytes, name: str, size: int) -> bytes:
+def checked_bytes(content: bytes, name: str, size: int) -> bytes:
     """The bytes of an image, with the shorter side resized to `size` if it is larger, and not 0.
 
     `Unreadable` where they can't be decoded.

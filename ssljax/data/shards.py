@@ -39,13 +39,13 @@ READING = "readahead_buffer_size:0,max_parallelism:0"  # Of single records at ra
 AGAIN = "run the command that wrote these shards once more, which writes anew only what is damaged"
 
 
-def pack(label: int, name: str, image: bytes) -> bytes:
+def pack_record(label: int, name: str, image: bytes) -> bytes:
     """A record."""
     encoded = name.encode("utf-8", "surrogateescape")
     return HEAD.pack(label, len(encoded)) + encoded + image
 
 
-def unpack(record: bytes) -> tuple[int, str, bytes]:
+def unpack_record(record: bytes) -> tuple[int, str, bytes]:
     """Label, name and image of a record."""
     label, length = HEAD.unpack_from(record)
     end = HEAD.size + length
@@ -139,7 +139,7 @@ class Shards:
         shard = bisect.bisect_right(self.ends, i)
         at = i - (self.ends[shard - 1] if shard else 0)
         try:
-            return unpack(self._reader(shard).read(at, at + 1)[0])
+            return unpack_record(self._reader(shard).read(at, at + 1)[0])
         except RuntimeError as e:
             reason = str(e).partition(";")[0]
             raise InputError(f"{self.paths[shard]} is damaged ({reason}): {AGAIN}.") from e

@@ -34,7 +34,7 @@ def compose(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def in_parts(text: Iterable[str], size: int = PART) -> Iterator[str]:
+def text_parts(text: Iterable[str], size: int = PART) -> Iterator[str]:
     """A text, given in any pieces, in parts of about `size` characters.
 
     Parts end at a `PLACE`, so that end to end they have the composed form and the tokens of the
@@ -72,7 +72,7 @@ def holds_texts(path: pathlib.Path) -> bool:
 
 
 def read_documents(path: pathlib.Path) -> Iterator[Iterator[str]]:
-    """The documents of a file, each in parts (`in_parts`), in composed form and with Unix line
+    """The documents of a file, each in parts (`text_parts`), in composed form and with Unix line
     ends; InputError with the place of what is wrong.
 
     Plain text is one document; each line of .jsonl and each row of .parquet is one.
@@ -84,14 +84,14 @@ def read_documents(path: pathlib.Path) -> Iterator[Iterator[str]]:
     empty = True
     for text in _json_lines(path) if kind == ".jsonl" else _parquet(path):
         empty = False
-        yield map(compose, in_parts([text.replace("\r\n", "\n")]))
+        yield map(compose, text_parts([text.replace("\r\n", "\n")]))
     if empty:
         raise _is_empty(path)
 
 
 def _one_document(path: pathlib.Path) -> Iterator[str]:
     empty = True
-    for part in in_parts(_text(path)):
+    for part in text_parts(_text(path)):
         empty = empty and not part.strip()
         yield compose(part)
     if empty:

@@ -12,7 +12,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ssljax import sharding
-from ssljax.data.documents import AnyDocuments, describe, Documents, documents, evaluated, sample
+from ssljax.data.documents import (
+    AnyDocuments,
+    Documents,
+    documents,
+    evaluated,
+    report_texts,
+    sample,
+)
 from ssljax.data.feed import check_batch
 from ssljax.data.order import indices
 from ssljax.data.token_files import token_file
@@ -73,7 +80,7 @@ def tokenized(data: str, kind: Literal["words", "characters", "bpe"], vocabulary
     end = tokenizer.token_to_id(END) if several and kind == "bpe" else None
     x, counts = joined(tokenizer, train, end)
     y, tested = joined(tokenizer, test, end)
-    describe(given[0], given[1], (len(x), len(y)))
+    report_texts(given[0], given[1], (len(x), len(y)))
     check_unknown(tokenizer, counts, tested)
     share = unknown_share(tokenizer, tested)
     lost = kind == "words" or share or (contains(test, END) and kind == "bpe")

@@ -9,11 +9,11 @@ from tokenizers import Tokenizer
 
 from ssljax.data.documents import (
     AnyDocuments,
-    describe,
     Documents,
     documents,
     DocumentsOnDisk,
     evaluated,
+    report_texts,
     sample,
 )
 from ssljax.data.feed import Data, Rows
@@ -31,7 +31,7 @@ from ssljax.data.tokenizers import (
 from ssljax.errors import InputError
 
 SPECIAL = len(SPECIAL_TOKENS)  # Number of special tokens, which are neither masked nor drawn.
-Kind = Literal["wordpiece", "bpe"]
+TokenKind = Literal["wordpiece", "bpe"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +63,12 @@ class TokenRows:
         return id_of(self.tokenizer, "[MASK]")
 
 
-def masked_tokenizer(docs: AnyDocuments, kind: Kind, vocabulary: int) -> Tokenizer:
+def masked_tokenizer(docs: AnyDocuments, kind: TokenKind, vocabulary: int) -> Tokenizer:
     """A tokenizer learned on `docs`, whose first tokens are `SPECIAL_TOKENS`."""
     return {"wordpiece": wordpiece, "bpe": masked_bpe}[kind](docs, vocabulary)
 
 
-def token_rows(data: str, kind: Kind, vocabulary: int, length: int) -> TokenRows:
+def token_rows(data: str, kind: TokenKind, vocabulary: int, length: int) -> TokenRows:
     """Rows of a text set, its documents end to end, in tokens learned on its training split.
 
     The tokens of a large text are learned on a `sample` of it. Prints what was read and the shares
@@ -90,7 +90,7 @@ def token_rows(data: str, kind: Kind, vocabulary: int, length: int) -> TokenRows
     else:
         x = packed(train)
         counts = counts_of(tokenizer, x)
-    describe(train, held_out, [len(rows) * (length - 1) for rows in (x, y)])
+    report_texts(train, held_out, [len(rows) * (length - 1) for rows in (x, y)])
     check_unknown(tokenizer, counts, counts_of(tokenizer, y))
     return TokenRows(tokenizer, x, y, counts)
 
@@ -141,7 +141,7 @@ def labelled_splits(
     """
     train, test = (labelled_rows(tokenizer, docs[split], length) for split in ("train", "test"))
     cure = "give --tokens bpe, or with --pretrained a run that was trained on such text or with it"
-    describe(docs["train"], docs["test"], [int(np.sum(x.image >= 0)) for x in (train, test)])
+    report_texts(docs["train"], docs["test"], [int(np.sum(x.image >= 0)) for x in (train, test)])
     counts, tested = (counts_of(tokenizer, x.image) for x in (train, test))
     check_unknown(tokenizer, counts, tested, cure)
     return train, test

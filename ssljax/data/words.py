@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 from ssljax import sharding
 from ssljax.data.documents import (
     AnyDocuments,
-    describe,
     Documents,
     documents,
     DocumentsOnDisk,
+    report_texts,
     together,
 )
 from ssljax.data.order import order
@@ -99,7 +99,7 @@ def vocabulary(data: str, min_count: int) -> tuple[Tokenizer, np.ndarray, np.nda
         counts = np.bincount(tokens, minlength=1)
         tokens = tokens[tokens > 0] - 1
     rare = 100 * counts[0] / counts.sum() if counts.sum() else 100.0
-    describe(docs, None, [len(tokens)])
+    report_texts(docs, None, [len(tokens)])
     if jax.process_index() == 0:
         print(f"left out: {rare:.2f} % of the text, words that occur less than {min_count} times")
     if rare > MOSTLY:

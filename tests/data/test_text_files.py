@@ -10,7 +10,7 @@ import pytest
 
 from ssljax.data import text_files
 from ssljax.data.documents import Documents, documents
-from ssljax.data.text_files import compose, in_parts, read_documents
+from ssljax.data.text_files import compose, read_documents, text_parts
 from ssljax.data.tokenizers import bpe, characters, encode, masked_bpe, wordpiece, words
 from ssljax.errors import InputError
 
@@ -49,7 +49,7 @@ def cut(text: str, places: list[int]) -> list[str]:
 @given(TEXTS, st.lists(st.integers(0, 60), max_size=5), st.integers(1, 12))
 @settings(max_examples=300, deadline=None)
 def test_parts_have_the_tokens_and_the_composed_form_of_the_whole(text, places, size):
-    parts = list(in_parts(cut(text, places), size))
+    parts = list(text_parts(cut(text, places), size))
     assert "".join(parts) == text
     assert "".join(map(compose, parts)) == unicodedata.normalize("NFC", text)
     for name, tokenizer in TOKENIZERS.items():
@@ -64,10 +64,10 @@ def test_parts_have_the_tokens_and_the_composed_form_of_the_whole(text, places, 
 
 def test_parts_are_as_small_as_the_text_allows():
     text = "word another\nthird " * 1000
-    sizes = [len(part) for part in in_parts([text], 100)]
+    sizes = [len(part) for part in text_parts([text], 100)]
     assert max(sizes) <= 108 and len(sizes) > 150
-    assert list(in_parts(["x" * 50, "y" * 50], 10)) == ["x" * 50 + "y" * 50]
-    assert list(in_parts([])) == []
+    assert list(text_parts(["x" * 50, "y" * 50], 10)) == ["x" * 50 + "y" * 50]
+    assert list(text_parts([])) == []
 
 
 MANUAL = documents("python", "test").text[0][:3000] + " naïve 學習 e\u0301\n"
