@@ -49,3 +49,20 @@ def devices(monkeypatch):
 def one_device(devices):
     """Runs use a single device."""
     devices(1)
+
+
+def pytest_addoption(parser):
+    """--long runs the costly tests of every experiment, rather than of every second one."""
+    parser.addoption("--long", action="store_true", help="all costly tests of all experiments")
+
+
+@pytest.fixture
+def costly(request):
+    """costly(number): skips every second test of its kind, unless --long or -k asks for it."""
+
+    def skip(number: int) -> None:
+        option = request.config.option
+        if number % 2 and not (option.long or option.keyword):
+            pytest.skip("half of these run unless --long or -k is given")
+
+    return skip

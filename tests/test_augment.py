@@ -179,7 +179,7 @@ def test_resizing_a_whole_photo_and_digits_is_pillows_within_1e_5():
 def test_box_of_the_output_size_is_a_plain_crop():
     x = with_channels(4)
     ours = augment.crop_and_resize(x, *np.tile([[2], [5], [9], [11]], 8), (9, 11))
-    np.testing.assert_allclose(ours, x[:, 2:11, 5:16], atol=2e-6, rtol=0)
+    np.testing.assert_allclose(ours, x[:, 2:11, 5:16], atol=5e-6, rtol=0)
 
 
 def drawn_boxes(n: int, h: int, w: int, **arguments) -> np.ndarray:
@@ -433,7 +433,7 @@ def test_a_random_crop_of_the_whole_image_changes_nothing_but_the_size():
     x = with_channels(3)
     whole = dict(scale=(1.0, 1.0), ratio=(17 / 13, 17 / 13))
     np.testing.assert_allclose(
-        jax.jit(partial(augment.random_resized_crop, **whole))(KEY, x), x, atol=2e-6, rtol=0
+        jax.jit(partial(augment.random_resized_crop, **whole))(KEY, x), x, atol=5e-6, rtol=0
     )
     half = jax.jit(partial(augment.random_resized_crop, size=(6, 8), **whole))(KEY, x)
     np.testing.assert_allclose(
@@ -665,11 +665,11 @@ def test_operations(name, c):
     compiled = jax.jit(operation)
     y = np.asarray(compiled(KEY, x))
     assert y.dtype == np.float32 and y.shape == (8, *((9, 22) if "size" in name else (13, 17)), c)
-    assert y.min() >= 0 and y.max() <= 1 + 1e-6  # Resampling weights sum to 1 but for rounding.
+    assert y.min() >= 0 and y.max() <= 1 + 1e-5  # Resampling weights sum to 1 but for rounding.
     np.testing.assert_array_equal(compiled(KEY, x), y)  # The key decides it all,
     if c == 3:
         np.testing.assert_allclose(
-            operation(KEY, x), y, atol=2e-6
+            operation(KEY, x), y, atol=5e-6
         )  # compiled or not (rounding differs),
     others = x.copy()
     others[:3], others[4:] = x[5:2:-1], 1 - x[4:]

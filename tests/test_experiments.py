@@ -151,13 +151,14 @@ class TestFile:
         lines = sum(n.end_lineno - n.lineno + 1 for n in body)
         assert lines <= 52, f"init, loss, step and encode take {lines} lines: about 45 fit a screen"
 
-    def test_layouts_agree(self, file):
+    def test_layouts_agree(self, file, costly):
         """One device, seven, and eight with parameters split over four: on what a step changes.
 
         That is Adam's moments, which are the gradients (without an Adam, the parameters), and all
         that moves without a gradient. Each layout starts from the state after three steps on one
         device, when teachers, centres, queues and prototypes are no longer as initialised.
         """
+        costly(FILES.index(file))
         exp = make(file, 4, LAYOUTS)
         exp = replace(exp, evals={}, partition=partial(sharding.fsdp, min_size=1))
         one, seven, split = Layout(exp, 1, 1), Layout(exp, 7, 1), Layout(exp, 8, 4)
@@ -184,8 +185,9 @@ class TestFile:
                 f"as a queue does, add {file.stem} to WHOLE_BATCH with the reason."
             )
 
-    def test_trains_resumes_and_evaluates(self, file, tmp_path, one_device):
+    def test_trains_resumes_and_evaluates(self, file, costly, tmp_path, one_device):
         """A run that was killed ends with the bits of an unbroken one, and with all results."""
+        costly(FILES.index(file) + 1)
         run, exp = Run(workdir=str(tmp_path), save_every=2), make(file, 4)
         whole = train(replace(make(file, 4), evals={}), run)
         assert (tmp_path / "checkpoints" / "2").is_dir()

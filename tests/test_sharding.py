@@ -81,7 +81,7 @@ def test_resumes_on_another_layout(devices, tmp_path):
     """A run saved on eight devices resumes on one.
 
     Adam's first steps have size lr whatever the gradient's size, so rounding moves parameters by a
-    fraction of lr: lr is small here.
+    fraction of lr, or by lr where it decides a sign: lr is small here.
     """
     devices(8)
     train(tiny(num_steps=2, lr=1e-4), Run(workdir=str(tmp_path), fsdp=4))
@@ -89,8 +89,12 @@ def test_resumes_on_another_layout(devices, tmp_path):
     state = train(tiny(num_steps=4, lr=1e-4), Run(workdir=str(tmp_path)))
     whole = train(tiny(num_steps=4, lr=1e-4))
     assert int(state.step) == 4
-    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params)):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    a, b = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(s.params)]) for s in (whole, state)
+    )
+    # A gradient near 0 whose sign is rounding's moves its parameter by lr either way.
+    assert np.isclose(a, b, rtol=1e-3, atol=1e-5).mean() > 0.995
+    np.testing.assert_allclose(a, b, atol=4e-4)
 
 
 def test_batch_not_divisible_by_devices():
