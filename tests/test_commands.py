@@ -140,13 +140,15 @@ def test_flags_are_known(command, monkeypatch):
     assert data == flags.get("--data", data)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [c for c in ALL if set(c[1]) & set(SHAPES) and not set(c[1]) & set(OTHER_RUNS)]
-    + [(name, IMAGENET) for name in JOINT],
-    ids=name_of,
-)
-def test_steps_lower_for_gpus_at_full_size(command, monkeypatch, constants, tmp_path):
+LOWERED = [
+    *(c for c in ALL if set(c[1]) & set(SHAPES) and not set(c[1]) & set(OTHER_RUNS)),
+    *((name, IMAGENET) for name in JOINT),
+]
+
+
+@pytest.mark.parametrize("command", LOWERED, ids=name_of)
+def test_steps_lower_for_gpus_at_full_size(command, costly, monkeypatch, constants, tmp_path):
+    costly(LOWERED.index(command))
     monkeypatch.chdir(tmp_path)
     exp = called(monkeypatch, command, build=True)
     batch = {
