@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from ssljax.data.cache import cache_file, read_cache, store
+from ssljax.data.cache import cache_file
 from ssljax.data.decode import decoder
-from ssljax.data.sources import Arrays, fits_in_memory, OnDisk, Source
+from ssljax.data.sources import fits_in_memory, OnDisk, read_arrays, Source, store_arrays
 from ssljax.data.splits import hash_of_names, held_out
 from ssljax.errors import InputError
 
@@ -94,11 +94,6 @@ def read_index(root: pathlib.Path) -> dict[str, Any]:
             f"{VERSION}: prepare the images once more into another folder."
         )
     return index
-
-
-def files_of(split: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Descriptions of all files of a split in an index."""
-    return [*split["shards"], split["names"], *([split["labels"]] if split["labels"] else [])]
 
 
 def sidecar(root: pathlib.Path, entry: Mapping[str, Any]) -> np.ndarray:
@@ -246,11 +241,9 @@ def shard_images(
     content += [split, "validation"] if validation else [split]
     if not fits_in_memory(len(source), source.shape):
         return replace(source, files="\n".join(content)), line
-    names = source.class_names
     cache = cache_file(f"shards {content} {decode} {named} {skip_bad}")
-    if cached := read_cache(cache):
-        return Arrays(cached["image"], cached.get("labels"), names, cached.get("aspect")), line
+    if cached := read_arrays(cache, source.class_names):
+        return cached, line
     arrays = source.in_memory()
-    kept = {"image": arrays.image, "labels": arrays.labels, "aspect": arrays.aspect}
-    store(cache, **{name: x for name, x in kept.items() if x is not None})
+    store_arrays(cache, arrays)
     return arrays, line

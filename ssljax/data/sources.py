@@ -5,10 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 import functools
 import os
+import pathlib
 from typing import Any, Protocol
 
 import numpy as np
 
+from ssljax.data.cache import read_cache, store
 from ssljax.data.decode import Unreadable
 from ssljax.errors import InputError
 
@@ -242,6 +244,23 @@ def select(source: Source, at: np.ndarray) -> Source:
         image = lambda i: source.image(int(at[i]))
         return replace(source, image=image, labels=labels, count=len(at), left_out={})
     return Selected(source, at)
+
+
+def read_arrays(path: pathlib.Path, class_names: list[str]) -> Arrays | None:
+    """The set in a cached file; None where it is missing or damaged."""
+    found = read_cache(path)
+    if found is None:
+        return None
+    labels = found.get("labels")
+    return Arrays(
+        found["image"], labels, [] if labels is None else class_names, found.get("aspect")
+    )
+
+
+def store_arrays(path: pathlib.Path, source: Arrays) -> None:
+    """Writes a set in memory to a cached file, without the names of its classes."""
+    arrays = {"image": source.image, "labels": source.labels, "aspect": source.aspect}
+    store(path, **{name: x for name, x in arrays.items() if x is not None})
 
 
 def share(source: Source, fraction: float, seed: int = 0) -> Source:

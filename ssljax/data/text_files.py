@@ -14,7 +14,6 @@ from ssljax.errors import InputError
 
 PART = 2**16  # Characters of a part of a text, or a few more.
 CHUNK = 2**20  # Bytes that are read at once.
-SUFFIXES = (".txt", ".jsonl", ".parquet")  # Of texts in a folder.
 COMPRESSED = (".gz", ".zst")
 # No token reaches over such a place, nor does Unicode's composed form: after a line end between two
 # lines, or before a space between two words.
@@ -64,11 +63,6 @@ def is_compressed(path: pathlib.Path) -> bool:
 def kind_of(path: pathlib.Path) -> str:
     """The suffix of a file without that of its compression, in lower case."""
     return (path.with_suffix("") if is_compressed(path) else path).suffix.lower()
-
-
-def holds_texts(path: pathlib.Path) -> bool:
-    """Whether a file in a folder is one of its texts."""
-    return kind_of(path) in SUFFIXES
 
 
 def read_documents(path: pathlib.Path) -> Iterator[Iterator[str]]:

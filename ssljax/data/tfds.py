@@ -11,7 +11,15 @@ import numpy as np
 
 from ssljax.data.cache import cache_file, read_cache, store
 from ssljax.data.decode import decoder, fit, suggested_size
-from ssljax.data.sources import Arrays, fits_in_memory, OnDisk, select, Source
+from ssljax.data.sources import (
+    Arrays,
+    fits_in_memory,
+    OnDisk,
+    read_arrays,
+    select,
+    Source,
+    store_arrays,
+)
 from ssljax.data.splits import hash_of_indices, held_out
 from ssljax.errors import InputError
 
@@ -170,11 +178,13 @@ def _read_split(name: str, builder, split: str, size: int, feature: str, **how: 
     )  # Prepared anew is another set.
     form = f"{shape}{how if varied else ''}"
     cache = cache_file(f"{builder.data_path}-{made}-{split}-{feature}-{form}")
-    if cached := read_cache(cache):
-        return _with_labels(names, **cached)
+    if cached := read_arrays(cache, names):
+        return cached
     rows = data_source(name, builder, split, instead)
     encoded = builder.as_data_source(split=split, decoders={feature: tfds.decode.SkipDecoding()})
     labels = _labels(cache_file(f"labels of {cache}"), encoded) if names else None
+    if labels is None or labels.min() < 0:
+        labels, names = None, []
     if varied:
         source = _varied(f"{name}:{split}", encoded, feature, shape, **how)
     else:
@@ -185,19 +195,15 @@ def _read_split(name: str, builder, split: str, size: int, feature: str, **how: 
 
         source = OnDisk(image, None, [], shape, count=info.num_examples)
     if not fits_in_memory(len(source), source.shape):
-        if labels is None or labels.min() < 0:
-            labels, names = None, []
         files = f"{builder.info.full_name} {split} {info.num_examples} {info.num_bytes}"
         return replace(source, labels=labels, class_names=names, files=files)
     if not varied:
         images = np.stack([fit(r[feature], size) if size else r[feature] for r in all_rows(rows)])
-        arrays = {"image": images} | ({} if labels is None else {"labels": labels})
+        arrays = Arrays(images, labels, names)
     else:
-        read = replace(source, labels=labels).in_memory()
-        arrays = {"image": read.image, "labels": read.labels, "aspect": read.aspect}
-        arrays = {key: x for key, x in arrays.items() if x is not None}
-    store(cache, **arrays)
-    return _with_labels(names, **arrays)
+        arrays = replace(source, labels=labels, class_names=names).in_memory()
+    store_arrays(cache, arrays)
+    return arrays
 
 
 def _labels(cache: pathlib.Path, encoded: Any) -> np.ndarray:
@@ -232,17 +238,6 @@ def _varied(
         aspects=decode.whole,
         skip_bad=how["skip_bad"],
     )
-
-
-def _with_labels(
-    names: list[str],
-    image: np.ndarray,
-    labels: np.ndarray | None = None,
-    aspect: np.ndarray | None = None,
-) -> Arrays:
-    if labels is None or labels.min() < 0:
-        return Arrays(image, aspect=aspect)
-    return Arrays(image, labels, names, aspect)
 
 
 def all_rows(rows) -> Iterator[Mapping]:
