@@ -372,19 +372,18 @@ def start_two(workdir: pathlib.Path, *args: str) -> list[subprocess.Popen]:
 
 
 def test_two_processes_equal_one(tmp_path):
-    workers = start_two(tmp_path / "two", "--run.save-every", "10")
+    # Without BatchNorm, since Adam makes whole steps of gradients that it leaves to rounding.
+    workers = start_two(tmp_path / "two", "--no-norm", "--run.save-every", "10")
     assert [w.wait(240) for w in workers] == [0, 0], (tmp_path / "two.0").read_text()
     said = [(tmp_path / f"two.{i}").read_text() for i in range(2)]
     assert "Trained 40 steps" in said[0] and "Trained" not in said[1]
-    alone = train(
-        tiny()
-    )  # On eight devices, whose sums are rounded otherwise: seen after 40 steps.
+    alone = train(tiny(norm=False))
     for a, b in zip(
         jax.tree.leaves(load(tmp_path / "two").state["params"]),
         jax.tree.leaves(jax.device_get(alone.params)),
         strict=True,
     ):
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=3e-3)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dead", [0, 1])
