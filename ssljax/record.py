@@ -184,6 +184,18 @@ def _is_kept(x: Any) -> bool:
     )
 
 
+def _is_judgements(x: Any) -> bool:
+    """Whether it is {evaluator: {"better": {number: direction}, "floors": {number: name}}}."""
+    return isinstance(x, dict) and all(
+        isinstance(of, dict)
+        and all(
+            isinstance(of.get(k), dict) and all(isinstance(v, str) for v in of[k].values())
+            for k in ("better", "floors")
+        )
+        for of in x.values()
+    )
+
+
 def _is_numbers(x: Any) -> bool:
     """Whether it is {name: one for each seed}, where null stands for NaN."""
     return isinstance(x, dict) and all(
@@ -202,6 +214,8 @@ RECORD: Mapping[str, Callable[[Any], bool]] = {
     "read": lambda x: x is None or _is_fingerprints(x),
     "files": lambda x: x is None or isinstance(x, dict),
     "kept": lambda x: x is None or _is_kept(x),
+    "defaults": lambda x: x is None or isinstance(x, dict),
+    "evals": lambda x: x is None or _is_judgements(x),
     "experiment": lambda x: x is None or isinstance(x, str),
 }
 RESULTS: Mapping[str, Callable[[Any], bool]] = {

@@ -24,6 +24,7 @@ from ssljax.program import everywhere, Program
 from ssljax.ranges import check_value, Count, CountOrZero
 from ssljax.session import Results, Session
 from ssljax.signals import Signals
+from ssljax.summary import judgements
 
 Tree = Any
 
@@ -174,6 +175,8 @@ def _train(
             files={name: fingerprint.digest(text) for name, text in exp.files.items()},
             kept=record.kept_form(exp.kept, program.state),
             experiment=os.path.basename(source) if source else None,
+            defaults=defaults,
+            evals=judgements(exp.evals),
         )
         facts = record.facts(workdir)
         for name, text in exp.files.items():

@@ -1,0 +1,264 @@
+"""Summary of a run's numbers: trained and untrained net, floor, and the ledger's row.
+
+The last table of a run, its page, `ssljax.compare` and `ssljax.runs` show these rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from ssljax import logs
+from ssljax.errors import InputError
+from ssljax.evals.evaluator import Direction, Evaluator
+from ssljax.record import flat, read_json, read_record, read_results
+from ssljax.stats import interval
+
+Numbers = Mapping[str, Sequence[float]]  # {"evaluator/number": one for each seed}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A number of a run, with what it is compared with; each is a list of one for each seed."""
+
+    name: str  # As "knn/accuracy".
+    trained: Sequence[float]
+    untrained: Sequence[float] | None = None
+    floor: Sequence[float] | None = None
+    floor_name: str = ""  # As "raw_pixels".
+    better: Direction | None = None
+    ledger: Sequence[float] | None = None  # One for each seed of the ledger's row.
+
+    @property
+    def worse_than(self) -> list[str]:
+        """Which of "untrained" and "floor" the trained net's mean is worse than."""
+        bounds = {"untrained": self.untrained, "floor": self.floor}
+        return [name for name, values in bounds.items() if values and self._is_worse(values)]
+
+    def _is_worse(self, bound: Sequence[float]) -> bool:
+        trained, other = float(np.mean(self.trained)), float(np.mean(bound))
+        if self.better is None or math.isnan(other):
+            return False
+        lower = trained < other
+        return math.isnan(trained) or (lower if self.better == "higher" else trained > other)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Rows of a run's last evaluation, the main number's first."""
+
+    rows: Sequence[Row]
+    step: int  # At which the rows were measured; 0 where nothing has been evaluated yet.
+    num_steps: int
+    seeds: Sequence[int]
+    ledger: Mapping[str, Any] | None = None  # The ledger's row of the same settings.
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has reached its last step and was evaluated there."""
+        return self.step == self.num_steps
+
+    @property
+    def main(self) -> Row | None:
+        """The number that the run is judged by."""
+        return self.rows[0] if self.rows else None
+
+
+def summary(workdir: str | pathlib.Path) -> Summary:
+    """The numbers of the run in a folder, at the last step that all its seeds were evaluated at.
+
+    InputError where the folder holds no run, or a file of it is damaged.
+    """
+    workdir = pathlib.Path(workdir)
+    try:
+        record = read_record(workdir, "train that run again")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{workdir} is not a run's folder: it has no record.json. Give the folder that was "
+            "--run.workdir, by default one in runs/."
+        ) from None
+    first, n = (record["computes"].get("run", {}).get(k, d) for k, d in (("seed", 0), ("seeds", 1)))
+    seeds = list(range(first, first + n))
+    step, results, untrained = 0, {}, {}
+    try:
+        found = read_results(workdir, "run its command again")
+        step, seeds = found["step"], found["seeds"]
+        results, untrained = (
+            {k: logs.from_json(v) for k, v in found[kind].items()}
+            for kind in ("results", "untrained")
+        )
+    except FileNotFoundError:
+        evaluated = read_evaluations(workdir)
+        untrained = numbers_at(evaluated, 0, seeds)
+        for step in sorted({row["step"] for row in evaluated}, reverse=True):
+            if results := numbers_at(evaluated, step, seeds):
+                break
+    ledger = ledger_row(record)
+    rows = summary_rows(results, untrained, record.get("evals") or {}, ledger)
+    return Summary(rows if step else [], step, record["num_steps"], seeds, ledger)
+
+
+def judgements(evals: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
+    """Of each evaluator, which way its numbers are better and what their floors are, as JSON."""
+    return {
+        name: {"better": dict(evaluate.better), "floors": dict(evaluate.floors)}
+        if isinstance(evaluate, Evaluator)
+        else {"better": {}, "floors": {}}
+        for name, evaluate in evals.items()
+    }
+
+
+def summary_rows(
+    results: Numbers,
+    untrained: Numbers,
+    judged: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    ledger: Mapping[str, Any] | None = None,
+) -> list[Row]:
+    """One row for each number, but for floors, which stand in the row that they are the floor of.
+
+    `judged` is what `judgements` gives. The main number is the first one with a direction, of the
+    first evaluator with one; others with a direction follow, then those without.
+    """
+    floors = {
+        f"{evaluator}/{floor}"
+        for evaluator, of in judged.items()
+        for floor in of["floors"].values()
+    }
+    order = list(judged)
+    rows = []
+    for name, values in results.items():
+        if name in floors:
+            continue
+        evaluator, _, number = name.partition("/")
+        of = judged.get(evaluator, {"better": {}, "floors": {}})
+        floor = of["floors"].get(number, "")
+        row = Row(
+            name,
+            values,
+            untrained.get(name),
+            results.get(f"{evaluator}/{floor}") if floor else None,
+            floor,
+            of["better"].get(number),
+            (ledger or {}).get("ours", {}).get(name),
+        )
+        place = order.index(evaluator) if evaluator in order else len(order)
+        numbers = list(of["better"])
+        rank = numbers.index(number) if number in numbers else len(numbers)
+        rows.append(((row.better is None, place, rank, len(rows)), row))
+    return [row for _, row in sorted(rows, key=lambda item: item[0])]
+
+
+def ledger_row(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The ledger's row of a record's settings, or None.
+
+    Settings that one of them lacks are compared by the defaults in the record.
+    """
+    from ssljax.ledger import HERE  # The ledger's page is made of runs, too.
+
+    try:
+        ledger = read_json(HERE / "ledger.json", "take the one that is committed")
+    except (FileNotFoundError, InputError):
+        return None
+    defaults = record.get("defaults") or {}
+    method = pathlib.Path(record.get("experiment") or record["launches"][-1]["command"][0]).stem
+    mine = _settings(record["computes"], defaults)
+    same = (record["num_steps"], record["batch_size"])
+    for row in ledger:
+        alike = row["method"] == method and (row["steps"], row["batch_size"]) == same
+        if alike and _settings(row["computes"], defaults) == mine:
+            return row
+    return None
+
+
+def _settings(computes: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {k: v for k, v in flat(computes).items() if not k.startswith("run.")}
+    return {k: v for k, v in defaults.items() if not k.startswith("run.")} | settings
+
+
+# Evaluations of a run under way.
+
+
+def read_evaluations(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of evaluations.jsonl: {"step", "seed", "evaluator", "numbers": {name: number}}.
+
+    Damaged rows are left out; NaN is null.
+    """
+    return [row for row in logs.read_rows(workdir / "evaluations.jsonl") if _is_evaluation(row)]
+
+
+def _is_evaluation(row: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(row.get("evaluator"), str)
+        and type(row.get("seed")) is int
+        and isinstance(row.get("numbers"), dict)
+    )
+
+
+def numbers_at(
+    rows: Sequence[Mapping[str, Any]], step: int, seeds: Sequence[int]
+) -> dict[str, list[float]]:
+    """{"evaluator/number": one for each seed} of a step, where all seeds have one."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row["step"] == step:
+            for name, value in row["numbers"].items():
+                of_seed = found.setdefault(f"{row['evaluator']}/{name}", {})
+                of_seed[row["seed"]] = logs.from_json(value)
+    return {
+        name: [values[seed] for seed in seeds]
+        for name, values in found.items()
+        if all(seed in values for seed in seeds)
+    }
+
+
+# Numbers as text.
+
+
+def format_row(row: Row) -> dict[str, str]:
+    """The numbers of a row, with as many decimals each as the row's precision allows.
+
+    The names are "trained", "untrained", "floor" and "ledger"; "" where there is none. `trained`
+    and `ledger` have the half-width of a 95 % interval where there are seeds.
+    """
+    values = {
+        "trained": row.trained,
+        "untrained": row.untrained,
+        "floor": row.floor,
+        "ledger": row.ledger,
+    }
+    places = decimals([v for v in values.values() if v], row.trained)
+    return {
+        name: format_mean(v, places, name in ("trained", "ledger")) if v else ""
+        for name, v in values.items()
+    }
+
+
+def decimals(numbers: Sequence[Sequence[float]], measured: Sequence[float]) -> int | None:
+    """Decimals of several means: two digits of the interval of `measured`, or four digits of the
+    largest mean where it has no interval; None where no number of at most six decimals does."""
+    spread = interval(measured) if len(measured) > 1 else math.nan
+    means = [abs(float(np.mean(v))) for v in numbers]
+    largest = max((x for x in means if math.isfinite(x)), default=0.0)
+    whole = all(float(x).is_integer() for v in numbers for x in v if math.isfinite(x))
+    if whole and not spread > 0:
+        return 0
+    if spread > 0 and math.isfinite(spread):
+        places = 1 - math.floor(math.log10(spread))
+    elif largest:
+        places = 3 - math.floor(math.log10(largest))
+    else:
+        places = 0
+    return max(0, places) if places <= 6 else None
+
+
+def format_mean(values: Sequence[float], places: int | None, spread: bool = True) -> str:
+    """Mean of numbers, and half its 95 % interval where there are several that differ."""
+
+    def show(x: float) -> str:
+        return f"{x:.4g}" if places is None else f"{x:.{places}f}"
+
+    half = interval(values) if spread and len(values) > 1 else 0.0
+    return show(float(np.mean(values))) + (f" ± {show(half)}" if half > 0 else "")
