@@ -47,6 +47,16 @@ def make_mesh(fsdp: int = 1) -> Mesh:
     )
 
 
+def platform() -> str:
+    """Platform that a program is traced for (cpu, gpu or tpu): the mesh's, else JAX's default.
+
+    The mesh may be that of another machine, for which a program is compiled on this one.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, P())

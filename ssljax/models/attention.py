@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
+from ssljax.sharding import platform
 
 CACHE = 2**18  # Scores at a time, 1 MiB of them, in `cpu_attention`'s gradient.
 
@@ -19,7 +20,7 @@ def attend(q: Array, k: Array, v: Array, causal: bool = False, mask: Array | Non
     1, s), is false are not attended to. On a CPU there are gradients of any order, but no forward
     mode (`jax.jvp`).
     """
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         return cpu_attention(q, k, v, causal, mask)
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ssljax.models import Dtype
 from ssljax.ranges import Count, Counts
+from ssljax.sharding import platform
 
 
 class ConvNet(nn.Module):
@@ -59,7 +60,7 @@ class Conv(nn.Module):
         kernel = self.param(
             "kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.width)
         )
-        convolve = patch_matmul if jax.default_backend() == "cpu" else lax_conv
+        convolve = patch_matmul if platform() == "cpu" else lax_conv
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
         return (
             y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
@@ -83,7 +84,7 @@ class Up(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], self.width))
-        expand = patch_matmul_transpose if jax.default_backend() == "cpu" else lax_conv_transpose
+        expand = patch_matmul_transpose if platform() == "cpu" else lax_conv_transpose
         y = expand(x.astype(self.dtype), kernel.astype(self.dtype))
         return (
             y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
