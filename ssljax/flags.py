@@ -5,11 +5,13 @@ import contextlib
 import difflib
 import io
 import re
+import sys
 from typing import Any
 
 import tyro
 
 from ssljax.errors import InputError
+from ssljax.ranges import check_value
 
 # Names that other libraries, or earlier versions, have for a flag. A flag that is renamed goes
 # here, so that its old name leads to the new one.
@@ -45,6 +47,27 @@ def parse(entry: Callable, args: Sequence[str] | None = None) -> Any:
         if not e.code:
             raise
         raise InputError(_sentence(said.getvalue(), entry)) from None
+
+
+def run_command(entry: Callable, do: Callable[[Any], None], args: Sequence[str] | None) -> None:
+    """Parses a command line by the fields of `entry`, a dataclass, and does what it asks.
+
+    What a user can mend is one sentence on standard error, with exit status 2.
+    """
+    try:
+        asked = parse(entry, args)
+        check_value("", asked, entry)
+        do(asked)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nStopped: nothing was written.", file=sys.stderr)
+        sys.exit(130)
+    except OSError as e:
+        why = f"{e.strerror or e} ({e.filename})" if e.filename else str(e.strerror or e)
+        print(f"error: {why}: make room or correct the rights, then try again.", file=sys.stderr)
+        sys.exit(2)
 
 
 def _sentence(said: str, entry: Callable) -> str:

@@ -68,6 +68,11 @@ class Loaded:
         return encode(state, images)
 
     @functools.cached_property
+    def batch(self) -> Batch:
+        """Shapes and types of a batch of training; InputError as of `experiment`."""
+        return _batch_of(self.experiment)
+
+    @functools.cached_property
     def _encoder(self) -> tuple[Callable, TrainState, set[Any]]:
         """The compiled function, the state that it reads, and the types of the training data."""
         exp = self.experiment
@@ -76,8 +81,18 @@ class Loaded:
                 f"The experiment of {self.workdir} has no encode: compute features from the "
                 "arrays in `state`."
             )
-        batch = _batch_of(exp)
-        shapes = jax.eval_shape(exp.init, jax.random.key(0), batch)
+        state = self.train_state
+        kinds = {x.dtype.type for x in jax.tree.leaves(self.batch)}
+        return jax.jit(exp.encode), state, kinds
+
+    @functools.cached_property
+    def train_state(self) -> TrainState:
+        """The state as the experiment's functions take it, without an optimizer's.
+
+        InputError as of `experiment`, and where the checkpoint and the experiment have other
+        arrays.
+        """
+        shapes = jax.eval_shape(self.experiment.init, jax.random.key(0), self.batch)
         arrays = flatten({k: self.state.get(k) for k in ("step", "params", "extra")})
 
         def array(path: Any, x: jax.ShapeDtypeStruct) -> Array:
@@ -91,8 +106,7 @@ class Loaded:
             return jnp.asarray(found, x.dtype)
 
         shapes = shapes.replace(opt_state=())  # Features are not computed from it.
-        state = jax.tree_util.tree_map_with_path(array, shapes)
-        return jax.jit(exp.encode), state, {x.dtype.type for x in jax.tree.leaves(batch)}
+        return jax.tree_util.tree_map_with_path(array, shapes)
 
 
 def load(

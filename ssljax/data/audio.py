@@ -123,7 +123,7 @@ def recordings(
     labels, names = files.labels[split], files.classes(split)
     # A quarter of a million of `Path`s take seconds to make.
     paths = [os.path.join(root, name) for name in files.names[split]]
-    found, bad = _indexed(root, paths, skip_bad)
+    found, bad = recordings_in(root, paths, skip_bad)
     counts = np.array([r.windows(length, rate) for r in found])
     if labels is not None:
         labels = np.repeat(labels[[path not in bad for path in paths]], counts)
@@ -188,7 +188,7 @@ def _whole_waves(found: Sequence[Recording], rate: int) -> list[np.ndarray]:
     return waves
 
 
-def _indexed(
+def recordings_in(
     root: pathlib.Path, paths: Sequence[str], skip_bad: bool
 ) -> tuple[list[Recording], dict[str, str]]:
     """What the headers of files in a folder say, and what is wrong with those that are left out.
