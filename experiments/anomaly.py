@@ -22,7 +22,7 @@ from ssljax.ranges import checked, Count, CountOrZero, Positive
 
 @checked
 def anomaly(
-    data: PlainImages = PlainImages(),
+    data: PlainImages = PlainImages("digits"),
     normal: CountOrZero = 0,
     coder: Dense | Convolutional = Dense((500,)),
     latents: Count = 20,

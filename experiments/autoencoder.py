@@ -36,7 +36,7 @@ from ssljax.ranges import checked, Count, NotNegative, Positive, ProperFraction
 
 @checked
 def autoencoder(
-    data: Images = Images(),
+    data: Images = Images("digits"),
     coder: Dense | Convolutional = Dense((500, 250)),
     code: Count = 16,
     noise: Noise = "none",

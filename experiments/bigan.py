@@ -28,7 +28,7 @@ from ssljax.sharding import over_batch
 
 @checked
 def bigan(
-    data: Images = Images(),
+    data: Images = Images("digits"),
     latents: Count = 50,
     hidden: Counts = (256, 256),
     epochs: Count = 150,

@@ -23,7 +23,7 @@ from ssljax.ranges import checked, Count, Positive
 
 @checked
 def cvae(
-    data: PlainImages = PlainImages(),
+    data: PlainImages = PlainImages("digits"),
     coder: Dense | Convolutional = Dense((500,)),
     latents: Count = 20,
     pixels: Pixels = "binary",

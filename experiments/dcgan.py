@@ -24,7 +24,7 @@ from ssljax.sharding import over_batch
 
 @checked
 def dcgan(
-    data: Images = Images(),
+    data: Images = Images("digits"),
     latents: Count = 100,
     widths: Counts = (32, 64, 128),
     diff_augment: bool = False,

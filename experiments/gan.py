@@ -27,7 +27,7 @@ from ssljax.sharding import over_batch
 
 @checked
 def gan(
-    data: PlainImages = PlainImages(),
+    data: PlainImages = PlainImages("digits"),
     latents: Count = 64,
     hidden: Counts = (128, 128),
     minimax: bool = False,

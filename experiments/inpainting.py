@@ -24,7 +24,7 @@ from ssljax.ranges import checked, Count, Fraction, Positive, ProperFraction
 
 @checked
 def inpainting(
-    data: Images = Images(),
+    data: Images = Images("digits"),
     coder: Convolutional | Dense = Convolutional(),
     code: Count = 64,
     hole: ProperFraction = 0.5,

@@ -43,7 +43,7 @@ def paper_stages(lr: float, num_steps: int) -> optax.Schedule:
 
 @checked
 def iwae(
-    data: PlainImages = PlainImages(),
+    data: PlainImages = PlainImages("digits"),
     coder: Dense | Convolutional = Dense((200, 200), "tanh"),
     latents: Count = 50,
     k: Count = 5,

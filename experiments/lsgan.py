@@ -25,7 +25,7 @@ from ssljax.sharding import over_batch
 
 @checked
 def lsgan(
-    data: PlainImages = PlainImages(),
+    data: PlainImages = PlainImages("digits"),
     latents: Count = 100,
     widths: Counts = (32, 64, 128),
     features: str = "",

@@ -29,7 +29,7 @@ from ssljax.ranges import (
 
 @checked
 def mae(
-    data: Images = Images(),
+    data: Images = Images("digits"),
     vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
     decoder_width: Count = 64,
     decoder_depth: Count = 1,

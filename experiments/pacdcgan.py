@@ -30,7 +30,7 @@ from ssljax.sharding import over_batch
 
 @checked
 def pacdcgan(
-    data: PlainImages = PlainImages(),
+    data: PlainImages = PlainImages("digits"),
     pack: Count = 1,
     labels: str = "",
     latents: Count = 100,

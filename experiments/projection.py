@@ -26,7 +26,7 @@ from ssljax.sharding import over_batch
 
 @checked
 def projection(
-    data: PlainImages = PlainImages(),
+    data: PlainImages = PlainImages("digits"),
     latents: Count = 128,
     widths: Counts = (32, 64, 128),
     features: str = "",

@@ -25,7 +25,7 @@ from ssljax.sharding import over_batch
 
 @checked
 def r1gan(
-    data: PlainImages = PlainImages(),
+    data: PlainImages = PlainImages("digits"),
     latents: Count = 64,
     widths: Counts = (32, 64, 128),
     gamma: NotNegative = 1.0,

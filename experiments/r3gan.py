@@ -31,7 +31,7 @@ from ssljax.sharding import over_batch
 
 @checked
 def r3gan(
-    data: PlainImages = PlainImages(),
+    data: PlainImages = PlainImages("digits"),
     latents: Count = 64,
     widths: Counts = (32, 64, 128),
     gamma: NotNegative = 1.0,

@@ -21,7 +21,7 @@ from ssljax.ranges import checked, Count, NotNegative, Positive
 
 @checked
 def rotation(
-    data: Images = Images(),
+    data: Images = Images("digits"),
     encoder: ConvNet | ResNet = ConvNet(),
     epochs: Count = 50,
     batch_size: Count = 128,

@@ -31,7 +31,7 @@ from ssljax.ranges import (
 
 @checked
 def simmim(
-    data: Images = Images(),
+    data: Images = Images("digits"),
     vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
     mask: ProperFraction = 0.6,
     crop: PositiveFraction = 0.67,

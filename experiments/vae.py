@@ -26,7 +26,7 @@ from ssljax.ranges import checked, Count, NotNegative, Positive
 
 @checked
 def vae(
-    data: Images = Images(),
+    data: Images = Images("digits"),
     coder: Dense | Convolutional = Dense((500,)),
     latents: Count = 20,
     pixels: Pixels = "binary",

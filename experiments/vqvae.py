@@ -29,7 +29,7 @@ from ssljax.ranges import checked, Count, Fraction, NotNegative, Positive
 
 @checked
 def vqvae(
-    data: PlainImages = PlainImages(),
+    data: PlainImages = PlainImages("digits"),
     width: Count = 64,
     halvings: Count = 2,
     size: Count = 32,

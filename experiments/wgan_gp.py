@@ -27,7 +27,7 @@ from ssljax.sharding import over_batch
 
 @checked
 def wgan_gp(
-    data: PlainImages = PlainImages(),
+    data: PlainImages = PlainImages("digits"),
     latents: Count = 128,
     widths: Counts = (32, 64, 128),
     critic_steps: Count = 5,

@@ -42,9 +42,9 @@ TINY = ["tests/tiny.py", "--num-steps", "60", "--delay", "0.01", *OFTEN]
 PROGRAMS = [
     TINY,
     [*TINY, "--run.seeds", "2"],
-    ["experiments/simclr.py", "--epochs", "3", *OFTEN],
-    ["experiments/vae.py", "--epochs", "3", *OFTEN],
-    ["experiments/gan.py", "--epochs", "2", *OFTEN],
+    ["experiments/simclr.py", "--data", "digits", "--epochs", "3", *OFTEN],
+    ["experiments/vae.py", "--data", "digits", "--epochs", "3", *OFTEN],
+    ["experiments/gan.py", "--data", "digits", "--epochs", "2", *OFTEN],
 ]
 LIMIT = 300  # Seconds from which a program counts as hanging.
 

@@ -75,11 +75,11 @@ def test_a_wrong_type_names_the_flag(cli, simclr):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--data", "cifar1"], ["no data set cifar1", "cifar10", "digits"]),
+        (["--data", "cifar1"], ["no data set cifar1", "cifar10", "doodles"]),
         (["--data", "./nowhere"], ["no folder or .npz file ./nowhere"]),
         (
             ["--data", "cifar100"],
-            ["cifar100 is not prepared", "python -m ssljax.data.prepare cifar100", "--data digits"],
+            ["cifar100 is not prepared", "python -m ssljax.data.prepare cifar100", "--data doodles"],
         ),
         (["--batch-size", "5000"], ["batch of 5000", "1437"]),
         (["--batch-size", "0"], ["--batch-size must be at least 1, not 0"]),

@@ -904,7 +904,7 @@ def test_an_unknown_name_gets_a_suggestion(name, near):
         InputError, match=rf"There is no data set {name}: did you mean .*\b{near}\b"
     ) as e:
         images(name, "train")
-    assert "digits, which is embedded" in str(e.value) and "\n" not in str(e.value)
+    assert "doodles, which is embedded" in str(e.value) and "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("name", ["qqqqqqqq", "my data!", "set.tar"])
@@ -921,7 +921,7 @@ def test_a_set_that_is_not_prepared(tmp_path, monkeypatch):
         images("cifar10", "train")
     message = str(e.value)
     assert str(tmp_path) in message and "python -m ssljax.data.prepare cifar10`" in message
-    assert "--data digits" in message and "\n" not in message
+    assert "--data doodles" in message and "\n" not in message
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from experiments.supcon import supcon
 from experiments.swav import swav
 from experiments.vicreg import vicreg
 from ssljax import InputError, load, Run, train
-from ssljax.data import augment, images, PlainImages
+from ssljax.data import augment, Images, images, PlainImages
 from ssljax.data.sources import share
 from ssljax.data.views import MultiCrop, Views
 from ssljax.losses.distillation import teacher_temperature
@@ -41,10 +41,13 @@ from ssljax.record import plain
 
 KEY = jax.random.key(0)
 PLAIN = Views(jitter=0.0, gray=0.0)  # Colours take most of the compiler's time.
-TINY = {
+DIGITS = Images("digits")
+BRIEF = {"data": DIGITS, "batch_size": 32, "epochs": 1}
+TINY = BRIEF | {
     "encoder": ConvNet(widths=(8, 16)),
     "batch_size": 32,
     "epochs": 1,
+VIT = ViT(patch=2, width=24, depth=1, heads=2)
     "head": MLP((16, 8), norm=True),
 }
 ONE, CROPS = TINY | {"view": PLAIN}, TINY | {"crops": MultiCrop(PLAIN), "prototypes": 8}
@@ -233,7 +236,7 @@ def test_teacher_is_the_moving_average_of_the_weights(make, name):
     """Teacher of step k: τ old + (1 - τ) θ_k, used by the step that makes θ_{k+1}; τ by hand."""
     more = {"predictor": MLP((16, 8), norm=True)} if make in (byol, mocov3) else {}
     more |= {"queue": 64} if make is moco else {}
-    some = {"batch_size": 32, "epochs": 1} if make is ijepa else CROPS if make is dino else ONE
+    some = BRIEF | {"vit": VIT} if make is ijepa else CROPS if make is dino else ONE
     exp = make(**some, **more, decay=0.6)
     seen = states(exp, 3)
     for k in range(3):
@@ -316,6 +319,7 @@ class Noisy(Views):
         )
 
 
+    "data": DIGITS,
 NORMED = MLP((9, 6), norm=True, last_norm=True)
 WIRED = {
     "encoder": MLP((12, 10), norm=True),
@@ -548,6 +552,7 @@ def test_lejepa_step_matches_the_papers_equation():
 def test_ijepa_step_matches_the_papers_equation():
     """Unseen patches are left out, in loops over images and blocks; the experiment masks them."""
     vit = ViT(patch=2, width=12, depth=1, heads=2)
+            data=DIGITS,
     state, metrics, found, key = fourth_step(
         ijepa(
             vit=vit,
@@ -635,7 +640,7 @@ def test_teacher_temperature_without_warm_up_is_constant():
 
 
 def test_fine_tuning_on_fewer_images_than_a_batch():
-    assert finetune(batch_size=5000, epochs=2).num_steps == 2
+    assert finetune(DIGITS, batch_size=5000, epochs=2).num_steps == 2
 
 
 # Fine-tuning.
@@ -643,17 +648,17 @@ def test_fine_tuning_on_fewer_images_than_a_batch():
 
 @pytest.mark.parametrize("source", ["moco", "mae"])
 def test_fine_tuning_starts_from_the_encoder_and_a_new_head(source, tmp_path, one_device):
-    arguments = {"batch_size": 32, "epochs": 1} | (ONE | {"queue": 64} if source == "moco" else {})
+    arguments = ONE | {"queue": 64} if source == "moco" else BRIEF | {"vit": VIT}
     exp = (moco if source == "moco" else mae)(**arguments)
     train(
         replace(exp, num_steps=2, evals={}),
         Run(workdir=str(tmp_path)),
-        plain(arguments if source == "moco" else {"vit": ViT(patch=2, width=96, depth=4, heads=3)}),
+        plain(arguments),
     )
     saved = load(tmp_path).state
     weights = saved["params"]["encoder"]
     weights = weights if source == "moco" else weights["params"]  # As the files keep them.
-    tuned = finetune(pretrained=str(tmp_path), batch_size=32)
+    tuned = finetune(DIGITS, pretrained=str(tmp_path), batch_size=32)
     fresh = jax.jit(tuned.init)(KEY, digits())
     warm = tuned.warm_start(fresh)
     close(warm.params["encoder"], weights, 0)
@@ -675,7 +680,7 @@ def test_fine_tuning_starts_from_the_encoder_and_a_new_head(source, tmp_path, on
         Run(workdir=str(folder)),
         {"pretrained": str(tmp_path)},
     )
-    again = finetune(pretrained=str(folder), batch_size=32)
+    again = finetune(DIGITS, pretrained=str(folder), batch_size=32)
     close(
         again.warm_start(jax.jit(again.init)(KEY, digits())).params["encoder"],
         after.params["encoder"],
@@ -684,7 +689,7 @@ def test_fine_tuning_starts_from_the_encoder_and_a_new_head(source, tmp_path, on
     file = folder / "record.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"kept": None}))
     with pytest.raises(InputError, match="holds no run of a file with an --encoder or a --vit"):
-        finetune(pretrained=str(folder))
+        finetune(DIGITS, pretrained=str(folder))
     with pytest.raises(
         InputError, match="images of another size, or of other channels, than these"
     ):
@@ -695,9 +700,7 @@ def test_fine_tuning_starts_from_the_encoder_and_a_new_head(source, tmp_path, on
 
 
 def test_fine_tuning_on_images_of_another_size_resamples_learned_positions(tmp_path, one_device):
-    arguments = {
-        "batch_size": 32,
-        "epochs": 1,
+    arguments = BRIEF | {
         "view": replace(PLAIN, view_size=4),
         "encoder": ViT(patch=2, width=24, depth=1, heads=2, positions="learned"),
     }
@@ -707,7 +710,7 @@ def test_fine_tuning_on_images_of_another_size_resamples_learned_positions(tmp_p
         plain(arguments),
     )
     tuned, kept = (
-        finetune(pretrained=str(tmp_path), batch_size=32),
+        finetune(DIGITS, pretrained=str(tmp_path), batch_size=32),
         load(tmp_path).state["params"]["encoder"],
     )
     state, x = (
@@ -726,11 +729,7 @@ def test_fine_tuning_on_images_of_another_size_resamples_learned_positions(tmp_p
 @pytest.mark.parametrize("make", [dino, ijepa], ids=lambda f: f.__name__)
 def test_the_teacher_is_saved_as_the_encoder(make, tmp_path, one_device):
     """Fine-tuning starts from the net that the run's evaluators measured, not the student."""
-    arguments = (
-        CROPS
-        if make is dino
-        else {"batch_size": 32, "epochs": 1, "vit": ViT(patch=2, width=24, depth=1, heads=2)}
-    )
+    arguments = CROPS if make is dino else BRIEF | {"vit": VIT}
     exp = make(**arguments)
     state = train(replace(exp, num_steps=3, evals={}), Run(workdir=str(tmp_path)), plain(arguments))
     _, params, stats, _ = encoder_of(tmp_path)
@@ -743,12 +742,7 @@ def test_the_teacher_is_saved_as_the_encoder(make, tmp_path, one_device):
 
 
 def test_ijepa_with_small_views():
-    exp = ijepa(
-        batch_size=32,
-        epochs=1,
-        view=Views(crop=0.3, view_size=4, jitter=0.0, gray=0.0),
-        vit=ViT(patch=2, width=24, depth=1, heads=2),
-    )
+    exp = ijepa(**BRIEF, vit=VIT, view=Views(crop=0.3, view_size=4, jitter=0.0, gray=0.0))
     _, new = states(exp, 1)
     assert exp.evals["masks"](new)["compared"].ndim == 3
     assert jnp.isfinite(jax.jit(exp.step)(new, digits(), KEY)[1]["loss"])
@@ -757,7 +751,7 @@ def test_ijepa_with_small_views():
 def test_ijepa_takes_a_class_token_and_learned_positions():
     """The token is seen by the patches, is not a target, and is the feature that evaluators use."""
     vit = ViT(patch=2, width=24, depth=1, heads=2, pool="token", positions="learned")
-    exp = ijepa(batch_size=32, epochs=1, vit=vit)
+    exp = ijepa(**BRIEF, vit=vit)
     _, new = states(exp, 1)
     assert jnp.isfinite(jax.jit(exp.step)(new, digits(), KEY)[1]["loss"])
     moved = optax.tree.get(new.opt_state, "mu")["encoder"]

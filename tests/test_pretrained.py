@@ -36,6 +36,7 @@ from ssljax.models.vit import ViT
 from ssljax.pretrained import encoder_of, pretrained, pretrained_or_new
 
 NET = Transformer(1, 2, 8, dropout=0.1)
+DIGITS = Images("digits")
 
 
 def test_positions_that_were_not_learned_are_not_read(tmp_path, one_device):
@@ -174,12 +175,12 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
 
 def test_from_scratch_is_the_form_of_the_pretrained_encoder_with_new_weights(tmp_path, one_device):
     """Which is not that of the default encoder: a floor of another net would be none."""
-    arguments = dict(encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
+    arguments = dict(data=DIGITS, encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
     exp = replace(rotation(**arguments), num_steps=3, evals={})
     old = train(exp, Run(workdir=str(tmp_path)), record.plain(arguments))
     start = lambda scratch: train(
         replace(
-            finetune(pretrained=str(tmp_path), scratch=scratch, batch_size=32, lr=0.0),
+            finetune(DIGITS, pretrained=str(tmp_path), scratch=scratch, batch_size=32, lr=0.0),
             num_steps=1,
             evals={},
         )
@@ -247,7 +248,7 @@ def with_net_before(record, net):
 
 
 def test_damaged_records_of_an_encoder_are_one_sentence(tmp_path, one_device):
-    arguments = dict(encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
+    arguments = dict(data=DIGITS, encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
     exp = replace(rotation(**arguments), num_steps=1, evals={})
     train(exp, Run(workdir=str(tmp_path)), record.plain(arguments))
     file = tmp_path / "record.json"
@@ -286,7 +287,7 @@ def test_damaged_records_of_an_encoder_are_one_sentence(tmp_path, one_device):
 
 
 def test_weights_and_data_of_a_pretrained_run_are_reported(tmp_path, one_device):
-    arguments = dict(encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
+    arguments = dict(data=DIGITS, encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
     exp = replace(rotation(**arguments), num_steps=1, evals={})
     train(exp, Run(workdir=str(tmp_path / "a")), record.plain(arguments))
     train(exp, Run(workdir=str(tmp_path / "b"), seed=1), record.plain(arguments))
@@ -313,7 +314,7 @@ LOADED = {
 
 def train_briefly(make, folder, seeds=1, **arguments):
     """Three steps of an experiment, as its program would: (experiment, state)."""
-    arguments = dict(batch_size=32, epochs=1) | arguments
+    arguments = dict(data=DIGITS, batch_size=32, epochs=1) | arguments
     exp = replace(make(**arguments), num_steps=3, evals={})
     source = inspect.getsourcefile(inspect.unwrap(make))
     run = Run(workdir=str(folder), seeds=seeds)
@@ -335,7 +336,8 @@ def test_loaded_run_encodes_images_as_its_experiment_does(make, tmp_path, one_de
         with pytest.raises(InputError, match="holds no run of a file with an --encoder"):
             encoder_of(tmp_path)
         return
-    tuned = finetune(pretrained=str(tmp_path), batch_size=32)  # Its start is what was evaluated.
+    # Its start is what was evaluated.
+    tuned = finetune(DIGITS, pretrained=str(tmp_path), batch_size=32)
     fresh = jax.jit(tuned.init)(jax.random.key(0), {"image": x, "label": np.zeros(12, np.int32)})
     warm = tuned.warm_start(fresh)
     np.testing.assert_allclose(jax.jit(tuned.encode)(warm, x), found, rtol=1e-6, atol=1e-6)
@@ -399,15 +401,21 @@ def test_encoder_of_ones_own_is_given_as_a_module(tmp_path, one_device):
     found = net.apply(variables, x / np.float32(255))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="is a MyNet, which"):
-        finetune(pretrained=str(folder), batch_size=32)
-    tuned = finetune(pretrained=str(folder), batch_size=32, encoder=net)
+        finetune(DIGITS, pretrained=str(folder), batch_size=32)
+    tuned = finetune(DIGITS, pretrained=str(folder), batch_size=32, encoder=net)
     state = train(replace(tuned, num_steps=1, evals={}, step=lambda s, b, k: (s, {})))
     np.testing.assert_allclose(tuned.encode(state, x), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="encoder .*can't be restored .there is no class MyNet"):
         load(folder).encode(x)
 
-    def mine(encoder: MyNet = MyNet(), view: Views = Views(), batch_size: int = 1, epochs: int = 1):
-        return simclr(encoder=encoder, view=view, batch_size=batch_size, epochs=epochs)
+    def mine(
+        data: Images = Images(),
+        encoder: MyNet = MyNet(),
+        view: Views = Views(),
+        batch_size: int = 1,
+        epochs: int = 1,
+    ):
+        return simclr(data, view, encoder, batch_size=batch_size, epochs=epochs)
 
     np.testing.assert_array_equal(load(folder, make=mine).encode(x), expected)
 

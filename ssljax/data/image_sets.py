@@ -30,7 +30,7 @@ from ssljax.fingerprint import reported
 from ssljax.processes import say
 from ssljax.ranges import CountOrZero
 
-DEFAULT = "digits"
+DEFAULT = "doodles"
 # Features are computed from the middle of an image whose shorter side has 256/224 of its pixels.
 MIDDLE = 224 / 256
 
@@ -56,7 +56,7 @@ class PlainImages:
     """Images to learn from."""
 
     data: str = DEFAULT
-    """Images to learn from: digits or doodles (embedded), a TFDS set or a split of one (cifar10,
+    """Images to learn from: doodles or digits (embedded), a TFDS set or a split of one (cifar10,
     stl10:unlabelled), a folder of images or of shards, or an .npz."""
     image_size: CountOrZero = 0
     """Side of the images in pixels, to which they are resized; 0 for their own."""

@@ -96,11 +96,11 @@ def tfds_images(
     """
     builder = builder_of(
         name,
-        ["digits", "doodles", "photos"],
-        "give a TFDS name, a folder of class folders, an .npz, or digits, which is embedded",
+        ["doodles", "digits", "photos"],
+        "give a TFDS name, a folder of class folders, an .npz, or doodles, which is embedded",
     )
     feature = _image_feature(name, features_of(builder))
-    check_prepared(name, builder, "or take --data digits, which is embedded and needs no download")
+    check_prepared(name, builder, "or take --data doodles, which is embedded and needs no download")
     splits = builder.info.splits
     train = named or "train"
     test = next((s for s in ("test", "validation") if s in splits and s != train), "")
@@ -158,7 +158,7 @@ def _read_split(name: str, builder, split: str, size: int, feature: str, **how: 
     """All images of a split, with their labels if there are any; `how` is that of `decoder`."""
     import tensorflow_datasets as tfds
 
-    instead = "or take --data digits, which is embedded and needs no download"
+    instead = "or take --data doodles, which is embedded and needs no download"
     features, info = features_of(builder), builder.info.splits[split]
     shape = features[feature].shape
     if not size and None in shape[:2]:

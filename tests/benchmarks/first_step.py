@@ -19,6 +19,8 @@ if __name__ == "__main__":
                 [
                     sys.executable,
                     ROOT / "experiments" / "simclr.py",
+                    "--data",
+                    "digits",
                     "--epochs",
                     "2",
                     "--run.workdir",

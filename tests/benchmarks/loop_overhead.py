@@ -19,6 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 
 from experiments.simclr import simclr
 from ssljax import Experiment, logs, Run, sharding, train
+from ssljax.data import Images
 from ssljax.run import use_compilation_cache
 from tests.tiny import tiny
 
@@ -70,4 +71,4 @@ def compare(name: str, exp: Experiment, rounds: int = 5) -> None:
 if __name__ == "__main__":
     use_compilation_cache()
     compare("mlp", tiny(width=256, batch_size=128, num_steps=3000))
-    compare("digits", simclr())
+    compare("digits", simclr(Images("digits")))

@@ -12,7 +12,7 @@ import pytest
 from experiments.supervised import supervised
 from ssljax import load, main, sharding
 from ssljax.checkpoint import Checkpoints
-from ssljax.data import images
+from ssljax.data import Images, images
 from ssljax.evals.accuracy import accuracy, accuracy_of_versions
 from ssljax.evals.feature_nets import classifier, feature_net, pixels
 from ssljax.evals.features import features, raw_pixels
@@ -136,7 +136,9 @@ def test_pixels_are_the_raw_pixels(test):
 
 def test_classifier_rebuilds_a_resnet(tmp_path, test):
     net = ResNet(width=4)
-    state = supervised(encoder=net).init(jax.random.key(0), {"image": test.image[:2]})
+    state = supervised(Images("digits"), encoder=net).init(
+        jax.random.key(0), {"image": test.image[:2]}
+    )
     checkpoints = Checkpoints(tmp_path, 1)
     checkpoints.save(1, state)
     checkpoints.close()
