@@ -81,7 +81,7 @@ def test_a_wrong_type_names_the_flag(cli, simclr):
             ["--data", "cifar100"],
             ["cifar100 is not prepared", "python -m ssljax.data.prepare cifar100", "--data doodles"],
         ),
-        (["--batch-size", "5000"], ["batch of 5000", "1437"]),
+        (["--batch-size", "9000"], ["batch of 9000", "8000"]),
         (["--batch-size", "0"], ["--batch-size must be at least 1, not 0"]),
         (["--temperature", "0"], ["--temperature must be above 0, not 0"]),
         (["--run.log-every", "0"], ["--run.log-every must be at least 1"]),

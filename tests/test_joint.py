@@ -45,11 +45,9 @@ DIGITS = Images("digits")
 BRIEF = {"data": DIGITS, "batch_size": 32, "epochs": 1}
 TINY = BRIEF | {
     "encoder": ConvNet(widths=(8, 16)),
-    "batch_size": 32,
-    "epochs": 1,
-VIT = ViT(patch=2, width=24, depth=1, heads=2)
     "head": MLP((16, 8), norm=True),
 }
+VIT = ViT(patch=2, width=24, depth=1, heads=2)
 ONE, CROPS = TINY | {"view": PLAIN}, TINY | {"crops": MultiCrop(PLAIN), "prototypes": 8}
 
 
@@ -319,9 +317,9 @@ class Noisy(Views):
         )
 
 
-    "data": DIGITS,
 NORMED = MLP((9, 6), norm=True, last_norm=True)
 WIRED = {
+    "data": DIGITS,
     "encoder": MLP((12, 10), norm=True),
     "head": MLP((9, 6), norm=True),
     "view": Noisy(),
@@ -552,9 +550,9 @@ def test_lejepa_step_matches_the_papers_equation():
 def test_ijepa_step_matches_the_papers_equation():
     """Unseen patches are left out, in loops over images and blocks; the experiment masks them."""
     vit = ViT(patch=2, width=12, depth=1, heads=2)
-            data=DIGITS,
     state, metrics, found, key = fourth_step(
         ijepa(
+            data=DIGITS,
             vit=vit,
             predictor_width=8,
             predictor_depth=1,
