@@ -26,24 +26,9 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
     if make.__module__ == "__main__":  # A program, rather than a call from a test or a notebook.
         Signals(at_once=True).__enter__()
         quiet_threads()
-    signature = inspect.signature(make)
-
-    def entry(run: Run, **arguments: Any) -> tuple[Run, dict[str, Any]]:
-        return run, arguments
-
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [p.replace(kind=keyword) for p in signature.parameters.values()]
-    parameters.append(inspect.Parameter("run", keyword, default=Run(), annotation=Run))
-    entry.__signature__ = signature.replace(
-        parameters=parameters, return_annotation=signature.empty
-    )
-    entry.__annotations__ = {**get_type_hints(make, include_extras=True), "run": Run}
-    entry.__annotations__.pop("return", None)
-    entry.__doc__, entry.__name__ = make.__doc__, make.__name__
-    entry.__module__ = make.__module__
     run = Run()
     try:
-        run, arguments = flags.parse(entry, args)
+        run, arguments = parse(make, args)
         check_value("run", run, Run)
         check_arguments(make, arguments)
         if run.distributed:
@@ -76,6 +61,31 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
                 _exit(1, "This process of the run has failed.")
             raise
         _exit(2, f"error: {describe(error, run.workdir)}")
+
+
+def parse(
+    make: Callable[..., Experiment], args: Sequence[str] | None = None
+) -> tuple[Run, dict[str, Any]]:
+    """The runtime options and the arguments of `make` that a command line gives.
+
+    Nothing is computed. InputError for flags that don't exist, and for values of a wrong type.
+    """
+    signature = inspect.signature(make)
+
+    def entry(run: Run, **arguments: Any) -> tuple[Run, dict[str, Any]]:
+        return run, arguments
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [p.replace(kind=keyword) for p in signature.parameters.values()]
+    parameters.append(inspect.Parameter("run", keyword, default=Run(), annotation=Run))
+    entry.__signature__ = signature.replace(
+        parameters=parameters, return_annotation=signature.empty
+    )
+    entry.__annotations__ = {**get_type_hints(make, include_extras=True), "run": Run}
+    entry.__annotations__.pop("return", None)
+    entry.__doc__, entry.__name__ = make.__doc__, make.__name__
+    entry.__module__ = make.__module__
+    return flags.parse(entry, args)
 
 
 def _exit(status: int, line: str) -> NoReturn:
