@@ -1,7 +1,10 @@
-"""Agreement of several processes on what process 0 has found, and lines that it prints."""
+"""Agreement of several processes on what process 0 has found, and lines that it alone prints."""
 
 import functools
 import json
+import shutil
+import sys
+import textwrap
 from typing import Any
 
 import jax
@@ -24,11 +27,36 @@ def agree(value: Any) -> Any:
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
+def wrapped(text: str, indent: int = 0) -> str:
+    """A line as it is, or on a terminal over several ones, of which all but the first are indented.
+
+    Elsewhere a line stays whole, for programs that search it.
+    """
+    if not sys.stdout.isatty():
+        return text
+    width = max(40, shutil.get_terminal_size().columns)
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width - 1,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.splitlines()
+    )
+
+
+def labelled(label: str, text: str) -> str:
+    """A line of a run's header."""
+    return wrapped(f"{label:<10}{text}", 10)
+
+
 @functools.cache
 def say(line: str) -> None:
-    """Prints a line, in process 0 and once."""
+    """Prints a line of a run's header on the data that was read, in process 0 and once."""
     if jax.process_index() == 0:
         try:
-            print(line, flush=True)
+            print(labelled("data", line), flush=True)
         except BrokenPipeError:
             signals.reader_is_gone()

@@ -14,6 +14,7 @@ import numpy as np
 from ssljax import logs
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import Direction, Evaluator
+from ssljax.processes import wrapped
 from ssljax.record import flat, read_json, read_record, read_results
 from ssljax.stats import interval
 
@@ -102,9 +103,14 @@ def summary(workdir: str | pathlib.Path) -> Summary:
 
 
 def judgements(evals: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
-    """Of each evaluator, which way its numbers are better and what their floors are, as JSON."""
+    """Of each evaluator, which way its numbers are better, what their floors are, and captions of
+    its pictures, as JSON."""
     return {
-        name: {"better": dict(evaluate.better), "floors": dict(evaluate.floors)}
+        name: {
+            "better": dict(evaluate.better),
+            "floors": dict(evaluate.floors),
+            "captions": dict(evaluate.captions),
+        }
         if isinstance(evaluate, Evaluator)
         else {"better": {}, "floors": {}}
         for name, evaluate in evals.items()
@@ -176,6 +182,58 @@ def ledger_row(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _settings(computes: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     settings = {k: v for k, v in flat(computes).items() if not k.startswith("run.")}
     return {k: v for k, v in defaults.items() if not k.startswith("run.")} | settings
+
+
+# Tables.
+
+
+def summary_table(rows: Sequence[Row]) -> list[str]:
+    """Lines of a table of rows: trained and untrained net, floor and the ledger's number.
+
+    A mean that is worse than the untrained net's or than the floor is marked with `!`.
+    """
+    cells = [("", "trained", "", "untrained", "floor", "ledger")]
+    for row in rows:
+        of = format_row(row)
+        mark = "!" if row.worse_than else ""
+        cells.append((row.name, of["trained"], mark, of["untrained"], of["floor"], of["ledger"]))
+    return logs.aligned(cells)
+
+
+def summary_notes(rows: Sequence[Row], ledger: Mapping[str, Any] | None = None) -> list[str]:
+    """Lines below the table: what intervals and floors are, the paper's number, and what is worse
+    than it should be."""
+    notes = []
+    if seeds := max((len(row.trained) for row in rows), default=1) - 1:
+        notes.append(f"Mean ± half of the 95 % interval over {seeds + 1} seeds.")
+    floors: dict[str, list[str]] = {}
+    for row in rows:
+        if row.floor:
+            floors.setdefault(row.floor_name, []).append(row.name)
+    if floors:
+        named = (f"{floor} ({', '.join(names)})" for floor, names in floors.items())
+        notes.append(f"Floors: {'; '.join(named)}.")
+    if ledger:
+        seeds = f"{len(ledger['seeds'])} seed{'s' * (len(ledger['seeds']) > 1)}"
+        notes.append(f"Ledger: {seeds} at these settings, {ledger['date']}.")
+        if not ledger["paper"].startswith("none published"):
+            notes.append(f"Paper: {ledger['paper']}.")
+    worse = {
+        bound: [row.name for row in rows if bound in row.worse_than]
+        for bound in ("untrained", "floor")
+    }
+    said = [
+        f"worse than the {what}: {', '.join(worse[bound])}"
+        for bound, what in (("untrained", "untrained net"), ("floor", "floor"))
+        if worse[bound]
+    ]
+    if said:
+        notes.append(
+            f"! {'; '.join(said)}. Usual causes are a learning rate that is too high, too few "
+            "steps, and collapse (see the curves), or a floor that is high, as raw pixels of small "
+            "digits."
+        )
+    return [wrapped(note, 2) for note in notes]
 
 
 # Evaluations of a run under way.

@@ -14,39 +14,10 @@ import pytest
 from ssljax import logs, Run, session, train
 from ssljax.data.feed import Data
 from ssljax.evals.evaluator import Evaluator
-from ssljax.session import Results, results_table
+from ssljax.session import Results
 from tests.tiny import tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
-
-
-def accuracy(value: float) -> Evaluator:
-    return Evaluator(
-        lambda state: {"accuracy": value, "pixels": 80.0},
-        better={"accuracy": "higher"},
-        floors={"accuracy": "pixels"},
-    )
-
-
-def test_results_table_marks_what_is_worse_than_untrained_or_floor():
-    evals = {"knn": accuracy(0.0), "own": lambda state: {"error": 1.0}}
-    results = {"knn/accuracy": [75.0, 77.0], "knn/pixels": [80.0, 80.0], "own/error": [9.0, 9.0]}
-    untrained = {"knn/accuracy": [70.0, 70.0], "own/error": [1.0, 1.0]}
-    lines = results_table(results, untrained, evals)
-    assert [line.split()[0] for line in lines if line][:3] == [
-        "trained",
-        "knn/accuracy",
-        "own/error",
-    ]
-    assert "76 ± 12.71 !" in lines[2] and lines[2].rstrip().endswith("80 ± 0")
-    assert "!" not in lines[3]  # A callable without a direction is not judged.
-    assert lines[-1].startswith("! worse than the floor: knn/accuracy.")
-    worse = results_table(results, untrained | {"knn/accuracy": [90.0, 90.0]}, evals)
-    assert "worse than the untrained net: knn/accuracy; worse than the floor" in worse[-1]
-    good = results_table(results | {"knn/accuracy": [85.0, 86.0]}, untrained, evals)
-    assert not any("!" in line for line in good)
-    lost = results_table(results | {"knn/accuracy": [math.nan, 86.0]}, untrained, evals)
-    assert "!" in lost[2]
 
 
 def test_finished_run_evaluates_again_only_when_asked(tmp_path):

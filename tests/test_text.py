@@ -564,7 +564,7 @@ def test_unknown_tokens_are_reported_and_too_many_refused(tmp_path, capsys, read
     make(data)
     share = {"tokenized": "12.50", "token_rows": "22.86"}[read]
     out = capsys.readouterr().out
-    *_, texts, unknown = out.splitlines()
+    *_, texts, unknown = (line.removeprefix("data      ") for line in out.splitlines())
     assert unknown == f"unknown tokens: 0.00 % of the training text, {share} % held out"
     n = {"tokenized": "72 tokens", "token_rows": "35 tokens"}[read]
     assert texts.startswith("texts: 1 to learn from (72 characters, ") and texts.endswith(f"{n})")

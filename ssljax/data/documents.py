@@ -8,7 +8,6 @@ import pathlib
 import re
 from typing import Any
 
-import jax
 import numpy as np
 
 from ssljax.data import cache, sources, tfds
@@ -172,13 +171,13 @@ def _ended(parts: Iterator[str], end: str) -> Iterator[str]:
 def sample(docs: AnyDocuments) -> AnyDocuments:
     """What a tokenizer is learned on: all of the documents, or `DocumentsOnDisk.sample`.
 
-    Prints which.
+    Says which.
     """
     if isinstance(docs, Documents):
         return docs
     part = docs.sample()
-    if part is not docs and jax.process_index() == 0:
-        print(
+    if part is not docs:
+        say(
             f"tokenizer: learned on {part.lengths.sum():,} of {docs.lengths.sum():,} characters, "
             "evenly spread over the training texts"
         )
@@ -186,12 +185,10 @@ def sample(docs: AnyDocuments) -> AnyDocuments:
 
 
 def report_texts(train: AnyDocuments, test: AnyDocuments | None, tokens: Sequence[int]) -> None:
-    """Prints what is read: numbers of texts, characters and tokens, and what isn't evaluated.
+    """Says what is read: numbers of texts, characters and tokens, and what isn't evaluated.
 
     `tokens` are the numbers of those that are trained on and evaluated on.
     """
-    if jax.process_index() > 0:
-        return
     lines = []
     sets = [docs for docs in (train, test) if docs is not None]
     for docs, use, n in zip(sets, ("to learn from", "held out"), tokens):
@@ -199,7 +196,7 @@ def report_texts(train: AnyDocuments, test: AnyDocuments | None, tokens: Sequenc
         lines.append(f"{len(docs):,} {use} ({size}, {n:,} tokens)")
     if isinstance(test, DocumentsOnDisk) and test.lengths.sum() > EVALUATED:
         lines[1] += f", of which {EVALUATED:,} characters are evaluated"
-    print(f"texts: {'; '.join(lines)}")
+    say(f"texts: {'; '.join(lines)}")
 
 
 def evaluated(docs: AnyDocuments) -> Documents:

@@ -14,7 +14,6 @@ import shutil
 import time
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import tokenizers
 from tokenizers import Tokenizer
@@ -23,6 +22,7 @@ from ssljax.data.cache import cache_dir
 from ssljax.data.documents import DocumentsOnDisk
 from ssljax.data.tokenizers import encoded
 from ssljax.errors import InputError
+from ssljax.processes import say
 
 FORMAT = 1  # To be raised when the same texts get other tokens: files of other formats aren't read.
 ABANDONED = 3600  # Seconds without a write after which a part file is one of a killed process.
@@ -81,8 +81,7 @@ def _write(
 ) -> None:
     """Makes a folder of the cache, whole or not at all, of what `fill` writes into another one."""
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    if jax.process_index() == 0:
-        print(f"tokens: {docs.lengths.sum():,} characters are encoded, once, into {folder}")
+    say(f"tokens: {docs.lengths.sum():,} characters are encoded, once, into {folder}")
     try:
         _remove_abandoned(folder)
         part.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,6 @@ import re
 import sys
 from typing import Any
 
-import jax
 import numpy as np
 import tokenizers
 from tokenizers import (
@@ -29,6 +28,7 @@ from ssljax.data import cache
 from ssljax.data.documents import AnyDocuments, Documents, identity
 from ssljax.data.text_files import compose
 from ssljax.errors import InputError
+from ssljax.processes import say
 
 END = "<|endoftext|>"  # Between documents, in the byte pairs of a model of the next token.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # First ids of a masked model.
@@ -278,7 +278,7 @@ def unknown_share(tokenizer: Tokenizer, counts: np.ndarray) -> float | None:
 def check_unknown(
     tokenizer: Tokenizer, train: np.ndarray, test: np.ndarray, cure: str = "give --tokens bpe"
 ) -> None:
-    """Prints the share of unknown tokens of both texts on one line, where there can be some.
+    """Says the share of unknown tokens of both texts on one line, where there can be some.
 
     Both are given as `counts_of` their tokens. InputError with the `cure` where a text is mostly
     unknown: a model would learn to predict it.
@@ -287,8 +287,7 @@ def check_unknown(
     shares = [share for share in found if share is not None]
     if not shares:  # Of a tokenizer that knows all.
         return
-    if jax.process_index() == 0:
-        print(f"unknown tokens: {shares[0]:.2f} % of the training text, {shares[1]:.2f} % held out")
+    say(f"unknown tokens: {shares[0]:.2f} % of the training text, {shares[1]:.2f} % held out")
     for name, share in zip(("training", "held-out"), shares):
         if share > MOSTLY:
             raise InputError(

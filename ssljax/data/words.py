@@ -27,6 +27,7 @@ from ssljax.data.text_files import compose
 from ssljax.data.token_files import token_file
 from ssljax.data.tokenizers import encode, MOSTLY, words
 from ssljax.errors import InputError
+from ssljax.processes import say
 
 SEGMENT = 2**24  # Words of a longer text that are subsampled and shuffled at once.
 # Scripts that are written without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
@@ -100,8 +101,7 @@ def vocabulary(data: str, min_count: int) -> tuple[Tokenizer, np.ndarray, np.nda
         tokens = tokens[tokens > 0] - 1
     rare = 100 * counts[0] / counts.sum() if counts.sum() else 100.0
     report_texts(docs, None, [len(tokens)])
-    if jax.process_index() == 0:
-        print(f"left out: {rare:.2f} % of the text, words that occur less than {min_count} times")
+    say(f"left out: {rare:.2f} % of the text, words that occur less than {min_count} times")
     if rare > MOSTLY:
         raise InputError(
             f"{rare:.1f} % of the words of {data} occur less than {min_count} times: choose a "
