@@ -9,21 +9,22 @@ import logging
 import pathlib
 import shutil
 import sys
-from typing import Any, TypeVar
+from typing import Any, TYPE_CHECKING, TypeVar
 
 from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from ssljax import fingerprint
 from ssljax.errors import advice, find_os_error, InputError, OF_MACHINE
 
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp  # Slow to import.
+
 T = TypeVar("T")
 Tree = Any
 NO_DAMAGE = {*OF_MACHINE, errno.EACCES, errno.EPERM} - {errno.EIO}
-HANDLERS = {"default": ocp.StandardCheckpointHandler, "digests": ocp.JsonCheckpointHandler}
 
 
 class Damaged(Exception):
@@ -71,8 +72,7 @@ class Checkpoints:
         def read() -> tuple[Tree, Mapping[str, int]]:
             forms, saved = _forms(self.manager, self.path, step)
             _compare(forms, shapes, self.path / str(step))
-            args = ocp.args.Composite(default=ocp.args.StandardRestore(shapes))
-            state = self.manager.restore(step, args=args)["default"]
+            state = _restored(self.manager, step, shapes)
             if saved:
                 _verify(saved, dict(zip(flatten(state), digests(state), strict=True)))
             return state, saved
@@ -84,6 +84,8 @@ class Checkpoints:
 
     def save(self, step: int, state: Tree) -> None:
         """Copies the state and returns, to write it in the background; a saved step is kept."""
+        import orbax.checkpoint as ocp
+
         if self.manager.latest_step() == step:
             return
         try:
@@ -184,6 +186,8 @@ def load_state(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
 
 def save_tree(folder: pathlib.Path, tree: Tree) -> dict[str, Any]:
     """Writes a tree of arrays by itself; returns what `restore_tree` verifies it by."""
+    import orbax.checkpoint as ocp
+
     with ocp.StandardCheckpointer() as saver:
         saver.save(folder.absolute(), tree, force=True)
     return _content(tree)
@@ -194,6 +198,7 @@ def restore_tree(folder: pathlib.Path, shapes: Tree, content: Mapping[str, Any])
 
     Damaged where it differs, InputError where `shapes` are of other arrays.
     """
+    import orbax.checkpoint as ocp
 
     def read() -> Tree:
         forms, saved = _verified(content)
@@ -213,8 +218,7 @@ def _load(path: pathlib.Path, step: int) -> tuple[Tree, Mapping[str, int]]:
         if saved and {k: _form(x) for k, x in flatten(tree).items()} != forms:
             raise Damaged("its metadata differs from what was saved")
         target = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), tree)
-        args = ocp.args.Composite(default=ocp.args.StandardRestore(target))
-        state = manager.restore(step, args=args)["default"]
+        state = _restored(manager, step, target)
     if saved:
         _verify(saved, {k: host_digest(x) for k, x in flatten(state).items()})
     return state, saved
@@ -225,13 +229,25 @@ def _print_unverified(folder: pathlib.Path) -> None:
         print(f"Note: {folder} is of a version that saved no digests: it can't be verified.")
 
 
-def _manager(path: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
+def _manager(path: pathlib.Path, **options: Any) -> "ocp.CheckpointManager":
+    import orbax.checkpoint as ocp
+
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's running commentary.
     return ocp.CheckpointManager(
         epath.Path(path),
         options=ocp.CheckpointManagerOptions(**options),
-        item_handlers={name: handler() for name, handler in HANDLERS.items()},
+        item_handlers={
+            "default": ocp.StandardCheckpointHandler(),
+            "digests": ocp.JsonCheckpointHandler(),
+        },
     )
+
+
+def _restored(manager: "ocp.CheckpointManager", step: int, shapes: Tree) -> Tree:
+    import orbax.checkpoint as ocp
+
+    args = ocp.args.Composite(default=ocp.args.StandardRestore(shapes))
+    return manager.restore(step, args=args)["default"]
 
 
 def _steps(path: pathlib.Path) -> set[int]:
@@ -296,9 +312,11 @@ def _form(x: Any) -> str:
 
 
 def _forms(
-    manager: ocp.CheckpointManager, path: pathlib.Path, step: int
+    manager: "ocp.CheckpointManager", path: pathlib.Path, step: int
 ) -> tuple[dict[str, str], dict[str, int]]:
     """{path: form} and {path: digest} of a step's arrays; no digests in one of an older version."""
+    import orbax.checkpoint as ocp
+
     if not (path / str(step) / "digests").exists():
         tree = _metadata(manager, step)
         return {k: _form(x) for k, x in flatten(tree).items()}, {}
@@ -314,7 +332,7 @@ def _verified(content: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int
     return {k: form for k, (form, _) in arrays.items()}, {k: d for k, (_, d) in arrays.items()}
 
 
-def _metadata(manager: ocp.CheckpointManager, step: int) -> Tree:
+def _metadata(manager: "ocp.CheckpointManager", step: int) -> Tree:
     found = manager.item_metadata(step)["default"]
     if found is None:
         raise Damaged("its metadata is missing")

@@ -2,12 +2,11 @@
 
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from tokenizers import Tokenizer
 
 from ssljax.checkpoint import flatten, load_state
 from ssljax.data.documents import Documents
@@ -19,6 +18,9 @@ from ssljax.models.encoder import build, KNOWN, rebuild
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import at_places_of
 from ssljax.record import damaged, plain, read_file, read_json, read_record
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Tree = Any
 TRAIN_AGAIN = "train that run again"
@@ -157,7 +159,7 @@ class Pretrained(NamedTuple):
     """A language model, what it reads with, and its weights as host arrays, None for a new one."""
 
     model: LanguageModel
-    tokenizer: Tokenizer
+    tokenizer: "Tokenizer"
     params: Tree = None
 
     def warm_start(self, state: TrainState) -> TrainState:
@@ -174,7 +176,7 @@ class Pretrained(NamedTuple):
         return language_model_files(self.model, self.tokenizer)
 
 
-def language_model_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, str]:
+def language_model_files(model: LanguageModel, tokenizer: "Tokenizer") -> dict[str, str]:
     """`Experiment.files` of a language model: its tokenizer.json and net.json."""
     form = {**plain(model.net), "causal": model.causal}
     return {"tokenizer.json": tokenizer.to_str(), "net.json": json.dumps(form, indent=1) + "\n"}

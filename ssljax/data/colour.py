@@ -3,7 +3,6 @@
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial import KDTree
 
 from ssljax.errors import InputError
 
@@ -64,10 +63,18 @@ def gamut(step: float = 10.0, colours: int = 48, k: int = 24) -> tuple[np.ndarra
             f"Bins {step} wide cut the a*b* plane into {len(places)}: choose a narrower --step."
         )
     r = int(np.ceil(128 / step))
-    table = KDTree(places).query(np.mgrid[-r : r + 1, -r : r + 1].transpose(1, 2, 0), k)[1]
+    corners = np.mgrid[-r : r + 1, -r : r + 1].transpose(1, 2, 0)
+    table = _neighbours(places, corners, k)
     return (places * step).astype(np.float32), np.asarray(table, np.int32)
 
 
 def occurrences(ab: Array, centres: np.ndarray) -> np.ndarray:
     """Number of the colours `ab` (n, 2) nearest to each of `centres` (q, 2): (q,)."""
-    return np.bincount(KDTree(centres).query(np.asarray(ab))[1], minlength=len(centres))
+    return np.bincount(_neighbours(centres, np.asarray(ab), 1), minlength=len(centres))
+
+
+def _neighbours(places: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
+    """Which `k` of `places` (n, d) are nearest to points (..., d): (..., k), or (...) for one."""
+    from scipy.spatial import KDTree
+
+    return np.asarray(KDTree(places).query(points, k)[1])

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import itertools
 from typing import Any, Protocol
 
-import grain
 import jax
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
@@ -133,6 +132,8 @@ class Streamed:
         return ()
 
     def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[Tree]:
+        import grain
+
         along = NamedSharding(mesh, sharding.BATCH)
         rows = np.array(local_rows(along, self.batch_size))
 

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 import itertools
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
-from tokenizers import Tokenizer
 
 from ssljax import sharding
 from ssljax.data.documents import (
@@ -36,6 +35,9 @@ from ssljax.data.tokenizers import (
 )
 from ssljax.errors import InputError
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 Tree = Any
 
 RESIDENT_BYTES = 2**29  # Of tokens: more are read from their file, a step's windows at a time.
@@ -44,7 +46,7 @@ RESIDENT_BYTES = 2**29  # Of tokens: more are read from their file, a step's win
 class Tokenized(NamedTuple):
     """A text set for a model of what comes next."""
 
-    tokenizer: Tokenizer
+    tokenizer: "Tokenizer"
     train: np.ndarray  # (n,) int32, end to end; in a file, uint16 or uint32, for a large text.
     test: np.ndarray  # int32; of a large text, its part that is evaluated.
     characters: int  # Number in the test text; 0 where its tokens lose something of it.
@@ -88,7 +90,7 @@ def tokenized(data: str, kind: Literal["words", "characters", "bpe"], vocabulary
 
 
 def joined(
-    tokenizer: Tokenizer, docs: AnyDocuments, end: int | None = None
+    tokenizer: "Tokenizer", docs: AnyDocuments, end: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of documents end to end, each followed by `end`, and how often each is there.
 

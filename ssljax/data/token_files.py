@@ -12,17 +12,18 @@ import os
 import pathlib
 import shutil
 import time
-from typing import NamedTuple
+from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
-import tokenizers
-from tokenizers import Tokenizer
 
 from ssljax.data.cache import cache_dir
 from ssljax.data.documents import DocumentsOnDisk
-from ssljax.data.tokenizers import encoded
+from ssljax.data.tokenizers import encoded, package
 from ssljax.errors import InputError
 from ssljax.processes import say
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 FORMAT = 1  # To be raised when the same texts get other tokens: files of other formats aren't read.
 ABANDONED = 3600  # Seconds without a write after which a part file is one of a killed process.
@@ -37,7 +38,7 @@ class TokenFile(NamedTuple):
 
 
 def token_file(
-    tokenizer: Tokenizer, docs: DocumentsOnDisk, end: int | None = None, known: bool = False
+    tokenizer: "Tokenizer", docs: DocumentsOnDisk, end: int | None = None, known: bool = False
 ) -> TokenFile:
     """The tokens of documents, made once and then read from the cache.
 
@@ -45,7 +46,7 @@ def token_file(
     are left out, and the others are numbered from 0; `counts` still has all. InputError where the
     cache can't be written.
     """
-    key = f"{FORMAT} {tokenizers.__version__} {docs.key} {tokenizer.to_str()} {end} {known}"
+    key = f"{FORMAT} {package().__version__} {docs.key} {tokenizer.to_str()} {end} {known}"
     folder = cache_dir() / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:16]
     kind = np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32)
     if (found := _read(folder, kind)) is None:
@@ -107,7 +108,7 @@ def _write(
 def _write_into(
     part: pathlib.Path,
     kind: np.dtype,
-    tokenizer: Tokenizer,
+    tokenizer: "Tokenizer",
     docs: DocumentsOnDisk,
     end: int | None,
     known: bool,

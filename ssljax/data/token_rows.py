@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TYPE_CHECKING
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from ssljax.data.documents import (
     AnyDocuments,
@@ -30,6 +29,9 @@ from ssljax.data.tokenizers import (
 )
 from ssljax.errors import InputError
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 SPECIAL = len(SPECIAL_TOKENS)  # Number of special tokens, which are neither masked nor drawn.
 TokenKind = Literal["wordpiece", "bpe"]
 
@@ -38,7 +40,7 @@ TokenKind = Literal["wordpiece", "bpe"]
 class TokenRows:
     """Rows of tokens (n, length), int32, that begin with [CLS], with [SEP] after each document."""
 
-    tokenizer: Tokenizer
+    tokenizer: "Tokenizer"
     train: np.ndarray | PackedRows  # The latter for a large text.
     test: np.ndarray
     counts: np.ndarray | None = None  # How often each token is in `train`; None to count them.
@@ -63,7 +65,7 @@ class TokenRows:
         return id_of(self.tokenizer, "[MASK]")
 
 
-def masked_tokenizer(docs: AnyDocuments, kind: TokenKind, vocabulary: int) -> Tokenizer:
+def masked_tokenizer(docs: AnyDocuments, kind: TokenKind, vocabulary: int) -> "Tokenizer":
     """A tokenizer learned on `docs`, whose first tokens are `SPECIAL_TOKENS`."""
     return {"wordpiece": wordpiece, "bpe": masked_bpe}[kind](docs, vocabulary)
 
@@ -96,7 +98,7 @@ def token_rows(data: str, kind: TokenKind, vocabulary: int, length: int) -> Toke
 
 
 def word_starts(
-    tokenizer: Tokenizer, rows: np.ndarray | PackedRows, share: float, most: int = 2**16
+    tokenizer: "Tokenizer", rows: np.ndarray | PackedRows, share: float, most: int = 2**16
 ) -> np.ndarray:
     """Which tokens of the vocabulary begin a word, (vocabulary,) bool, for whole-word masking.
 
@@ -119,7 +121,7 @@ def word_starts(
     return starts
 
 
-def labelled_rows(tokenizer: Tokenizer, docs: Documents, length: int) -> Arrays:
+def labelled_rows(tokenizer: "Tokenizer", docs: Documents, length: int) -> Arrays:
     """A row of each document, cut or padded, as a set whose images are rows (n, length) int32.
 
     With [CLS] and [SEP] around each document, where the tokenizer has them; -1 where there is no
@@ -132,7 +134,7 @@ def labelled_rows(tokenizer: Tokenizer, docs: Documents, length: int) -> Arrays:
 
 
 def labelled_splits(
-    tokenizer: Tokenizer, docs: Mapping[str, Documents], length: int
+    tokenizer: "Tokenizer", docs: Mapping[str, Documents], length: int
 ) -> tuple[Arrays, Arrays]:
     """`labelled_rows` of docs["train"] and docs["test"].
 

@@ -1,5 +1,7 @@
 """Tokenizers of text: characters, words, byte pairs, WordPiece; and texts as arrays of tokens."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 import hashlib
@@ -9,26 +11,19 @@ import json
 import pathlib
 import re
 import sys
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
-import tokenizers
-from tokenizers import (
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    Regex,
-    Tokenizer,
-    trainers,
-)
 
+from ssljax import extras
 from ssljax.data import cache
 from ssljax.data.documents import AnyDocuments, Documents, identity
 from ssljax.data.text_files import compose
 from ssljax.errors import InputError
 from ssljax.processes import say
+
+if TYPE_CHECKING:
+    from tokenizers import pre_tokenizers, Tokenizer
 
 END = "<|endoftext|>"  # Between documents, in the byte pairs of a model of the next token.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # First ids of a masked model.
@@ -44,6 +39,11 @@ HAN_ALONE = rf" ?\p{{Han}}\p{{M}}*| ?[\p{{L}}\p{{M}}&&[^\p{{Han}}]]{RUN}"
 OTHERS = rf" ?\p{{N}}{RUN}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]{RUN}|\s{RUN}(?!\S)|\s{RUN}"
 
 
+def package() -> Any:
+    """The package tokenizers; InputError where it is not installed."""
+    return extras.load("tokenizers", "Text")
+
+
 def characters(docs: AnyDocuments) -> Tokenizer:
     """One token for each character of the text in composed form (NFC), in the order of Unicode.
 
@@ -54,13 +54,14 @@ def characters(docs: AnyDocuments) -> Tokenizer:
 
 
 def _characters(docs: AnyDocuments) -> Tokenizer:
-    normalizer = normalizers.NFC()
+    tk = package()
+    normalizer = tk.normalizers.NFC()
     composed = (t if t.isascii() else normalizer.normalize_str(t) for t in _parts(docs))
     vocabulary = ["[UNK]", *sorted(set().union(*composed))]
-    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(vocabulary)}, "[UNK]"))
+    tokenizer = tk.Tokenizer(tk.models.WordLevel({c: i for i, c in enumerate(vocabulary)}, "[UNK]"))
     tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
+    tokenizer.pre_tokenizer = tk.pre_tokenizers.Split(tk.Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = tk.decoders.Fuse()
     return tokenizer
 
 
@@ -80,6 +81,7 @@ def words(
 
 
 def _words(docs: AnyDocuments, min_count: int | None, size: int | None, newline: str) -> Tokenizer:
+    tk = package()
     own = contains(docs, "<unk>")
     unknown = "<unk>" if own else "[UNK]"
     if min_count is None:
@@ -94,10 +96,10 @@ def _words(docs: AnyDocuments, min_count: int | None, size: int | None, newline:
         (w for w in count if count[w] >= min_count and w != unknown), key=lambda w: (-count[w], w)
     )
     vocabulary = [unknown, *ranked][:size]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unknown))
-    line_ends = [normalizers.Replace("\n", f" {newline} ")] if newline else []
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *line_ends])
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = tk.Tokenizer(tk.models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unknown))
+    line_ends = [tk.normalizers.Replace("\n", f" {newline} ")] if newline else []
+    tokenizer.normalizer = tk.normalizers.Sequence([tk.normalizers.NFC(), *line_ends])
+    tokenizer.pre_tokenizer = tk.pre_tokenizers.WhitespaceSplit()
     return tokenizer
 
 
@@ -122,26 +124,28 @@ def bpe(docs: AnyDocuments, size: int) -> Tokenizer:
 
 
 def _bpe(docs: AnyDocuments, size: int) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
+    tk = package()
+    tokenizer = tk.Tokenizer(tk.models.BPE())
     tokenizer.pre_tokenizer = _byte_level(f"'(?:[sdmt]|ll|ve|re)|{WORD}|{OTHERS}")
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.decoder = tk.decoders.ByteLevel()
     tokenizer.train_from_iterator(
         _parts(docs),
-        trainers.BpeTrainer(
+        tk.trainers.BpeTrainer(
             vocab_size=size,
             special_tokens=[END],
             show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            initial_alphabet=tk.pre_tokenizers.ByteLevel.alphabet(),
         ),
     )
     return tokenizer
 
 
 def _byte_level(words: str) -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence(
+    tk = package()
+    return tk.pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(words), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            tk.pre_tokenizers.Split(tk.Regex(words), "isolated"),
+            tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
 
@@ -157,13 +161,14 @@ def masked_bpe(docs: AnyDocuments, size: int) -> Tokenizer:
 
 
 def _masked_bpe(docs: AnyDocuments, size: int) -> Tokenizer:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trained = Tokenizer(models.BPE(continuing_subword_prefix=CONTINUES))
+    tk = package()
+    alphabet = sorted(tk.pre_tokenizers.ByteLevel.alphabet())
+    trained = tk.Tokenizer(tk.models.BPE(continuing_subword_prefix=CONTINUES))
     trained.pre_tokenizer = _byte_level(f"{HAN_ALONE}|{OTHERS}")
     # Bytes are special tokens of the training for the reason given in _wordpiece.
     trained.train_from_iterator(
         _parts(docs),
-        trainers.BpeTrainer(
+        tk.trainers.BpeTrainer(
             vocab_size=size,
             special_tokens=[*SPECIAL_TOKENS, *alphabet, *(CONTINUES + c for c in alphabet)],
             show_progress=False,
@@ -172,11 +177,13 @@ def _masked_bpe(docs: AnyDocuments, size: int) -> Tokenizer:
         ),
     )
     merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
-    tokenizer = Tokenizer(
-        models.BPE(trained.get_vocab(), merges, continuing_subword_prefix=CONTINUES)
+    tokenizer = tk.Tokenizer(
+        tk.models.BPE(trained.get_vocab(), merges, continuing_subword_prefix=CONTINUES)
     )
     tokenizer.pre_tokenizer = trained.pre_tokenizer
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(CONTINUES, ""), decoders.ByteLevel()])
+    tokenizer.decoder = tk.decoders.Sequence(
+        [tk.decoders.Replace(CONTINUES, ""), tk.decoders.ByteLevel()]
+    )
     return _with_special_tokens(tokenizer)
 
 
@@ -194,9 +201,10 @@ def wordpiece(docs: AnyDocuments, size: int) -> Tokenizer:
 
 
 def _wordpiece(docs: AnyDocuments, size: int) -> Tokenizer:
-    bert = normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=True)
-    normalizer = normalizers.Sequence([bert, normalizers.NFC()])
-    splitter = pre_tokenizers.BertPreTokenizer()
+    tk = package()
+    bert = tk.normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=True)
+    normalizer = tk.normalizers.Sequence([bert, tk.normalizers.NFC()])
+    splitter = tk.pre_tokenizers.BertPreTokenizer()
     found = set().union(*(normalizer.normalize_str(text) for text in _parts(docs)))
     letters = sorted(c for c in found if splitter.pre_tokenize_str(c))
     alone = lambda c: len(splitter.pre_tokenize_str(normalizer.normalize_str(f"a{c}a"))) == 3
@@ -208,20 +216,20 @@ def _wordpiece(docs: AnyDocuments, size: int) -> Tokenizer:
         "in their word",
         ", or --tokens bpe, which has any character",
     )
-    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained = tk.Tokenizer(tk.models.WordPiece(unk_token="[UNK]"))
     trained.normalizer = normalizer
-    trained.pre_tokenizer = pre_tokenizers.Sequence(
+    trained.pre_tokenizer = tk.pre_tokenizers.Sequence(
         [
             splitter,
-            pre_tokenizers.Split(Regex(_none_of(letters)), "isolated"),
-            pre_tokenizers.Split(Regex(r"[\s\S]{1,90}\p{M}{0,10}"), "isolated"),
+            tk.pre_tokenizers.Split(tk.Regex(_none_of(letters)), "isolated"),
+            tk.pre_tokenizers.Split(tk.Regex(r"[\s\S]{1,90}\p{M}{0,10}"), "isolated"),
         ]
     )
     # The trainer numbers the characters within words as it meets them, in an order that differs
     # from run to run, and breaks ties by these numbers; as special tokens they have fixed numbers.
     trained.train_from_iterator(
         _parts(docs),
-        trainers.WordPieceTrainer(
+        tk.trainers.WordPieceTrainer(
             vocab_size=size,
             special_tokens=[*SPECIAL_TOKENS, *letters, *inside],
             show_progress=False,
@@ -229,9 +237,9 @@ def _wordpiece(docs: AnyDocuments, size: int) -> Tokenizer:
             limit_alphabet=len(letters),
         ),
     )
-    tokenizer = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
+    tokenizer = tk.Tokenizer(tk.models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
-    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.decoder = tk.decoders.WordPiece()
     return _with_special_tokens(tokenizer)
 
 
@@ -246,7 +254,7 @@ def _none_of(letters: list[str]) -> str:
 
 def _with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.post_processor = package().processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return tokenizer
 
 
@@ -300,7 +308,7 @@ def _learned(make: Callable[..., Tokenizer], docs: AnyDocuments, *given: Any) ->
     """What `make(docs, *given)` makes, cached for large documents."""
     # The source is part of the key, so that no tokenizer of an older version is taken.
     recipe = f"{inspect.getsource(sys.modules[__name__])} {make.__name__} {given}"
-    return Tokenizer.from_str(
+    return package().Tokenizer.from_str(
         str(_cached(recipe, docs, lambda: {"json": np.array(make(docs, *given).to_str())})["json"])
     )
 
@@ -311,7 +319,7 @@ def _cached(
     """Arrays that `make` makes of large documents, cached: tens of megabytes take minutes."""
     if docs.lengths.sum() < LARGE:
         return make()
-    key = hashlib.sha256(f"{tokenizers.__version__} {what} {identity(docs)}".encode())
+    key = hashlib.sha256(f"{package().__version__} {what} {identity(docs)}".encode())
     path = cache.cache_file(key.hexdigest())
     if cached := cache.read_cache(path):
         return cached
@@ -332,8 +340,9 @@ def load_tokenizer(run_folder: str | pathlib.Path) -> Tokenizer:
     path = pathlib.Path(run_folder).expanduser() / "tokenizer.json"
     if not path.is_file():
         raise InputError(f"{run_folder} holds no tokenizer.json: give the folder of a run on text.")
+    tk = package()
     try:
-        return Tokenizer.from_file(str(path))
+        return tk.Tokenizer.from_file(str(path))
     except Exception as e:  # The package raises nothing narrower.
         raise InputError(f"{path} can't be read as a tokenizer ({e}).") from e
 
@@ -394,7 +403,7 @@ def encoded(
 
 def is_characters(tokenizer: Tokenizer) -> bool:
     """Whether a tokenizer is one of `characters`."""
-    return isinstance(tokenizer.pre_tokenizer, pre_tokenizers.Split)
+    return isinstance(tokenizer.pre_tokenizer, package().pre_tokenizers.Split)
 
 
 def _numbers(tokenizer: Tokenizer) -> np.ndarray:

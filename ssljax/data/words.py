@@ -6,12 +6,12 @@ import functools
 import itertools
 import re
 import sys
+from typing import TYPE_CHECKING
 import unicodedata
 
 import jax
 from jax.sharding import Mesh
 import numpy as np
-from tokenizers import Tokenizer
 
 from ssljax import sharding
 from ssljax.data.documents import (
@@ -28,6 +28,9 @@ from ssljax.data.token_files import token_file
 from ssljax.data.tokenizers import encode, MOSTLY, words
 from ssljax.errors import InputError
 from ssljax.processes import say
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SEGMENT = 2**24  # Words of a longer text that are subsampled and shuffled at once.
 # Scripts that are written without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
@@ -84,7 +87,7 @@ def plain_words(data: str) -> AnyDocuments:
     return docs.derived("plain words 1", read, docs.lengths)
 
 
-def vocabulary(data: str, min_count: int) -> tuple[Tokenizer, np.ndarray, np.ndarray, list[str]]:
+def vocabulary(data: str, min_count: int) -> tuple["Tokenizer", np.ndarray, np.ndarray, list[str]]:
     """A tokenizer of the words of a set, its text (n,), and each word's count (v,) and name.
 
     The text is int32, or of a large set uint16 or uint32 in a file. Word i is token i + 1 of the

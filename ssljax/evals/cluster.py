@@ -5,7 +5,6 @@ import functools
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ssljax import signals
 from ssljax.errors import InputError
@@ -62,6 +61,7 @@ def agreement(labels: np.ndarray, found: np.ndarray) -> dict[str, float]:
     information over the mean of the entropies, and `ari` the Rand index corrected for chance; both
     are 1 at best, and 0 by chance or where all is one cluster.
     """
+    from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     counts = np.zeros((found.max() + 1, labels.max() + 1), int)

@@ -9,7 +9,6 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
-from scipy.ndimage import correlate1d
 
 from ssljax import signals
 from ssljax.data import augment
@@ -111,6 +110,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Gaussian of width 1.5, K1 = 0.01, K2 = 0.03, averaged over the places where the window is whole,
     and over channels. InputError for smaller images, or if shapes differ.
     """
+    from scipy.ndimage import correlate1d
+
     check_images("Images", b.shape, a.shape)
     if min(a.shape[1:3]) < WINDOW:
         raise InputError(

@@ -6,7 +6,6 @@ from typing import Any, TYPE_CHECKING
 import jax
 from jax import Array
 import numpy as np
-from scipy.spatial import KDTree
 
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import Evaluator
@@ -62,6 +61,8 @@ def recovered(points: np.ndarray, centres: np.ndarray, sigma: float) -> tuple[in
     A mode is reached if it is the nearest of `centres` (k, d) to such a point. InputError if a
     point is not finite.
     """
+    from scipy.spatial import KDTree
+
     if not np.isfinite(points).all():
         bad = len(points) - np.isfinite(points).all(1).sum()
         raise InputError(f"{bad} of {len(points)} points are not finite.")

@@ -5,9 +5,6 @@ import functools
 from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.naive_bayes import MultinomialNB
 
 from ssljax.data.documents import Documents
 from ssljax.data.words import count_pattern
@@ -24,6 +21,10 @@ def text_floors(train: Documents, test: Documents) -> dict[str, Evaluator]:
     the class that is most frequent in `train`. InputError where a set has no labels, where `train`
     has one class only, and where no word is in two documents.
     """
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.naive_bayes import MultinomialNB
+
     if train.labels is None or test.labels is None:
         raise InputError(
             "These documents have no labels: take a set with classes, such as imdb_reviews."

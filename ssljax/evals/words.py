@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import spearmanr
 
 from ssljax import signals
 from ssljax.errors import InputError
@@ -117,6 +116,8 @@ def similarity(
     left, right, score = map(np.array, zip(*known, strict=True))
 
     def evaluate(state: Tree) -> Mapping[str, float]:
+        from scipy.stats import spearmanr
+
         x = unit(vectors(state))
         found: Any = spearmanr(np.sum(x[left] * x[right], -1), score)
         return {

@@ -1,0 +1,29 @@
+"""Packages that only an extra of ssljax installs, imported where they are used."""
+
+import importlib
+from typing import Any
+
+from ssljax.errors import InputError
+
+EXTRAS = {
+    "pyarrow": "parquet",
+    "soundfile": "sound",
+    "tensorflow_datasets": "tfds",
+    "tokenizers": "text",
+    "wandb": "wandb",
+}
+
+
+def load(module: str, user: str) -> Any:
+    """A module of one of `EXTRAS`; InputError with the command that installs it if it is missing.
+
+    `user` is the subject of that sentence: what needs the module.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as e:
+        raise InputError(
+            f"{user} needs the package {e.name or package}, which is not installed: "
+            f'pip install "ssljax[{EXTRAS[package]}]".'
+        ) from e
