@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-import importlib.util
 import itertools
 import os
 import pathlib
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
-from ssljax import fingerprint, logs, record, replay, sharding, watchdog
+from ssljax import extras, fingerprint, logs, record, replay, sharding, watchdog
 from ssljax.checkpoint import Checkpoints, flatten
 from ssljax.data.cache import cache_dir, repair_compilation_cache
 from ssljax.errors import InputError
@@ -113,10 +112,8 @@ def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
             f"A batch of {exp.data.batch_size} can't be split over {mesh.size} devices: choose a "
             f"--batch-size that is a multiple of {mesh.size}."
         )
-    if run.wandb and not importlib.util.find_spec("wandb"):
-        raise InputError(
-            "--run.wandb needs the package wandb: pip install wandb, or leave the flag out."
-        )
+    if run.wandb:
+        extras.load("wandb", "--run.wandb")
     if exp.num_steps < 1:
         raise InputError(f"The number of steps must be at least 1, not {exp.num_steps}.")
 

@@ -86,7 +86,7 @@ def test_a_wrong_type_names_the_flag(cli, simclr):
         (["--temperature", "0"], ["--temperature must be above 0, not 0"]),
         (["--run.log-every", "0"], ["--run.log-every must be at least 1"]),
         (["--run.eval-every", "-1"], ["--run.eval-every must be at least 0"]),
-        (["--run.wandb", "project"], ["pip install wandb"]),
+        (["--run.wandb", "project"], ['pip install "ssljax[wandb]"']),
         (["--jitter", "2.5"], ["--jitter must be at least 0 and at most 2, not 2.5"]),
         (["--jitter", "1", "1", "1", "0.6"], ["--jitter must be at least 0 and at most 0.5"]),
         (["--solarize", "0", "2"], ["--solarize must be at least 0 and at most 1, not 2.0"]),

@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 import json
 import pathlib
 import re
-import sys
 import tarfile
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssljax import extras
 from ssljax.data.decode import SUFFIXES
 from ssljax.data.folders import WORDS
 from ssljax.data.splits import hash_of_names, held_out
@@ -168,16 +168,11 @@ class _parquet:
         self.path = path
 
     def __enter__(self):
+        parquet = extras.load("pyarrow.parquet", str(self.path))
+        import pyarrow
+
         try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as e:
-            raise InputError(
-                f"{self.path} is read by pyarrow, which is not installed: run `{sys.executable} -m "
-                "pip install pyarrow` (or install ssljax with its extra parquet)."
-            ) from e
-        try:
-            self.file = pyarrow.parquet.ParquetFile(self.path, buffer_size=2**20)
+            self.file = parquet.ParquetFile(self.path, buffer_size=2**20)
         except (OSError, pyarrow.ArrowException) as error:
             self._explain(error)
             raise

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 import tyro
 
+from ssljax import extras
 from ssljax.data.cache import cache_file, read_cache, store
 from ssljax.data.decode import Unreadable
 from ssljax.data.folders import find_files, RECORDINGS
@@ -344,8 +345,7 @@ def _cut(path: str) -> str:
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator["SoundFile"]:
     """A file that is open for reading."""
-    import soundfile  # Slow to import.
-
+    soundfile = extras.load("soundfile", path)  # Slow to import.
     with _readable(path):
         handle = os.open(path, os.O_RDONLY)  # Unlike libsndfile's, its errors have numbers.
         try:

@@ -43,7 +43,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 import tyro
 
-from ssljax import flags
+from ssljax import extras, flags
 from ssljax.data import archives, shards
 from ssljax.data.archives import ArchivedImages
 from ssljax.data.decode import Decoder, GAP, readable, Unreadable
@@ -113,8 +113,7 @@ def _prepare_tfds(asked: Command) -> None:
         raise InputError("--size, --workers and --shard-bytes are of shards: give --to DIR.")
     if asked.name.startswith((".", "~", os.sep)):
         raise InputError(f"There is no folder or file {path}: check the path.")
-    import tensorflow_datasets as tfds  # Takes seconds.
-
+    tfds = extras.load("tensorflow_datasets", "A set of TensorFlow Datasets")  # Takes seconds.
     try:
         tfds.builder(asked.name, file_format="array_record").download_and_prepare()
     except ImportError as e:

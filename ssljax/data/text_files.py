@@ -10,6 +10,7 @@ import re
 import unicodedata
 import zlib
 
+from ssljax import extras
 from ssljax.errors import InputError
 
 PART = 2**16  # Characters of a part of a text, or a few more.
@@ -210,12 +211,9 @@ def _check_unicode(text: str, where: str) -> None:
 
 
 def _parquet(path: pathlib.Path) -> Iterator[str]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise InputError(
-            f"{path} needs the package pyarrow to be read: run `pip install pyarrow`."
-        ) from None
+    parquet = extras.load("pyarrow.parquet", str(path))
+    from pyarrow import ArrowException
+
     try:
         with parquet.ParquetFile(path) as file:
             columns = file.schema_arrow

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 import difflib
+import os
 import pathlib
 import sys
 from typing import Any
 
 import numpy as np
 
+from ssljax import extras
 from ssljax.data.cache import cache_file, read_cache, store
 from ssljax.data.decode import decoder, fit, suggested_size
 from ssljax.data.sources import (
@@ -26,15 +28,15 @@ from ssljax.errors import InputError
 
 def has_config(name: str) -> bool:
     """Whether a name is of a TFDS set and its configuration, as cifar10_corrupted/fog_1."""
-    import tensorflow_datasets as tfds
-
+    if name.startswith((".", "~", os.sep)):
+        return False
+    tfds = _package(name, [])
     return name.split("/")[0] in tfds.list_builders(with_community_datasets=False)
 
 
 def builder_of(name: str, embedded: Sequence[str], instead: str):
     """Builder of a TFDS set; InputError with similar names where there is none."""
-    import tensorflow_datasets as tfds
-
+    tfds = _package(name, embedded)
     try:
         return tfds.builder(name)
     except (ValueError, AssertionError):  # Not found, or not a name at all, or no such version.
@@ -43,6 +45,16 @@ def builder_of(name: str, embedded: Sequence[str], instead: str):
         near = difflib.get_close_matches(name.lower(), known, 3)
         hint = f"did you mean {' or '.join(near)}? Otherwise " if near else ""
         raise InputError(f"There is no data set {name}: {hint}{instead}.") from None
+
+
+def _package(name: str, embedded: Sequence[str]) -> Any:
+    """The package of TFDS; InputError where it is not installed, with the `embedded` set meant."""
+    near = difflib.get_close_matches(name.lower(), embedded, 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return extras.load(
+        "tensorflow_datasets",
+        f"{name} is no file or folder{hint}, and a set of TensorFlow Datasets",
+    )
 
 
 def prepare_command(name: str) -> str:
