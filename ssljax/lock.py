@@ -46,6 +46,18 @@ def lock(folder: pathlib.Path | None, option: str = "--run.workdir") -> Iterator
                 folder.rmdir()
 
 
+def is_locked(folder: pathlib.Path) -> bool:
+    """Whether another process of this machine, or of its file system's, writes in a folder."""
+    try:
+        with open(folder / "lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # Nobody does, or the file system has no locks.
+        return False
+    return False
+
+
 def _acquire(folder: pathlib.Path, option: str) -> tuple[BinaryIO | None, str]:
     """The locked file, or None and who holds it."""
     folder.mkdir(parents=True, exist_ok=True)

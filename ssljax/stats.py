@@ -13,3 +13,17 @@ def interval(values: Sequence[float]) -> float:
     if n < 2:
         return float("nan")
     return float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n))
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """mean(b) - mean(a), and half its 95 % confidence interval by Welch's t; NaN for one value."""
+    from scipy.special import stdtrit
+
+    mean = float(np.mean(b) - np.mean(a))
+    if len(a) < 2 or len(b) < 2:
+        return mean, float("nan")
+    parts = [float(np.var(x, ddof=1)) / len(x) for x in (a, b)]
+    if not sum(parts) > 0:
+        return mean, 0.0
+    freedom = sum(parts) ** 2 / sum(p**2 / (len(x) - 1) for p, x in zip(parts, (a, b)))
+    return mean, float(stdtrit(freedom, 0.975) * np.sqrt(sum(parts)))

@@ -32,6 +32,7 @@ class Row:
     floor_name: str = ""  # As "raw_pixels".
     better: Direction | None = None
     ledger: Sequence[float] | None = None  # One for each seed of the ledger's row.
+    paper: float | None = None  # The paper's number, as the ledger's row has it.
 
     @property
     def worse_than(self) -> list[str]:
@@ -149,6 +150,7 @@ def summary_rows(
             floor,
             of["better"].get(number),
             (ledger or {}).get("ours", {}).get(name),
+            (ledger or {}).get("paper_numbers", {}).get(name),
         )
         place = order.index(evaluator) if evaluator in order else len(order)
         numbers = list(of["better"])
@@ -188,15 +190,17 @@ def _settings(computes: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[
 
 
 def summary_table(rows: Sequence[Row]) -> list[str]:
-    """Lines of a table of rows: trained and untrained net, floor and the ledger's number.
+    """Lines of a table of rows: trained and untrained net, floor, the ledger's number and the
+    paper's.
 
     A mean that is worse than the untrained net's or than the floor is marked with `!`.
     """
-    cells = [("", "trained", "", "untrained", "floor", "ledger")]
+    columns = ("untrained", "floor", "ledger", "paper")
+    cells = [("", "trained", "", *columns)]
     for row in rows:
         of = format_row(row)
         mark = "!" if row.worse_than else ""
-        cells.append((row.name, of["trained"], mark, of["untrained"], of["floor"], of["ledger"]))
+        cells.append((row.name, of["trained"], mark, *(of[column] for column in columns)))
     return logs.aligned(cells)
 
 
@@ -278,8 +282,8 @@ def numbers_at(
 def format_row(row: Row) -> dict[str, str]:
     """The numbers of a row, with as many decimals each as the row's precision allows.
 
-    The names are "trained", "untrained", "floor" and "ledger"; "" where there is none. `trained`
-    and `ledger` have the half-width of a 95 % interval where there are seeds.
+    The names are "trained", "untrained", "floor", "ledger" and "paper"; "" where there is none.
+    `trained` and `ledger` have half of a 95 % interval where there are seeds.
     """
     values = {
         "trained": row.trained,
@@ -288,10 +292,11 @@ def format_row(row: Row) -> dict[str, str]:
         "ledger": row.ledger,
     }
     places = decimals([v for v in values.values() if v], row.trained)
-    return {
+    cells = {
         name: format_mean(v, places, name in ("trained", "ledger")) if v else ""
         for name, v in values.items()
     }
+    return cells | {"paper": "" if row.paper is None else f"{row.paper:g}"}
 
 
 def decimals(numbers: Sequence[Sequence[float]], measured: Sequence[float]) -> int | None:

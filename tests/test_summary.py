@@ -82,13 +82,13 @@ def test_digits_of_a_row_are_those_that_its_interval_or_size_allows(trained, oth
 
 def test_table_is_aligned_within_80_columns_and_has_no_empty_columns():
     name = "test/coverage_mnist_classifier_99.4"
-    ledger = {"ours": {"knn/accuracy": [75.5, 77.5]}}
+    ledger = {"ours": {"knn/accuracy": [76.0, 78.0]}, "paper_numbers": {"knn/accuracy": 90.3}}
     rows = [*summary_rows(RESULTS, UNTRAINED, JUDGED, ledger), Row(name, [60.0, 62.0])]
     lines = summary_table(rows)
     assert max(map(len, lines)) < 80
     first, long = (" ".join(line.split()) for line in (lines[1], lines[lines.index(name) + 1]))
-    assert lines[0].split() == ["trained", "untrained", "floor", "ledger"]
-    assert first == "knn/accuracy 76 ± 13 ! 70 80 77 ± 13" and long == "61 ± 13"
+    assert lines[0].split() == ["trained", "untrained", "floor", "ledger", "paper"]
+    assert first == "knn/accuracy 76 ± 13 ! 70 80 77 ± 13 90.3" and long == "61 ± 13"
     assert {line.index("±") for line in lines if "±" in line[:40]} == {lines[1].index("±")}
     assert lines[0].index("floor") + len("floor") == lines[1].index("80") + len("80")
     assert summary_table(rows[2:3])[0].split() == ["trained", "untrained"]

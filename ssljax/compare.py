@@ -1,0 +1,592 @@
+"""Comparison of runs: settings that differ, numbers with intervals, and where protocols differ.
+
+    python -m ssljax.compare runs/simclr runs/moco
+    python -m ssljax.compare runs/* --html compare.html     # a page with curves, of one file
+
+Runs that differ in their seeds alone are one column. What makes a comparison unfair (other data,
+splits, image sizes, settings of evaluators, unfinished runs, code that computes something else) is
+said below the numbers.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+import functools
+import html
+import io
+import itertools
+import os
+import pathlib
+import string
+import subprocess
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from ssljax import flags, logs
+from ssljax.data.sources import HELD_OUT
+from ssljax.errors import InputError
+from ssljax.processes import wrapped
+from ssljax.ranges import flag
+from ssljax.record import flat, git, write_whole
+from ssljax.runs import describe_seconds, FoundRun, read_run
+from ssljax.stats import difference
+from ssljax.summary import decimals, format_mean, format_row, Row
+
+# What a result is computed by, besides the experiment's file.
+COMPUTES = tuple(
+    f"ssljax/{name}"
+    for name in (
+        "data/",
+        "evals/",
+        "losses/",
+        "models/",
+        "experiment.py",
+        "optim.py",
+        "pretrained.py",
+        "program.py",
+        "sharding.py",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """Runs that differ in their seeds alone, as one column of a comparison."""
+
+    label: str
+    runs: Sequence[FoundRun]
+
+    @property
+    def first(self) -> FoundRun:
+        return self.runs[0]
+
+    @functools.cached_property
+    def rows(self) -> dict[str, Row]:
+        """Rows of the runs' numbers, each with the seeds of all of them."""
+        found: dict[str, Row] = {}
+        for name in [row.name for row in self.first.summary.rows]:
+            of_runs = [row for run in self.runs for row in run.summary.rows if row.name == name]
+            parts = {
+                kind: list(itertools.chain(*(getattr(row, kind) or [] for row in of_runs)))
+                for kind in ("trained", "untrained", "floor")
+            }
+            row = of_runs[0]
+            found[name] = Row(
+                name,
+                parts["trained"],
+                parts["untrained"] or None,
+                parts["floor"] or None,
+                row.floor_name,
+                row.better,
+            )
+        return found
+
+    @property
+    def seeds(self) -> list[int]:
+        return [seed for run in self.runs for seed in run.summary.seeds]
+
+    @property
+    def seconds(self) -> list[float]:
+        """Seconds of training of each run, for one of its seeds."""
+        return [run.seconds / len(run.summary.seeds) for run in self.runs]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments by dotted name, defaults of the run's version among them, without seeds."""
+        record = self.first.record
+        found = (record.get("defaults") or {}) | flat(record["computes"])
+        return {k: v for k, v in found.items() if not k.startswith("run.")}
+
+    @functools.cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl, each number with the seeds of all runs that have its step."""
+        steps: dict[int, dict[str, list[float]]] = {}
+        for run in self.runs:
+            for row in logs.read_metrics(run.folder):
+                kept = steps.setdefault(row["step"], {})
+                for name, value in row.items():
+                    if name != "step":
+                        kept[name] = [*kept.get(name, []), *np.atleast_1d(value)]
+        return [{"step": step} | steps[step] for step in sorted(steps)]
+
+    def describe(self) -> str:
+        """The runs of the column in words."""
+        seeds = " ".join(map(str, self.seeds))
+        states = {run.describe_state(): None for run in self.runs}
+        return (
+            f"{', '.join(str(run.folder) for run in self.runs)}: {self.first.experiment}"
+            + (f" on {self.first.data}" if self.first.data else "")
+            + f", seed{'s' * (len(self.seeds) > 1)} {seeds}, {', '.join(states)}"
+        )
+
+
+def columns_of(runs: Sequence[FoundRun]) -> list[Column]:
+    """Runs as columns A, B, ..., those that differ in their seeds alone in one."""
+    groups: list[list[FoundRun]] = []
+    for run in runs:
+        for group in groups:
+            if all(_same_but_for_seeds(run, other) for other in group):
+                group.append(run)
+                break
+        else:
+            groups.append([run])
+    return [Column(label, group) for label, group in zip(_labels(), groups)]
+
+
+def _labels() -> Iterator[str]:
+    letters = string.ascii_uppercase
+    yield from letters
+    yield from map("".join, itertools.product(letters, repeat=2))
+
+
+def _same_but_for_seeds(a: FoundRun, b: FoundRun) -> bool:
+    def what(run: FoundRun) -> tuple:
+        record, evals = run.record, run.record.get("evals")
+        settings = {k: v for k, v in flat(record["computes"]).items() if not k.startswith("run.")}
+        return run.experiment, settings, record["num_steps"], record.get("read"), evals, run.state
+
+    return (
+        what(a) == what(b)
+        and not set(a.summary.seeds) & set(b.summary.seeds)
+        and a.state == "finished"
+        and not changed_code([_commit(a), _commit(b)], [a.experiment])
+    )
+
+
+# Settings.
+
+
+def differing(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
+    """Settings that are not the same in all columns, with the value in each."""
+    settings = [column.settings for column in columns]
+    names = dict.fromkeys(itertools.chain(*settings))
+    rows = [("experiment", [column.first.experiment for column in columns])]
+    rows += [(flag(name), [_value(s.get(name)) for s in settings]) for name in names]
+    for name in ("num_steps", "batch_size"):
+        rows.append((name.replace("_", " "), [str(c.first.record[name]) for c in columns]))
+    launches = [column.first.record["launches"][-1] for column in columns]
+    rows += [
+        (name, [str(launch.get("versions", {}).get(name, "")) for launch in launches])
+        for name in ("jax", "jaxlib", "flax", "optax")
+    ]
+    rows.append(("hardware", [launch["hardware"] for launch in launches]))
+    rows.append(("commit", [launch["commit"] or "none" for launch in launches]))
+    return [row for row in rows if len(set(row[1])) > 1]
+
+
+def _value(x: Any) -> str:
+    if isinstance(x, (list, tuple)):
+        return " ".join(map(_value, x)) or "none"
+    return "-" if x is None else str(x)
+
+
+# Fairness.
+
+
+def differences_of_protocol(columns: Sequence[Column]) -> list[str]:
+    """Sentences that say why numbers of the columns are not of like with like."""
+    pairs = [(columns[0], other) for other in columns[1:]]
+    said = [
+        f"{column.label} has not finished: its numbers are those of step {run.summary.step} of "
+        f"{run.summary.num_steps}."
+        for column in columns
+        for run in column.runs
+        if not run.summary.finished
+    ]
+    for a, b in pairs:
+        said += _data(a, b)
+        said += _evaluators(a, b)
+    said += _code(columns)
+    if len({c.first.record["launches"][-1]["hardware"] for c in columns}) > 1:
+        said.append("Times were measured on different hardware.")
+    return said
+
+
+def _data(a: Column, b: Column) -> Iterator[str]:
+    names = [str(c.settings.get("judge") or c.settings.get("data") or "") for c in (a, b)]
+    if len({name.endswith(f":{HELD_OUT}") for name in names}) > 1:
+        yield (
+            f"{a.label} and {b.label} are measured on different splits: {names[0]} and {names[1]}."
+        )
+    sizes = [c.settings.get("image_size") for c in (a, b)]
+    if sizes[0] != sizes[1]:
+        shown = [str(size) if size else "the set's own size" for size in sizes]
+        yield f"{a.label} and {b.label} have images of different sizes: {shown[0]} and {shown[1]}."
+    for training, what in ((False, "measured"), (True, "trained")):
+        parts = [_parts(c, training) for c in (a, b)]
+        digests = [{of["digest"] for of in p.values()} for p in parts]
+        if not all(digests):
+            if any(digests) or not training:
+                yield (
+                    f"Whether {a.label} and {b.label} were {what} on the same data is not known: "
+                    "a record has no fingerprint of it."
+                )
+        elif digests[0] != digests[1]:
+            shown = ["; ".join(f"{name}, {of['count']:,}" for name, of in p.items()) for p in parts]
+            both = f"{a.label} and {b.label}"
+            yield f"{both} were {what} on different data: {shown[0]} and {shown[1]}."
+
+
+def _parts(column: Column, training: bool) -> dict[str, dict[str, Any]]:
+    """Fingerprints of what was read to train on, or to measure on, by name and part."""
+    return {
+        f"{name} ({part})": of
+        for name, parts in (column.first.record.get("read") or {}).items()
+        for part, of in parts.items()
+        if not part.startswith("weights") and part.startswith("training") == training
+    }
+
+
+def _evaluators(a: Column, b: Column) -> Iterator[str]:
+    evals = [c.first.record.get("evals") or {} for c in (a, b)]
+    told = False
+    for name in [name for name in evals[0] if name in evals[1]]:
+        settings = [e[name].get("settings") or {} for e in evals]
+        for key in dict.fromkeys([*settings[0], *settings[1]]):
+            x, y = (_value(s.get(key)) for s in settings)
+            if x != y:
+                told = True
+                yield f"The evaluator {name} has {key} {x} in {a.label} and {y} in {b.label}."
+    if told or list(_data(a, b)):
+        return  # Other floors are a consequence of these.
+    for name in [name for name in a.rows if name in b.rows]:
+        x, y = a.rows[name], b.rows[name]
+        if x.floor and y.floor and x.floor_name == y.floor_name:
+            p, q = float(np.mean(x.floor)), float(np.mean(y.floor))
+            if abs(p - q) > 5e-3 * max(abs(p), abs(q)):  # More than rounding.
+                yield (
+                    f"The floor of {name}, {x.floor_name}, is {p:.4g} in {a.label} and {q:.4g} in "
+                    f"{b.label}, so that they are not measured in the same way."
+                )
+
+
+def _commit(run: FoundRun) -> str:
+    return run.record["launches"][-1]["commit"]
+
+
+def _code(columns: Sequence[Column]) -> Iterator[str]:
+    """Sentences on code that differs between runs, or between the launches of one."""
+    experiments = list(dict.fromkeys(c.first.experiment for c in columns))
+    for column in columns:
+        for run in column.runs:
+            launches = [x for x in run.record["launches"] if x.get("start", 0) < run.step]
+            commits = list(dict.fromkeys(launch["commit"] for launch in launches))
+            if changed := changed_code(commits, experiments):
+                yield f"Code changed between the launches of {run.folder}: {changed}."
+    first = columns[0]
+    for other in columns[1:]:
+        commits = [_commit(first.first), _commit(other.first)]
+        if changed := changed_code(commits, experiments):
+            yield f"The code of {first.label} and {other.label} differs: {changed}."
+
+
+def changed_code(commits: Sequence[str], experiments: Sequence[str]) -> str:
+    """What computes something else at two commits, or why that is not known; "" for nothing.
+
+    Comments and docstrings compute nothing. A + stands for changes that are not committed.
+    """
+    files = {f"experiments/{name}.py" for name in experiments}
+    known = [commit.rstrip("+") for commit in commits]
+    if any(commit.endswith("+") for commit in commits):
+        return f"there were uncommitted changes ({', '.join(commits)})"
+    for a, b in itertools.pairwise(known):
+        if a == b:
+            continue
+        try:
+            names = git("diff", "--name-only", a, b, "--", "ssljax", "experiments").splitlines()
+        except (OSError, subprocess.CalledProcessError):
+            return f"commits {a or 'none'} and {b or 'none'}, which this checkout does not have"
+        wanted = [
+            name
+            for name in names
+            if name.endswith(".py") and (name.startswith(COMPUTES) or name in files)
+        ]
+        changed = [name for name in wanted if _statements(a, name) != _statements(b, name)]
+        if changed:
+            more = f" and {len(changed) - 4} more" if changed[4:] else ""
+            return f"{', '.join(changed[:4])}{more} changed between {a} and {b}"
+    return ""
+
+
+@functools.cache
+def _statements(commit: str, name: str) -> str:
+    """The code of a file at a commit without comments and docstrings."""
+    try:
+        tree = ast.parse(git("show", f"{commit}:{name}"))
+    except (OSError, SyntaxError, subprocess.CalledProcessError):
+        return ""  # No such file.
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [x for x in body if not _is_text(x)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+# Tables.
+
+
+def numbers_table(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
+    """(name, a cell for each column) of every number, with the untrained net's and floors.
+
+    Of two columns there is a third cell, the difference of their means.
+    """
+    names = dict.fromkeys(itertools.chain(*(column.rows for column in columns)))
+    table: list[tuple[str, list[str]]] = []
+    for name in names:
+        rows = [column.rows.get(name) for column in columns]
+        there = [row for row in rows if row]
+        better = there[0].better
+        places = decimals([row.trained for row in there], max(there, key=_spread).trained)
+        cells = [format_mean(row.trained, places) if row else "" for row in rows]
+        if len(columns) == 2:
+            cells.append(_difference(there, places) if len(there) == 2 else "")
+        table.append((name, cells))
+        if better:
+            for kind in ("untrained", "floor"):
+                shown = [format_row(row)[kind] if row else "" for row in rows]
+                floors = {row.floor_name for row in there if row.floor_name}
+                label = kind if kind == "untrained" else f"floor {', '.join(sorted(floors))}"
+                if any(shown):
+                    table.append((f"  {label}", shown + [""] * (len(columns) == 2)))
+    times = [describe_seconds(float(np.mean(column.seconds))) for column in columns]
+    table.append(("time of a seed", times + [""] * (len(columns) == 2)))
+    return table
+
+
+def _spread(row: Row) -> float:
+    return float(np.std(row.trained)) if len(row.trained) > 1 else -1.0
+
+
+def _difference(rows: Sequence[Row], places: int | None) -> str:
+    mean, half = difference(rows[0].trained, rows[1].trained)
+    if not np.isfinite(mean):
+        return ""
+    shown = [f"{x:.4g}" if places is None else f"{x:.{places}f}" for x in (mean, half)]
+    sign = "+" if mean > 0 else ""
+    return f"{sign}{shown[0]}" + (f" ± {shown[1]}" if half > 0 else "")
+
+
+def _heads(columns: Sequence[Column]) -> list[str]:
+    labels = [column.label for column in columns]
+    return labels + [f"{labels[1]} - {labels[0]}"] * (len(labels) == 2)
+
+
+def text(columns: Sequence[Column], most: int = 79) -> str:
+    """The comparison for a terminal of `most` columns."""
+    parts = ["\n".join(wrapped(f"{c.label}  {c.describe()}", 3) for c in columns)]
+    labels = [column.label for column in columns]
+    if rows := differing(columns):
+        parts.append(_chunked([("differs", labels), *rows], most))
+    elif len(columns) > 1:
+        parts.append("All settings are the same.")
+    parts.append(_chunked([("", _heads(columns)), *numbers_table(columns)], most))
+    parts.append("\n".join(wrapped(note, 2) for note in _notes(columns)))
+    if said := differences_of_protocol(columns):
+        lines = ["! Not of like with like:", *(f"  {sentence}" for sentence in said)]
+        parts.append("\n".join(wrapped(line, 4) for line in lines))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _notes(columns: Sequence[Column]) -> list[str]:
+    notes = []
+    if any(len(column.seeds) > 1 for column in columns):
+        notes.append(
+            "Mean ± half of the 95 % interval over seeds"
+            + (", of a difference by Welch's t." if len(columns) == 2 else ".")
+        )
+    for column in columns:
+        for run in column.runs:
+            file = run.folder / "metrics.jsonl"
+            lines = file.read_bytes().splitlines() if file.exists() else []
+            bad = len(lines) - len(logs.read_metrics(run.folder))
+            if bad > 0:
+                s = "s are" if bad > 1 else " is"
+                notes.append(f"{bad} line{s} left out of {file}, which can't be read.")
+    return notes
+
+
+def _chunked(rows: Sequence[tuple[str, Sequence[str]]], most: int) -> str:
+    """A table whose columns, where they need more room, go on in further tables below."""
+    count = len(rows[0][1])
+    for size in range(count, 0, -1):
+        tables = [
+            logs.aligned([(name, *cells[i : i + size]) for name, cells in rows], most=most)
+            for i in range(0, count, size)
+        ]
+        if size == 1 or all(len(line) <= most for table in tables for line in table):
+            return "\n\n".join("\n".join(table) for table in tables)
+    return ""
+
+
+# Page.
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#888888")
+
+
+def page(columns: Sequence[Column]) -> str:
+    """The comparison as one page of HTML that needs no other file and no network."""
+    css = (pathlib.Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    labels = [column.label for column in columns]
+    said = differences_of_protocol(columns)
+    warning = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in said)
+    legend = "".join(
+        f'<p><i style="display:inline-block;width:11px;height:11px;border-radius:50%;'
+        f'background:{_colour(i)}"></i> <b>{column.label}</b> {html.escape(column.describe())}</p>'
+        for i, column in enumerate(columns)
+    )
+    settings = differing(columns)
+    panels = "".join(
+        f'<div class="card"><div class="top"><b>{html.escape(name)}</b></div>{svg}</div>'
+        for name, svg in curve_panels(columns)
+    )
+    notes = " ".join(_notes(columns))
+    sections = {
+        "Not of like with like": f'<ul class="worse">{warning}</ul>' if warning else "",
+        "Numbers": _html_table(["", *_heads(columns)], numbers_table(columns))
+        + f'<p class="note">{html.escape(notes)}</p>',
+        "Settings that differ": _html_table(["", *labels], settings),
+        "Curves": f'<div id="plots">{panels}</div>' if panels else "",
+    }
+    body = "".join(
+        f"<section><h2>{name}</h2>{content}</section>"
+        for name, content in sections.items()
+        if content
+    )
+    title = " and ".join(dict.fromkeys(column.first.experiment for column in columns))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">\n"
+        f'<title>Comparison: {html.escape(title)}</title>\n<link rel="icon" href="data:,">\n'
+        f"<style>{css}</style>\n</head>\n<body>\n"
+        f"<header><h1>Comparison: {html.escape(title)}</h1>{legend}</header>\n"
+        f"<main>{body}</main>\n</body>\n</html>\n"
+    )
+
+
+def _colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def _html_table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f'<th class="number">{html.escape(x)}</th>' for x in heads[1:])
+    lines = "".join(
+        f'<tr><th scope="row"{" class=quiet" if name.startswith(" ") else ""}>'
+        f"{html.escape(name)}</th>"
+        + "".join(f'<td class="number">{html.escape(cell)}</td>' for cell in cells)
+        + "</tr>"
+        for name, cells in rows
+    )
+    return (
+        f'<div class="wide"><table class="results"><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+
+
+def curve_panels(columns: Sequence[Column]) -> Iterator[tuple[str, str]]:
+    """(name, SVG) of each curve of metrics.jsonl, overlaid, those of evaluations first."""
+    from ssljax.report import curves  # And Matplotlib, which a table does not need.
+
+    found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    examples = len({column.first.record["batch_size"] for column in columns}) > 1
+    for i, column in enumerate(columns):
+        judged = column.first.record.get("evals") or {}
+        for curve in curves(column.metrics, judged, column.first.summary.num_steps):
+            if len(curve["steps"]) > 1:
+                found.setdefault(curve["name"], []).append((i, curve))
+    for name in sorted(found, key=lambda name: found[name][0][1]["kind"] != "evaluation"):
+        yield name, _panel(columns, found[name], examples)
+
+
+def _panel(
+    columns: Sequence[Column], lines: Sequence[tuple[int, Mapping[str, Any]]], examples: bool
+) -> str:
+    """Curves over the steps, or over the examples seen, with bands from least to largest."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 2.8), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    for i, curve in lines:
+        per_step = columns[i].first.record["batch_size"] if examples else 1
+        x = np.array(curve["steps"]) * per_step
+        dot = "." if len(x) < 20 else None
+        axes.plot(x, curve["mean"], marker=dot, lw=1.5, color=_colour(i), label=columns[i].label)
+        if "low" in curve:
+            axes.fill_between(x, curve["low"], curve["high"], color=_colour(i), alpha=0.15, lw=0)
+        if "untrained" not in curve.get("lines", {}):
+            continue
+        for bound, value in curve["lines"].items():
+            if bound != "untrained":
+                axes.axhline(value, color=_colour(i), ls="--", lw=0.8)
+    axes.set_xlabel("examples" if examples else "step", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25)
+    if len(columns) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    out = io.StringIO()
+    with rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "ssljax", "font.family": "sans-serif"}
+    ):
+        figure.savefig(
+            out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True
+        )
+    return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+# Command line.
+
+
+@dataclass(frozen=True)
+class Command:
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ...")]
+    """Folders of runs."""
+    html: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """Page to write as well, with curves."""
+
+
+Command.__doc__ = __doc__
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    flags.run_command(Command, _run, args)
+
+
+def _run(asked: Command) -> None:
+    found, notes = [], []
+    for folder in dict.fromkeys(os.path.normpath(name) for name in asked.runs):
+        try:
+            found.append(read_run(folder))
+        except InputError as e:
+            notes.append(str(e))
+        except OSError as e:
+            notes.append(f"{folder} can't be read: {e.strerror or e} ({e.filename or folder}).")
+    if not found:
+        raise InputError(notes[0] if notes else "Give the folders of runs, as runs/a runs/b.")
+    columns = columns_of(found)
+    print(text(columns))
+    for note in notes:
+        print(wrapped(f"\nLeft out: {note}", 2))
+    if asked.html:
+        write_whole(pathlib.Path(asked.html).expanduser(), page(columns))
+        print(f"\n{asked.html} has the curves, too.")
+
+
+if __name__ == "__main__":
+    main()
