@@ -32,7 +32,7 @@ from ssljax.ranges import flag
 from ssljax.record import flat, git, write_whole
 from ssljax.runs import describe_seconds, FoundRun, read_run
 from ssljax.stats import difference
-from ssljax.summary import decimals, format_mean, format_row, Row
+from ssljax.summary import decimals, format_mean, Row
 
 # What a result is computed by, besides the experiment's file.
 COMPUTES = tuple(
@@ -151,7 +151,7 @@ def _same_but_for_seeds(a: FoundRun, b: FoundRun) -> bool:
         what(a) == what(b)
         and not set(a.summary.seeds) & set(b.summary.seeds)
         and a.state == "finished"
-        and not changed_code([_commit(a), _commit(b)], [a.experiment])
+        and not changed_code(_code_of(a)[-1], _code_of(b)[-1], [a.experiment])
     )
 
 
@@ -262,8 +262,24 @@ def _evaluators(a: Column, b: Column) -> Iterator[str]:
                 )
 
 
-def _commit(run: FoundRun) -> str:
-    return run.record["launches"][-1]["commit"]
+@dataclass(frozen=True)
+class Code:
+    """The code of a launch: a commit, and what had changed since as git shows it."""
+
+    commit: str
+    uncommitted: str = ""
+
+
+def _code_of(run: FoundRun) -> list[Code]:
+    """The code of each launch that trained or evaluated, the last one's last."""
+    found = {}
+    for i, launch in enumerate(run.record["launches"]):
+        last = i == len(run.record["launches"]) - 1
+        if last or launch.get("start", 0) < run.record["launches"][i + 1].get("start", 0):
+            diff = run.folder / "source" / f"uncommitted{i + 1}.diff"
+            text = diff.read_text(encoding="utf-8", errors="replace") if diff.exists() else ""
+            found[Code(launch["commit"].rstrip("+"), text)] = None
+    return list(found)
 
 
 def _code(columns: Sequence[Column]) -> Iterator[str]:
@@ -271,43 +287,53 @@ def _code(columns: Sequence[Column]) -> Iterator[str]:
     experiments = list(dict.fromkeys(c.first.experiment for c in columns))
     for column in columns:
         for run in column.runs:
-            launches = [x for x in run.record["launches"] if x.get("start", 0) < run.step]
-            commits = list(dict.fromkeys(launch["commit"] for launch in launches))
-            if changed := changed_code(commits, experiments):
-                yield f"Code changed between the launches of {run.folder}: {changed}."
+            for a, b in itertools.pairwise(_code_of(run)):
+                if changed := changed_code(a, b, experiments):
+                    yield f"Code changed between launches of {run.folder}: {changed}."
     first = columns[0]
     for other in columns[1:]:
-        commits = [_commit(first.first), _commit(other.first)]
-        if changed := changed_code(commits, experiments):
+        a, b = (_code_of(column.first)[-1] for column in (first, other))
+        if changed := changed_code(a, b, experiments):
             yield f"The code of {first.label} and {other.label} differs: {changed}."
 
 
-def changed_code(commits: Sequence[str], experiments: Sequence[str]) -> str:
-    """What computes something else at two commits, or why that is not known; "" for nothing.
+def changed_code(a: Code, b: Code, experiments: Sequence[str]) -> str:
+    """What computes something else in one code than in another, or why that is not known.
 
-    Comments and docstrings compute nothing. A + stands for changes that are not committed.
+    Empty for nothing. Comments and docstrings of what is committed compute nothing.
     """
-    files = {f"experiments/{name}.py" for name in experiments}
-    known = [commit.rstrip("+") for commit in commits]
-    if any(commit.endswith("+") for commit in commits):
-        return f"there were uncommitted changes ({', '.join(commits)})"
-    for a, b in itertools.pairwise(known):
-        if a == b:
-            continue
-        try:
-            names = git("diff", "--name-only", a, b, "--", "ssljax", "experiments").splitlines()
-        except (OSError, subprocess.CalledProcessError):
-            return f"commits {a or 'none'} and {b or 'none'}, which this checkout does not have"
-        wanted = [
-            name
-            for name in names
-            if name.endswith(".py") and (name.startswith(COMPUTES) or name in files)
-        ]
-        changed = [name for name in wanted if _statements(a, name) != _statements(b, name)]
-        if changed:
-            more = f" and {len(changed) - 4} more" if changed[4:] else ""
-            return f"{', '.join(changed[:4])}{more} changed between {a} and {b}"
-    return ""
+
+    def computes(name: str) -> bool:
+        if name.startswith("experiments/"):
+            return pathlib.PurePath(name).stem in experiments and name.endswith(".py")
+        return name.startswith(COMPUTES) and name.endswith(".py")
+
+    if a == b and a.commit:
+        return ""
+    if a.uncommitted != b.uncommitted:
+        lines = [*a.uncommitted.splitlines(), *b.uncommitted.splitlines()]
+        touched = {x.removeprefix("+++ b/") for x in lines if x.startswith("+++ b/")}
+        if changed := sorted(filter(computes, touched)):
+            return f"uncommitted changes of {_listed(changed)}"
+    if a.commit == b.commit and a.commit:
+        return ""
+    try:
+        if not (a.commit and b.commit):
+            raise OSError
+        names = git("diff", "--name-only", a.commit, b.commit, "--", "ssljax", "experiments")
+    except (OSError, subprocess.CalledProcessError):
+        known = [code.commit or "no commit" for code in (a, b)]
+        return f"{known[0]} and {known[1]}, which this checkout can't compare"
+    changed = [
+        name
+        for name in filter(computes, names.splitlines())
+        if _statements(a.commit, name) != _statements(b.commit, name)
+    ]
+    return f"{_listed(changed)} changed between {a.commit} and {b.commit}" if changed else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
 
 
 @functools.cache
@@ -353,7 +379,8 @@ def numbers_table(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
         table.append((name, cells))
         if better:
             for kind in ("untrained", "floor"):
-                shown = [format_row(row)[kind] if row else "" for row in rows]
+                values = [getattr(row, kind) if row else None for row in rows]
+                shown = [format_mean(v, places, spread=False) if v else "" for v in values]
                 floors = {row.floor_name for row in there if row.floor_name}
                 label = kind if kind == "untrained" else f"floor {', '.join(sorted(floors))}"
                 if any(shown):

@@ -103,14 +103,15 @@ def summary(workdir: str | pathlib.Path) -> Summary:
     return Summary(rows if step else [], step, record["num_steps"], seeds, ledger)
 
 
-def judgements(evals: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
-    """Of each evaluator, which way its numbers are better, what their floors are, and captions of
-    its pictures, as JSON."""
+def judgements(evals: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Of each evaluator, which way its numbers are better, what their floors are, captions of its
+    pictures and its settings, as JSON."""
     return {
         name: {
             "better": dict(evaluate.better),
             "floors": dict(evaluate.floors),
             "captions": dict(evaluate.captions),
+            "settings": dict(evaluate.settings),
         }
         if isinstance(evaluate, Evaluator)
         else {"better": {}, "floors": {}}
@@ -300,8 +301,11 @@ def format_row(row: Row) -> dict[str, str]:
 
 
 def decimals(numbers: Sequence[Sequence[float]], measured: Sequence[float]) -> int | None:
-    """Decimals of several means: two digits of the interval of `measured`, or four digits of the
-    largest mean where it has no interval; None where no number of at most six decimals does."""
+    """Decimals of several means, or None where six are not enough.
+
+    They show two digits of the interval of `measured`, and three of the largest number; four of it
+    where there is no interval.
+    """
     spread = interval(measured) if len(measured) > 1 else math.nan
     means = [abs(float(np.mean(v))) for v in numbers]
     largest = max((x for x in means if math.isfinite(x)), default=0.0)
@@ -309,7 +313,8 @@ def decimals(numbers: Sequence[Sequence[float]], measured: Sequence[float]) -> i
     if whole and not spread > 0:
         return 0
     if spread > 0 and math.isfinite(spread):
-        places = 1 - math.floor(math.log10(spread))
+        places = 2 - math.floor(math.log10(max(largest, spread)))
+        places = max(places, 1 - math.floor(math.log10(spread)))
     elif largest:
         places = 3 - math.floor(math.log10(largest))
     else:

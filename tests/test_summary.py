@@ -88,9 +88,11 @@ def test_table_is_aligned_within_80_columns_and_has_no_empty_columns():
     assert max(map(len, lines)) < 80
     first, long = (" ".join(line.split()) for line in (lines[1], lines[lines.index(name) + 1]))
     assert lines[0].split() == ["trained", "untrained", "floor", "ledger", "paper"]
-    assert first == "knn/accuracy 76 ± 13 ! 70 80 77 ± 13 90.3" and long == "61 ± 13"
+    assert (
+        first == "knn/accuracy 76.0 ± 12.7 ! 70.0 80.0 77.0 ± 12.7 90.3" and long == "61.0 ± 12.7"
+    )
     assert {line.index("±") for line in lines if "±" in line[:40]} == {lines[1].index("±")}
-    assert lines[0].index("floor") + len("floor") == lines[1].index("80") + len("80")
+    assert lines[0].index("floor") + len("floor") == lines[1].index("80.0") + len("80.0")
     assert summary_table(rows[2:3])[0].split() == ["trained", "untrained"]
 
 

@@ -92,6 +92,7 @@ def accuracy_of_versions(
         evaluate,
         better=better or {},
         floors=floors or {},
+        settings={"n": n, "net": net.name},
         trace=lambda state: trace_evaluator(run, {"state": state, "net": net.params}),
         queries=test,
     )

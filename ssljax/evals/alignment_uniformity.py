@@ -44,7 +44,7 @@ def alignment_uniformity(
         if z.ndim != 2 or len(z) != len(x):
             raise InputError(f"A view must have features (n, d); {x.shape} gave {z.shape}.")
 
-    return Evaluator(evaluate, trace=trace, queries=data)
+    return Evaluator(evaluate, settings={"n": n, "seed": seed}, trace=trace, queries=data)
 
 
 def alignment(a: np.ndarray, b: np.ndarray) -> float:

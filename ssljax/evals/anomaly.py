@@ -61,6 +61,7 @@ def anomaly_auroc(
         },
         better={"auroc": "higher"},
         floors={"auroc": "pixels_knn"},
+        settings={"normal_class": normal_class, "k": k, "n": n, "seed": seed},
         trace=lambda state: trace_features(column, state, test),
         bank=normal,
         queries=test,

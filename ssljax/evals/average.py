@@ -72,7 +72,14 @@ def average(
         labels = jax.ShapeDtypeStruct(images.shape[:1], known.dtype)
         jax.eval_shape(run, state, jax.random.key(seed), images, labels)
 
-    return Evaluator(evaluate, better=better or {}, floors=floors or {}, trace=trace, queries=data)
+    return Evaluator(
+        evaluate,
+        better=better or {},
+        floors=floors or {},
+        settings={"n": n, "seed": seed},
+        trace=trace,
+        queries=data,
+    )
 
 
 def psnr(x: Array, y: Array, where: Array | None = None) -> Array:

@@ -47,6 +47,7 @@ def clusters(
         evaluate,
         better={"accuracy": "higher", "nmi": "higher", "ari": "higher"},
         floors={name: f"pixels_{name}" for name in names} if floor else {},
+        settings={"k": k, "n": n, "starts": starts, "seed": seed},
         trace=lambda state: trace_features(encode, state, data),
         encode=encode,
         queries=data,

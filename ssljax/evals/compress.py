@@ -75,6 +75,7 @@ def compression(
         evaluate,
         better={"psnr": "higher", "ssim": "higher"},
         floors={"psnr": "jpeg_psnr", "ssim": "jpeg_ssim"},
+        settings={"n": n, "bits": bits, "seed": seed},
         trace=trace,
         queries=data,
     )

@@ -1,6 +1,6 @@
 """Evaluator: a function of the state, with what a run needs to know of its numbers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +27,11 @@ class Evaluator:
     better: Mapping[str, Direction] = field(default_factory=dict)  # Of the numbers that have one.
     # By name of a number, the name of another of the same result that a trained net should beat.
     floors: Mapping[str, str] = field(default_factory=dict)
+    # A sentence on numbers of a trained net that show a collapse, else "".
+    warning: Callable[[Mapping[str, float]], str] | None = None
+    captions: Mapping[str, str] = field(default_factory=dict)  # Of pictures and texts.
+    # What numbers of two runs must have in common to be comparable, such as the k of kNN, as JSON.
+    settings: Mapping[str, Any] = field(default_factory=dict)
     trace: Callable[[Tree], Any] | None = None  # Raises InputError on shapes that don't fit.
     encode: Callable[[Tree, Any], Any] | None = None  # The features that are evaluated, if any.
     bank: Any = None  # The set that a classifier of the features is made from, if any.
@@ -34,6 +39,26 @@ class Evaluator:
 
     def __call__(self, state: Tree) -> Metrics:
         return self.evaluate(state)
+
+
+def warnings(
+    results: Mapping[str, Sequence[float]], evals: Mapping[str, Any], seeds: Sequence[int]
+) -> list[str]:
+    """Sentences of evaluators on numbers that show a collapse, with the seed if there are several.
+
+    `results` has a number for each seed.
+    """
+    lines = []
+    for name, evaluate in evals.items():
+        if not isinstance(evaluate, Evaluator) or evaluate.warning is None:
+            continue
+        own = {
+            k.removeprefix(f"{name}/"): v for k, v in results.items() if k.startswith(f"{name}/")
+        }
+        for i, seed in enumerate(seeds):
+            if own and (sentence := evaluate.warning({k: v[i] for k, v in own.items()})):
+                lines.append(f"! {sentence}" + (f" (seed {seed})" if len(seeds) > 1 else ""))
+    return lines
 
 
 def trace_evaluator(evaluate: Callable[[Tree], Metrics], state: Tree) -> None:

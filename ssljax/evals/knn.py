@@ -75,6 +75,7 @@ def knn(
         evaluate,
         better={"accuracy": "higher", "plain": "higher"},
         floors={"accuracy": "raw_pixels"} if floor else {},
+        settings={"k": k, "temperature": temperature},
         trace=trace,
         encode=encode,
         bank=train,

@@ -87,7 +87,13 @@ def likelihood(
         images = examples(test, part_size(test, len(indices), batch_size))
         jax.eval_shape(bounds, state, jax.random.key(seed), images)
 
-    return Evaluator(evaluate, better={"nll": "lower", "elbo": "higher"}, trace=trace, queries=test)
+    return Evaluator(
+        evaluate,
+        better={"nll": "lower", "elbo": "higher"},
+        settings={"samples": samples, "n": n, "seed": seed},
+        trace=trace,
+        queries=test,
+    )
 
 
 def latent_use(
@@ -131,7 +137,12 @@ def latent_use(
                 f"{log_var.shape} for {len(images)} images."
             )
 
-    return Evaluator(evaluate, trace=trace, queries=test)
+    return Evaluator(
+        evaluate,
+        settings={"n": n, "seed": seed, "threshold": threshold},
+        trace=trace,
+        queries=test,
+    )
 
 
 def kl_figure(kl: np.ndarray, active: np.ndarray) -> "Figure":

@@ -78,6 +78,7 @@ def masked_accuracy(
         evaluate,
         better={"accuracy": "higher", "accuracy_at_mask": "higher", "nll": "lower"},
         floors={"accuracy": "most_frequent"},
+        settings={"seed": seed},
         trace=lambda state: _trace(run, state, rows, batch_size),
         queries=read,
     )
@@ -148,6 +149,7 @@ def replaced_auroc(
     return Evaluator(
         evaluate,
         better={"auroc": "higher"},
+        settings={"seed": seed},
         trace=lambda state: _trace(run, state, rows, batch_size),
         queries=rows,
     )

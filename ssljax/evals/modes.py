@@ -51,6 +51,7 @@ def modes(
     return Evaluator(
         evaluate,
         better={"modes": "higher", "high_quality": "higher"},
+        settings={"n": n, "sigma": sigma, "seed": seed},
         trace=lambda state: jax.eval_shape(run, state),
     )
 

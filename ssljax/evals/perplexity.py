@@ -63,7 +63,14 @@ def perplexity(
         rows = jax.ShapeDtypeStruct((round_up(batch_size), length + 1), np.int32)
         jax.eval_shape(run, state, rows)
 
-    return Evaluator(evaluate, better=BETTER, floors=FLOORS, trace=trace, queries=text)
+    return Evaluator(
+        evaluate,
+        better=BETTER,
+        floors=FLOORS,
+        settings={"length": length, "stride": stride},
+        trace=trace,
+        queries=text,
+    )
 
 
 def perplexity_numbers(text: Tokenized) -> Callable[[float], dict[str, float]]:

@@ -97,6 +97,7 @@ def linear_probe(
         evaluate,
         better={"accuracy": "higher"},
         floors={"accuracy": "raw_pixels"} if floor else {},
+        settings={"held_out": held_out, "seed": seed},
         trace=trace,
         encode=encode,
         bank=train,

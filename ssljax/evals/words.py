@@ -174,6 +174,7 @@ def analogies(
     return Evaluator(
         evaluate,
         better={"accuracy": "higher", "semantic": "higher", "syntactic": "higher"},
+        settings={"restrict": restrict},
         trace=lambda state: _check_vectors(vectors, state, vocabulary),
     )
 
