@@ -275,16 +275,44 @@ def grid(images: np.ndarray, cell: int = 64, gap: int = 2) -> np.ndarray:
         raise InputError(f"A grid needs images (rows, columns, H, W, 1 or 3), not {images.shape}.")
     if images.dtype != np.uint8:
         images = np.round(255 * np.clip(np.nan_to_num(images), 0, 1)).astype(np.uint8)
-    rows, columns, *size = images.shape[:4]
-    factor = max(1, -(-cell // min(size)))
-    images = _colour(images).repeat(factor, axis=2).repeat(factor, axis=3)
+    rows, columns = images.shape[:2]
+    images = _enlarged(images, cell)
     images = np.pad(images, [(0, 0), (0, 0), (0, gap), (0, gap), (0, 0)], constant_values=255)
     height, width = images.shape[2:4]
     images = images.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
     return images[: len(images) - gap, : images.shape[1] - gap]
 
 
-def scatter(points: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
+def framed_panels(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], cell: int = 56, frame: int = 3
+) -> np.ndarray:
+    """Grids of images next to each other, each under its title: (H, W, 3) uint8.
+
+    By title, images (rows, columns, H, W, 1 or 3) uint8 and which of them, (rows, columns) bool,
+    have a green frame. All have as many rows. Images are enlarged as by `grid`.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    font, parts, start = ImageFont.load_default(14), [], 0
+    titles = []
+    for title, (images, marked) in panels.items():
+        images = _enlarged(images, cell)
+        green, white = np.uint8([0, 170, 80]), np.uint8([255, 255, 255])
+        border = [(0, 0), (0, 0), (frame, frame), (frame, frame), (0, 0)]
+        inside = np.pad(np.ones(images.shape, bool), border)
+        colour = np.where(marked[:, :, None, None, None], green, white)
+        images = np.where(inside, np.pad(images, border), colour)
+        part = grid(images, cell=1)
+        titles.append((start, title))
+        start += part.shape[1] + 2 * frame
+        parts.append(np.pad(part, [(24, 0), (0, 2 * frame), (0, 0)], constant_values=255))
+    picture = Image.fromarray(np.concatenate(parts, axis=1))
+    for x, title in titles:
+        ImageDraw.Draw(picture).text((x + frame, 4), title, fill=(0, 0, 0), font=font)
+    return np.asarray(picture)
+
+
+def scatter(points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Points (n, 2) coloured by class, with a legend of up to 20 names, (H, W, 3) uint8."""
     return rendered(scatter_figure(points, labels, names))
 
@@ -342,6 +370,12 @@ def _plane(z: np.ndarray) -> np.ndarray:
     # One thread: sklearn's threads spin, 7 times slower on 2 cores that other programs use too.
     with threadpool_limits(1):
         return tsne.fit_transform(z)
+
+
+def _enlarged(images: np.ndarray, cell: int) -> np.ndarray:
+    """Images (rows, columns, H, W, 1 or 3) in colour, by a whole number until sides are `cell`."""
+    factor = max(1, -(-cell // min(images.shape[2:4])))
+    return _colour(images).repeat(factor, axis=2).repeat(factor, axis=3)
 
 
 def _colour(images: np.ndarray) -> np.ndarray:
