@@ -17,7 +17,7 @@ from ssljax.evals.average import average, linear_floor
 from ssljax.evals.cluster import clusters, kmeans
 from ssljax.evals.collapse import collapse
 from ssljax.evals.compress import compression
-from ssljax.evals.evaluator import Evaluator, trace_evaluator
+from ssljax.evals.evaluator import Evaluator, trace_evaluator, warnings
 from ssljax.evals.feature_nets import nearest_image_classifier, pixels
 from ssljax.evals.features import features, raw_pixels
 from ssljax.evals.fid import generated
@@ -336,3 +336,15 @@ def test_evaluation_of_digits_by_knn_has_a_direction_and_a_floor():
     assert evaluate.floors == {"accuracy": "raw_pixels"}
     assert (evaluate.encode, evaluate.bank, evaluate.queries) == (encode, train, test)
     assert knn(encode, train, test, floor=False).floors == {}
+
+
+def test_warnings_are_of_each_seed_and_of_evaluators_that_have_any():
+    evals = {
+        "a": Evaluator(lambda state: {}, warning=lambda n: f"x is {n['x']}." if n["x"] > 1 else ""),
+        "b": Evaluator(lambda state: {}),
+        "c": lambda state: {},
+    }
+    results = {"a/x": [1.0, 2.0, 3.0], "ab/x": [9.0] * 3, "b/x": [9.0] * 3, "c/x": [9.0] * 3}
+    assert warnings(results, evals, [4, 5, 6]) == ["! x is 2.0. (seed 5)", "! x is 3.0. (seed 6)"]
+    assert warnings({"a/x": [2.0]}, evals, [0]) == ["! x is 2.0."]
+    assert warnings({"b/x": [9.0]}, evals, [0]) == []  # Where a has not been evaluated.
