@@ -405,7 +405,7 @@ def _difference(rows: Sequence[Row], places: int | None) -> str:
 
 def _heads(columns: Sequence[Column]) -> list[str]:
     labels = [column.label for column in columns]
-    return labels + [f"{labels[1]} - {labels[0]}"] * (len(labels) == 2)
+    return [*labels, " - ".join(reversed(labels))] if len(labels) == 2 else labels
 
 
 def text(columns: Sequence[Column], most: int = 79) -> str:
