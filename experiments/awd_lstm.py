@@ -15,7 +15,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data.token_feeds import Streams, tokenized
@@ -25,7 +24,7 @@ from ssljax.evals.recurrent import (
     recurrent_sample,
 )
 from ssljax.models.rnn import nats, RNN, RNNLanguageModel
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import adamw, clipped, warmup_cosine
 from ssljax.ranges import checked, Count, FractionBelowOne, NotNegative, Positive
 
 
@@ -69,7 +68,7 @@ def awd_lstm(
     streams = Streams(read.train, batch_size, length)
     net = RNNLanguageModel(read.size, rnn, tied=True, word_dropout=word_dropout)
     steps = epochs * streams.steps
-    tx = optax.chain(optax.clip_by_global_norm(clip), adamw(warmup_cosine(lr, steps), weight_decay))
+    tx = clipped(clip, adamw(warmup_cosine(lr, steps), weight_decay))
 
     def init(key, batch):
         return TrainState.create(tx, net.init(key, batch["tokens"]), carry=rnn.zeros(batch_size))

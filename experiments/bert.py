@@ -12,7 +12,6 @@ launch/local.sh experiments/bert.py --data zh.txt --tokens bpe     # text of tho
 from typing import Annotated
 
 import jax
-import optax
 import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
@@ -21,7 +20,7 @@ from ssljax.data.token_rows import SPECIAL, token_rows, TokenKind, word_starts
 from ssljax.evals.masked_language import masked_accuracy
 from ssljax.losses.language import mask_tokens, masked_lm_loss
 from ssljax.models.transformer import LanguageModel, Transformer
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import adamw, clipped, warmup_cosine
 from ssljax.pretrained import language_model_files
 from ssljax.ranges import checked, Count, NotNegative, Positive, Range
 
@@ -61,7 +60,7 @@ def bert(
     starts = word_starts(read.tokenizer, read.train, share) if whole_words else None
     model = LanguageModel(net, read.size, causal=False)
     schedule = warmup_cosine(lr, steps)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(schedule, weight_decay, b2=0.98))
+    tx = clipped(1.0, adamw(schedule, weight_decay, b2=0.98))
 
     def init(key, batch):
         return TrainState.create(tx, {"model": model.init(key, batch["tokens"][:2])})

@@ -10,7 +10,6 @@ from typing import Annotated
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
@@ -24,7 +23,7 @@ from ssljax.losses.language import (
     replaced_detection_loss,
 )
 from ssljax.models.transformer import LanguageModel, Transformer
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import adamw, clipped, warmup_cosine
 from ssljax.pretrained import language_model_files
 from ssljax.ranges import checked, Count, NotNegative, Positive, Range
 
@@ -69,7 +68,7 @@ def electra(
     small = net.clone(width=net.width // part, heads=max(1, net.heads // part))
     generator = LanguageModel(small, read.size, causal=False, size=net.width)
     schedule = warmup_cosine(lr, steps)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(schedule, weight_decay, b2=0.98))
+    tx = clipped(1.0, adamw(schedule, weight_decay, b2=0.98))
 
     def init(key, batch):
         m = model.init(key, batch["tokens"][:2])

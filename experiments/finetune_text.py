@@ -25,7 +25,7 @@ from ssljax.data.token_rows import labelled_splits, TokenKind
 from ssljax.evals.accuracy import accuracy
 from ssljax.evals.text_floor import text_floors
 from ssljax.models.transformer import Transformer
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import adamw, clipped, warmup_cosine
 from ssljax.pretrained import pretrained_or_new
 from ssljax.ranges import checked, Count, NotNegative, PositiveFraction, Range
 
@@ -77,7 +77,7 @@ def finetune_text(
     at = np.sort(np.random.default_rng(0).permutation(len(train))[:n])
     some = Documents([docs["train"].text[i] for i in at], train.labels[at], train.class_names)
     model, head = old.model, nn.Dense(train.num_classes)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(warmup_cosine(lr, steps), weight_decay))
+    tx = clipped(1.0, adamw(warmup_cosine(lr, steps), weight_decay))
 
     def init(key, batch):
         k1, k2 = jax.random.split(key)

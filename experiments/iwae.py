@@ -24,6 +24,7 @@ from ssljax.evals.pictures import samples
 from ssljax.losses.elbo import dreg_bound, iwae_bound, one_sample_bound
 from ssljax.models.coder import Convolutional, Dense
 from ssljax.models.vae import VAE
+from ssljax.optim import scheduled
 from ssljax.ranges import checked, Count, Positive
 
 
@@ -75,8 +76,9 @@ def iwae(
     train, test, *_ = data.read()
     check_shapes(train, test)
     num_steps = steps_of(epochs, train, batch_size)
-    rate = optax.cosine_decay_schedule if schedule == "cosine" else paper_stages
-    tx = optax.adam(rate(lr, num_steps), eps=1e-4)
+    stages = optax.cosine_decay_schedule if schedule == "cosine" else paper_stages
+    rate = stages(lr, num_steps)
+    tx = scheduled(optax.adam(rate, eps=1e-4), rate)
     net = VAE(coder, latents, train.shape)
 
     def apply(params, method, *args):

@@ -35,6 +35,7 @@ from ssljax.evals.recurrent import (
     recurrent_sample,
 )
 from ssljax.models.rnn import nats, RNN, RNNLanguageModel
+from ssljax.optim import clipped, scheduled
 from ssljax.ranges import checked, Count, CountOrZero, NotNegative, Positive, PositiveFraction
 
 RATES = {"lstm": 1.0, "gru": 0.3, "tanh": 0.1}  # The best of those in the docstring above.
@@ -80,7 +81,7 @@ def lstm(
     def rate(step):
         return peak * decay ** jnp.maximum(step // streams.steps + 1 - flat_epochs, 0)
 
-    tx = optax.chain(optax.clip_by_global_norm(clip), optax.sgd(rate))
+    tx = clipped(clip, scheduled(optax.sgd(rate), rate))
 
     def init(key, batch):
         return TrainState.create(tx, net.init(key, batch["tokens"]), carry=rnn.zeros(batch_size))

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-import optax
 import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
@@ -27,7 +26,7 @@ from ssljax.evals.texts import nearest_texts
 from ssljax.losses.infonce import info_nce_loss
 from ssljax.models.mlp import MLP
 from ssljax.models.transformer import Transformer
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import adamw, clipped, warmup_cosine
 from ssljax.pretrained import pretrained_or_new
 from ssljax.ranges import checked, Count, NotNegative, Positive, Range
 
@@ -72,7 +71,7 @@ def simcse(
     train, test = labelled_splits(old.tokenizer, docs, length)
     model, width = old.model, old.model.net.width
     head = MLP((width, width), activation="tanh")
-    tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(warmup_cosine(lr, steps), weight_decay))
+    tx = clipped(1.0, adamw(warmup_cosine(lr, steps), weight_decay))
 
     def init(key, batch):
         k1, k2 = jax.random.split(key)

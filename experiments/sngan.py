@@ -80,8 +80,8 @@ def sngan(
         z = over_batch(jax.random.normal(key, (batch_size, critic_steps + 1, latents)))
         for i in range(critic_steps):
             state, metrics = disc_step(state, {"image": real[:, i], "z": z[:, i]}, key)
-        state, _ = gen_step(state, {"z": z[:, -1]}, key)
-        return state, metrics
+        state, of_gen = gen_step(state, {"z": z[:, -1]}, key)
+        return state, metrics | of_gen
 
     def draw(state, key, n):
         z = jax.random.normal(key, (n, latents))

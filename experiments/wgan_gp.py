@@ -89,8 +89,8 @@ def wgan_gp(
         for i in range(critic_steps):
             own = {"image": real[:, i], "z": z[:, i]}
             state, metrics = critic_step(state, own, keys[i])
-        state, _ = gen_step(state, {"z": z[:, -1]}, key)
-        return state, metrics
+        state, of_gen = gen_step(state, {"z": z[:, -1]}, key)
+        return state, metrics | of_gen
 
     def draw(state, key, n):
         z = jax.random.normal(key, (n, latents))

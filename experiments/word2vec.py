@@ -113,7 +113,7 @@ def word2vec(
         params, losses = jax.lax.scan(
             lambda params, part: move(params, *part, rate), state.params, parts
         )
-        return state.replace(params=params), {"loss": losses.mean()}
+        return state.replace(params=params), {"loss": losses.mean(), "lr": rate}
 
     def vectors(state):
         return state.params["in"]

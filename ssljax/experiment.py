@@ -15,7 +15,7 @@ import optax
 from ssljax import sharding
 from ssljax.data.feed import Data
 from ssljax.errors import InputError
-from ssljax.optim import ema_decay
+from ssljax.optim import ema_decay, learning_rate_at
 
 Tree = Any  # A pytree of arrays.
 Batch = Mapping[str, Array]  # Named arrays, the examples along their first axis.
@@ -98,16 +98,28 @@ def descend(
 
     Returns the new parameters, the new optimizer state, and aux.
     """
+    params, opt_state, (aux, _) = _descend(tx, loss, params, opt_state)
+    return params, opt_state, aux
+
+
+def _descend(
+    tx: optax.GradientTransformation,
+    loss: Callable[[Tree], tuple[Array, Any]],
+    params: Tree,
+    opt_state: Tree,
+) -> tuple[Tree, Tree, tuple[Any, Array]]:
+    """`descend`, with the gradient's L2 norm over all parameters, before `tx` clips it."""
     (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
     updates, opt_state = tx.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, aux
+    return optax.apply_updates(params, updates), opt_state, (aux, optax.global_norm(grads))
 
 
 def minimize(tx: optax.GradientTransformation, loss: Callable) -> Callable:
     """`step` of a method with one loss, which the parameters of `state` descend.
 
     `loss(params, state, batch, key)` returns (value, (extra, metrics)); `extra` becomes that of the
-    new state.
+    new state. The metrics of the step are those, `grad_norm`, the L2 norm of the gradient over all
+    parameters before it is clipped, and `lr`, where `tx` has a schedule (`optim.scheduled`).
     """
 
     def loss_of_params(params: Tree, state: TrainState, batch: Batch, key: Array) -> Any:
@@ -117,9 +129,10 @@ def minimize(tx: optax.GradientTransformation, loss: Callable) -> Callable:
         return out
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
-        params, opt_state, (extra, metrics) = descend(
+        params, opt_state, ((extra, metrics), norm) = _descend(
             tx, lambda p: loss_of_params(p, state, batch, key), state.params, state.opt_state
         )
+        metrics = {"grad_norm": norm, **learning_rate_at(tx, state.step), **metrics}
         return state.replace(params=params, opt_state=opt_state, extra=extra), metrics
 
     return step
@@ -137,12 +150,13 @@ def alternate(
     that player and returns (value, (extra, metrics)). `state` holds the others' parameters as
     earlier updates of the same step have left them. Returned `extra` entries overwrite those of
     `state.extra`, and so do those of `after(state)`, which is called when all have been updated.
+    Besides the losses' own metrics there is `grad_norm_PLAYER` of each player, as in `minimize`.
     """
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         metrics = {}
         for player, loss in losses.items():
-            params, opt_state, (extra, found) = descend(
+            params, opt_state, ((extra, found), norm) = _descend(
                 tx,
                 lambda p: loss(p, state, batch, key),
                 state.params[player],
@@ -153,7 +167,7 @@ def alternate(
                 extra={**state.extra, **extra},
                 opt_state={**state.opt_state, player: opt_state},
             )
-            metrics |= found
+            metrics |= {f"grad_norm_{player}": norm, **found}
         if after:
             state = state.replace(extra={**state.extra, **after(state)})
         return state, metrics

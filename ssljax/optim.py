@@ -1,4 +1,5 @@
-"""What Optax lacks: schedules by fraction of training, a mask for weight decay, descent by rows."""
+"""What Optax lacks: schedules by fraction of training, learning rates that are logged, a mask for
+weight decay, descent by rows."""
 
 from typing import Any, Literal
 
@@ -35,6 +36,37 @@ def warmup_cosine(
         ],
         [steps],
     )
+
+
+class Scheduled(optax.GradientTransformationExtraArgs):
+    """An optimizer with the schedule of its learning rate, so that a step can log it."""
+
+    schedule: optax.Schedule
+
+
+def scheduled(
+    tx: optax.GradientTransformation, learning_rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    """`tx`, whose learning rate is logged as `lr` where it is a schedule; its updates don't change.
+
+    `minimize` reads the schedule at the step of the state, as `tx` does that updates once a step.
+    """
+    if not callable(learning_rate):
+        return tx
+    found = Scheduled(*optax.with_extra_args_support(tx))
+    found.schedule = learning_rate
+    return found
+
+
+def learning_rate_at(tx: optax.GradientTransformation, step: Array) -> dict[str, Array]:
+    """{"lr": the learning rate of an update}, or {} for an optimizer that is not `scheduled`."""
+    return {"lr": jnp.asarray(tx.schedule(step))} if isinstance(tx, Scheduled) else {}
+
+
+def clipped(norm: float, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` of gradients that are scaled down to an L2 norm of `norm` where theirs is larger."""
+    found = optax.chain(optax.clip_by_global_norm(norm), tx)
+    return scheduled(found, tx.schedule) if isinstance(tx, Scheduled) else found
 
 
 def cosine(start: float, end: float | None, num_steps: int) -> optax.ScalarOrSchedule:
@@ -108,7 +140,8 @@ def optimizer_of(
     if kind == "adamw":
         return adamw(learning_rate, weight_decay)
     if kind == "sgd":
-        return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, 0.9))
+        sgd = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, 0.9))
+        return scheduled(sgd, learning_rate)
     return lars(learning_rate, weight_decay, outer=kind == "lars-outer")
 
 
@@ -128,8 +161,15 @@ def lars(
     w|, as in the code of SimCLR, BYOL, Barlow Twins and VICReg; You et al., timm and lightly have
     |∇| + β |w|. What `decay_mask` leaves out gets neither weight decay nor the layerwise rate.
     """
-    if not outer:
-        return optax.lars(
+    if outer:
+        tx = optax.chain(
+            optax.add_decayed_weights(weight_decay, decay_mask),
+            optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), decay_mask),
+            optax.trace(momentum),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    else:
+        tx = optax.lars(
             learning_rate,
             weight_decay,
             weight_decay_mask=decay_mask,
@@ -137,12 +177,7 @@ def lars(
             trust_ratio_mask=decay_mask,
             momentum=momentum,
         )
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay, decay_mask),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), decay_mask),
-        optax.trace(momentum),
-        optax.scale_by_learning_rate(learning_rate),
-    )
+    return scheduled(tx, learning_rate)
 
 
 def adamw(
@@ -151,7 +186,8 @@ def adamw(
     **kwargs: Any,
 ) -> optax.GradientTransformation:
     """AdamW whose weight decay is restricted by `decay_mask`."""
-    return optax.adamw(learning_rate, weight_decay=weight_decay, mask=decay_mask, **kwargs)
+    tx = optax.adamw(learning_rate, weight_decay=weight_decay, mask=decay_mask, **kwargs)
+    return scheduled(tx, learning_rate)
 
 
 def descend_rows(table: Array, at: Array, grads: Array, terms: Array, rate: Array) -> Array:

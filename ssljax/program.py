@@ -61,7 +61,8 @@ class Program:
                 raise InputError(
                     f"The step's metric {name} must be a scalar; its shape is {m.shape}."
                 )
-        self.metrics = list(metrics)
+        # A loss that is not finite is the failure to name, rather than its gradient.
+        self.metrics = sorted(metrics, key=lambda name: name.startswith(("grad_norm", "lr")))
         self.convolves = "conv_general_dilated" in str(jaxpr[0])
         slow = self.convolves and self.platform == "cpu"
         self.lanes = run.lanes if run.lanes != "auto" else "loop" if slow else "vmap"

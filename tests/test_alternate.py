@@ -40,17 +40,19 @@ def play(*order):
 
 @pytest.mark.parametrize("order", ["xy", "yx"])
 def test_second_player_sees_the_first_update(order):
-    x, y, state_metrics = 1.0, 2.0, play(*order)
+    x, y, state_metrics, norms = 1.0, 2.0, play(*order), {}
     for player in order:
         if player == "x":
+            norms["grad_norm_x"] = 3 * y
             x -= LR * 3 * y
         else:
+            norms["grad_norm_y"] = 3 * x
             y += LR * 3 * x
     state, metrics = state_metrics
     np.testing.assert_allclose([state.params["x"], state.params["y"]], [x, y], rtol=1e-6)
-    assert set(metrics) == {"x", "y"} and metrics[order[0]] == pytest.approx(
-        {"x": 6, "y": -6}[order[0]]
-    )
+    assert set(metrics) == {"x", "y", *norms}
+    assert metrics[order[0]] == pytest.approx({"x": 6, "y": -6}[order[0]])
+    assert {k: metrics[k] for k in norms} == pytest.approx(norms)
     assert (
         state.extra["moves"] == 2
         and state.extra[f"saw_{order[0]}"] == 0

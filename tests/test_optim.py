@@ -8,14 +8,17 @@ import numpy as np
 import optax
 import pytest
 
+from ssljax.experiment import minimize, TrainState
 from ssljax.models.vit import ViT
 from ssljax.optim import (
     adamw,
+    clipped,
     cosine,
     decay_mask,
     ema_decay,
     lars,
     optimizer_of,
+    scheduled,
     warmup_cosine,
 )
 
@@ -195,3 +198,61 @@ def test_a_moving_average_starts_short():
     assert [float(ema_decay(0.9, jnp.int32(t))) for t in (0, 8, 1000)] == pytest.approx(
         [0.1, 0.5, 0.9]
     )
+
+
+def logged(tx, steps=8):
+    """Parameters before each step and after the last down a linear loss, and the metrics."""
+
+    def loss(params, state, batch, key):
+        return params["w"] @ jnp.array([3.0, -4.0]) + 12 * params["b"], (state.extra, {"own": 7.0})
+
+    step = jax.jit(minimize(tx, loss))
+    state, path, metrics = TrainState.create(tx, {"w": jnp.ones(2), "b": jnp.zeros(())}), [], []
+    for i in range(steps):
+        path.append(jnp.append(state.params["w"], state.params["b"]))
+        state, found = step(state.replace(step=i), {}, None)
+        metrics.append(found)
+    path.append(jnp.append(state.params["w"], state.params["b"]))
+    return np.array(path), {k: np.array([m[k] for m in metrics]) for k in metrics[0]}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rate: optimizer_of("adamw", rate, 0.0),
+        lambda rate: optimizer_of("sgd", rate, 0.0),
+        lambda rate: clipped(2.0, adamw(rate, 0.0, b2=0.9)),
+        lambda rate: clipped(100.0, scheduled(optax.sgd(rate), rate)),
+    ],
+)
+def test_logged_learning_rate_is_what_updates_are_scaled_by(make):
+    """The ratio of updates to those at a rate of 1; the gradient is that before it is clipped."""
+    path, metrics = logged(make(warmup_cosine(0.3, 8, 0.25)))
+    of_one, constant = logged(make(1.0))
+    ratio = np.diff(path, axis=0) / np.diff(of_one, axis=0)
+    np.testing.assert_allclose(metrics["lr"][:, None].repeat(3, 1), ratio, rtol=1e-4, atol=1e-6)
+    assert len(np.unique(metrics["lr"])) > 5
+    np.testing.assert_allclose(metrics["grad_norm"], 13, rtol=1e-6)
+    assert set(metrics) == {"own", "lr", "grad_norm"} and set(constant) == {"own", "grad_norm"}
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_learning_rate_of_lars_is_logged(outer):
+    metrics = logged(lars(warmup_cosine(0.3, 8, 0.25), outer=outer))[1]
+    want = [warmup_cosine(0.3, 8, 0.25)(i) for i in range(8)]
+    np.testing.assert_allclose(metrics["lr"], want, rtol=1e-6)
+
+
+def test_scheduled_optimizer_is_the_same_optimizer():
+    """Its state has the form of Optax's, so that checkpoints of either fit the other."""
+    rate, params = warmup_cosine(0.1, 9), {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    plain = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4, mask=decay_mask)
+    )
+    mine = clipped(1.0, adamw(rate))
+    grads = jax.tree.map(lambda x: 2 * x, params)
+    for a, b in zip(
+        mine.update(grads, mine.init(params), params),
+        plain.update(grads, plain.init(params), params),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
