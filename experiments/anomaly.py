@@ -86,7 +86,7 @@ def anomaly(
         evals={
             "error": anomaly_auroc(by_error, train, test, normal),
             "elbo": anomaly_auroc(by_elbo, train, test, normal),
-            "test": compared(show, test, 16),
+            "test": compared(show, test, 16, names=["reconstructed"]),
         },
     )
 

@@ -138,7 +138,7 @@ def autoencoder(
             "rate": compression(reconstruct, test, bits=16 * code),
             **({"clusters": clusters(encode, sets.queries)} if sets.labelled else {}),
             **representation(encode, sets),
-            "images": compared(show, test),
+            "images": compared(show, test, names=["corrupted", "reconstructed"]),
         },
     )
 

@@ -108,7 +108,7 @@ def bigan(
         evals={
             **({"knn": knn(encode, sets.bank, sets.queries, k=1)} if sets.labelled else {}),
             "samples": samples(draw),
-            "inverted": compared(reconstruct, test),
+            "inverted": compared(reconstruct, test, names=["reconstructed"]),
         },
     )
 

@@ -113,7 +113,7 @@ def colourise(
 
     evals = {
         "test": average(errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_grey"}),
-        "pictures": compared(show, test),
+        "pictures": compared(show, test, names=["grey", "coloured"]),
         **representation(encode, sets, probe=False),
     }
     if classifier and sets.labelled:

@@ -12,7 +12,6 @@ launch/local.sh experiments/gpt.py --data input.txt --tokens bpe --layers 6 --he
 from typing import Annotated, Literal
 
 import jax.numpy as jnp
-import optax
 import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
@@ -22,7 +21,7 @@ from ssljax.evals.perplexity import perplexity
 from ssljax.evals.texts import text_samples
 from ssljax.losses.language import next_token_loss, token_nll
 from ssljax.models.transformer import generate, LanguageModel, Transformer
-from ssljax.optim import adamw, warmup_cosine
+from ssljax.optim import adamw, clipped, warmup_cosine
 from ssljax.pretrained import language_model_files
 from ssljax.ranges import (
     checked,
@@ -74,8 +73,9 @@ def gpt(
     """
     read = tokenized(data, tokens, vocabulary)
     model = LanguageModel(net, read.size)
+    prompt = min(8, length // 2)
     schedule = warmup_cosine(lr, steps, warmup, lr / 10)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(schedule, weight_decay, b2=0.99))
+    tx = clipped(1.0, adamw(schedule, weight_decay, b2=0.99))
 
     def init(key, batch):
         return TrainState.create(tx, {"model": model.init(key, batch["tokens"][:2, :-1])})
@@ -91,10 +91,10 @@ def gpt(
 
     def draw(state, key):
         """Three continuations of the first held-out tokens."""
-        prompt = read.test[None, : min(8, length // 2)].repeat(3, axis=0)
+        given = read.test[None, :prompt].repeat(3, axis=0)
         params = state.params["model"]
-        new = generate(model, params, key, prompt, 400, length, temperature, top_k, top_p)
-        return jnp.concatenate([prompt, new], axis=1)
+        new = generate(model, params, key, given, 400, length, temperature, top_k, top_p)
+        return jnp.concatenate([given, new], axis=1)
 
     def decode(row):
         return read.tokenizer.decode(row, skip_special_tokens=False)
@@ -108,7 +108,7 @@ def gpt(
         evals={
             "test": perplexity(score, read, length, stride=length // 2),
             "test_windows": perplexity(score, read, length, stride=length),
-            "text": text_samples(draw, decode),
+            "text": text_samples(draw, decode, prompt=prompt),
         },
     )
 

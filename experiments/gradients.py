@@ -102,7 +102,7 @@ def gradients(
             "test": average(
                 errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_grey"}
             ),
-            "images": compared(show, test),
+            "images": compared(show, test, names=["grey", "coloured"]),
             **representation(encode, sets, probe=False),
         },
     )

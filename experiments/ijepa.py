@@ -140,7 +140,7 @@ def ijepa(
         kept=lambda state: Kept(vit, state.extra["teacher"]["encoder"]),
         evals={
             **representation(encode, sets),
-            "masks": compared(show, test),
+            "masks": compared(show, test, names=["context", "targets"]),
         },
     )
 

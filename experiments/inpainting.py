@@ -131,7 +131,7 @@ def inpainting(
                 errors, test, better={"psnr": "higher"}, floors={"psnr": "psnr_of_mean"}
             ),
             **representation(encode, sets),
-            "images": compared(show, test),
+            "images": compared(show, test, names=["without the middle", "filled"]),
         },
     )
 

@@ -117,7 +117,7 @@ def mae(
         kept=lambda state: Kept(vit, state.params["encoder"]["params"]),
         evals={
             **representation(encode, sets),
-            "pictures": compared(show, test),
+            "pictures": compared(show, test, names=["masked", "predicted"]),
         },
     )
 

@@ -113,7 +113,7 @@ def simmim(
                 errors, test, better={"error": "lower"}, floors={"error": "error_of_mean"}
             ),
             **representation(encode, sets),
-            "pictures": compared(show, test),
+            "pictures": compared(show, test, names=["masked", "predicted"]),
         },
     )
 

@@ -109,7 +109,7 @@ def vae(
             **representation(encode, sets, probe=False),
             **({"clusters": clusters(encode, sets.queries)} if sets.labelled else {}),
             "prior": samples(draw),
-            "reconstruction": compared(reconstruct, test),
+            "reconstruction": compared(reconstruct, test, names=["reconstructed"]),
             "lines": interpolations(encode, decode, test),
         },
     )

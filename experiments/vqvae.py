@@ -109,7 +109,7 @@ def vqvae(
         evals={
             "codebook": codebook_use(code, test, entries),
             "rate": compression(reconstruct, test, bits=places * np.log2(entries)),
-            "test": compared(show, test),
+            "test": compared(show, test, names=["reconstructed"]),
         },
     )
 

@@ -94,7 +94,7 @@ def test_evaluates_the_trained_and_the_untrained_net(tmp_path, capsys):
     record = json.loads((tmp_path / "results.json").read_text())
     assert record["results"]["test/error"][0] < 0.5 * record["untrained"]["test/error"][0]
     assert "untrained" in capsys.readouterr().out
-    assert (tmp_path / "figures" / "curves.png").stat().st_size > 1000
+    assert (tmp_path / "report.html").stat().st_size > 1000
     assert list((tmp_path / "tensorboard").iterdir())
 
 

@@ -1,6 +1,7 @@
 """Pictures: maps of features, augmented views, samples, reconstructions and interpolations."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 import functools
 from typing import Any, TYPE_CHECKING
 
@@ -26,25 +27,50 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def feature_map(encode: Encode, test: Any, n: int = 1000, seed: int = 0) -> Evaluator:
-    """`map`: t-SNE of the features of `n` images of `test`, coloured by class, (H, W, 3) uint8.
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """Examples as points of a plane."""
 
-    Without labels all are of one colour. Fewer images are taken where there are fewer. InputError
+    points: np.ndarray  # (n, 2)
+    labels: np.ndarray  # (n,), numbers of `class_names`.
+    class_names: Sequence[str]
+    images: np.ndarray | None = None  # (n, H, W, 1 or 3) uint8
+    features: np.ndarray | None = None  # (n, d), whose map the points are.
+
+    def picture(self) -> np.ndarray:
+        """The points, coloured by class: (H, W, 3) uint8."""
+        return scatter(self.points, self.labels, self.class_names)
+
+
+def feature_map(encode: Encode, test: Any, n: int = 1000, seed: int = 0) -> Evaluator:
+    """`map`: t-SNE of the features of `n` images of `test`, a `FeatureMap`.
+
+    Without labels all are of one class. Fewer images are taken where there are fewer. InputError
     for an empty set.
     """
     extract, indices = extractor(encode), subset(test, n, seed)
     if not len(indices):
         raise InputError("A set to evaluate on is empty.")
 
-    def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
-        points = _plane(extract(state, test, indices))
-        if test.labels is None:
-            return {"map": scatter(points, np.zeros(len(points), np.int32), ["no labels"])}
-        return {"map": scatter(points, test.labels[indices], test.class_names)}
+    def evaluate(state: Tree) -> Mapping[str, FeatureMap]:
+        features = extract(state, test, indices)
+        points = _plane(features)
+        images = test.read(indices).get("image")
+        if images is not None and (images.ndim != 4 or images.shape[-1] not in (1, 3)):
+            images = None
+        labels, names = np.zeros(len(points), np.int32), ["no labels"]
+        if test.labels is not None:
+            labels, names = test.labels[indices], test.class_names
+        return {"map": FeatureMap(points, labels, names, images, features)}
 
     return Evaluator(
         evaluate,
         pictures=True,
+        captions={
+            "map": f"t-SNE of the features of {len(indices):,} held-out examples. A point is an "
+            "example, its colour the class. Distances between far groups mean little, and so does "
+            "a group's place."
+        },
         trace=lambda state: trace_features(encode, state, test),
         encode=encode,
         queries=test,
@@ -85,8 +111,18 @@ def nearest_images(
         trace_features(encode, state, bank)
         trace_features(encode, state, queries)
 
+    caption = (
+        f"First column: held-out images. In their rows, the {k} images of the training set whose "
+        "features are nearest by the cosine, the nearest first."
+    )
     return Evaluator(
-        evaluate, pictures=True, trace=trace, encode=encode, bank=bank, queries=queries
+        evaluate,
+        pictures=True,
+        captions={"nearest": caption},
+        trace=trace,
+        encode=encode,
+        bank=bank,
+        queries=queries,
     )
 
 
@@ -129,7 +165,14 @@ def views(
         _check_pictures("Images", batch["image"].shape, len(indices))
         jax.eval_shape(run, jax.random.key(seed), batch)
 
-    return Evaluator(lambda state: {"views": picture()}, pictures=True, trace=trace, queries=data)
+    caption = f"First column: the original. In its row, {draws} random views of it."
+    return Evaluator(
+        lambda state: {"views": picture()},
+        pictures=True,
+        captions={"views": caption},
+        trace=trace,
+        queries=data,
+    )
 
 
 def samples(
@@ -150,17 +193,26 @@ def samples(
         images = np.asarray(run(state))
         return {"samples": grid(images.reshape(rows, columns, *images.shape[1:]))}
 
-    return Evaluator(evaluate, pictures=True, trace=lambda state: jax.eval_shape(run, state))
+    return Evaluator(
+        evaluate,
+        pictures=True,
+        captions={"samples": "Samples, from the same noise at each step. None is an original."},
+        trace=lambda state: jax.eval_shape(run, state),
+    )
 
 
 def compared(
-    show: Callable[[Tree, Array, Array], Sequence[Array]], data: Any, n: int = 8, seed: int = 0
+    show: Callable[[Tree, Array, Array], Sequence[Array]],
+    data: Any,
+    n: int = 8,
+    seed: int = 0,
+    names: Sequence[str] = (),
 ) -> Evaluator:
     """`compared`: a column for each of `n` images of `data`, above what `show` makes of it.
 
     `show(state, key, images)` takes (n, H, W, C) uint8 and returns one or more (n, H, W, 1 or 3) in
     [0, 1]: the net's input, for instance, and its output. There are fewer columns where there are
-    fewer images.
+    fewer images. `names` of the rows below the originals are for the caption.
     """
     indices = subset(data, n, seed)
 
@@ -176,12 +228,20 @@ def compared(
         rows = [images / np.float32(255), *map(np.asarray, run(state, put(images)))]
         return {"compared": grid(np.stack([_colour(r) for r in rows]))}
 
+    below = f"Below: {', '.join(names)}." if names else "Below: what the net makes of them."
+
     def trace(state: Tree) -> None:
         images = examples(data, len(indices))
         _check_pictures("Images", images.shape, len(indices))
         jax.eval_shape(run, state, images)
 
-    return Evaluator(evaluate, pictures=True, trace=trace, queries=data)
+    return Evaluator(
+        evaluate,
+        pictures=True,
+        captions={"compared": f"First row: originals, which are held out. {below}"},
+        trace=trace,
+        queries=data,
+    )
 
 
 def interpolations(
@@ -222,7 +282,13 @@ def interpolations(
         _check_pictures("Images", images.shape, len(indices))
         jax.eval_shape(run, state, images)
 
-    return Evaluator(evaluate, pictures=True, trace=trace, queries=data)
+    caption = (
+        "First and last column: originals, which are held out. Between them, images decoded on a "
+        "straight line from the code of the one to the code of the other."
+    )
+    return Evaluator(
+        evaluate, pictures=True, captions={"interpolations": caption}, trace=trace, queries=data
+    )
 
 
 def filters(
@@ -249,7 +315,12 @@ def filters(
         w = np.pad(w, ((0, -len(w) % columns), (0, 0)), constant_values=1)
         return {"filters": grid(w.reshape(-1, columns, *shape))}
 
-    return Evaluator(evaluate, pictures=True, trace=lambda state: jax.eval_shape(run, state))
+    return Evaluator(
+        evaluate,
+        pictures=True,
+        captions={"filters": "Weights of units as images, each from its least to its largest."},
+        trace=lambda state: jax.eval_shape(run, state),
+    )
 
 
 def _check_pictures(
@@ -317,7 +388,7 @@ def scatter(points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.
     return rendered(scatter_figure(points, labels, names))
 
 
-def scatter_figure(points: np.ndarray, labels: np.ndarray, names: list[str]) -> "Figure":
+def scatter_figure(points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> "Figure":
     """The figure of `scatter`."""
     # Here and below: slow imports, which the first step need not wait for.
     from matplotlib import colormaps

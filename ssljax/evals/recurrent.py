@@ -69,6 +69,7 @@ def recurrent_sample(
     return Evaluator(
         lambda state: {"sample": decode(np.asarray(draw(state.params)).tolist())},
         pictures=True,
+        captions={"sample": f"{n} tokens, drawn with the same noise at each step."},
         trace=lambda state: jax.eval_shape(draw, state.params),
     )
 

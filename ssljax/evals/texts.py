@@ -1,6 +1,7 @@
 """Texts to read: samples of a language model, and the nearest neighbours of documents."""
 
 from collections.abc import Callable, Mapping, Sequence
+import re
 from typing import Any
 
 import jax
@@ -14,11 +15,15 @@ from ssljax.evals.knn import neighbours
 
 
 def text_samples(
-    draw: Callable[[Tree, Array], Array], decode: Callable[[Sequence[int]], str], seed: int = 0
+    draw: Callable[[Tree, Array], Array],
+    decode: Callable[[Sequence[int]], str],
+    seed: int = 0,
+    prompt: int = 0,
 ) -> Evaluator:
     """`samples`: each row of `draw(state, key)`, (n, t) tokens, decoded.
 
-    The key is the same each time.
+    The key is the same each time. The first `prompt` tokens of a row are given rather than drawn,
+    and set in ⟦ ⟧ where they are whole characters.
     """
 
     @gathered
@@ -29,10 +34,37 @@ def text_samples(
         return tokens
 
     def evaluate(state: Tree) -> Mapping[str, str]:
-        rows = np.asarray(run(state))
-        return {"samples": "\n\n".join(decode(row.tolist()) for row in rows)}
+        rows = np.asarray(run(state)).tolist()
+        return {"samples": set_apart([marked(decode, row, prompt) for row in rows])}
 
-    return Evaluator(evaluate, pictures=True, trace=lambda state: jax.eval_shape(run, state))
+    return Evaluator(
+        evaluate,
+        pictures=True,
+        captions={"samples": "Samples from the same noise at each step. The prompt is in ⟦ ⟧."},
+        trace=lambda state: jax.eval_shape(run, state),
+    )
+
+
+def marked(decode: Callable[[Sequence[int]], str], row: Sequence[int], prompt: int) -> str:
+    """The text of a row of tokens, of which the first `prompt` are in ⟦ ⟧."""
+    text, given = decode(row), decode(row[:prompt]) if prompt else ""
+    if not given or not text.startswith(given):
+        return text
+    return f"⟦{given}⟧{text[len(given) :]}"
+
+
+def set_apart(texts: Sequence[str]) -> str:
+    """Texts, each under a line with its number; one text alone as it is."""
+    if len(texts) == 1:
+        return texts[0]
+    heads = (f"― {i + 1} of {len(texts)} ―" for i in range(len(texts)))
+    return "\n\n".join(f"{head}\n{text}" for head, text in zip(heads, texts, strict=True))
+
+
+def split_apart(text: str) -> list[str]:
+    """The texts that `set_apart` was given."""
+    parts = re.split(r"(?:\A|\n\n)― \d+ of \d+ ―\n", text)
+    return parts if len(parts) == 1 else parts[1:]
 
 
 def nearest_texts(
@@ -59,6 +91,7 @@ def nearest_texts(
     return Evaluator(
         evaluate,
         pictures=True,
+        captions={"nearest": "First a document; then the three that are nearest by the cosine."},
         trace=lambda state: trace_features(encode, state, data),
         encode=encode,
         queries=data,

@@ -117,7 +117,7 @@ def test_panel_without_labels_has_no_number_that_needs_them(sets):
             np.testing.assert_array_equal(a, b)
     numbers = found["alignment"](state)
     assert 0 < numbers["alignment"] < 4 and numbers["uniformity"] < 0
-    assert found["features"](state)["map"].std() > 0
+    assert found["features"](state)["map"].points.std() > 0
 
 
 def test_nearest_images_are_those_of_the_largest_cosine():

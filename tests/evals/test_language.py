@@ -17,7 +17,7 @@ from ssljax.errors import InputError
 from ssljax.evals.alignment_uniformity import alignment, alignment_uniformity, uniformity
 from ssljax.evals.masked_language import filled, masked_accuracy, replaced_auroc
 from ssljax.evals.perplexity import perplexity, unigram_nll, windows
-from ssljax.evals.texts import nearest_texts, text_samples
+from ssljax.evals.texts import marked, nearest_texts, split_apart, text_samples
 from ssljax.losses.language import MaskedTokens
 
 
@@ -155,7 +155,19 @@ def test_nearest_texts_and_text_samples():
     found = text_samples(draw, lambda row: "abcdef"[row[0]] + "abcdef"[row[1]])(
         {"add": jnp.array(1)}
     )
-    assert found["samples"] == "bc\n\nde"
+    assert found["samples"] == "― 1 of 2 ―\nbc\n\n― 2 of 2 ―\nde"
+    prompted = text_samples(draw, lambda row: "".join("abcdef"[i] for i in row), prompt=1)
+    assert split_apart(prompted({"add": jnp.array(1)})["samples"]) == ["⟦b⟧c", "⟦d⟧e"]
+
+
+def test_prompts_that_end_within_a_character_are_not_marked():
+    """Tokens of bytes: the first two are a part of a character, which decodes to another one."""
+    row = "⟦ö".encode()
+
+    def decode(tokens):
+        return bytes(tokens).decode(errors="replace")
+
+    assert marked(decode, row, 2) == "⟦ö" and marked(decode, row, 3) == "⟦⟦⟧ö"
 
 
 def test_alignment_and_uniformity_equal_their_equations():

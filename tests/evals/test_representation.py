@@ -525,23 +525,27 @@ def test_views_are_originals_and_draws(test):
 
 def test_feature_map_shows_every_class(test):
     evaluate = feature_map(project, test, n=120)
-    picture = evaluate(random_state())["map"]
+    found = evaluate(random_state())["map"]
+    asked = subset(test, 120, 0)
+    np.testing.assert_array_equal(found.labels, test.labels[asked])
+    np.testing.assert_array_equal(found.images, test.images[asked])
+    picture = found.picture()
     assert picture.ndim == 3 and picture.shape[-1] == 3 and picture.dtype == np.uint8
     colours, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
     vivid = (colours.max(1) - colours.min(1) > 40) & (counts > 20)
     assert vivid.sum() >= 9  # tab10 has nine colours and a gray.
-    np.testing.assert_array_equal(evaluate(random_state())["map"], picture)
+    np.testing.assert_array_equal(evaluate(random_state())["map"].points, found.points)
 
 
 @pytest.mark.parametrize("d", [1, 2])
 def test_feature_map_of_collapsed_features(test, d):
-    picture = feature_map(project, test, n=20)({"w": jnp.zeros((64, d))})["map"]
+    picture = feature_map(project, test, n=20)({"w": jnp.zeros((64, d))})["map"].picture()
     assert len(np.unique(picture)) > 2
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
 def test_feature_map_of_few_images(n):
-    picture = feature_map(project, Digits(slice(n)))(random_state())["map"]
+    picture = feature_map(project, Digits(slice(n)))(random_state())["map"].picture()
     assert picture.shape == (600, 800, 3) and len(np.unique(picture)) > 2
 
 
