@@ -102,14 +102,14 @@ class Column:
     @functools.cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl, each number with the seeds of all runs that have its step."""
-        steps: dict[int, dict[str, list[float]]] = {}
+        steps: dict[tuple[int, bool], dict[str, list[float]]] = {}
         for run in self.runs:
             for row in logs.read_metrics(run.folder):
-                kept = steps.setdefault(row["step"], {})
+                kept = steps.setdefault((row["step"], "seconds" in row), {})
                 for name, value in row.items():
                     if name != "step":
                         kept[name] = [*kept.get(name, []), *np.atleast_1d(value)]
-        return [{"step": step} | steps[step] for step in sorted(steps)]
+        return [{"step": key[0]} | steps[key] for key in sorted(steps)]
 
     def describe(self) -> str:
         """The runs of the column in words."""
@@ -512,7 +512,7 @@ def _html_table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]])
     head = "".join(f'<th class="number">{html.escape(x)}</th>' for x in heads[1:])
     lines = "".join(
         f'<tr><th scope="row"{" class=quiet" if name.startswith(" ") else ""}>'
-        f"{html.escape(name)}</th>"
+        f"{html.escape(name).replace('  ', '&emsp;')}</th>"
         + "".join(f'<td class="number">{html.escape(cell)}</td>' for cell in cells)
         + "</tr>"
         for name, cells in rows
@@ -562,7 +562,9 @@ def _panel(
             if bound != "untrained":
                 axes.axhline(value, color=_colour(i), ls="--", lw=0.8)
     axes.set_xlabel("examples" if examples else "step", fontsize=8)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=8, color="#8a929b")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#8a929b")
     axes.grid(alpha=0.25)
     if len(columns) > 1:
         axes.legend(fontsize=8, frameon=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ssljax import compare, Run, train
+from ssljax import compare, logs, Run, train
 from ssljax.compare import changed_code, Code, columns_of, differing, text
 from ssljax.runs import read_run
 from ssljax.stats import difference
@@ -222,30 +222,29 @@ def test_page_holds_all_numbers_curves_and_warnings_and_needs_no_other_file(tmp_
     assert all(x.startswith(("data:", "#")) for x in page.addresses)
 
 
-def test_curves_are_the_rows_of_metrics(tmp_path):
+def test_curves_are_the_rows_of_metrics(tmp_path, monkeypatch):
     a = write_run(tmp_path / "a", [44.0, 45.0])
     b = write_run(tmp_path / "b", [40.0], computes={"lr": 0.3})
-    drawn = []
-    real = compare._panel
-    found = columns(a, b)
+    evaluated = {"step": 50, "knn/accuracy": 33.0, "knn/raw_pixels": 25.0}
+    logs.append_row(b / "metrics.jsonl", evaluated)
+    drawn, real, found = [], compare._panel, columns(a, b)
 
     def panel(columns, lines, examples):
         drawn.append((lines, examples))
         return real(columns, lines, examples)
 
-    compare._panel = panel
-    try:
-        ((name, svg),) = compare.curve_panels(found)
-    finally:
-        compare._panel = real
-    ((lines, examples),) = drawn
-    assert name == "loss" and not examples and [i for i, _ in lines] == [0, 1]
+    monkeypatch.setattr(compare, "_panel", panel)
+    named = list(compare.curve_panels(found))
+    assert [name for name, _ in named] == ["knn/accuracy", "loss"]
+    accuracy, lines = drawn[0][0], drawn[1][0]
+    assert not drawn[1][1] and [i for i, _ in lines] == [0, 1]
     steps = list(range(10, 101, 10))
     assert lines[0][1]["steps"] == steps
     np.testing.assert_allclose(lines[0][1]["mean"], [(1 / s + 1 / (s + 1)) / 2 for s in steps])
     np.testing.assert_allclose(lines[1][1]["mean"], [1 / s for s in steps])
+    assert [(i, curve["mean"]) for i, curve in accuracy] == [(1, [20.0, 33.0, 40.0])]
     for i in range(2):
-        assert compare.COLOURS[i] in svg
+        assert compare.COLOURS[i] in named[1][1]
 
 
 def test_runs_that_cant_be_read_are_named_and_others_compared(tmp_path, capsys):
