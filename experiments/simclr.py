@@ -1,6 +1,6 @@
 """SimCLR (Chen et al., 2020, https://arxiv.org/abs/2002.05709): two views of an image agree.
 
-    launch/local.sh experiments/simclr.py                     # digits: a minute on a laptop CPU
+    launch/local.sh experiments/simclr.py                     # doodles: two minutes on two cores
     # The ledger's setting, there with a wider net
     launch/local.sh experiments/simclr.py --data cifar10 --view-size 24 --epochs 15
     # Sizes and optimizer of lightly's benchmark
@@ -36,7 +36,7 @@ def simclr(
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
     temperature: Positive = 0.1,
-    epochs: Count = 50,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
