@@ -1,6 +1,6 @@
 """Barlow Twins (Zbontar et al., 2021, https://arxiv.org/abs/2103.03230): redundancy reduction.
 
-    launch/local.sh experiments/barlow.py                     # digits: a minute on a laptop CPU
+    launch/local.sh experiments/barlow.py                     # doodles: a few minutes on two cores
     launch/local.sh experiments/barlow.py --data cifar10 --view-size 24 --epochs 15
     # Sizes and optimizer of lightly's benchmark
     launch/local.sh experiments/barlow.py --data cifar10 --epochs 800 --batch-size 512 \
@@ -35,7 +35,7 @@ def barlow(
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(512, 512), norm=True, last_bias=False),
     redundancy: NotNegative = 5e-3,
-    epochs: Count = 50,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,

@@ -1,6 +1,6 @@
 """BYOL (Grill et al., 2020, https://arxiv.org/abs/2006.07733): predict a slow net's features.
 
-    launch/local.sh experiments/byol.py                       # digits: a minute on a laptop CPU
+    launch/local.sh experiments/byol.py                       # doodles: a few minutes on two cores
     launch/local.sh experiments/byol.py --data cifar10 --view-size 24 --epochs 15
     # Sizes and optimizer of lightly's benchmark
     launch/local.sh experiments/byol.py --data cifar10 --epochs 800 --batch-size 512 \
@@ -42,7 +42,7 @@ def byol(
     head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(256, 128), norm=True),
     decay: Fraction = 0.99,
-    epochs: Count = 50,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,

@@ -1,6 +1,6 @@
 """DINO (Caron et al., 2021, https://arxiv.org/abs/2104.14294): self-distillation, no labels.
 
-    launch/local.sh experiments/dino.py                       # digits: two minutes on a laptop CPU
+    launch/local.sh experiments/dino.py                       # doodles: a few minutes on two cores
     # Sizes and optimizer of lightly's benchmark, which has GELU in the head
     launch/local.sh experiments/dino.py --data cifar10 --epochs 800 --batch-size 512 \
         --optimizer sgd --lr 0.24 --weight-decay 5e-4 --small 0 --head.widths 2048 256 \
@@ -52,7 +52,7 @@ def dino(
     temperature: Positive = 0.1,
     sharp: Positive = 0.07,
     sharpen: Fraction = 1 / 3,
-    epochs: Count = 50,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,

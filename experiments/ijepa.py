@@ -1,9 +1,9 @@
 """I-JEPA (Assran et al., 2023, https://arxiv.org/abs/2301.08243): predict features of masked
 blocks.
 
-    launch/local.sh experiments/ijepa.py                      # digits: two minutes on a laptop CPU
+    launch/local.sh experiments/ijepa.py                      # doodles: a few minutes on two cores
     # An image of 32x32 pixels has 64 patches
-    launch/local.sh experiments/ijepa.py --data cifar10 --vit.patch 4 --flip 0.5 --epochs 100
+    launch/local.sh experiments/ijepa.py --data cifar10 --flip 0.5 --epochs 100
     # The authors' setting of ViT-B
     launch/local.sh experiments/ijepa.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 600 --batch-size 2048 --weight-decay 0.04 --final-decay 0.4 --final-lr 1e-6 \
@@ -33,14 +33,14 @@ from ssljax.ranges import checked, Count, Fraction, FractionBelowOne, NotNegativ
 def ijepa(
     data: Images = Images(),
     view: Views = Views(crop=0.3, flip=0.0, jitter=0.0, gray=0.0),
-    vit: ViT = ViT(patch=2, width=96, depth=4, heads=3),
+    vit: ViT = ViT(patch=4, width=96, depth=4, heads=3),
     predictor_width: Count = 48,
     predictor_depth: Count = 2,
     targets: Count = 4,
     error: Literal["squared", "smooth-l1"] = "squared",
     blocks: Literal["independent", "correlated"] = "independent",
     decay: Fraction = 0.99,
-    epochs: Count = 50,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 1e-3,

@@ -1,6 +1,6 @@
 """LeJEPA (Balestriero and LeCun, 2025, https://arxiv.org/abs/2511.08544): Gaussian features.
 
-    launch/local.sh experiments/lejepa.py                     # digits: a minute on a laptop CPU
+    launch/local.sh experiments/lejepa.py                     # doodles: a few minutes on two cores
     launch/local.sh experiments/lejepa.py --data cifar10 --view-size 24 --epochs 15
     # λ, widths and learning rate of the authors' example
     launch/local.sh experiments/lejepa.py --data cifar10 --epochs 800 --batch-size 256 --lr 2e-3 \
@@ -37,7 +37,7 @@ def lejepa(
     head: MLP = MLP(widths=(256, 128), norm=True),
     sketch: Fraction = 0.05,
     slices: Count = 256,
-    epochs: Count = 50,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,

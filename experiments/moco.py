@@ -1,6 +1,6 @@
 """MoCo v2 (Chen et al., 2020, https://arxiv.org/abs/2003.04297): negatives from a queue.
 
-    launch/local.sh experiments/moco.py                       # digits: a minute on a laptop CPU
+    launch/local.sh experiments/moco.py                       # doodles: a few minutes on two cores
     launch/local.sh experiments/moco.py --data cifar10 --view-size 24 --epochs 15
     # Sizes and optimizer of solo-learn's benchmark
     launch/local.sh experiments/moco.py --data cifar10 --epochs 1000 --batch-size 256 \
@@ -40,7 +40,7 @@ def moco(
     queue: Count = 1024,
     decay: Fraction = 0.99,
     temperature: Positive = 0.1,
-    epochs: Count = 50,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,

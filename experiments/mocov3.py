@@ -1,6 +1,6 @@
 """MoCo v3 (Chen et al., 2021, https://arxiv.org/abs/2104.02057): BYOL's nets, with negatives.
 
-    launch/local.sh experiments/mocov3.py                     # digits: a minute on a laptop CPU
+    launch/local.sh experiments/mocov3.py                     # doodles: a few minutes on two cores
     launch/local.sh experiments/mocov3.py --data cifar10 --view-size 24 --epochs 15
     # Sizes of solo-learn's benchmark, without its LARS
     launch/local.sh experiments/mocov3.py --data cifar10 --epochs 1000 --batch-size 256 \
@@ -45,7 +45,7 @@ def mocov3(
     predictor: MLP = MLP(widths=(256, 128), norm=True),
     decay: Fraction = 0.99,
     temperature: Positive = 0.2,
-    epochs: Count = 50,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,

@@ -1,6 +1,6 @@
 """NNCLR (Dwibedi et al., 2021, https://arxiv.org/abs/2104.14548): a neighbour as the positive.
 
-    launch/local.sh experiments/nnclr.py                      # digits: a minute on a laptop CPU
+    launch/local.sh experiments/nnclr.py                      # doodles: a few minutes on two cores
     launch/local.sh experiments/nnclr.py --data cifar10 --view-size 24 --epochs 15
     # Sizes and optimizer of lightly's benchmark
     launch/local.sh experiments/nnclr.py --data cifar10 --epochs 800 --batch-size 512 \
@@ -38,7 +38,7 @@ def nnclr(
     predictor: MLP = MLP(widths=(256, 128), norm=True),
     queue: Count = 1024,
     temperature: Positive = 0.1,
-    epochs: Count = 50,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,

@@ -1,6 +1,6 @@
 """SimSiam (Chen and He, 2020, https://arxiv.org/abs/2011.10566): a stop-gradient is enough.
 
-    launch/local.sh experiments/simsiam.py                    # digits: a minute on a laptop CPU
+    launch/local.sh experiments/simsiam.py                    # doodles: a few minutes on two cores
     launch/local.sh experiments/simsiam.py --data cifar10 --view-size 24 --epochs 15
     # The paper's appendix D
     launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 --lr 0.06 \
@@ -34,7 +34,7 @@ def simsiam(
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(64, 128), norm=True),
-    epochs: Count = 150,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "sgd",
     lr: Positive = 0.05,

@@ -1,6 +1,6 @@
 """SupCon (Khosla et al., 2020, https://arxiv.org/abs/2004.11362): SimCLR with labels.
 
-    launch/local.sh experiments/supcon.py                     # digits: a minute on a laptop CPU
+    launch/local.sh experiments/supcon.py                     # doodles: a few minutes on two cores
     launch/local.sh experiments/supcon.py --data cifar10 --view-size 24 --epochs 15
     # The authors' setting of CIFAR-10: their rate 0.5, as their loss is τ/0.07 = 1.43 times eq. 2
     launch/local.sh experiments/supcon.py --data cifar10 --epochs 1000 --batch-size 1024 \
@@ -35,7 +35,7 @@ def supcon(
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True),
     temperature: Positive = 0.1,
-    epochs: Count = 50,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,

@@ -1,6 +1,6 @@
 """VICReg (Bardes et al., 2021, https://arxiv.org/abs/2105.04906): variance, invariance, covariance.
 
-    launch/local.sh experiments/vicreg.py                     # digits: a minute on a laptop CPU
+    launch/local.sh experiments/vicreg.py                     # doodles: a few minutes on two cores
     launch/local.sh experiments/vicreg.py --data cifar10 --view-size 24 --epochs 15
     # Sizes of solo-learn's benchmark, whose LARS is another
     launch/local.sh experiments/vicreg.py --data cifar10 --epochs 1000 --batch-size 256 \
@@ -36,7 +36,7 @@ def vicreg(
     invariance: NotNegative = 25.0,
     variance: NotNegative = 25.0,
     covariance: NotNegative = 1.0,
-    epochs: Count = 50,
+    epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
     lr: Positive = 2e-3,
