@@ -2,19 +2,28 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import hashlib
+import html
 import json
 import math
 import pathlib
 import sys
-from typing import Any
+import threading
+import time
+from typing import Any, TYPE_CHECKING
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from ssljax import signals
-from ssljax.record import read_record, write_whole
+from ssljax import figures, processes, signals
+from ssljax.record import flat, read_record, write_whole
 from ssljax.tensorboard import Board, read_scalars
+
+if TYPE_CHECKING:
+    from ssljax.evals.pictures import FeatureMap
+
+# What a row of metrics.jsonl has of training's time, in seconds and per second.
+TIMES = ("seconds", "steps_per_second", "examples_per_second")
 
 
 class Log:
@@ -27,7 +36,8 @@ class Log:
     def __init__(self, workdir: pathlib.Path | None, total: int, start: int, wandb: str = ""):
         self.active = jax.process_index() == 0
         self.workdir = workdir if self.active else None
-        self.bar = None
+        self.bar: tqdm | None = None
+        self._activity: Activity | None = None
         if self.active and sys.stderr.isatty():
             self.bar = tqdm(
                 total=total,
@@ -42,8 +52,11 @@ class Log:
         if self.workdir:
             rows = [row for row in read_metrics(self.workdir) if row["step"] <= start]
             write_rows(self.workdir / "metrics.jsonl", rows)
+            figures.drop_after(self.workdir, start)
             written = read_scalars(self.workdir / "tensorboard")
             self.board = Board(self.workdir / "tensorboard", start)
+            record = read_record(self.workdir, "choose another --run.workdir")
+            self.board.settings((record.get("defaults") or {}) | flat(record["computes"]))
             for row in rows:  # A kill loses events between two writes.
                 step = row["step"]
                 self.board.scalars(
@@ -67,20 +80,28 @@ class Log:
             self.bar.update(steps)
 
     def activity(self, text: str = "") -> None:
-        """Shows behind the progress bar what the run does; nothing for an empty text."""
-        if self.bar is not None:
-            self.bar.set_postfix_str(text)
+        """Shows in place of the progress bar what the run does, and for how long already; the bar
+        again for an empty text."""
+        if self._activity is not None:
+            self._activity.end()
+            self._activity = None
+        if self.bar is not None and text:
+            self._activity = Activity(self.bar, text)
 
     def scalars(
-        self, step: int, values: Mapping[str, Sequence[float]], note: str = "", show: bool = True
+        self,
+        step: int,
+        values: Mapping[str, Sequence[float]],
+        note: str = "",
+        show: Sequence[str] | None = None,
     ) -> None:
-        """Numbers of a step, one for each seed."""
+        """Numbers of a step, one for each seed; `show` names those that are printed, if not all."""
         if not self.active:
             return
-        if show:
-            means = {k: float(np.mean(v)) for k, v in values.items() if k != "seconds"}
-            shown = "  ".join(f"{k} {format_number(v)}" for k, v in means.items())
-            self.line(f"{step:>8}  {shown}{note}")
+        names = [k for k in values if k not in TIMES] if show is None else show
+        if names:
+            shown = "  ".join(f"{k} {format_number(float(np.mean(values[k])))}" for k in names)
+            self.line(processes.wrapped(f"{step:>8}  {shown}{note}", 10))
         if self.workdir and self.board:
             row = {"step": step} | {k: v[0] if len(v) == 1 else [*v] for k, v in values.items()}
             append_row(self.workdir / "metrics.jsonl", row)
@@ -100,22 +121,49 @@ class Log:
                 write_rows(self.workdir / "metrics.jsonl", kept)
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A picture (height, width, 3) uint8, written as figures/NAME.png over the last one."""
+        """A picture (height, width, 3) uint8, written as a figure (`figures`)."""
         if self.workdir and self.board:
-            from PIL import Image
-
-            Image.fromarray(np.asarray(pixels)).save(_figure(self.workdir, name, "png"))
+            figures.write_picture(self.workdir, step, name, np.asarray(pixels))
             self.board.picture(step, name, np.asarray(pixels))
+            self._wandb_picture(step, name, np.asarray(pixels))
 
     def text(self, step: int, name: str, text: str) -> None:
-        """A text, printed and written as figures/NAME.txt over the last one."""
-        self.line(f"{step:>8}  {name}\n{text}")
+        """A text, written as a figure and, but for the untrained net's, printed."""
+        if step:
+            self.line(f"{step:>8}  {name}\n{text}")
         if self.workdir and self.board:
-            _figure(self.workdir, name, "txt").write_text(text + "\n", encoding="utf-8")
+            figures.write_text(self.workdir, step, name, text)
             self.board.text(step, name, text)
+            if self.wandb:
+                import wandb  # pyright: ignore[reportMissingImports] - an extra
+
+                shown = wandb.Html(f"<pre>{html.escape(text)}</pre>", inject=False)
+                self.wandb.log({name: shown}, step=step)
+
+    def _wandb_picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        if self.wandb:
+            import wandb  # pyright: ignore[reportMissingImports] - an extra
+
+            self.wandb.log({name: wandb.Image(pixels)}, step=step)
+
+    def finished(self, step: int) -> None:
+        """Notes that the run has reached its last step."""
+        if self.board:
+            self.board.finished(step)
+
+    def feature_map(self, step: int, name: str, found: "FeatureMap") -> None:
+        """A feature map, written as a picture and as points with thumbnails."""
+        if self.workdir and self.board:
+            pixels = found.picture()
+            figures.write_map(self.workdir, step, name, found, pixels)
+            self.board.picture(step, name, pixels)
+            if step:  # The projector has one step alone.
+                self.board.features(name, found)
+            self._wandb_picture(step, name, pixels)
 
     def close(self) -> None:
         """Ends the progress bar, TensorBoard and W&B."""
+        self.activity()
         if self.bar is not None:
             self.bar.close()
         if self.board is not None:
@@ -124,10 +172,63 @@ class Log:
             self.wandb.finish()
 
 
-def _figure(workdir: pathlib.Path, name: str, suffix: str) -> pathlib.Path:
-    file = workdir / "figures" / f"{name.replace('/', '_')}.{suffix}"
-    file.parent.mkdir(exist_ok=True)
-    return file
+class Activity:
+    """Name of what a run does besides training, with its seconds, in place of the progress bar."""
+
+    def __init__(self, bar: tqdm, text: str):
+        self._bar, self._text, self._since = bar, text, time.monotonic()
+        self._ended = threading.Event()
+        self._form, bar.bar_format = bar.bar_format, "{desc}"
+        self._show()
+        self._thread = threading.Thread(target=self._tick, name="activity", daemon=True)
+        self._thread.start()
+
+    def _show(self) -> None:
+        self._bar.set_description_str(f"{self._text}: {time.monotonic() - self._since:.0f} s")
+
+    def _tick(self) -> None:
+        while not self._ended.wait(1.0):
+            self._show()
+
+    def end(self) -> None:
+        """Shows the bar again, whose rate leaves the time since out."""
+        self._ended.set()
+        self._thread.join()
+        self._bar.bar_format = self._form
+        self._bar.unpause()
+        self._bar.set_description_str("")
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1, most: int = 79) -> list[str]:
+    """Lines of a table whose first `left` columns are aligned to the left, others to the right.
+
+    Intervals of a column stand below one another. Columns without any text are left out. The first
+    cell of a row has a line of its own where the row would be longer than `most` characters.
+    """
+    head, *body = rows
+    ends = [max(map(_interval_size, column)) for column in zip(*body)]
+    body = [
+        [x and x + " " * (end - _interval_size(x)) for x, end in zip(row, ends)] for row in body
+    ]
+    rows = [head, *body]
+    kept = [i for i in range(len(rows[0])) if i == 0 or any(row[i] for row in rows[1:])]
+    widths = {i: max(len(row[i]) for row in rows) for i in kept}
+    room = most - sum(2 + widths[i] for i in kept[1:])
+    widths[0] = max([len(row[0]) for row in rows if len(row[0]) <= room], default=0)
+    lines = []
+    for row in rows:
+        first = row[0]
+        if len(first) > widths[0]:
+            lines.append(first)
+            first = ""
+        cells = [row[i].ljust(widths[i]) if i < left else row[i].rjust(widths[i]) for i in kept[1:]]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return lines
+
+
+def _interval_size(cell: str) -> int:
+    _, sign, half = cell.partition(" ± ")
+    return len(sign + half)
 
 
 def format_number(x: float) -> str:

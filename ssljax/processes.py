@@ -1,5 +1,8 @@
 """Agreement of several processes on what process 0 has found, and lines that it alone prints."""
 
+from collections.abc import Iterator
+import contextlib
+import contextvars
 import functools
 import json
 import shutil
@@ -11,6 +14,8 @@ import jax
 import numpy as np
 
 from ssljax import signals
+
+_heard: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("heard", default=None)
 
 
 def agree(value: Any) -> Any:
@@ -52,9 +57,26 @@ def labelled(label: str, text: str) -> str:
     return wrapped(f"{label:<10}{text}", 10)
 
 
-@functools.cache
+@contextlib.contextmanager
+def hearing() -> Iterator[list[str]]:
+    """Context that collects the lines that are said in it, whether or not they are printed."""
+    token = _heard.set(heard := [])
+    try:
+        yield heard
+    finally:
+        _heard.reset(token)
+
+
 def say(line: str) -> None:
     """Prints a line of a run's header on the data that was read, in process 0 and once."""
+    heard = _heard.get()
+    if heard is not None and line not in heard:
+        heard.append(line)
+    _print_once(line)
+
+
+@functools.cache
+def _print_once(line: str) -> None:
     if jax.process_index() == 0:
         try:
             print(labelled("data", line), flush=True)

@@ -1,6 +1,6 @@
 """Run options, and `train`: an experiment from its first step or last checkpoint to its end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import itertools
 import os
@@ -19,6 +19,7 @@ from ssljax.errors import InputError
 from ssljax.experiment import Experiment, TrainState
 from ssljax.fingerprint import Read
 from ssljax.lock import lock
+from ssljax.processes import labelled
 from ssljax.program import everywhere, Program
 from ssljax.ranges import check_value, Count, CountOrZero
 from ssljax.session import Results, Session
@@ -77,6 +78,7 @@ def train(
     started: float | None = None,
     read: Read | None = None,
     defaults: Mapping[str, Any] | None = None,
+    said: Sequence[str] = (),
 ) -> TrainState:
     """Trains `exp` to its last step, from the last checkpoint in `run.workdir` if there is one, and
     evaluates it.
@@ -86,8 +88,9 @@ def train(
     experiment, go into the run's record; `started` is the time.perf_counter() from which the first
     step is timed, by default that of this call. `read` has the fingerprints of the data that the
     experiment has read (by default, the one of its resident arrays), which must be those of the
-    run in the folder; `defaults` stand for arguments that an older record lacks. Raises InputError
-    for settings that are not possible, Stopped after SIGINT, SIGTERM or SIGHUP.
+    run in the folder; `defaults` stand for arguments that an older record lacks, and `said` are
+    lines on the data, for the record. Raises InputError for settings that are not possible, Stopped
+    after SIGINT, SIGTERM or SIGHUP.
     """
     times = {"start": time.perf_counter() if started is None else started}
     times["ready"] = time.perf_counter()
@@ -101,7 +104,17 @@ def train(
         read = fingerprint.of_resident(exp.data.resident())
     with jax.set_mesh(mesh), Signals() as signals, watchdog.watching(), lock(workdir):
         return _train(
-            exp, run, workdir, mesh, signals, computes or {}, source, read or {}, defaults, times
+            exp,
+            run,
+            workdir,
+            mesh,
+            signals,
+            computes or {},
+            source,
+            read or {},
+            defaults,
+            said,
+            times,
         )
 
 
@@ -128,6 +141,7 @@ def _train(
     source: str | None,
     read: Read,
     defaults: Mapping[str, Any] | None,
+    said: Sequence[str],
     times: dict[str, float],
 ) -> TrainState:
     seeds = [run.seed + i for i in range(run.seeds)]
@@ -173,6 +187,7 @@ def _train(
             kept=record.kept_form(exp.kept, program.state),
             experiment=os.path.basename(source) if source else None,
             defaults=defaults,
+            said=list(said),
             evals=judgements(exp.evals),
         )
         facts = record.facts(workdir)
@@ -189,7 +204,7 @@ def _train(
     session = Session(exp, run, program, workdir, checkpoints, log, results, signals, facts)
     times["state"] = time.perf_counter()
     try:
-        log.line(_header(program, workdir))
+        log.line(_header(program, workdir, computes))
         session.check_evaluators()
         if run.evaluate:
             results.drop(exp.num_steps)
@@ -197,8 +212,9 @@ def _train(
             untrained = state
             if start or exp.warm_start:
                 untrained = program.init(first, warm=False)
-            session.evaluate(untrained, 0, pictures=False)
+            session.evaluate(untrained, 0)
             del untrained
+            session.report()
         times["evaluated"] = time.perf_counter()
         if start == exp.num_steps and not run.evaluate:
             log.line(f"Finished at step {start}; --run.evaluate evaluates it again.")
@@ -228,14 +244,31 @@ def _train(
     return program.stack(state)
 
 
-def _header(program: Program, workdir: pathlib.Path | None) -> str:
-    """One line of what is about to run: device, parameters, steps, examples, folder."""
-    parameters = sum(x.size for x in flatten(program.state.params).values())
-    seeds = f", {len(program.seeds)} seeds" if len(program.seeds) > 1 else ""
-    return (
-        f"{record.hardware()}: {parameters:,} parameters{seeds}, {program.exp.num_steps} steps of "
-        f"{program.exp.data.batch_size} examples; {workdir or 'no workdir: nothing is saved'}"
-    )
+def _header(program: Program, workdir: pathlib.Path | None, computes: Mapping[str, Any]) -> str:
+    """What is about to run, below what was said of the data: device, model, steps, folder."""
+    mesh, seeds = program.mesh, len(program.seeds)
+    device = record.hardware()
+    if jax.process_count() > 1:
+        device += f", {jax.process_count()} processes"
+    if mesh.size > 1:
+        device += f", {mesh.size} parts of each batch"
+    if (fsdp := mesh.shape["fsdp"]) > 1:
+        device += f", large parameters split over {fsdp}"
+    model = f"{sum(x.size for x in flatten(program.state.params).values()):,} parameters"
+    if seeds > 1:
+        together = "in one batched program" if program.vmapped else "one after another in each step"
+        model += f", {seeds} seeds {together}"
+    exp = program.exp
+    steps = f"{exp.num_steps:,} steps of {exp.data.batch_size:,} examples"
+    if type(epochs := computes.get("epochs")) is int:
+        steps += f" ({epochs:,} epoch{'s' * (epochs != 1)})"
+    fields = {
+        "device": device,
+        "model": model,
+        "training": steps,
+        "folder": str(workdir or "none: nothing is saved without --run.workdir"),
+    }
+    return "\n".join(labelled(label, text) for label, text in fields.items())
 
 
 def use_compilation_cache() -> None:

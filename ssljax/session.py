@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pathlib
+import shlex
 import signal
 import time
 from typing import Any, TYPE_CHECKING
@@ -14,16 +15,25 @@ from typing import Any, TYPE_CHECKING
 import jax
 import numpy as np
 
-from ssljax import figures, logs, replay
+from ssljax import logs, processes, replay
 from ssljax.checkpoint import Checkpoints
 from ssljax.data.sources import CORES
-from ssljax.evals.evaluator import Evaluator, trace_evaluator
+from ssljax.evals.evaluator import Evaluator, trace_evaluator, warnings
+from ssljax.evals.pictures import FeatureMap
 from ssljax.experiment import Experiment
 from ssljax.processes import agree
 from ssljax.program import Program
-from ssljax.record import write_whole
+from ssljax.record import read_record, write_whole
 from ssljax.signals import Interrupted, Signals, Stopped
-from ssljax.stats import interval
+from ssljax.summary import (
+    judgements,
+    ledger_row,
+    numbers_at,
+    read_evaluations,
+    summary_notes,
+    summary_rows,
+    summary_table,
+)
 
 if TYPE_CHECKING:
     from ssljax.run import Run
@@ -85,9 +95,8 @@ class Results:
 
     def __init__(self, workdir: pathlib.Path | None, start: int):
         self.file = workdir / "evaluations.jsonl" if workdir else None
-        rows = logs.read_rows(self.file) if self.file and jax.process_index() == 0 else []
-        rows = [row for row in rows if _is_result(row) and row["step"] <= start]
-        self.rows = agree(rows)
+        rows = read_evaluations(workdir) if workdir and jax.process_index() == 0 else []
+        self.rows = agree([row for row in rows if row["step"] <= start])
         self._write()
 
     def _write(self) -> None:
@@ -114,25 +123,7 @@ class Results:
 
     def numbers(self, step: int, seeds: Sequence[int]) -> dict[str, list[float]]:
         """{"evaluator/number": one for each seed} of a step, where all seeds have one."""
-        found: dict[str, dict[int, float]] = {}
-        for row in self.rows:
-            if row["step"] == step:
-                for name, value in row["numbers"].items():
-                    of_seed = found.setdefault(f"{row['evaluator']}/{name}", {})
-                    of_seed[row["seed"]] = logs.from_json(value)
-        return {
-            name: [values[seed] for seed in seeds]
-            for name, values in found.items()
-            if all(seed in values for seed in seeds)
-        }
-
-
-def _is_result(row: Mapping[str, Any]) -> bool:
-    return (
-        isinstance(row.get("evaluator"), str)
-        and type(row.get("seed")) is int
-        and isinstance(row.get("numbers"), dict)
-    )
+        return numbers_at(self.rows, step, seeds)
 
 
 @dataclass
@@ -148,6 +139,7 @@ class Session:
     results: Results
     signals: Signals
     facts: Mapping[str, Any] = field(default_factory=dict)  # Of the record, for results.json.
+    report_due: float = 0.0  # When the next sparing report may be written, by time.perf_counter().
 
     # Training.
 
@@ -185,7 +177,8 @@ class Session:
             examples = rate * exp.data.batch_size * run.seeds
             note = f"  {format_rate(rate)} steps/s, {examples:.0f} examples/s"
             note += f", {share:.0%} waiting for input" if share > MUCH else ""
-            log.scalars(step, values | {"seconds": [trained]}, note)
+            speed = {"steps_per_second": [rate], "examples_per_second": [examples]}
+            log.scalars(step, values | {"seconds": [trained]} | speed, note)
             if share > MUCH and idle > 1 and not said:
                 log.line(WAITED.format(share=share, seconds=seconds, cores=CORES))
                 said = True
@@ -195,6 +188,8 @@ class Session:
             with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
                 fed = waits.take(feeds, k, metrics)
                 before = time.perf_counter()
+                if k not in compiled:
+                    log.activity("compiling the step")
                 state, metrics = program.update(state, metrics, fed)
                 if k not in compiled:  # This call compiles, which isn't the steps' time.
                     took = time.perf_counter() - before
@@ -205,6 +200,7 @@ class Session:
                         log.line(_start_line(times, took))
                         clock, since = time.perf_counter(), i + k
                     compiled.add(k)
+                    log.activity()
             i += k
             log.advance(k)
             if pending:  # Only now, so that the device has work while numbers are read and written.
@@ -229,6 +225,9 @@ class Session:
                 self.stop_if(stop, i)
                 if due(run.eval_every) and not last:
                     self.evaluate(state, i)
+                    self.report()
+                elif not last:
+                    self.report(sparing=True)
                 clock += time.perf_counter() - before  # Saving and evaluating are not training.
         return state
 
@@ -283,12 +282,12 @@ class Session:
         for evaluate in self.exp.evals.values():
             trace_evaluator(evaluate, self.program.state)
 
-    def evaluate(self, state: Tree, step: int, pictures: bool = True) -> dict[str, list[float]]:
+    def evaluate(self, state: Tree, step: int) -> dict[str, list[float]]:
         """Runs the evaluators that have no result of `step` yet, on each seed.
 
-        Returns {"evaluator/number": one for each seed}. Pictures and texts are of the first seed,
-        and of none unless `pictures`. A signal ends it between two evaluators, or between two
-        batches of one; what was found is kept.
+        Returns {"evaluator/number": one for each seed}. Pictures and texts are of the first seed.
+        A signal ends it between two evaluators, or between two batches of one; what was found is
+        kept.
         """
         seeds, before = self.program.seeds, len(self.results.rows)
         for i, seed in enumerate(seeds):
@@ -296,12 +295,13 @@ class Session:
             for name, evaluate in self.exp.evals.items():
                 if self.results.has(step, seed, name):
                     continue
-                if _only_pictures(evaluate) and (i or not pictures):
+                if _only_pictures(evaluate) and i:
                     continue
                 self.stop_if(self.signals.received(together=True), step)
                 lane = self.program.lane(state, i) if lane is None else lane
                 of_seed = f", seed {i + 1} of {len(seeds)}" if len(seeds) > 1 else ""
-                self.log.activity(f"evaluating {name}{of_seed}")
+                net = f"at step {step}" if step else "of the untrained net"
+                self.log.activity(f"evaluating {name} {net}{of_seed}")
                 start = time.perf_counter()
                 try:
                     found = evaluate(lane)
@@ -313,14 +313,33 @@ class Session:
                     raise
                 if (took := time.perf_counter() - start) > SLOW:
                     self.log.line(f"Evaluated {name} at step {step} in {took:.0f} s{of_seed}.")
-                numbers = self._keep(step, name, found, pictures and i == 0)
+                numbers = self._keep(step, name, found, i == 0)
                 self.results.add(step, seed, name, numbers)
         self.log.activity()
         results = self.results.numbers(step, seeds)
         if results and len(self.results.rows) > before:
             self.log.drop_evaluation(step)
-            self.log.scalars(step, results, show=step < self.exp.num_steps)
+            rows = summary_rows(results, {}, judgements(self.exp.evals))
+            shown = [row.name for row in rows if row.better] or [row.name for row in rows]
+            self.log.scalars(step, results, show=[] if step == self.exp.num_steps else shown)
         return results
+
+    def report(self, sparing: bool = False) -> None:
+        """Writes report.html; with `sparing`, only where that takes 2 % of the time at most.
+
+        An error in it ends no run: it is one line.
+        """
+        start = time.perf_counter()
+        if not (self.workdir and self.log.active) or (sparing and start < self.report_due):
+            return
+        try:
+            from ssljax.report import write_report  # Not needed before the first step.
+
+            write_report(self.workdir)
+        except Exception as e:
+            self.log.line(f"Note: report.html was not written: {type(e).__name__}: {e}")
+        now = time.perf_counter()
+        self.report_due = now + 50 * (now - start)
 
     def _show_found(self, step: int) -> None:
         rows = [row for row in self.results.rows if row["step"] == step]
@@ -338,6 +357,9 @@ class Session:
             if isinstance(value, str):
                 if pictures:
                     self.log.text(step, f"{evaluator}/{key}", value)
+            elif isinstance(value, FeatureMap):
+                if pictures:
+                    self.log.feature_map(step, f"{evaluator}/{key}", value)
             elif np.ndim(value) == 0:
                 numbers[key] = float(value)
             elif pictures:
@@ -345,14 +367,16 @@ class Session:
         return numbers
 
     def summary(self, results: Mapping[str, list[float]]) -> None:
-        """Prints each number next to the untrained net's, and writes results.json and curves."""
+        """Prints each number next to the untrained net's; writes results.json and the report."""
         exp, workdir, log, seeds = self.exp, self.workdir, self.log, self.program.seeds
         untrained = self.results.numbers(0, seeds)
-        if results:
-            for line in results_table(results, untrained, exp.evals):
+        if results and log.active:
+            ledger = ledger_row(read_record(workdir, "resume it")) if workdir else None
+            rows = summary_rows(results, untrained, judgements(exp.evals), ledger)
+            for line in ["", *summary_table(rows), *summary_notes(rows, ledger)]:
                 log.line(line)
-            if len(seeds) > 1:
-                log.line(f"Mean ± 95 % interval over {len(seeds)} seeds.")
+            for line in warnings(results, exp.evals, seeds):
+                log.line(line)
         if not (workdir and log.active):
             return
         rows = logs.read_metrics(workdir)
@@ -367,84 +391,23 @@ class Session:
         }
         text = json.dumps(logs.to_json(content), indent=1, allow_nan=False) + "\n"
         write_whole(workdir / "results.json", text)
-        figures.curves(rows, workdir / "figures" / "curves.png")
-        log.line(
-            f"\nTrained {exp.num_steps} steps in {seconds:.0f} s. In {workdir}:\n"
-            "  results.json   the numbers above         metrics.jsonl  curves (and tensorboard/)\n"
-            "  figures/       curves and pictures       checkpoints/   the last states\n"
-            "  record.json    arguments, versions, commit; source/ has the experiment file"
-        )
+        log.finished(exp.num_steps)
+        self.report()
+        log.line(f"\nTrained {exp.num_steps} steps in {seconds:.0f} s. Look at")
+        for line in _places(workdir):
+            log.line(line)
 
 
-def results_table(
-    results: Mapping[str, Sequence[float]],
-    untrained: Mapping[str, Sequence[float]],
-    evals: Mapping[str, Any],
-) -> list[str]:
-    """Lines of the last table: trained net, untrained net and floor.
-
-    A mean that is worse than one of the other two is marked with `!`. Floors have no line of their
-    own.
-    """
-
-    def show(values: Sequence[float]) -> str:
-        spread = f" ± {logs.format_number(interval(values))}" if len(values) > 1 else ""
-        return logs.format_number(float(np.mean(values))) + spread
-
-    rows, worse, floors = [], [], set()
-    for name, evaluate in evals.items():
-        if isinstance(evaluate, Evaluator):
-            floors |= {f"{name}/{floor}" for floor in evaluate.floors.values()}
-    for name, values in results.items():
-        if name in floors:
-            continue
-        evaluator, _, number = name.partition("/")
-        evaluate = evals.get(evaluator)
-        better, floor = None, None
-        if isinstance(evaluate, Evaluator):
-            better, floor = evaluate.better.get(number), evaluate.floors.get(number)
-        bounds = {
-            "untrained": untrained.get(name),
-            "floor": results.get(f"{evaluator}/{floor}") if floor else None,
-        }
-        marks = [
-            bound
-            for bound, others in bounds.items()
-            if others is not None and better and _is_worse(values, others, better)
-        ]
-        worse += [(name, bound) for bound in marks]
-        cells = ["" if v is None else show(v) for v in bounds.values()]
-        rows.append((name, show(values) + (" !" if marks else "  "), *cells))
-    heads = ("", "trained  ", "untrained", "floor")
-    widths = [max(len(r[i]) for r in [heads, *rows]) for i in range(4)]
-    lines = [""]
-    for row in [heads, *rows]:
-        first, *rest = zip(row, widths, strict=True)
-        cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
-        lines.append("  ".join(cells).rstrip())
-    if worse:
-        lines.append(_advice(worse))
-    return lines
-
-
-def _is_worse(values: Sequence[float], bound: Sequence[float], better: str) -> bool:
-    trained, other = float(np.mean(values)), float(np.mean(bound))
-    if np.isnan(other):
-        return False
-    return np.isnan(trained) or (trained < other if better == "higher" else trained > other)
-
-
-def _advice(worse: Sequence[tuple[str, str]]) -> str:
-    names = {bound: [n for n, b in worse if b == bound] for bound in ("untrained", "floor")}
-    said = []
-    if names["untrained"]:
-        said.append(f"worse than the untrained net: {', '.join(names['untrained'])}")
-    if names["floor"]:
-        said.append(f"worse than the floor: {', '.join(names['floor'])}")
-    return (
-        f"! {'; '.join(said)}. Usual causes are a learning rate that is too high, too few steps, "
-        "and collapse (see the curves), or a floor that is high, as raw pixels of small digits."
-    )
+def _places(workdir: pathlib.Path) -> list[str]:
+    """Where to look at the results of a finished run, and how to compare them."""
+    folder = workdir / "figures"
+    pictures = sorted(file.name for file in folder.glob("*.*"))
+    shown = ", ".join(pictures[:3]) + (f" and {len(pictures) - 3} more" if pictures[3:] else "")
+    places = {"report": f"{workdir / 'report.html'}: results, curves, pictures"}
+    if pictures:
+        places["pictures"] = f"{folder}: {shown}"
+    places["compare"] = f"python -m ssljax.compare {shlex.quote(str(workdir))} OTHER_RUN"
+    return [processes.labelled(label, text) for label, text in places.items()]
 
 
 def _only_pictures(evaluate: Any) -> bool:

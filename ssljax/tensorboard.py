@@ -1,14 +1,22 @@
-"""Event files for TensorBoard, written at once, so that neither a kill nor a full disk leaves any
-in memory."""
+"""Files for TensorBoard: events, written at once, so that neither a kill nor a full disk leaves any
+in memory, and features for its projector."""
 
 from collections.abc import Iterator, Mapping
 import os
 import pathlib
 import struct
 import time
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
+
+from ssljax import figures
+from ssljax.record import write_whole
+
+if TYPE_CHECKING:
+    from ssljax.evals.pictures import FeatureMap
+
+MOST_FEATURES = 1_000_000  # Numbers that the projector is given, at most.
 
 
 class Board:
@@ -17,6 +25,7 @@ class Board:
     def __init__(self, folder: pathlib.Path, start: int):
         messages = _messages()
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         # TensorBoard reads files by their names' order.
         seconds, rest = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds}.{rest:09d}.{os.uname().nodename}"
@@ -46,6 +55,38 @@ class Board:
 
         self._summaries(step, summary.text(name, f"```\n{text}\n```"))
 
+    def settings(self, values: Mapping[str, Any]) -> None:
+        """Settings of the run, for the table of HParams, where scalars are its metrics.
+
+        There is no list of all settings with it: from that of one run TensorBoard would make the
+        columns of all runs of a folder.
+        """
+        from tensorboardX import summary
+
+        shown = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in values.items()}
+        self._summaries(0, summary.hparams(shown, {})[1])
+
+    def finished(self, step: int) -> None:
+        """The run has reached its last step: its state in HParams is success."""
+        from tensorboardX import summary
+
+        self._summaries(step, summary.hparams({}, {})[2])
+
+    def features(self, name: str, found: "FeatureMap") -> None:
+        """Features for the projector, with classes and thumbnails, in place of earlier ones."""
+        if found.features is None:
+            return
+        n = min(len(found.features), max(1, MOST_FEATURES // found.features.shape[1]))
+        folder = self._folder / "projector" / figures.figure_name(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savetxt(folder / "tensors.tsv", found.features[:n], "%.4g", "\t")
+        labels = [str(found.class_names[i]).replace("\n", " ") for i in found.labels[:n]]
+        text = "".join(f"{label or '-'}\n" for label in labels)
+        (folder / "metadata.tsv").write_text(text, encoding="utf-8")
+        if found.images is not None:
+            figures.thumbnails(found.images[:n]).save(folder / "sprite.png")
+        write_whole(self._folder / "projector_config.pbtxt", _projector(self._folder))
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
@@ -71,6 +112,21 @@ def read_scalars(folder: pathlib.Path) -> set[tuple[str, int]]:
                 (v.tag, event.step) for v in event.summary.value if v.HasField("simple_value")
             }
     return shown
+
+
+def _projector(folder: pathlib.Path) -> str:
+    """The projector's configuration, of the features that lie in a folder of events."""
+    parts = []
+    for path in sorted((folder / "projector").iterdir()):
+        lines = [f'tensor_name: "{path.name}"']
+        for kind, file in (("tensor", "tensors.tsv"), ("metadata", "metadata.tsv")):
+            lines.append(f'{kind}_path: "projector/{path.name}/{file}"')
+        if (path / "sprite.png").exists():
+            side = f"single_image_dim: {figures.CELL}"
+            image = f'image_path: "projector/{path.name}/sprite.png"'
+            lines.append(f"sprite {{ {image} {side} {side} }}")
+        parts.append("embeddings {\n  " + "\n  ".join(lines) + "\n}\n")
+    return "".join(parts)
 
 
 def _messages() -> Any:

@@ -8,12 +8,15 @@ import numpy as np
 from ssljax.evals.evaluator import Evaluator
 from ssljax.evals.features import Encode, extractor, subset, trace_features, Tree
 
+COLLAPSED = 0.02  # feature_std, below which features are taken to be of one direction.
+
 
 def collapse(encode: Encode, data: Any, n: int = 5000, seed: int = 0) -> Evaluator:
     """`rankme`, `feature_std` and the number of `dimensions` of the features of `n` images.
 
     The ceilings of `rankme` are `dimensions` and `n`; a full collapse gives 1 and a `feature_std`
-    of 0. Neither has a better direction: a supervised net lowers both.
+    of 0. Neither has a better direction: a supervised net lowers both. A full collapse is named
+    where the run ends.
     """
     extract, indices = extractor(encode), subset(data, n, seed)
 
@@ -23,9 +26,22 @@ def collapse(encode: Encode, data: Any, n: int = 5000, seed: int = 0) -> Evaluat
 
     return Evaluator(
         evaluate,
+        settings={"n": n, "seed": seed},
         trace=lambda state: trace_features(encode, state, data),
         encode=encode,
         queries=data,
+        warning=full_collapse,
+    )
+
+
+def full_collapse(numbers: Mapping[str, float]) -> str:
+    """A sentence where features hardly differ between images, by the numbers of `collapse`."""
+    if numbers["feature_std"] > COLLAPSED:
+        return ""
+    return (
+        f"The features have collapsed: they hardly differ between images (feature_std "
+        f"{numbers['feature_std']:.2g}). Usual causes are a missing stop-gradient, predictor or "
+        "normalisation, and a learning rate that is too high."
     )
 
 

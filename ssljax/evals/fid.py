@@ -26,6 +26,8 @@ from ssljax.evals.features import (
     Tree,
 )
 
+REACHED = 0.2  # Share of the held-out images' recall and coverage that a generator should reach.
+
 
 def generated(
     draw: Callable[[Tree, Array, int], Array],
@@ -45,6 +47,7 @@ def generated(
     Distances shrink as sets grow, so by default `n` is as many as `test` has, 10,000 at most, and
     the floor's sample has `n` too where there are so many. The FID is taken to `most` images of
     `reference`, the neighbours' numbers to `n`; what depends on real images alone is computed once.
+    A generator of few kinds of images is named where the run ends.
     InputError for k images or fewer, for sets of two shapes, and for features that are not finite.
     """
     n = n or min(len(test), 10_000)
@@ -105,9 +108,25 @@ def generated(
             f"density_{label}": "higher",
             f"coverage_{label}": "higher",
         },
+        settings={"n": n, "k": k, "seed": seed},
         trace=trace,
         bank=reference,
         queries=test,
+        warning=lambda numbers: mode_collapse(numbers, label),
+    )
+
+
+def mode_collapse(numbers: Mapping[str, float], label: str) -> str:
+    """A sentence where samples reach few of the images, by the numbers of `generated`."""
+    found = {what: numbers[f"{what}_{label}"] for what in ("recall", "coverage")}
+    held = {what: numbers[f"{what}_{label}_floor"] for what in found}
+    if any(found[what] > REACHED * held[what] for what in found):
+        return ""
+    return (
+        f"The generator has collapsed to a few kinds of images: recall {found['recall']:.2f} and "
+        f"coverage {found['coverage']:.2f}, where held-out images have {held['recall']:.2f} and "
+        f"{held['coverage']:.2f}. Look at the samples. Usual causes are a discriminator that wins "
+        "(see the curves), and learning rates that are too high."
     )
 
 
