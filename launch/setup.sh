@@ -1,18 +1,17 @@
 # Sourced by the other scripts: makes .venv in the checkout and installs ssljax with the versions of
 # constraints.txt, with uv where it is there and pip where not, for the accelerator that is found.
-# $1: further extras, as in "test". Sets $checkout and $python, and leaves the caller in its folder,
-# from which --data and --run.workdir are found.
+# $1: an extra besides "all", as in "test". Sets $checkout and $python, and leaves the caller in its
+# folder, from which --data and --run.workdir are found.
 set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$checkout/.venv/bin/python
 
-extras=${1:-}
+extras=all${1:+,$1}
 if nvidia-smi -L >/dev/null 2>&1; then
   extras="$extras,cuda12"
 elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then
   extras="$extras,tpu"
 fi
-extras=${extras#,}
 
 die() {
   echo "error: $1" >&2
@@ -20,7 +19,7 @@ die() {
 }
 
 install() {
-  local package="$checkout${extras:+[$extras]}"
+  local package="$checkout[$extras]"
   local versions=$checkout/launch/constraints.txt
   local base
   for base in python3 python3.13 python3.12 python3.11; do
@@ -28,7 +27,7 @@ install() {
     base=
   done
   [ -n "$base" ] || die "ssljax needs Python 3.11 or newer: install one and run this again."
-  echo "Setting up $checkout/.venv${extras:+ with $extras} (once; a minute or two) ..." >&2
+  echo "Setting up $checkout/.venv with $extras (once; a minute or two) ..." >&2
   if command -v uv >/dev/null; then
     [ -e "$python" ] || uv venv -q --python "$base" "$checkout/.venv"
     uv pip install -q --python "$python" -c "$versions" -e "$package"

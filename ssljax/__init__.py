@@ -3,27 +3,31 @@
 An experiment is a function from hyperparameters to an `Experiment`.
 """
 
+import importlib
+from typing import Any, TYPE_CHECKING
+
 import ssljax.signals  # noqa: F401  # First: it keeps Ctrl-C in the other imports quiet.
 
-# isort: split
-from ssljax.cli import main
-from ssljax.errors import InputError
-from ssljax.experiment import (
-    alternate,
-    Batch,
-    descend,
-    ema,
-    Experiment,
-    Kept,
-    Metrics,
-    minimize,
-    player_ema,
-    player_variables,
-    TrainState,
-)
-from ssljax.loaded import load, Loaded
-from ssljax.run import Run, train
+if TYPE_CHECKING:
+    from ssljax.cli import main
+    from ssljax.errors import InputError
+    from ssljax.experiment import (
+        alternate,
+        Batch,
+        descend,
+        ema,
+        Experiment,
+        Kept,
+        Metrics,
+        minimize,
+        player_ema,
+        player_variables,
+        TrainState,
+    )
+    from ssljax.loaded import load, Loaded
+    from ssljax.run import Run, train
 
+__version__ = "0.1.0"
 __all__ = [
     "Batch",
     "Experiment",
@@ -43,3 +47,18 @@ __all__ = [
     "player_variables",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: JAX takes a second to import, for which `ssljax --help` need not wait.
+    if name in __all__:
+        for module in ("errors", "experiment", "run", "cli", "loaded"):
+            found = vars(importlib.import_module(f"ssljax.{module}"))
+            if name in found:
+                globals()[name] = found[name]
+                return found[name]
+    raise AttributeError(f"module 'ssljax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

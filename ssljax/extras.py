@@ -19,11 +19,12 @@ def load(module: str, user: str) -> Any:
 
     `user` is the subject of that sentence: what needs the module.
     """
-    package = module.partition(".")[0]
+    extra = EXTRAS[module.partition(".")[0]]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as e:
+        missing = (e.name or module).partition(".")[0]
         raise InputError(
-            f"{user} needs the package {e.name or package}, which is not installed: "
-            f'pip install "ssljax[{EXTRAS[package]}]".'
+            f"{user} needs the package {missing}, which is not installed: "
+            f'pip install "ssljax[{extra}]".'
         ) from e

@@ -15,14 +15,13 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax import sharding
+from ssljax import methods, sharding
 from ssljax.checkpoint import flatten, load_state
 from ssljax.errors import InputError
 from ssljax.experiment import Batch, Experiment, TrainState
 from ssljax.record import names_itself, plain, read_record
 
 Tree = Any
-EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def load(
     """The run in `workdir` at its last whole checkpoint.
 
     Of a run with several seeds, lane `seed` (counted from 0). `make` is the function of the run's
-    experiment, by default the one of its file in experiments/ of this checkout; no code is read
+    experiment, by default the one of its file among those of ssljax; no code is read
     from the run's folder. Damaged checkpoints after the last whole one are named. InputError where
     there is none.
     """
@@ -123,13 +122,13 @@ def load(
 
 
 def _make_of(record: Mapping[str, Any], workdir: pathlib.Path) -> Callable[..., Experiment]:
-    """The function of a run's experiment file in this checkout."""
+    """The function of a run's experiment file among those of ssljax."""
     name = pathlib.Path(record.get("experiment") or record["launches"][-1]["command"][0]).stem
-    file = EXPERIMENTS / f"{name}.py"
+    file = methods.FOLDER / f"{name}.py"
     if not file.is_file():
         raise InputError(
-            f"The run in {workdir} was made by {name}.py, which is no file of {EXPERIMENTS}: give "
-            "the function that makes its experiment, ssljax.load(workdir, make=...)."
+            f"The run in {workdir} was made by {name}.py, which is no file of {methods.FOLDER}: "
+            "give the function that makes its experiment, ssljax.load(workdir, make=...)."
         )
     copies = sorted((workdir / "source").rglob(file.name), key=lambda f: f.stat().st_mtime)
     if copies and copies[-1].read_bytes() != file.read_bytes():

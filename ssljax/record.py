@@ -13,16 +13,18 @@ import subprocess
 import sys
 import time
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import jax
 
+import ssljax
 from ssljax import fingerprint
 from ssljax.errors import InputError
 from ssljax.ranges import flag
 
 IMPORTED = time.perf_counter()
+CHECKOUT = pathlib.Path(__file__).parent.parent
 PACKAGES = (
-    "ssljax",
     "jax",
     "jaxlib",
     "flax",
@@ -169,8 +171,17 @@ def _is_launch(x: Any) -> bool:
         and bool(x["command"])
         and all(isinstance(word, str) for word in x["command"])
         and all(isinstance(x.get(k), str) for k in ("time", "commit", "hardware"))
+        and _is_repository(x.get("repository"))
         and isinstance(x.get("versions"), dict)
         and _is_count(x.get("start", 0))
+    )
+
+
+def _is_repository(x: Any) -> bool:
+    return x is None or (
+        isinstance(x, dict)
+        and x.keys() == {"commit", "remote"}
+        and all(isinstance(value, str) for value in x.values())
     )
 
 
@@ -390,6 +401,7 @@ def write_record(
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
             "commit": commit(),
+            "repository": repository(source) if source else None,
             "python": platform.python_version(),
             "versions": versions(),
             "hardware": hardware(),
@@ -409,39 +421,65 @@ def write_record(
     if record["launches"][-1]["commit"].endswith("+"):
         (workdir / "source").mkdir(exist_ok=True)
         diff = workdir / "source" / f"uncommitted{launches}.diff"
-        diff.write_text(git("diff", "HEAD") + "\n", encoding="utf-8")
+        diff.write_text(git(CHECKOUT, "diff", "HEAD") + "\n", encoding="utf-8")
     write_whole(workdir / "record.json", json.dumps(record, indent=1) + "\n")
     return changed
 
 
 def versions() -> dict[str, str]:
-    found = {}
+    found = {"ssljax": ssljax.__version__}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
 
 
-def git(*args: str) -> str:
-    """What git says of the checkout that this file lies in."""
-    here = pathlib.Path(__file__).parent.parent
+def git(folder: str | pathlib.Path, *args: str) -> str:
+    """What git says in a folder."""
     return (
-        subprocess.run(["git", "-C", here, *args], capture_output=True, check=True)
+        subprocess.run(["git", "-C", folder, *args], capture_output=True, check=True)
         .stdout.decode(errors="replace")
         .strip()
     )
 
 
 def commit() -> str:
-    """The commit of the code, with a + where it has changed since; empty outside a checkout."""
+    """The commit of ssljax, with a + where it has changed since; empty outside a checkout."""
+    code = "ssljax", "experiments/*.py", "launch/constraints.txt"
     try:
-        tracked = git("ls-files", "--error-unmatch", "ssljax/record.py")
-        changed = git(
-            "status", "--porcelain", "--", "ssljax", "experiments/*.py", "launch/constraints.txt"
-        )
-        return git("rev-parse", "--short=10", "HEAD") + "+" * bool(changed) if tracked else ""
+        tracked = git(CHECKOUT, "ls-files", "--error-unmatch", "ssljax/record.py")
+        changed = git(CHECKOUT, "status", "--porcelain", "--", *code)
+        at = git(CHECKOUT, "rev-parse", "--short=10", "HEAD")
+        return at + "+" * bool(changed) if tracked else ""
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def repository(source: str) -> dict[str, str] | None:
+    """The git repository that an experiment file lies in: its commit and its remote's address.
+
+    The commit has a + where a file of it has changed since, or the experiment file is not in it.
+    User names, passwords and tokens in the address are left out. None outside a repository, and for
+    one without commits.
+    """
+    folder, name = os.path.split(os.path.abspath(source))
+    try:
+        at = git(folder, "rev-parse", "--short=10", "HEAD")
+        changed = git(folder, "status", "--porcelain", "--untracked-files=no")
+        tracked = git(folder, "ls-files", "--", name)
+        remotes = git(folder, "remote").splitlines()
+        remote = "origin" if "origin" in remotes else next(iter(remotes), "")
+        url = git(folder, "remote", "get-url", remote) if remote else ""
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": at + "+" * bool(changed or not tracked), "remote": _without_secrets(url)}
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    if not (parts.scheme and parts.netloc):  # A path, or git@HOST:PATH.
+        return url
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def hardware() -> str:

@@ -54,11 +54,11 @@ fi""",
     return run
 
 
-def test_package_is_installed_once_without_extras(checkout):
+def test_package_is_installed_once_with_what_the_files_need(checkout):
     done, asked = checkout("local.sh", "experiments/simclr.py", "--lr", "0.1")
     assert done.returncode == 0, done.stderr
     assert re.search(r"Set up in \d+ s\.", done.stderr)
-    assert re.search(r"-c \S+/launch/constraints.txt -e /\S+[^]]$", asked.splitlines()[1])
+    assert re.search(r"-c \S+/launch/constraints.txt -e /\S+\[all\]$", asked.splitlines()[1])
     done, asked = checkout("local.sh", "experiments/simclr.py")
     assert done.returncode == 0 and asked == "" and done.stderr == ""
 
@@ -81,9 +81,9 @@ def test_experiments_run_from_any_folder(checkout, tmp_path):
 def test_extras_for_tests_and_gpus(checkout, tmp_path):
     done, asked = checkout("test.sh", "-k", "loop")
     assert done.stdout.startswith(f"python -m pytest -k loop; in {tmp_path};")
-    assert asked.splitlines()[-1].endswith("[test]")
+    assert asked.splitlines()[-1].endswith("[all,test]")
     done, asked = checkout("local.sh", "x.py", nvidia_smi="echo GPU 0")
-    assert done.returncode == 0 and asked.splitlines()[-1].endswith("[cuda12]")
+    assert done.returncode == 0 and asked.splitlines()[-1].endswith("[all,cuda12]")
 
 
 def test_old_python_error(checkout):

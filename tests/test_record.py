@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+import ssljax
 from ssljax import cli, fingerprint, InputError, record, Run, train
 from ssljax.data import feed, images
 from ssljax.data.documents import documents, labelled_documents
@@ -418,3 +419,75 @@ def test_two_processes_agree_on_a_lock(tmp_path):
     assert [w.returncode for w in workers] == [2, 2], said
     for text in said:
         assert f"in use by process {os.getpid()} of" in text and "Traceback" not in text, said
+
+
+# The repository that an experiment file lies in.
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """git(*words) in a repository with method.py and other.py, committed, of no user's settings."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    (tmp_path / "project" / "code").mkdir(parents=True)
+    for name in ("method.py", "other.py"):
+        (tmp_path / "project" / "code" / name).write_text("x = 1\n")
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+        command = ["git", *who, "-C", tmp_path / "project", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    git("add", "code/method.py", "code/other.py")
+    git("commit", "-qm", "first")
+    git.file = tmp_path / "project" / "code" / "method.py"
+    return git
+
+
+def test_record_has_the_commit_of_the_experiments_repository(project, tmp_path):
+    project("remote", "add", "origin", "https://ann:secret@host.org:8443/ann/code.git?token=secret")
+    source = str(project.file)
+    record.write_record(tmp_path / "run", None, {}, source, 0, {})
+    launch = json.loads((tmp_path / "run" / "record.json").read_text())["launches"][0]
+    assert launch["repository"] == {
+        "commit": project("rev-parse", "--short=10", "HEAD"),
+        "remote": "https://host.org:8443/ann/code.git",
+    }
+    assert launch["commit"] == record.commit() != launch["repository"]["commit"]
+    assert launch["versions"]["ssljax"] == ssljax.__version__
+    assert "secret" not in (tmp_path / "run" / "record.json").read_text()
+
+
+def test_commit_has_a_plus_where_tracked_files_or_the_experiment_differ(project):
+    at = project("rev-parse", "--short=10", "HEAD")
+    folder, source = project.file.parent, str(project.file)
+    (folder.parent / "runs").mkdir()
+    (folder.parent / "runs" / "new.txt").touch()  # What a run writes is no change.
+    assert record.repository(source) == {"commit": at, "remote": ""}
+    assert record.repository(str(folder / "new.py"))["commit"] == f"{at}+"
+    (folder / "other.py").write_text("x = 2\n")
+    assert record.repository(source)["commit"] == f"{at}+"
+    project("commit", "-qam", "second")
+    assert record.repository(source)["commit"] == project("rev-parse", "--short=10", "HEAD") != at
+
+
+def test_no_commit_is_recorded_outside_a_repository(project, tmp_path, monkeypatch):
+    (tmp_path / "method.py").touch()
+    assert record.repository(str(tmp_path / "method.py")) is None
+    monkeypatch.setenv("PATH", str(tmp_path))  # Without git.
+    assert record.repository(str(project.file)) is None
+
+
+@pytest.mark.parametrize(
+    "remote, kept",
+    [
+        ("git@host.org:ann/code.git", "git@host.org:ann/code.git"),
+        ("ssh://git:secret@host.org/code", "ssh://host.org/code"),
+        ("https://secret@host.org/code#secret", "https://host.org/code"),
+        ("/srv/code.git", "/srv/code.git"),
+        ("file:///srv/code.git", "file:///srv/code.git"),
+    ],
+)
+def test_address_of_a_remote_has_no_secrets(project, remote, kept):
+    project("remote", "add", "upstream", remote)
+    assert record.repository(str(project.file))["remote"] == kept
