@@ -22,6 +22,7 @@ from ssljax.tensorboard import Board, read_scalars
 if TYPE_CHECKING:
     from ssljax.evals.pictures import FeatureMap
 
+TICK = 1.0  # Seconds after which the seconds of an activity are shown again.
 # What a row of metrics.jsonl has of training's time, in seconds and per second.
 TIMES = ("seconds", "steps_per_second", "examples_per_second")
 
@@ -66,7 +67,10 @@ class Log:
                 self.wandb = start_wandb(wandb, self.workdir)
 
     def line(self, text: str) -> None:
-        """Prints a line."""
+        """Prints a line, on a terminal over as many as it needs."""
+        self._print(processes.wrapped(text, 2))
+
+    def _print(self, text: str) -> None:
         if self.active:
             try:
                 tqdm.write(text, file=sys.stdout)
@@ -101,7 +105,7 @@ class Log:
         names = [k for k in values if k not in TIMES] if show is None else show
         if names:
             shown = "  ".join(f"{k} {format_number(float(np.mean(values[k])))}" for k in names)
-            self.line(processes.wrapped(f"{step:>8}  {shown}{note}", 10))
+            self._print(processes.wrapped(f"{step:>8}  {shown}{note}", 10))
         if self.workdir and self.board:
             row = {"step": step} | {k: v[0] if len(v) == 1 else [*v] for k, v in values.items()}
             append_row(self.workdir / "metrics.jsonl", row)
@@ -130,7 +134,7 @@ class Log:
     def text(self, step: int, name: str, text: str) -> None:
         """A text, written as a figure and, but for the untrained net's, printed."""
         if step:
-            self.line(f"{step:>8}  {name}\n{text}")
+            self._print(f"{step:>8}  {name}\n{text}")
         if self.workdir and self.board:
             figures.write_text(self.workdir, step, name, text)
             self.board.text(step, name, text)
@@ -187,7 +191,7 @@ class Activity:
         self._bar.set_description_str(f"{self._text}: {time.monotonic() - self._since:.0f} s")
 
     def _tick(self) -> None:
-        while not self._ended.wait(1.0):
+        while not self._ended.wait(TICK):
             self._show()
 
     def end(self) -> None:

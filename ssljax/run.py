@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
-from ssljax import extras, fingerprint, logs, record, replay, sharding, watchdog
+from ssljax import extras, fingerprint, logs, record, reference, replay, sharding, watchdog
 from ssljax.checkpoint import Checkpoints, flatten
 from ssljax.data.cache import cache_dir, repair_compilation_cache
 from ssljax.errors import InputError
@@ -63,6 +63,9 @@ class Run:
     """Evaluate a finished run again, instead of showing its results."""
     wandb: str = ""
     """Project of Weights & Biases to log to as well."""
+    reference: str = ""
+    """Row of the ledger (the name of its page), or folder of a run with several seeds, to compare
+    the first twentieth of training with; it is said if a metric leaves the seeds' band."""
     replay: bool = False
     """Repeat the step in which a metric was not finite, and say where the value comes from."""
     distributed: bool = False
@@ -127,6 +130,8 @@ def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
         )
     if run.wandb:
         extras.load("wandb", "--run.wandb")
+    if run.reference:
+        reference.reference(run.reference)
     if exp.num_steps < 1:
         raise InputError(f"The number of steps must be at least 1, not {exp.num_steps}.")
 
@@ -189,6 +194,7 @@ def _train(
             defaults=defaults,
             said=list(said),
             evals=judgements(exp.evals),
+            reference=run.reference,
         )
         facts = record.facts(workdir)
         for name, text in exp.files.items():
@@ -202,6 +208,9 @@ def _train(
     log = logs.Log(workdir, exp.num_steps, start, run.wandb)
     results = Results(workdir, start)
     session = Session(exp, run, program, workdir, checkpoints, log, results, signals, facts)
+    if run.reference:
+        before = logs.read_metrics(workdir) if workdir else []
+        session.watch = reference.Watch(run.reference, exp.num_steps, computes, before)
     times["state"] = time.perf_counter()
     try:
         log.line(_header(program, workdir, computes))
@@ -259,7 +268,9 @@ def _header(program: Program, workdir: pathlib.Path | None, computes: Mapping[st
         together = "in one batched program" if program.vmapped else "one after another in each step"
         model += f", {seeds} seeds {together}"
     exp = program.exp
-    steps = f"{exp.num_steps:,} steps of {exp.data.batch_size:,} examples"
+    steps = (
+        f"{exp.num_steps:,} step{'s' * (exp.num_steps != 1)} of {exp.data.batch_size:,} examples"
+    )
     if type(epochs := computes.get("epochs")) is int:
         steps += f" ({epochs:,} epoch{'s' * (epochs != 1)})"
     fields = {
