@@ -34,6 +34,11 @@ def summary(name: str) -> str:
     return re.sub(r",? https?://[^\s),;]+", "", " ".join(text.partition("\n\n")[0].split()))
 
 
+def command(name: str) -> str:
+    """The command that runs an experiment: in a checkout its script, elsewhere `ssljax run`."""
+    return f"launch/local.sh experiments/{name}.py" if FOLDER == CHECKOUT else f"ssljax run {name}"
+
+
 def fork(name: str, to: pathlib.Path) -> None:
     """Copies an experiment's file to `to`, with its function renamed after the new file.
 

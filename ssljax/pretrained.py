@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssljax import methods
 from ssljax.checkpoint import flatten, load_state
 from ssljax.data.documents import Documents
 from ssljax.data.token_rows import masked_tokenizer, TokenKind
@@ -63,7 +64,7 @@ def encoder_of(
     """
     none = InputError(
         f"{workdir} holds no run of a file with an --encoder or a --vit: make one with "
-        f"`launch/local.sh experiments/simclr.py --run.workdir {workdir}`."
+        f"`{methods.command('simclr')} --run.workdir {workdir}`."
     )
     folder = pathlib.Path(workdir).expanduser()
     file = folder / "record.json"
@@ -213,8 +214,8 @@ def pretrained_or_new(
 def pretrained(workdir: str | pathlib.Path) -> Pretrained:
     """The language model of a run, of several seeds the first; InputError where there is none."""
     none = InputError(
-        f"{workdir} holds no run of a language model: make one with `launch/local.sh "
-        f"experiments/bert.py --run.workdir {workdir}`."
+        f"{workdir} holds no run of a language model: make one with "
+        f"`{methods.command('bert')} --run.workdir {workdir}`."
     )
     folder = pathlib.Path(workdir).expanduser()
     try:

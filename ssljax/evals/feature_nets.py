@@ -11,6 +11,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax import methods
 from ssljax.checkpoint import load_state
 from ssljax.data import augment
 from ssljax.errors import InputError
@@ -122,8 +123,8 @@ def classifier(workdir: str | pathlib.Path, seed: int = 0) -> FeatureNet:
         net = rebuild(arguments["encoder"])
     except (OSError, KeyError, IndexError, ValueError, TypeError):
         raise InputError(
-            f"{workdir} holds no trained classifier: make one with `launch/local.sh "
-            f"experiments/supervised.py --data DATA --run.workdir {workdir}`."
+            f"{workdir} holds no trained classifier: make one with "
+            f"`{methods.command('supervised')} --data DATA --run.workdir {workdir}`."
         ) from None
     state, size = load_state(workdir, seed), arguments["image_size"]
     params = {
