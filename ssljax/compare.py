@@ -29,12 +29,12 @@ from ssljax.data.sources import HELD_OUT
 from ssljax.errors import InputError
 from ssljax.processes import wrapped
 from ssljax.ranges import flag
-from ssljax.record import flat, git, write_whole
+from ssljax.record import CHECKOUT, flat, git, write_whole
 from ssljax.runs import describe_seconds, FoundRun, read_run
 from ssljax.stats import difference
 from ssljax.summary import decimals, format_mean, Row
 
-# What a result is computed by, besides the experiment's file.
+# What a result is computed by, besides the file of the experiment.
 COMPUTES = tuple(
     f"ssljax/{name}"
     for name in (
@@ -151,7 +151,7 @@ def _same_but_for_seeds(a: FoundRun, b: FoundRun) -> bool:
         what(a) == what(b)
         and not set(a.summary.seeds) & set(b.summary.seeds)
         and a.state == "finished"
-        and not changed_code(_code_of(a)[-1], _code_of(b)[-1], [a.experiment])
+        and not changed_code(_code_of(a)[-1], _code_of(b)[-1])
     )
 
 
@@ -264,85 +264,107 @@ def _evaluators(a: Column, b: Column) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Code:
-    """The code of a launch: a commit, and what had changed since as git shows it."""
+    """The code of a launch."""
 
-    commit: str
-    uncommitted: str = ""
+    commit: str  # Of ssljax; empty outside a checkout.
+    version: str = ""  # Of ssljax.
+    uncommitted: str = ""  # What had changed since the commit, as git shows it.
+    experiment: str = ""  # Name of the experiment's file, and its text.
+    file: str = ""
 
 
 def _code_of(run: FoundRun) -> list[Code]:
     """The code of each launch that trained or evaluated, the last one's last."""
-    found = {}
-    for i, launch in enumerate(run.record["launches"]):
-        last = i == len(run.record["launches"]) - 1
-        if last or launch.get("start", 0) < run.record["launches"][i + 1].get("start", 0):
-            diff = run.folder / "source" / f"uncommitted{i + 1}.diff"
+    found, launches, source, file = {}, run.record["launches"], run.folder / "source", ""
+    for i, launch in enumerate(launches):
+        last = i == len(launches) - 1
+        name = f"{run.experiment}.py"
+        for copy in (source / name if i == 0 else None, source / f"launch{i + 1}" / name):
+            if copy and copy.exists():
+                file = copy.read_text(encoding="utf-8", errors="replace")
+        if last or launch.get("start", 0) < launches[i + 1].get("start", 0):
+            diff = source / f"uncommitted{i + 1}.diff"
             text = diff.read_text(encoding="utf-8", errors="replace") if diff.exists() else ""
-            found[Code(launch["commit"].rstrip("+"), text)] = None
+            version = str(launch["versions"].get("ssljax", ""))
+            code = Code(launch["commit"].rstrip("+"), version, text, run.experiment, file)
+            found[code] = None
     return list(found)
 
 
 def _code(columns: Sequence[Column]) -> Iterator[str]:
     """Sentences on code that differs between runs, or between the launches of one."""
-    experiments = list(dict.fromkeys(c.first.experiment for c in columns))
     for column in columns:
         for run in column.runs:
             for a, b in itertools.pairwise(_code_of(run)):
-                if changed := changed_code(a, b, experiments):
+                if changed := changed_code(a, b):
                     yield f"Code changed between launches of {run.folder}: {changed}."
     first = columns[0]
     for other in columns[1:]:
         a, b = (_code_of(column.first)[-1] for column in (first, other))
-        if changed := changed_code(a, b, experiments):
+        if changed := changed_code(a, b):
             yield f"The code of {first.label} and {other.label} differs: {changed}."
 
 
-def changed_code(a: Code, b: Code, experiments: Sequence[str]) -> str:
+def changed_code(a: Code, b: Code) -> str:
     """What computes something else in one code than in another, or why that is not known.
 
-    Empty for nothing. Comments and docstrings of what is committed compute nothing.
+    Empty for nothing. Comments and docstrings of what is committed compute nothing, nor do logs and
+    tables; the files of two different experiments are not compared.
     """
-
-    def computes(name: str) -> bool:
-        if name.startswith("experiments/"):
-            return pathlib.PurePath(name).stem in experiments and name.endswith(".py")
-        return name.startswith(COMPUTES) and name.endswith(".py")
-
-    if a == b and a.commit:
-        return ""
+    said = []
+    same = a.experiment == b.experiment and a.file and b.file
+    if same and _statements(a.file) != _statements(b.file):
+        said.append(f"{a.experiment}.py is not the same")
     if a.uncommitted != b.uncommitted:
         lines = [*a.uncommitted.splitlines(), *b.uncommitted.splitlines()]
         touched = {x.removeprefix("+++ b/") for x in lines if x.startswith("+++ b/")}
-        if changed := sorted(filter(computes, touched)):
-            return f"uncommitted changes of {_listed(changed)}"
-    if a.commit == b.commit and a.commit:
-        return ""
+        if changed := sorted(name for name in touched if name.startswith(COMPUTES)):
+            said.append(f"uncommitted changes of {_listed(changed)}")
+    if a.commit != b.commit:
+        said += _changed_commits(a, b)
+    elif not a.commit and a.version != b.version:
+        said.append(f"versions {a.version} and {b.version} of ssljax")
+    return "; ".join(said)
+
+
+def _changed_commits(a: Code, b: Code) -> Iterator[str]:
     try:
         if not (a.commit and b.commit):
             raise OSError
-        names = git("diff", "--name-only", a.commit, b.commit, "--", "ssljax", "experiments")
+        names = git(CHECKOUT, "diff", "--name-only", a.commit, b.commit, "--", "ssljax")
     except (OSError, subprocess.CalledProcessError):
-        known = [code.commit or "no commit" for code in (a, b)]
-        return f"{known[0]} and {known[1]}, which this checkout can't compare"
+        known = [code.commit or f"version {code.version or 'unknown'}" for code in (a, b)]
+        yield f"ssljax at {known[0]} and {known[1]}, which can't be compared here"
+        return
     changed = [
         name
-        for name in filter(computes, names.splitlines())
-        if _statements(a.commit, name) != _statements(b.commit, name)
+        for name in names.splitlines()
+        if name.startswith(COMPUTES)
+        and _statements(_at(a.commit, name)) != _statements(_at(b.commit, name))
     ]
-    return f"{_listed(changed)} changed between {a.commit} and {b.commit}" if changed else ""
+    if changed:
+        yield f"{_listed(changed)} changed between {a.commit} and {b.commit}"
+
+
+def _at(commit: str, name: str) -> str:
+    """A file at a commit; empty for no such file."""
+    try:
+        return git(CHECKOUT, "show", f"{commit}:{name}")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
 
 
-@functools.cache
-def _statements(commit: str, name: str) -> str:
-    """The code of a file at a commit without comments and docstrings."""
+@functools.lru_cache(64)
+def _statements(code: str) -> str:
+    """Python's code without comments and docstrings; as it is where it is none."""
     try:
-        tree = ast.parse(git("show", f"{commit}:{name}"))
-    except (OSError, SyntaxError, subprocess.CalledProcessError):
-        return ""  # No such file.
+        tree = ast.parse(code)
+    except SyntaxError:
+        return code
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

@@ -117,7 +117,7 @@ READ = {"digits": {"training images": {"count": 9, "digest": "training"}}}
             ["B has not finished: its numbers are those of step 50"],
         ),
         ({"launch": {"hardware": "8 x H100"}}, ["Times were measured on different hardware"]),
-        ({"launch": {"commit": ""}}, ["abc and no commit, which this checkout can't compare"]),
+        ({"launch": {"commit": ""}}, ["ssljax at abc and version unknown, which"]),
     ],
 )
 def test_what_is_not_of_like_with_like_is_said(tmp_path, change, said):
@@ -133,10 +133,10 @@ def test_what_is_not_of_like_with_like_is_said(tmp_path, change, said):
 def history(tmp_path, monkeypatch):
     """A repository, and a function that commits files and returns the commit."""
 
-    def git(*args):
+    def git(folder, *args):
         identity = ("-c", "user.name=x", "-c", "user.email=x@y", "-c", "commit.gpgsign=false")
         done = subprocess.run(
-            ["git", "-C", tmp_path, *identity, *args], capture_output=True, check=True, text=True
+            ["git", "-C", folder, *identity, *args], capture_output=True, check=True, text=True
         )
         return done.stdout.strip()
 
@@ -145,36 +145,54 @@ def history(tmp_path, monkeypatch):
             file = tmp_path / (name.replace("__", "/") + ".py")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(content)
-        git("add", "-A")
-        git("commit", "-qm", "x")
-        return Code(git("rev-parse", "HEAD"))
+        git(tmp_path, "add", "-A")
+        git(tmp_path, "commit", "-qm", "x")
+        return Code(git(tmp_path, "rev-parse", "HEAD"))
 
-    git("init", "-q")
-    monkeypatch.setattr(compare, "git", git)
-    compare._statements.cache_clear()
+    git(tmp_path, "init", "-q")
+    monkeypatch.setattr(compare, "CHECKOUT", tmp_path)
     return commit
 
 
 def test_code_differs_where_statements_that_compute_do(history):
-    first = history(ssljax__losses__a='"""Text."""\nx = 1\n', experiments__simclr="y = 1\n")
+    first = history(ssljax__losses__a='"""Text."""\nx = 1\n')
     words = history(ssljax__losses__a='"""Other."""\nx = 1  # Why.\n', ssljax__logs="z = 1\n")
-    assert changed_code(first, words, ["simclr"]) == ""
+    assert changed_code(first, words) == ""
     loss = history(ssljax__losses__a="x = 2\n")
-    assert changed_code(words, loss, ["simclr"]).startswith("ssljax/losses/a.py changed between")
-    method = history(experiments__simclr="y = 2\n")
-    assert changed_code(loss, method, ["simclr"]).startswith("experiments/simclr.py changed")
-    assert changed_code(loss, method, ["moco"]) == ""
+    changed = f"ssljax/losses/a.py changed between {words.commit} and {loss.commit}"
+    assert changed_code(words, loss) == changed
     new = history(ssljax__models__b="z = 1\n")
-    assert "ssljax/models/b.py changed" in changed_code(method, new, [])
-    unknown = Code("0" * 40)
-    assert "which this checkout can't compare" in changed_code(first, unknown, [])
+    assert "ssljax/models/b.py changed" in changed_code(loss, new)
+    assert "which can't be compared here" in changed_code(first, Code("0" * 40))
+    assert "version 0.2, which can't be compared" in changed_code(first, Code("", "0.2"))
+    assert changed_code(Code("", "0.1"), Code("", "0.2")) == "versions 0.1 and 0.2 of ssljax"
+    assert changed_code(Code("", "0.1"), Code("", "0.1")) == ""
 
 
 def test_uncommitted_changes_differ_where_they_touch_what_computes():
     diff = "--- a/ssljax/{0}\n+++ b/ssljax/{0}\n+x\n".format
-    clean, loss, log = Code("a"), Code("a", diff("losses/a.py")), Code("a", diff("logs.py"))
-    assert changed_code(clean, loss, []) == "uncommitted changes of ssljax/losses/a.py"
-    assert changed_code(loss, loss, []) == changed_code(clean, log, []) == ""
+    clean, loss, log = (
+        Code("a", uncommitted=x) for x in ("", diff("losses/a.py"), diff("logs.py"))
+    )
+    assert changed_code(clean, loss) == "uncommitted changes of ssljax/losses/a.py"
+    assert changed_code(loss, loss) == changed_code(clean, log) == ""
+
+
+def test_experiment_files_in_the_runs_are_compared(tmp_path):
+    a, b, c = (write_run(tmp_path / name, computes={"lr": i}) for i, name in enumerate("abc"))
+    for folder, code in ((a, "x = 1\n"), (b, "x = 1  # One.\n"), (c, "x = 1\n")):
+        (folder / "source").mkdir()
+        (folder / "source" / "simclr.py").write_text(code)
+    (c / "source" / "launch2").mkdir()
+    (c / "source" / "launch2" / "simclr.py").write_text("x = 2\n")
+    assert warned(a, b, c) == []  # c's second copy is of a launch that is not in its record.
+    record = json.loads((c / "record.json").read_text())
+    record["launches"] += [record["launches"][0] | {"start": 50}]
+    (c / "record.json").write_text(json.dumps(record))
+    assert warned(a, b, c) == [
+        f"Code changed between launches of {c}: simclr.py is not the same.",
+        "The code of A and C differs: simclr.py is not the same.",
+    ]
 
 
 def test_tables_of_many_runs_stay_within_80_columns(tmp_path):
@@ -273,6 +291,6 @@ def test_compares_real_runs(tmp_path, capsys):
     out = capsys.readouterr().out
     results = json.loads((tmp_path / "b" / "results.json").read_text())["results"]["test/error"]
     line = next(line for line in out.splitlines() if line.startswith("test/error")).split()
-    assert float(line[4]) == pytest.approx(results[0], abs=1e-4)
+    assert float(line[4]) == pytest.approx(results[0], abs=1e-3)
     assert ["--lr", "0.01", "0.001"] in [line.split() for line in out.splitlines()]
     assert "Not of like with like" not in out
