@@ -135,6 +135,12 @@ def test_an_experiment_of_ours_runs_by_its_name(capsys, here, monkeypatch):
     assert sys.argv == [ran[0][0], "--epochs", "3"]
 
 
+def test_commands_in_errors_are_those_of_a_checkout_or_of_a_package(monkeypatch):
+    assert methods.command("vae") == "launch/local.sh experiments/vae.py"
+    monkeypatch.setattr(methods, "FOLDER", methods.INSTALLED)
+    assert methods.command("vae") == "ssljax run vae"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fork_differs_in_the_name_of_its_function_alone(here, name):
     methods.fork(name, here / "my_own_method.py")
