@@ -20,6 +20,13 @@
     return String(Number(x.toPrecision(4)));
   };
 
+  // A value of an axis, with as many decimals as its ticks need.
+  const tickText = (x, step) => {
+    const places = Math.max(0, -Math.floor(Math.log10(step) + 1e-6));
+    if (places > 4 || Math.abs(x) >= 1e6) return x === 0 ? "0" : x.toExponential(step < Math.abs(x) / 5 ? 1 : 0);
+    return x.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
+  };
+
   // Curves.
 
   const height = 190, left = 52, right = 10, top = 12, bottom = 24;
@@ -98,9 +105,11 @@
     const x = (s) => left + ((s - first) / (last - first || 1)) * (width - left - right);
     const y = (v) => v === null ? null
       : top + (1 - (scale(v) - scale(low)) / (scale(high) - scale(low))) * (height - top - bottom);
-    for (const v of logarithmic ? logTicks(low, high) : ticks(low, high, 4, curve.counts)) {
+    const marks = logarithmic ? logTicks(low, high) : ticks(low, high, 4, curve.counts);
+    for (const v of marks) {
       make("line", { class: "grid", x1: left, x2: width - right, y1: y(v), y2: y(v) }, svg);
-      make("text", { x: left - 7, y: y(v) + 4, "text-anchor": "end" }, svg, show(v));
+      const label = logarithmic || marks.length < 2 ? show(v) : tickText(v, marks[1] - marks[0]);
+      make("text", { x: left - 7, y: y(v) + 4, "text-anchor": "end" }, svg, label);
     }
     for (const s of ticks(first, last, width > 300 ? 5 : 4, true)) {
       const anchor = x(s) > width - 24 ? "end" : "middle";
@@ -221,7 +230,14 @@
     const box = make("div", { class: "panes" }, figure);
     const count = found.names.length, size = 440, edge = 14;
     const panes = [];
+    const light = (label) => {
+      figure.classList.toggle("dimmed", label !== null && count > 1);
+      for (const { circles } of panes) {
+        circles.forEach((circle, j) => circle.classList.toggle("lit", found.labels[j] === label));
+      }
+    };
     const choose = (i) => {
+      light(i < 0 ? null : found.labels[i]);
       for (const { circles } of panes) {
         circles.forEach((circle, j) => {
           circle.classList.toggle("chosen", j === i);
@@ -281,11 +297,8 @@
         const item = make("span", {}, legend);
         make("i", {}, item).style.background = colour(c, count);
         item.append(name);
-        item.addEventListener("pointerenter", () => {
-          figure.classList.add("dimmed");
-          for (const { circles } of panes) circles.forEach((circle, i) => circle.classList.toggle("lit", found.labels[i] === c));
-        });
-        item.addEventListener("pointerleave", () => figure.classList.remove("dimmed"));
+        item.addEventListener("pointerenter", () => light(c));
+        item.addEventListener("pointerleave", () => light(null));
       });
     }
   }

@@ -8,6 +8,7 @@ its end. The page needs no other file and no network.
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 import html
 import json
 import math
@@ -56,41 +57,32 @@ def page(workdir: pathlib.Path) -> str:
     found = summary(workdir)
     record = read_record(workdir, "train that run again")
     judged = record.get("evals") or {}
-    captions = {
-        figures.figure_name(f"{evaluator}/{key}"): caption
-        for evaluator, of in judged.items()
-        for key, caption in of.get("captions", {}).items()
-    }
     rows = logs.read_metrics(workdir)
-    order = [figures.figure_name(f"{evaluator}/") for evaluator in judged]
-    kept = dict(sorted(figures.kept_figures(workdir).items(), key=lambda item: _place(item, order)))
-    maps, pictures, texts = ({} for _ in range(3))
-    for name, files in kept.items():
-        suffix = next(iter(files.values())).suffix
-        {".json": maps, ".png": pictures, ".txt": texts}.get(suffix, {})[name] = files
+    shown = _figures(workdir, judged)
+    maps = [figure for figure in shown if figure.kind == ".json"]
     method = pathlib.Path(record.get("experiment") or record["launches"][-1]["command"][0]).stem
     data = record["computes"].get("data")
     title = f"{method} · {data}" if isinstance(data, str) else method
     drawn = {
         "curves": curves(rows, judged, found.num_steps),
-        "maps": [_map(name, files, captions.get(name, "")) for name, files in maps.items()],
+        "maps": [_map(figure) for figure in maps],
     }
     head = _head(title, workdir, record, found, rows)
     sections = {
         "Results": _results(workdir, found, judged),
         "Curves": _curves(drawn["curves"], rows, judged),
-        "Features": _maps(drawn["maps"]),
-        "Pictures": "".join(_pictures(n, f, captions.get(n, "")) for n, f in pictures.items()),
-        "Texts": "".join(_texts(n, f, captions.get(n, "")) for n, f in texts.items()),
+        "Features": _maps(maps),
+        "Pictures": "".join(_pictures(figure) for figure in shown if figure.kind == ".png"),
+        "Texts": "".join(_texts(figure) for figure in shown if figure.kind == ".txt"),
         "Settings": _settings(record),
         "Data": _data(record),
         "Record": _record(record, workdir),
     }
-    shown = {name: text for name, text in sections.items() if text}
-    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in shown)
+    sections = {name: text for name, text in sections.items() if text}
+    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
     body = "".join(
         f'<section id="{name.lower()}"><h2>{name}</h2>{text}</section>'
-        for name, text in shown.items()
+        for name, text in sections.items()
     )
     # No character that could end the element that holds it.
     content = json.dumps(logs.to_json(drawn), allow_nan=False, separators=(",", ":"))
@@ -334,15 +326,41 @@ def _curves(
 # Feature maps, pictures and texts.
 
 
-def _map(name: str, files: Mapping[int, pathlib.Path], caption: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Figure:
+    """What an evaluator draws or writes under one name, at several steps."""
+
+    kind: str  # Suffix of the files: .json of a feature map, .png or .txt.
+    title: str
+    caption: str
+    files: Mapping[int, pathlib.Path]  # By step, in the order of steps.
+
+
+def _figures(workdir: pathlib.Path, judged: Mapping[str, Any]) -> list[Figure]:
+    """Figures that are kept, in the order of their evaluators."""
+    order, found = list(judged), []
+    for name, files in figures.kept_figures(workdir).items():
+        fits = [e for e in order if name.startswith(figures.figure_name(f"{e}/"))]
+        evaluator = max(fits, key=len, default="")
+        caption, title = "", name
+        for key, text in judged.get(evaluator, {}).get("captions", {}).items():
+            if name == figures.figure_name(f"{evaluator}/{key}"):
+                caption, title = text, evaluator if evaluator == key else f"{evaluator} · {key}"
+        place = order.index(evaluator) if evaluator else len(order)
+        kind = next(iter(files.values())).suffix
+        found.append(((place, name), Figure(kind, title, caption, files)))
+    return [figure for _, figure in sorted(found, key=lambda item: item[0])]
+
+
+def _map(figure: Figure) -> dict[str, Any]:
+    files = figure.files
     points, labels, names = {}, [], []
     for step in _few(list(files)):
         content = read_json(files[step], "remove it")
         points[step], labels, names = content["points"], content["labels"], content["names"]
     sheet = next(iter(files.values())).parent / "thumbnails.webp"
     return {
-        "name": name,
-        "caption": caption,
+        "name": figure.title,
         "steps": list(points),
         "points": list(points.values()),
         "labels": labels,
@@ -353,24 +371,24 @@ def _map(name: str, files: Mapping[int, pathlib.Path], caption: str) -> dict[str
     }
 
 
-def _maps(maps: Sequence[Mapping[str, Any]]) -> str:
+def _maps(maps: Sequence[Figure]) -> str:
     return "".join(
-        f'<figure class="map" data-map="{i}"><figcaption>{escape(found["caption"])}</figcaption>'
+        f'<figure class="map" data-map="{i}"><figcaption>{escape(figure.caption)}</figcaption>'
         "</figure>"
-        for i, found in enumerate(maps)
+        for i, figure in enumerate(maps)
     )
 
 
-def _pictures(name: str, files: Mapping[int, pathlib.Path], caption: str) -> str:
+def _pictures(figure: Figure) -> str:
     """A picture of the first and of the last step, and a strip of all where there are more."""
+    files = figure.files
     steps = _few(list(files))
     content = {step: files[step].read_bytes() for step in steps}
     if len(set(content.values())) == 1:  # It does not depend on the net.
         steps = steps[-1:]
-    images = {
-        step: f'<img alt="{escape(name)} at step {step}" src="{_url(files[step], "image/png")}">'
-        for step in steps
-    }
+    title = escape(figure.title)
+    urls = {step: _url(files[step], "image/png") for step in steps}
+    images = {s: f'<img alt="{title} at step {s}" src="{urls[s]}">' for s in steps}
 
     def pane(step: int, image: str) -> str:
         when = f"<p class=when>{_when(step)}</p>" if len(steps) > 1 else ""
@@ -385,13 +403,14 @@ def _pictures(name: str, files: Mapping[int, pathlib.Path], caption: str) -> str
     )
     strip = f'<div class="strip">{strip}</div>' if len(steps) > 2 else ""
     return (
-        f'<figure class="pictures"><h3>{escape(name)}</h3><figcaption>{escape(caption)}'
+        f'<figure class="pictures"><h3>{title}</h3><figcaption>{escape(figure.caption)}'
         f'</figcaption><div class="panes">{panes}</div>{strip}</figure>'
     )
 
 
-def _texts(name: str, files: Mapping[int, pathlib.Path], caption: str) -> str:
+def _texts(figure: Figure) -> str:
     """A text of each step, the last one open."""
+    files = figure.files
     steps = _few(list(files))
     parts = []
     for step in reversed(steps):
@@ -400,8 +419,8 @@ def _texts(name: str, files: Mapping[int, pathlib.Path], caption: str) -> str:
         is_open = " open" if step == steps[-1] else ""
         parts.append(f"<details{is_open}><summary>{_when(step)}</summary>{samples}</details>")
     return (
-        f'<figure class="texts"><h3>{escape(name)}</h3><figcaption>{escape(caption)}</figcaption>'
-        f"{''.join(parts)}</figure>"
+        f'<figure class="texts"><h3>{escape(figure.title)}</h3>'
+        f"<figcaption>{escape(figure.caption)}</figcaption>{''.join(parts)}</figure>"
     )
 
 
@@ -425,12 +444,6 @@ def _when(step: int) -> str:
 
 def _url(file: pathlib.Path, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
-
-
-def _place(item: tuple[str, Any], order: Sequence[str]) -> tuple[int, str]:
-    """Of a figure, the number of the evaluator that made it, in the order of evaluators."""
-    fits = [i for i, prefix in enumerate(order) if item[0].startswith(prefix)]
-    return (max(fits, key=lambda i: len(order[i])) if fits else len(order), item[0])
 
 
 # Settings, data and record.
