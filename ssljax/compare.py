@@ -8,7 +8,6 @@ splits, image sizes, settings of evaluators, unfinished runs, code that computes
 said below the numbers.
 """
 
-import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import functools
@@ -18,37 +17,21 @@ import itertools
 import os
 import pathlib
 import string
-import subprocess
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
 from ssljax import flags, logs
+from ssljax.changes import changed_code, code_of, Said
 from ssljax.data.sources import HELD_OUT
 from ssljax.errors import InputError
 from ssljax.processes import wrapped
 from ssljax.ranges import flag
-from ssljax.record import CHECKOUT, flat, git, write_whole
+from ssljax.record import flat, write_whole
 from ssljax.runs import describe_seconds, FoundRun, read_run
 from ssljax.stats import difference
 from ssljax.summary import decimals, format_mean, Row
-
-# What a result is computed by, besides the file of the experiment.
-COMPUTES = tuple(
-    f"ssljax/{name}"
-    for name in (
-        "data/",
-        "evals/",
-        "losses/",
-        "models/",
-        "experiment.py",
-        "optim.py",
-        "pretrained.py",
-        "program.py",
-        "sharding.py",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -151,7 +134,7 @@ def _same_but_for_seeds(a: FoundRun, b: FoundRun) -> bool:
         what(a) == what(b)
         and not set(a.summary.seeds) & set(b.summary.seeds)
         and a.state == "finished"
-        and not changed_code(_code_of(a)[-1], _code_of(b)[-1])
+        and not changed_code(code_of(a)[-1], code_of(b)[-1])
     )
 
 
@@ -187,46 +170,46 @@ def _value(x: Any) -> str:
 
 def differences_of_protocol(columns: Sequence[Column]) -> list[str]:
     """Sentences that say why numbers of the columns are not of like with like."""
-    pairs = [(columns[0], other) for other in columns[1:]]
-    said = [
-        f"{column.label} has not finished: its numbers are those of step {run.summary.step} of "
-        f"{run.summary.num_steps}."
-        for column in columns
-        for run in column.runs
-        if not run.summary.finished
-    ]
-    for a, b in pairs:
-        said += _data(a, b)
-        said += _evaluators(a, b)
-    said += _code(columns)
+    return [sentence for known, sentence in _protocol(columns) if known]
+
+
+def unknown_of_protocol(columns: Sequence[Column]) -> list[str]:
+    """Sentences that say what can't be known about numbers being of like with like."""
+    return [sentence for known, sentence in _protocol(columns) if not known]
+
+
+def _protocol(columns: Sequence[Column]) -> Iterator[Said]:
+    for column in columns:
+        for run in column.runs:
+            if not run.summary.finished:
+                at = f"step {run.summary.step} of {run.summary.num_steps}"
+                yield True, f"{column.label} has not finished: its numbers are those of {at}."
+    for other in columns[1:]:
+        yield from _data(columns[0], other)
+        yield from _evaluators(columns[0], other)
+    yield from _code(columns)
     if len({c.first.record["launches"][-1]["hardware"] for c in columns}) > 1:
-        said.append("Times were measured on different hardware.")
-    return said
+        yield True, "Times were measured on different hardware."
 
 
-def _data(a: Column, b: Column) -> Iterator[str]:
+def _data(a: Column, b: Column) -> Iterator[Said]:
+    both = f"{a.label} and {b.label}"
     names = [str(c.settings.get("judge") or c.settings.get("data") or "") for c in (a, b)]
     if len({name.endswith(f":{HELD_OUT}") for name in names}) > 1:
-        yield (
-            f"{a.label} and {b.label} are measured on different splits: {names[0]} and {names[1]}."
-        )
+        yield True, f"{both} are measured on different splits: {names[0]} and {names[1]}."
     sizes = [c.settings.get("image_size") for c in (a, b)]
-    if sizes[0] != sizes[1]:
+    if None not in sizes and sizes[0] != sizes[1]:
         shown = [str(size) if size else "the set's own size" for size in sizes]
-        yield f"{a.label} and {b.label} have images of different sizes: {shown[0]} and {shown[1]}."
+        yield True, f"{both} have images of different sizes: {shown[0]} and {shown[1]}."
     for training, what in ((False, "measured"), (True, "trained")):
         parts = [_parts(c, training) for c in (a, b)]
         digests = [{of["digest"] for of in p.values()} for p in parts]
         if not all(digests):
-            if any(digests) or not training:
-                yield (
-                    f"Whether {a.label} and {b.label} were {what} on the same data is not known: "
-                    "a record has no fingerprint of it."
-                )
+            why = "a record has no fingerprint of it"
+            yield False, f"Whether {both} were {what} on the same data is not known: {why}."
         elif digests[0] != digests[1]:
             shown = ["; ".join(f"{name}, {of['count']:,}" for name, of in p.items()) for p in parts]
-            both = f"{a.label} and {b.label}"
-            yield f"{both} were {what} on different data: {shown[0]} and {shown[1]}."
+            yield True, f"{both} were {what} on different data: {shown[0]} and {shown[1]}."
 
 
 def _parts(column: Column, training: bool) -> dict[str, dict[str, Any]]:
@@ -239,145 +222,40 @@ def _parts(column: Column, training: bool) -> dict[str, dict[str, Any]]:
     }
 
 
-def _evaluators(a: Column, b: Column) -> Iterator[str]:
+def _evaluators(a: Column, b: Column) -> Iterator[Said]:
     evals = [c.first.record.get("evals") or {} for c in (a, b)]
-    told = False
+    explained = any(known for known, _ in _data(a, b))  # Floors differ then, too.
     for name in [name for name in evals[0] if name in evals[1]]:
         settings = [e[name].get("settings") or {} for e in evals]
         for key in dict.fromkeys([*settings[0], *settings[1]]):
             x, y = (_value(s.get(key)) for s in settings)
             if x != y:
-                told = True
-                yield f"The evaluator {name} has {key} {x} in {a.label} and {y} in {b.label}."
-    if told or list(_data(a, b)):
-        return  # Other floors are a consequence of these.
-    for name in [name for name in a.rows if name in b.rows]:
+                explained = True
+                yield True, f"The evaluator {name} has {key} {x} in {a.label} and {y} in {b.label}."
+    for name in [name for name in a.rows if name in b.rows and not explained]:
         x, y = a.rows[name], b.rows[name]
         if x.floor and y.floor and x.floor_name == y.floor_name:
             p, q = float(np.mean(x.floor)), float(np.mean(y.floor))
             if abs(p - q) > 5e-3 * max(abs(p), abs(q)):  # More than rounding.
                 yield (
+                    True,
                     f"The floor of {name}, {x.floor_name}, is {p:.4g} in {a.label} and {q:.4g} in "
-                    f"{b.label}, so that they are not measured in the same way."
+                    f"{b.label}, so that they are not measured in the same way.",
                 )
 
 
-@dataclass(frozen=True)
-class Code:
-    """The code of a launch."""
-
-    commit: str  # Of ssljax; empty outside a checkout.
-    version: str = ""  # Of ssljax.
-    uncommitted: str = ""  # What had changed since the commit, as git shows it.
-    experiment: str = ""  # Name of the experiment's file, and its text.
-    file: str = ""
-
-
-def _code_of(run: FoundRun) -> list[Code]:
-    """The code of each launch that trained or evaluated, the last one's last."""
-    found, launches, source, file = {}, run.record["launches"], run.folder / "source", ""
-    for i, launch in enumerate(launches):
-        last = i == len(launches) - 1
-        name = f"{run.experiment}.py"
-        for copy in (source / name if i == 0 else None, source / f"launch{i + 1}" / name):
-            if copy and copy.exists():
-                file = copy.read_text(encoding="utf-8", errors="replace")
-        if last or launch.get("start", 0) < launches[i + 1].get("start", 0):
-            diff = source / f"uncommitted{i + 1}.diff"
-            text = diff.read_text(encoding="utf-8", errors="replace") if diff.exists() else ""
-            version = str(launch["versions"].get("ssljax", ""))
-            code = Code(launch["commit"].rstrip("+"), version, text, run.experiment, file)
-            found[code] = None
-    return list(found)
-
-
-def _code(columns: Sequence[Column]) -> Iterator[str]:
+def _code(columns: Sequence[Column]) -> Iterator[Said]:
     """Sentences on code that differs between runs, or between the launches of one."""
     for column in columns:
         for run in column.runs:
-            for a, b in itertools.pairwise(_code_of(run)):
-                if changed := changed_code(a, b):
-                    yield f"Code changed between launches of {run.folder}: {changed}."
+            for a, b in itertools.pairwise(code_of(run)):
+                for known, changed in changed_code(a, b):
+                    yield known, f"Code changed between launches of {run.folder}: {changed}."
     first = columns[0]
     for other in columns[1:]:
-        a, b = (_code_of(column.first)[-1] for column in (first, other))
-        if changed := changed_code(a, b):
-            yield f"The code of {first.label} and {other.label} differs: {changed}."
-
-
-def changed_code(a: Code, b: Code) -> str:
-    """What computes something else in one code than in another, or why that is not known.
-
-    Empty for nothing. Comments and docstrings of what is committed compute nothing, nor do logs and
-    tables; the files of two different experiments are not compared.
-    """
-    said = []
-    same = a.experiment == b.experiment and a.file and b.file
-    if same and _statements(a.file) != _statements(b.file):
-        said.append(f"{a.experiment}.py is not the same")
-    if a.uncommitted != b.uncommitted:
-        lines = [*a.uncommitted.splitlines(), *b.uncommitted.splitlines()]
-        touched = {x.removeprefix("+++ b/") for x in lines if x.startswith("+++ b/")}
-        if changed := sorted(name for name in touched if name.startswith(COMPUTES)):
-            said.append(f"uncommitted changes of {_listed(changed)}")
-    if a.commit != b.commit:
-        said += _changed_commits(a, b)
-    elif not a.commit and a.version != b.version:
-        said.append(f"versions {a.version} and {b.version} of ssljax")
-    return "; ".join(said)
-
-
-def _changed_commits(a: Code, b: Code) -> Iterator[str]:
-    try:
-        if not (a.commit and b.commit):
-            raise OSError
-        names = git(CHECKOUT, "diff", "--name-only", a.commit, b.commit, "--", "ssljax")
-    except (OSError, subprocess.CalledProcessError):
-        known = [code.commit or f"version {code.version or 'unknown'}" for code in (a, b)]
-        yield f"ssljax at {known[0]} and {known[1]}, which can't be compared here"
-        return
-    changed = [
-        name
-        for name in names.splitlines()
-        if name.startswith(COMPUTES)
-        and _statements(_at(a.commit, name)) != _statements(_at(b.commit, name))
-    ]
-    if changed:
-        yield f"{_listed(changed)} changed between {a.commit} and {b.commit}"
-
-
-def _at(commit: str, name: str) -> str:
-    """A file at a commit; empty for no such file."""
-    try:
-        return git(CHECKOUT, "show", f"{commit}:{name}")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
-
-
-@functools.lru_cache(64)
-def _statements(code: str) -> str:
-    """Python's code without comments and docstrings; as it is where it is none."""
-    try:
-        tree = ast.parse(code)
-    except SyntaxError:
-        return code
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [x for x in body if not _is_text(x)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
-
-
-def _is_text(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+        a, b = (code_of(column.first)[-1] for column in (first, other))
+        for known, changed in changed_code(a, b):
+            yield known, f"The code of {first.label} and {other.label} differs: {changed}."
 
 
 # Tables.
@@ -443,6 +321,10 @@ def text(columns: Sequence[Column], most: int = 79) -> str:
     if said := differences_of_protocol(columns):
         lines = ["! Not of like with like:", *(f"  {sentence}" for sentence in said)]
         parts.append("\n".join(wrapped(line, 4) for line in lines))
+    if said := unknown_of_protocol(columns):
+        parts.append(
+            "\n".join(wrapped(line, 4) for line in ["Not known:", *(f"  {x}" for x in said)])
+        )
     return "\n\n".join(part for part in parts if part)
 
 
@@ -488,6 +370,7 @@ def page(columns: Sequence[Column]) -> str:
     labels = [column.label for column in columns]
     said = differences_of_protocol(columns)
     warning = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in said)
+    unknown = "".join(f"<li>{html.escape(x)}</li>" for x in unknown_of_protocol(columns))
     legend = "".join(
         f'<p><i style="display:inline-block;width:11px;height:11px;border-radius:50%;'
         f'background:{_colour(i)}"></i> <b>{column.label}</b> {html.escape(column.describe())}</p>'
@@ -501,6 +384,7 @@ def page(columns: Sequence[Column]) -> str:
     notes = " ".join(_notes(columns))
     sections = {
         "Not of like with like": f'<ul class="worse">{warning}</ul>' if warning else "",
+        "Not known": f"<ul>{unknown}</ul>" if unknown else "",
         "Numbers": _html_table(["", *_heads(columns)], numbers_table(columns))
         + f'<p class="note">{html.escape(notes)}</p>',
         "Settings that differ": _html_table(["", *labels], settings),

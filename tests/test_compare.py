@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ssljax import compare, logs, Run, train
-from ssljax.compare import changed_code, Code, columns_of, differing, text
+from ssljax import changes, compare, logs, Run, train
+from ssljax.changes import changed_code, Code
+from ssljax.compare import columns_of, differing, text
 from ssljax.runs import read_run
 from ssljax.stats import difference
 from tests.runs_on_disk import EVALS, write_run
@@ -106,7 +107,6 @@ READ = {"digits": {"training images": {"count": 9, "digest": "training"}}}
                 "were trained on different data: digits (training images), 9 and cats (training",
             ],
         ),
-        ({"read": READ}, ["were measured on the same data is not known"]),
         (
             {"evals": EVALS | {"knn": EVALS["knn"] | {"settings": {"k": 5}}}},
             ["The evaluator knn has k 20 in A and 5 in B"],
@@ -117,7 +117,6 @@ READ = {"digits": {"training images": {"count": 9, "digest": "training"}}}
             ["B has not finished: its numbers are those of step 50"],
         ),
         ({"launch": {"hardware": "8 x H100"}}, ["Times were measured on different hardware"]),
-        ({"launch": {"commit": ""}}, ["ssljax at abc and version unknown, which"]),
     ],
 )
 def test_what_is_not_of_like_with_like_is_said(tmp_path, change, said):
@@ -127,6 +126,21 @@ def test_what_is_not_of_like_with_like_is_said(tmp_path, change, said):
     for sentence, words in zip(found, said):
         assert words in sentence
     assert ("! Not of like with like:" in text(columns(a, b))) == bool(said)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"read": READ}, "Whether A and B were measured on the same data is not known"),
+        ({"launch": {"commit": ""}}, "ssljax at abc and version unknown, which can't be compared"),
+    ],
+)
+def test_what_cant_be_known_is_no_difference(tmp_path, change, said):
+    found = columns(write_run(tmp_path / "a"), write_run(tmp_path / "b", **change))
+    assert compare.differences_of_protocol(found) == []
+    (sentence,) = compare.unknown_of_protocol(found)
+    assert said in sentence
+    assert "Not of like with like" not in text(found) and f"Not known:\n  {sentence}" in text(found)
 
 
 @pytest.fixture
@@ -150,23 +164,25 @@ def history(tmp_path, monkeypatch):
         return Code(git(tmp_path, "rev-parse", "HEAD"))
 
     git(tmp_path, "init", "-q")
-    monkeypatch.setattr(compare, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(changes, "CHECKOUT", tmp_path)
     return commit
 
 
 def test_code_differs_where_statements_that_compute_do(history):
     first = history(ssljax__losses__a='"""Text."""\nx = 1\n')
     words = history(ssljax__losses__a='"""Other."""\nx = 1  # Why.\n', ssljax__logs="z = 1\n")
-    assert changed_code(first, words) == ""
+    assert changed_code(first, words) == []
     loss = history(ssljax__losses__a="x = 2\n")
     changed = f"ssljax/losses/a.py changed between {words.commit} and {loss.commit}"
-    assert changed_code(words, loss) == changed
+    assert changed_code(words, loss) == [(True, changed)]
     new = history(ssljax__models__b="z = 1\n")
-    assert "ssljax/models/b.py changed" in changed_code(loss, new)
-    assert "which can't be compared here" in changed_code(first, Code("0" * 40))
-    assert "version 0.2, which can't be compared" in changed_code(first, Code("", "0.2"))
-    assert changed_code(Code("", "0.1"), Code("", "0.2")) == "versions 0.1 and 0.2 of ssljax"
-    assert changed_code(Code("", "0.1"), Code("", "0.1")) == ""
+    assert "ssljax/models/b.py changed" in changed_code(loss, new)[0][1]
+    for unknown in (Code("0" * 40), Code("", "0.2")):
+        ((known, said),) = changed_code(first, unknown)
+        assert not known and "which can't be compared here" in said
+    wheels = Code("", "0.1"), Code("", "0.2")
+    assert changed_code(*wheels) == [(True, "versions 0.1 and 0.2 of ssljax")]
+    assert changed_code(wheels[0], wheels[0]) == []
 
 
 def test_uncommitted_changes_differ_where_they_touch_what_computes():
@@ -174,8 +190,8 @@ def test_uncommitted_changes_differ_where_they_touch_what_computes():
     clean, loss, log = (
         Code("a", uncommitted=x) for x in ("", diff("losses/a.py"), diff("logs.py"))
     )
-    assert changed_code(clean, loss) == "uncommitted changes of ssljax/losses/a.py"
-    assert changed_code(loss, loss) == changed_code(clean, log) == ""
+    assert changed_code(clean, loss) == [(True, "uncommitted changes of ssljax/losses/a.py")]
+    assert changed_code(loss, loss) == changed_code(clean, log) == []
 
 
 def test_experiment_files_in_the_runs_are_compared(tmp_path):
