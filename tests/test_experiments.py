@@ -204,7 +204,7 @@ class TestFile:
         wanted = {name for name, evaluate in exp.evals.items() if not evaluate.pictures}
         for numbers in (found["results"], found["untrained"]):
             assert {name.split("/")[0] for name in numbers} == wanted
-        assert (tmp_path / "figures" / "curves.png").exists()
+        assert (tmp_path / "report.html").exists()
 
 
 def moving(state):
