@@ -228,6 +228,7 @@ RECORD: Mapping[str, Callable[[Any], bool]] = {
     "defaults": lambda x: x is None or isinstance(x, dict),
     "evals": lambda x: x is None or _is_judgements(x),
     "experiment": lambda x: x is None or isinstance(x, str),
+    "reference": lambda x: x is None or isinstance(x, str),
 }
 RESULTS: Mapping[str, Callable[[Any], bool]] = {
     "step": _is_count,

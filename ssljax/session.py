@@ -24,6 +24,7 @@ from ssljax.experiment import Experiment
 from ssljax.processes import agree
 from ssljax.program import Program
 from ssljax.record import read_record, write_whole
+from ssljax.reference import Watch
 from ssljax.signals import Interrupted, Signals, Stopped
 from ssljax.summary import (
     judgements,
@@ -113,10 +114,12 @@ class Results:
         wanted = (step, seed, evaluator)
         return any((r["step"], r["seed"], r["evaluator"]) == wanted for r in self.rows)
 
-    def add(self, step: int, seed: int, evaluator: str, numbers: Mapping[str, float]) -> None:
-        """Writes the result of an evaluator."""
+    def add(
+        self, step: int, seed: int, evaluator: str, numbers: Mapping[str, float], seconds: float
+    ) -> None:
+        """Writes the result of an evaluator, and how long it took."""
         row = {"step": step, "seed": seed, "evaluator": evaluator, "numbers": dict(numbers)}
-        row = logs.to_json(row)
+        row = logs.to_json(row | {"seconds": round(seconds, 3)})
         self.rows.append(row)
         if self.file and jax.process_index() == 0:
             logs.append_row(self.file, row)
@@ -139,6 +142,7 @@ class Session:
     results: Results
     signals: Signals
     facts: Mapping[str, Any] = field(default_factory=dict)  # Of the record, for results.json.
+    watch: Watch | None = None  # Compares the first steps with a reference.
     report_due: float = 0.0  # When the next sparing report may be written, by time.perf_counter().
 
     # Training.
@@ -150,7 +154,7 @@ class Session:
 
         The host waits for the device to log, save and evaluate alone.
         """
-        exp, run, program, log = self.exp, self.run, self.program, self.log
+        exp, run, program, log, watch = self.exp, self.run, self.program, self.log, self.watch
         metrics, i, compiled = program.new_accumulator(), start, set()
         trained = _seconds_before(self.workdir, start)
         clock, since = time.perf_counter(), start
@@ -182,9 +186,12 @@ class Session:
             if share > MUCH and idle > 1 and not said:
                 log.line(WAITED.format(share=share, seconds=seconds, cores=CORES))
                 said = True
+            if watch and (sentence := watch.add(step, values)):
+                log.line(sentence)
 
         while i < exp.num_steps:
             k = min(run.steps_per_call, exp.num_steps - i, *(every - i % every for every in stops))
+            k = min(k, watch.before(i)) if watch else k
             with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
                 fed = waits.take(feeds, k, metrics)
                 before = time.perf_counter()
@@ -211,7 +218,7 @@ class Session:
                 return bool(every) and i % every == 0
 
             last, stop = i == exp.num_steps, self.signals.received(due(run.log_every))
-            if due(run.log_every) or last or stop:
+            if due(run.log_every) or (watch and watch.due(i)) or last or stop:
                 pending, metrics = (i, metrics), program.renew(metrics)
             save = due(run.save_every) or due(run.eval_every) or last or stop
             if save:
@@ -314,7 +321,7 @@ class Session:
                 if (took := time.perf_counter() - start) > SLOW:
                     self.log.line(f"Evaluated {name} at step {step} in {took:.0f} s{of_seed}.")
                 numbers = self._keep(step, name, found, i == 0)
-                self.results.add(step, seed, name, numbers)
+                self.results.add(step, seed, name, numbers, took)
         self.log.activity()
         results = self.results.numbers(step, seeds)
         if results and len(self.results.rows) > before:
