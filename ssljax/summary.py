@@ -197,7 +197,7 @@ def summary_table(rows: Sequence[Row]) -> list[str]:
     A mean that is worse than the untrained net's or than the floor is marked with `!`.
     """
     columns = ("untrained", "floor", "ledger", "paper")
-    cells = [("", "trained", "", *columns)]
+    cells: list[tuple[str, ...]] = [("", "trained", "", *columns)]
     for row in rows:
         of = format_row(row)
         mark = "!" if row.worse_than else ""
