@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
+from ssljax.models.blocks import map_blocks, per_block
 from ssljax.sharding import platform
 
 CACHE = 2**18  # Scores at a time, 1 MiB of them, in `cpu_attention`'s gradient.
@@ -72,7 +73,8 @@ def _backward(causal, kept, dy):
             for a, b in ((ds, k), (turned[0], q), (turned[1], dy))
         )
 
-    return *_by_cache(some, (*kept, dy), kept[0].shape[1] * kept[1].shape[1]), None
+    heads = max(1, CACHE // (kept[0].shape[1] * kept[1].shape[1]))
+    return *map_blocks(some, (*kept, dy), per_block(len(dy), heads)), None
 
 
 _attention.defvjp(_forward, _backward)
@@ -95,25 +97,6 @@ def _product(a: Array, b: Array, i: int, j: int) -> Array:
     return jax.lax.dot_general(
         a, b, (((i,), (j,)), ((0,), (0,))), preferred_element_type=jnp.float32
     )
-
-
-def _by_cache(f, args, size):
-    """`f(*args)` over the leading axis, by chunks of up to CACHE / `size` on each device."""
-    devices = max(1, jax.sharding.get_abstract_mesh().size)
-    m = len(args[0])
-    each = m // devices if m % devices == 0 else 0
-    few = max((c for c in range(1, each + 1) if each % c == 0 and c * size <= CACHE), default=1)
-    if few >= each:
-        return f(*args)
-    # Each device loops over its own share: the axis that is split over devices is kept apart.
-    split = lambda x: x.reshape(devices, each // few, few, *x.shape[1:]).swapaxes(0, 1)
-
-    def one(args):
-        out = f(*jax.tree.map(lambda x: x.reshape(devices * few, *x.shape[2:]), args))
-        return jax.tree.map(lambda x: x.reshape(devices, few, *x.shape[1:]), out)
-
-    out = jax.lax.map(one, jax.tree.map(split, args))
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(m, *x.shape[3:]), out)
 
 
 def rotary(x: Array, at: Array, base: float = 10_000.0) -> Array:

@@ -20,7 +20,24 @@ Tree = Any
 M = TypeVar("M", bound=nn.Module)
 # Nets of images (n, h, w, c) to features (n, d).
 Encoder = ConvNet | ResNet | Annotated[ViT, tyro.conf.subcommand("vit")]
-KNOWN = {kind.__name__: kind for kind in (ConvNet, ResNet, ViT)}
+
+
+class Normalised(nn.Module):
+    """A net of images in [0, 1] whose channels are normalised first, as many published nets have
+    them."""
+
+    net: nn.Module
+    """The net of normalised images."""
+    mean: tuple[float, ...]
+    """What is subtracted from each channel."""
+    std: tuple[float, ...]
+    """What each channel is then divided by."""
+
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        return self.net((x - jnp.asarray(self.mean)) / jnp.asarray(self.std), train)
+
+
+KNOWN = {kind.__name__: kind for kind in (ConvNet, ResNet, ViT, Normalised)}
 
 
 def is_known(net: nn.Module) -> bool:
@@ -38,7 +55,7 @@ def rebuild(form: Mapping[str, Any]) -> nn.Module:
 
 def build(kind: type[M], form: Mapping[str, Any]) -> M:
     """A net of the fields in a record; ValueError where one is unknown or of another type."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in form.items() if k != "class"}
+    fields = {k: _value(v) for k, v in form.items() if k != "class"}
     hints = get_type_hints(kind, include_extras=True)
     for name, value in fields.items():
         if name not in hints or not _is(value, hints[name]):
@@ -46,6 +63,17 @@ def build(kind: type[M], form: Mapping[str, Any]) -> M:
     net = kind(**fields)
     check_value("net", net, kind)
     return net
+
+
+def _value(form: Any) -> Any:
+    """A field from its form in JSON."""
+    if isinstance(form, list):
+        return tuple(form)
+    if isinstance(form, dict):
+        if form.get("class") not in KNOWN:
+            raise ValueError(f"there is no class {form.get('class')}")
+        return rebuild(form)
+    return form
 
 
 def _is(value: Any, hint: Any) -> bool:

@@ -9,6 +9,8 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.models import Dtype
+from ssljax.models.convolution import convolve
+from ssljax.models.norm import BatchNorm
 from ssljax.ranges import Count
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -41,8 +43,9 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             padding="SAME",
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            conv_general_dilated=convolve,
         )
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
         # As in PyTorch; "SAME" would pad strided convolutions unevenly.
         pad = lambda k: [(k // 2, k // 2)] * 2
         if self.stem == "imagenet":

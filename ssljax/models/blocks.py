@@ -1,0 +1,49 @@
+"""Work on a few examples at a time, so that what lies between its steps stays in the cache."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+Tree = Any
+
+
+def per_block(n: int, most: int) -> int:
+    """Examples of a block: the largest divisor up to `most` of what each device has of `n`.
+
+    0 where the devices of the mesh do not divide n.
+    """
+    each, rest = divmod(n, _devices())
+    return 0 if rest else max(b for b in range(1, each + 1) if each % b == 0 and b <= most)
+
+
+def map_blocks(f: Callable[..., Tree], args: Tree, size: int) -> Tree:
+    """`f(*args)` over the leading axis, by blocks of `size` examples on each device.
+
+    `f` treats examples independently and takes any number of them. `size` is from `per_block`;
+    with 0, f is called once.
+    """
+    n, devices = len(jax.tree.leaves(args)[0]), _devices()
+    if size in (0, n // devices):
+        return f(*args)
+
+    def one(block: Tree) -> Tree:
+        out = f(*jax.tree.map(lambda x: x.reshape(devices * size, *x.shape[2:]), block))
+        return jax.tree.map(lambda x: x.reshape(devices, size, *x.shape[1:]), out)
+
+    out = jax.lax.map(one, split_blocks(args, size))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(n, *x.shape[3:]), out)
+
+
+def split_blocks(args: Tree, size: int) -> Tree:
+    """Arrays (n, ...) as (blocks, devices, size, ...), each device with its own share of n.
+
+    The axis that is split over devices is kept apart, so that a loop over blocks needs no
+    communication.
+    """
+    devices = _devices()
+    return jax.tree.map(lambda x: x.reshape(devices, -1, size, *x.shape[1:]).swapaxes(0, 1), args)
+
+
+def _devices() -> int:
+    return max(1, jax.sharding.get_abstract_mesh().size)
