@@ -69,8 +69,8 @@ def write_map(
     _thin(kept.parent)
 
 
-def thumbnails(images: np.ndarray) -> Any:
-    """A sheet of images (n, H, W, 1 or 3) uint8, `SHEET` in a row of cells of `CELL` pixels.
+def thumbnails(images: np.ndarray, columns: int = SHEET) -> Any:
+    """A sheet of images (n, H, W, 1 or 3) uint8, `columns` in a row of cells of `CELL` pixels.
 
     Each fills its cell, enlarged or reduced, with its aspect ratio.
     """
@@ -80,10 +80,11 @@ def thumbnails(images: np.ndarray) -> Any:
     scale = CELL / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
-    sheet = Image.new("RGB", (SHEET * CELL, -(-len(images) // SHEET) * CELL))
+    sheet = Image.new("RGB", (columns * CELL, -(-len(images) // columns) * CELL))
     for i, pixels in enumerate(images):
         small = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-        at = (i % SHEET * CELL + (CELL - size[0]) // 2, i // SHEET * CELL + (CELL - size[1]) // 2)
+        row, column = divmod(i, columns)
+        at = (column * CELL + (CELL - size[0]) // 2, row * CELL + (CELL - size[1]) // 2)
         sheet.paste(small.resize(size, how), at)
     return sheet
 

@@ -2,6 +2,7 @@
 in memory, and features for its projector."""
 
 from collections.abc import Iterator, Mapping
+import math
 import os
 import pathlib
 import struct
@@ -84,7 +85,10 @@ class Board:
         text = "".join(f"{label or '-'}\n" for label in labels)
         (folder / "metadata.tsv").write_text(text, encoding="utf-8")
         if found.images is not None:
-            figures.thumbnails(found.images[:n]).save(folder / "sprite.png")
+            columns = math.ceil(math.sqrt(n))
+            sheet = figures.thumbnails(found.images[:n], columns)
+            side = columns * figures.CELL  # TensorBoard takes every sheet for a square.
+            sheet.crop((0, 0, side, side)).save(folder / "sprite.png")
         write_whole(self._folder / "projector_config.pbtxt", _projector(self._folder))
 
     def close(self) -> None:

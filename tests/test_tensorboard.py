@@ -92,6 +92,7 @@ def test_projector_has_features_classes_and_thumbnails_of_the_same_examples(tmp_
     side = int(re.search(r"single_image_dim: (\d+) single_image_dim: \1 ", config)[1])
     sheet = np.asarray(Image.open(tmp_path / paths["image_path"]))
     columns = sheet.shape[1] // side
+    assert sheet.shape == (columns * side, columns * side, 3)
     for i in (0, 1, columns, 44):  # TensorBoard counts along the rows.
         row, column = divmod(i, columns)
         cell = sheet[row * side : (row + 1) * side, column * side : (column + 1) * side, 0]
@@ -106,7 +107,7 @@ def test_wide_features_are_fewer_examples(tmp_path, monkeypatch):
     folder = tmp_path / "projector" / "map"
     assert np.loadtxt(folder / "tensors.tsv", delimiter="\t").shape == (11, 9)
     assert len((folder / "metadata.tsv").read_text().splitlines()) == 11
-    assert Image.open(folder / "sprite.png").size[0] == figures.SHEET * figures.CELL
+    assert Image.open(folder / "sprite.png").size == (4 * figures.CELL, 4 * figures.CELL)
 
 
 def test_pictures_texts_and_feature_maps_reach_tensorboard_and_wandb(tmp_path, monkeypatch):
