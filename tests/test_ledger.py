@@ -56,7 +56,7 @@ def test_commands_on_pages_can_be_pasted(today):
         page = (ledger.HERE / "ledger" / f"{name}.md").read_text()
         block = page.partition("```sh\n")[2].partition("```")[0]
         *_, (method, words) = commands_in(block)
-        assert [f"{method}.py", *words] == today[name]
+        assert [f"{method}.py", *words] == list(today[name])
         assert max(map(len, block.splitlines())) <= 88
 
 
@@ -75,12 +75,19 @@ def test_a_setting_whose_default_has_changed_is_added_to_the_command():
     wanted = record.flat(settings)
     assert {k: given[k] for k in wanted} == wanted
     assert made[-3:] == ["encoder:res-net", "--encoder.depth", "50"]
-    assert {"--no-head.norm", "--epochs"} <= set(made)
+    assert {"--head.no-norm", "--epochs"} <= set(made)
     for lost in ({"no_such": 1}, {"view": {"no_such": 1}}):
-        with pytest.raises(InputError, match="no-such today"):
+        with pytest.raises(InputError, match="has no --.*no-such 1 today"):
             commands.command_today({**r, "command": command, "computes": lost})
     with pytest.raises(InputError, match="There is no flag --no-such"):
         commands.command_today({**r, "command": [*command, "--no-such", "1"]})
+
+
+def test_a_flag_that_was_renamed_is_said_by_its_new_name(monkeypatch):
+    r = NAMES["simclr-fashion_mnist"]
+    old = {**r, "command": ["simclr.py", "--softness", "0.3"], "computes": {"softness": 0.3}}
+    monkeypatch.setattr(commands, "RENAMED", {"simclr": {"softness": "temperature"}})
+    assert commands.command_today(old) == ["simclr.py", "--temperature", "0.3"]
 
 
 def test_settings_that_had_other_names():

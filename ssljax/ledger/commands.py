@@ -1,6 +1,7 @@
 """Commands of the ledger's rows by the flags that the experiments have today."""
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import functools
 import importlib.util
 import re
@@ -36,18 +37,24 @@ def command_today(r: Mapping[str, Any]) -> list[str]:
     That is the row's own where it still has the settings in the row's record; settings whose
     default has changed are added to it. InputError where it can't be said.
     """
-    make, command = experiment(r["method"]), list(r["command"])
+    make, words = experiment(r["method"]), list(r["command"][1:])
     wanted = settings(r["method"], r["computes"])
-    given = settings_today(make, command[1:])
-    if lost := [flag(k) for k in wanted if k not in given]:
-        raise InputError(f"{r['method']}.py has no {', '.join(lost)} today")
-    differ = {k: v for k, v in wanted.items() if given[k] != v}
-    if differ:
-        command = [command[0], *_as_flags(differ, command[1:])]
-        given = settings_today(make, command[1:])
-    if left := [flag(k) for k, v in wanted.items() if given.get(k) != v]:
-        raise InputError(f"{r['method']}.py can't be given the row's {', '.join(left)} today")
-    return command
+    try:
+        given = settings_today(make, words)
+    except InputError:
+        words = [_renamed_flag(r["method"], word) for word in words]
+        given = settings_today(make, words)
+    for name in sorted(wanted, key=lambda n: not n.endswith(".class")):  # A net before its fields.
+        if name not in given or given[name] != wanted[name]:
+            words, given = _with(make, words, name, wanted[name])
+    return [r["command"][0], *words]
+
+
+def _renamed_flag(method: str, word: str) -> str:
+    """A word of a command, or the flag that it is today."""
+    name = word.removeprefix("--").replace("-", "_")
+    new = RENAMED.get(method, {}).get(name)
+    return flag(new) if new and word.startswith("--") else word
 
 
 def settings(method: str, computes: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,18 +89,24 @@ def settings_today(make: Callable, words: Sequence[str]) -> dict[str, Any]:
     return flat(computes_of(cli.parse(make, words)[1]))
 
 
-def _as_flags(differ: Mapping[str, Any], words: Sequence[str]) -> list[str]:
-    """The words with flags for settings: those of a net that a subcommand chooses come last."""
+def _with(
+    make: Callable, words: Sequence[str], name: str, value: Any
+) -> tuple[list[str], dict[str, Any]]:
+    """The words with a setting, and what they say then; InputError where no flag sets it."""
+    parts = name.split(".")
     chosen = {word.partition(":")[0] for word in words if re.match(r"[\w.-]+:[\w-]+$", word)}
-    first, last = [], []
-    for name, value in differ.items():
-        net = name.rpartition(".")[0]
-        if name.endswith(".class"):
+    for i in range(len(parts)):  # Flags may lack the names of what they are a part of.
+        if parts[-1] == "class":
             kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", str(value)).lower()
-            last.insert(0, f"{net}:{kind}")
-            continue
-        (last if net in chosen or f"{net}.class" in differ else first).extend(_flag(name, value))
-    return [*first, *words, *last]
+            tried = [*words, f"{'.'.join(parts[i:-1])}:{kind}"]
+        else:
+            given = _flag(".".join(parts[i:]), value)
+            tried = [*words, *given] if ".".join(parts[:-1]) in chosen else [*given, *words]
+        with contextlib.suppress(InputError):
+            found = settings_today(make, tried)
+            if found.get(name) == value:
+                return tried, found
+    raise InputError(f"{make.__name__}.py has no {flag(name)} {value} today")
 
 
 def _flag(name: str, value: Any) -> list[str]:
