@@ -15,7 +15,7 @@ from ssljax import logs
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import Direction, Evaluator
 from ssljax.processes import wrapped
-from ssljax.record import flat, read_json, read_record, read_results
+from ssljax.record import flat, read_record, read_results
 from ssljax.stats import interval
 
 Numbers = Mapping[str, Sequence[float]]  # {"evaluator/number": one for each seed}
@@ -165,26 +165,27 @@ def ledger_row(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
     Settings that one of them lacks are compared by the defaults in the record.
     """
-    from ssljax.ledger import HERE  # The ledger's page is made of runs, too.
+    # The ledger's pages are made of runs, too.
+    from ssljax import ledger
+    from ssljax.ledger.commands import settings
 
     try:
-        ledger = read_json(HERE / "ledger.json", "take the one that is committed")
+        rows = ledger.read_rows(ledger.HERE)
     except (FileNotFoundError, InputError):
         return None
-    defaults = record.get("defaults") or {}
+    defaults = {k: v for k, v in (record.get("defaults") or {}).items() if not _is_of_run(k)}
     method = pathlib.Path(record.get("experiment") or record["launches"][-1]["command"][0]).stem
-    mine = _settings(record["computes"], defaults)
+    mine = defaults | {k: v for k, v in flat(record["computes"]).items() if not _is_of_run(k)}
     same = (record["num_steps"], record["batch_size"])
-    for row in ledger:
+    for row in rows:
         alike = row["method"] == method and (row["steps"], row["batch_size"]) == same
-        if alike and _settings(row["computes"], defaults) == mine:
+        if alike and defaults | settings(method, row["computes"]) == mine:
             return row
     return None
 
 
-def _settings(computes: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {k: v for k, v in flat(computes).items() if not k.startswith("run.")}
-    return {k: v for k, v in defaults.items() if not k.startswith("run.")} | settings
+def _is_of_run(name: str) -> bool:
+    return name.startswith("run.")
 
 
 # Tables.
@@ -219,8 +220,11 @@ def summary_notes(rows: Sequence[Row], ledger: Mapping[str, Any] | None = None) 
         named = (f"{floor} ({', '.join(names)})" for floor, names in floors.items())
         notes.append(f"Floors: {'; '.join(named)}.")
     if ledger:
+        from ssljax.ledger import name_of
+
         seeds = f"{len(ledger['seeds'])} seed{'s' * (len(ledger['seeds']) > 1)}"
-        notes.append(f"Ledger: {seeds} at these settings, {ledger['date']}.")
+        page = f"experiments/ledger/{name_of(ledger)}.md"
+        notes.append(f"Ledger: {seeds} at these settings, {ledger['date']}; {page} has more.")
         if not ledger["paper"].startswith("none published"):
             notes.append(f"Paper: {ledger['paper']}.")
     worse = {

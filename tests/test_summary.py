@@ -3,11 +3,13 @@
 from dataclasses import replace
 import json
 import math
+import re
 
 import pytest
 
-from ssljax import InputError, logs, Run, summary, train
+from ssljax import InputError, ledger, logs, Run, summary, train
 from ssljax.evals.evaluator import Evaluator
+from ssljax.ledger import commands
 from ssljax.summary import format_row, Row, summary_notes, summary_rows, summary_table
 from tests.tiny import tiny
 
@@ -82,8 +84,8 @@ def test_digits_of_a_row_are_those_that_its_interval_or_size_allows(trained, oth
 
 def test_table_is_aligned_within_80_columns_and_has_no_empty_columns():
     name = "test/coverage_mnist_classifier_99.4"
-    ledger = {"ours": {"knn/accuracy": [76.0, 78.0]}, "paper_numbers": {"knn/accuracy": 90.3}}
-    rows = [*summary_rows(RESULTS, UNTRAINED, JUDGED, ledger), Row(name, [60.0, 62.0])]
+    of_ledger = {"ours": {"knn/accuracy": [76.0, 78.0]}, "paper_numbers": {"knn/accuracy": 90.3}}
+    rows = [*summary_rows(RESULTS, UNTRAINED, JUDGED, of_ledger), Row(name, [60.0, 62.0])]
     lines = summary_table(rows)
     assert max(map(len, lines)) < 80
     first, long = (" ".join(line.split()) for line in (lines[1], lines[lines.index(name) + 1]))
@@ -147,7 +149,8 @@ def test_ledgers_row_is_the_one_of_the_same_settings(tmp_path, monkeypatch):
         "num_steps": 10,
         "batch_size": 32,
     }
-    assert summary.ledger_row(record) == row
+    found = summary.ledger_row(record)
+    assert found and {k: found[k] for k in row} == row
     for change in (
         {"experiment": "moco.py"},
         {"num_steps": 12},
@@ -159,3 +162,22 @@ def test_ledgers_row_is_the_one_of_the_same_settings(tmp_path, monkeypatch):
         assert summary.ledger_row(record | change) is None, change
     (tmp_path / "ledger.json").unlink()
     assert summary.ledger_row(record) is None
+
+
+def test_a_row_of_the_ledger_is_found_by_todays_command():
+    rows = [row for row in ledger.read_rows() if row["method"] == "simclr"]
+    make = commands.experiment("simclr")
+    for row in rows:
+        given = commands.settings_today(make, commands.command_today(row)[1:])
+        record = {
+            "experiment": "simclr.py",
+            "computes": given,
+            "defaults": commands.settings_today(make, []),
+            "num_steps": row["steps"],
+            "batch_size": row["batch_size"],
+        }
+        found = summary.ledger_row(record)
+        assert found and found["computes"] == row["computes"]
+        note = next(note for note in summary_notes([], found) if note.startswith("Ledger: 3 seeds"))
+        assert (ledger.HERE / re.search(r"ledger/\S+\.md", note)[0]).exists()
+        assert summary.ledger_row(record | {"computes": given | {"lr": 0.123}}) is None
