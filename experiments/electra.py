@@ -112,8 +112,8 @@ def electra(
         data=read.feed(batch_size),
         num_steps=steps,
         evals={
-            "generator": masked_accuracy(fill_in, read),
             "replaced": replaced_auroc(find_replaced, read.test),
+            "generator": masked_accuracy(fill_in, read),
         },
         files=language_model_files(model, read.tokenizer),
     )

@@ -90,8 +90,8 @@ def rotation(
         encode=encode,
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
         evals={
-            "angle": average(correct, test, better={"accuracy": "higher"}),
             **representation(encode, sets),
+            "angle": average(correct, test, better={"accuracy": "higher"}),
         },
     )
 

@@ -109,10 +109,10 @@ def simmim(
         encode=encode,
         kept=lambda state: Kept(vit, state.params["encoder"]["params"]),
         evals={
+            **representation(encode, sets),
             "test": average(
                 errors, test, better={"error": "lower"}, floors={"error": "error_of_mean"}
             ),
-            **representation(encode, sets),
             "pictures": compared(show, test, names=["masked", "predicted"]),
         },
     )

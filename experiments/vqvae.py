@@ -107,8 +107,8 @@ def vqvae(
         data=feed(train, batch_size),
         num_steps=num_steps,
         evals={
-            "codebook": codebook_use(code, test, entries),
             "rate": compression(reconstruct, test, bits=places * np.log2(entries)),
+            "codebook": codebook_use(code, test, entries),
             "test": compared(show, test, names=["reconstructed"]),
         },
     )
