@@ -24,7 +24,8 @@ class Evaluator:
 
     evaluate: Callable[[Tree], Metrics]
     pictures: bool = False  # Whether it makes pictures and texts alone.
-    better: Mapping[str, Direction] = field(default_factory=dict)  # Of the numbers that have one.
+    # Of the numbers that have one; the first of a run's first evaluator with any is its main number.
+    better: Mapping[str, Direction] = field(default_factory=dict)
     # By name of a number, the name of another of the same result that a trained net should beat.
     floors: Mapping[str, str] = field(default_factory=dict)
     # A sentence on numbers of a trained net that show a collapse, else "".
