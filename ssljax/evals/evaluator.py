@@ -24,7 +24,7 @@ class Evaluator:
 
     evaluate: Callable[[Tree], Metrics]
     pictures: bool = False  # Whether it makes pictures and texts alone.
-    # Of the numbers that have one; the first of a run's first evaluator with any is its main number.
+    # Of numbers that have one. A run's main number is the first of the first evaluator with any.
     better: Mapping[str, Direction] = field(default_factory=dict)
     # By name of a number, the name of another of the same result that a trained net should beat.
     floors: Mapping[str, str] = field(default_factory=dict)
