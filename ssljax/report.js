@@ -85,8 +85,11 @@
     svg.setAttribute("height", height);
     const lines = Object.entries(curve.lines || {}).filter(([, v]) => v !== null);
     const shown = tools.smoothing ? smooth(curve.mean, tools.smoothing) : curve.mean;
-    const values = [...curve.mean, ...(curve.low || []), ...(curve.high || []), ...lines.map(([, v]) => v)]
-      .filter((x) => x !== null);
+    const reference = curve.reference || { steps: [], least: [], largest: [] };
+    const values = [
+      ...curve.mean, ...(curve.low || []), ...(curve.high || []), ...lines.map(([, v]) => v),
+      ...reference.least, ...reference.largest,
+    ].filter((x) => x !== null);
     if (!values.length) return;
     const logarithmic = tools.logarithmic && values.every((x) => x > 0);
     let low = Math.min(...values), high = Math.max(...values);
@@ -115,6 +118,11 @@
       const anchor = x(s) > width - 24 ? "end" : "middle";
       const at = anchor === "end" ? width : x(s);
       make("text", { x: at, y: height - 7, "text-anchor": anchor }, svg, whole.format(s));
+    }
+    if (reference.steps.length > 1) {
+      const edge = (list) => list.map((v, i) => [x(reference.steps[i]), y(v)]);
+      const outline = [...edge(reference.largest), ...edge(reference.least).reverse()];
+      make("path", { class: "reference", d: path(outline) + "Z" }, svg);
     }
     const points = (list) => list.map((v, i) => [x(curve.steps[i]), y(v)]);
     if (curve.low && curve.steps.length > 1) {

@@ -64,13 +64,13 @@ def page(workdir: pathlib.Path) -> str:
     data = record["computes"].get("data")
     title = f"{method} · {data}" if isinstance(data, str) else method
     drawn = {
-        "curves": curves(rows, judged, found.num_steps),
+        "curves": curves(rows, judged, found.num_steps, _bands(record)),
         "maps": [_map(figure) for figure in maps],
     }
     head = _head(title, workdir, record, found, rows)
     sections = {
         "Results": _results(workdir, found, judged),
-        "Curves": _curves(drawn["curves"], rows, judged),
+        "Curves": _curves(drawn["curves"], rows, record.get("reference") or ""),
         "Features": _maps(maps),
         "Pictures": "".join(_pictures(figure) for figure in shown if figure.kind == ".png"),
         "Texts": "".join(_texts(figure) for figure in shown if figure.kind == ".txt"),
@@ -228,13 +228,17 @@ def _results(workdir: pathlib.Path, found: Summary, judged: Mapping[str, Any]) -
 
 
 def curves(
-    rows: Sequence[Mapping[str, Any]], judged: Mapping[str, Any], num_steps: int
+    rows: Sequence[Mapping[str, Any]],
+    judged: Mapping[str, Any],
+    num_steps: int,
+    bands: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Curves of the rows of metrics.jsonl: those of training, then evaluations at several steps.
 
     A curve has "steps", "mean", over the seeds, and "low" and "high", the least and the largest
     where there are seeds or where it is drawn as means of stretches. An evaluated number has its
     floors and the untrained net's as "lines": {name: value}; floors have no curve of their own.
+    `bands` are those of a reference, by name of the number.
     """
     training = [row for row in rows if "seconds" in row]
     evaluated = [row for row in rows if "seconds" not in row]
@@ -268,7 +272,21 @@ def curves(
         values = values[np.isfinite(values)]
         curve["counts"] = bool(len(values)) and bool((values == np.round(values)).all())
         curve["end"] = num_steps
+        if band := (bands or {}).get(curve["name"]):
+            curve["reference"] = {k: getattr(band, k) for k in ("steps", "least", "largest")}
     return found
+
+
+def _bands(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Bands of the reference that the run was given, where it is still there."""
+    if not record.get("reference"):
+        return {}
+    from ssljax.reference import reference  # It reads the ledger.
+
+    try:
+        return reference(record["reference"])
+    except (InputError, OSError):
+        return {}
 
 
 def _names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -292,9 +310,7 @@ def _series(rows: Sequence[Mapping[str, Any]], name: str, most: int) -> dict[str
 
 
 def _curves(
-    drawn: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    judged: Mapping[str, Any],
+    drawn: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], reference: str
 ) -> str:
     if not drawn:
         return ""
@@ -306,6 +322,8 @@ def _curves(
         )
     elif any("low" in curve for curve in drawn):
         notes.append("Bands reach from the least to the largest seed.")
+    if any("reference" in curve for curve in drawn):
+        notes.append(f"The grey band is of the seeds of the reference, {reference}.")
     few = [n for n in _names(r for r in rows if "seconds" not in r) if n != "step"]
     few = [n for n in few if n not in {curve["name"] for curve in drawn}]
     if few and not any(curve["kind"] == "evaluation" for curve in drawn):

@@ -239,6 +239,19 @@ def test_settings_that_differ_and_what_was_read(tmp_path):
     assert record["versions"] == "jax 0.10.2" and record["hardware"] == "2-core CPU"
 
 
+def test_band_of_the_reference_is_drawn(tmp_path):
+    """As of a run with seeds, in a folder; where that has gone, nothing is drawn."""
+    other = recorded(tmp_path / "other", seeds=3)
+    page = read_page(recorded(tmp_path / "run", reference=str(other)))
+    loss = page.data["curves"][0]
+    assert loss["reference"] == {k: [4, 2, 1.3333] for k in ("least", "largest")} | {
+        "steps": [100, 200, 300]
+    }
+    assert any(f"the reference, {other}." in note for note in page.texts("p", class_="note"))
+    shutil.rmtree(other)
+    assert "reference" not in read_page(tmp_path / "run").data["curves"][0]
+
+
 # Figures.
 
 
@@ -291,7 +304,7 @@ def test_pictures_of_the_first_and_last_steps_are_embedded(tmp_path):
     for image in images:
         kind, content = image["src"].split(",")
         assert kind == "data:image/png;base64"
-        level = np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))).max()
+        level = int(np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))).max())
         if "nearest" in image["alt"]:
             steps.append(2 * level)
             assert f"step {2 * level}" in image["alt"]
