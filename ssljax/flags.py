@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import io
 import re
+import signal
 import sys
 from typing import Any
 
@@ -12,6 +13,7 @@ import tyro
 
 from ssljax.errors import InputError
 from ssljax.ranges import check_value
+from ssljax.signals import discard_output
 
 # Names that other libraries, or earlier versions, have for a flag. A flag that is renamed goes
 # here, so that its old name leads to the new one.
@@ -58,12 +60,16 @@ def run_command(entry: Callable, do: Callable[[Any], None], args: Sequence[str] 
         asked = parse(entry, args)
         check_value("", asked, entry)
         do(asked)
+        sys.stdout.flush()
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped: nothing was written.", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        discard_output()
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as e:
         why = f"{e.strerror or e} ({e.filename})" if e.filename else str(e.strerror or e)
         print(f"error: {why}: make room or correct the rights, then try again.", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import subprocess
+import sys
 
 import pytest
 
@@ -110,3 +112,12 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, capsys, args, said):
         runs.main(args)
     err = capsys.readouterr().err
     assert stopped.value.code == 2 and said in err and len(err.splitlines()) == 1
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    for i in range(3):
+        write_run(tmp_path / f"{i}{'x' * 200}")
+    command = [sys.executable, "-m", "ssljax.runs", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 141

@@ -57,7 +57,7 @@ def test_header_says_how_devices_share_a_batch(tmp_path, capsys, monkeypatch):
     monkeypatch.undo()  # Of `one_device`.
     if jax.device_count() < 4:
         pytest.skip("needs four devices")
-    train(tiny(num_steps=1, width=4096), Run(fsdp=2))
+    train(tiny(num_steps=1), Run(fsdp=2))
     n = jax.device_count()
     said = header(capsys.readouterr().out)["device"]
     assert said.endswith(f", {n} parts of each batch, large parameters split over 2")
