@@ -1,20 +1,25 @@
-"""Convolutions of ResNets: XLA's, except for two kinds that are faster otherwise on a CPU.
+"""Convolutions of ResNets: XLA's, except for what is faster otherwise on a CPU.
 
 A 3x3 convolution of stride 1 is Winograd's F(2x2, 3x3), as Lavin and Gray, 2015
 (https://arxiv.org/abs/1509.09308) apply it: sixteen matrix products with 2.25 times fewer
 multiplications, for a few images at a time so that the tiles stay in the cache. Gradients are
 computed in the same way. Results differ from XLA's by rounding, some 4e-6 of their standard
-deviation in float32. A 1x1 convolution is one matrix product. On accelerators both are XLA's.
+deviation in float32. A 1x1 convolution is one matrix product, and so is the gradient of other
+kernels, of patches and gradients. On accelerators all are XLA's.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 
-from ssljax.models.blocks import map_blocks, per_block, split_blocks
-from ssljax.sharding import over_batch, platform
+from ssljax.models.blocks import map_blocks, per_block, sum_blocks
+from ssljax.sharding import platform
+
+Size = tuple[int, ...]
+Padding = tuple[tuple[int, int], ...]
 
 ROWS = 256  # Tiles of a block, the rows of its products: these fill a core, and a cache of 1 MiB.
 
@@ -23,31 +28,33 @@ def convolve(lhs: Array, rhs: Array, window_strides: Any, padding: Any, **option
     """`jax.lax.conv_general_dilated` for `nn.Conv(conv_general_dilated=convolve)`.
 
     Images (n, h, w, c) and kernels (k, k, c, f) to (n, h', w', f). On a CPU there are gradients of
-    any order by reverse mode, but no forward mode (`jax.jvp`) where the convolution is Winograd's.
+    any order by reverse mode, but no forward mode (`jax.jvp`) where the kernel is larger than 1x1.
     """
     plain = (
         platform() == "cpu"
         and lhs.ndim == 4
+        and lhs.dtype == rhs.dtype == jnp.float32
         and options.get("feature_group_count", 1) == 1
         and all(d == 1 for k in ("lhs_dilation", "rhs_dilation") for d in options.get(k) or (1,))
     )
-    kernel, stride = rhs.shape[:2], tuple(window_strides)
-    if plain and kernel == (1, 1) and (padding in ("SAME", "VALID") or not any(sum(padding, ()))):
-        return _product(lhs[:, :: stride[0], :: stride[1]], rhs[0, 0])
-    same = padding == "SAME" or padding == [(1, 1), (1, 1)]
-    if plain and kernel == (3, 3) and stride == (1, 1) and same and _pays(lhs, rhs):
+    if not plain:
+        return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    size, strides = rhs.shape[:2], tuple(window_strides)
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(lhs.shape[1:3], size, strides, padding)
+    padding = tuple(map(tuple, padding))
+    if size == (1, 1) and padding == ((0, 0), (0, 0)):
+        x = lhs[:, :: strides[0], :: strides[1]]
+        return (x.reshape(-1, x.shape[-1]) @ rhs[0, 0]).reshape(*x.shape[:-1], -1)
+    if size == (3, 3) and strides == (1, 1) and padding == ((1, 1), (1, 1)) and _pays(lhs, rhs):
         return winograd(lhs, rhs)
-    return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
-
-
-def _product(x: Array, kernel: Array) -> Array:
-    return (x.reshape(-1, len(kernel)) @ kernel).reshape(*x.shape[:-1], -1)
+    return by_patches(lhs, rhs, strides, padding)
 
 
 def _pays(x: Array, kernel: Array) -> bool:
     """Whether there are channels and tiles enough for products that outweigh the transforms."""
     rows = per_block(len(x), _images(x)) * _tiles(x)
-    return x.dtype == kernel.dtype == jnp.float32 and min(kernel.shape[2:]) >= 32 and rows >= 128
+    return min(kernel.shape[2:]) >= 32 and rows >= ROWS // 2
 
 
 def _tiles(x: Array) -> int:
@@ -87,24 +94,14 @@ def _convolve_tiles(x: Array, u: Array, axis: int) -> Array:
 @jax.custom_vjp
 def winograd_kernel_gradient(x: Array, dy: Array) -> Array:
     """The gradient (3, 3, c, f) of `winograd`'s kernel, for that of its output (n, h, w, f)."""
-    size = per_block(len(x), _images(x))
-    blocks = split_blocks((x, dy), size) if size else (x[None, None], dy[None, None])
 
-    def add(total: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
-        x, dy = block
-        devices, size = x.shape[:2]
-        join = lambda a: a.reshape(devices * size, *a.shape[2:])
-        v, d = _transform_input(join(x)), _transform_gradient(join(dy))
-        v, d = (
-            a.reshape(16, devices, -1, a.shape[-1]) for a in jax.lax.optimization_barrier((v, d))
-        )
-        product = jax.lax.dot_general(v, d, (((2,), (2,)), ((1, 0), (1, 0))))
-        return total + product, None
+    def product(x: Array, dy: Array) -> Array:
+        v, d = jax.lax.optimization_barrier((_transform_input(x), _transform_gradient(dy)))
+        return jax.lax.dot_general(v, d, (((1,), (1,)), ((0,), (0,))))
 
-    zeros = jnp.zeros((blocks[0].shape[1], 16, x.shape[-1], dy.shape[-1]), x.dtype)
-    total = jax.lax.scan(add, over_batch(zeros), blocks)[0]
     # Transformed before the sum over devices, which then moves 9 numbers in place of 16.
-    return jax.vmap(_transpose_kernel_transform)(total).sum(0)
+    size = per_block(len(x), _images(x))
+    return sum_blocks(product, (x, dy), size, _transpose_kernel_transform)
 
 
 # Each is linear in both of its arguments, and the derivatives of each are the other two.
@@ -123,6 +120,48 @@ winograd_kernel_gradient.defvjp(
     lambda x, dy: (winograd_kernel_gradient(x, dy), (x, dy)),
     lambda kept, dk: (winograd_input_gradient(kept[1], dk), winograd(kept[0], dk)),
 )
+
+
+@lambda f: jax.custom_vjp(f, nondiff_argnums=(2, 3))  # A partial would have no type.
+def by_patches(x: Array, kernel: Array, strides: Size, padding: Padding) -> Array:
+    """XLA's convolution; its kernel's gradient is a product of patches and gradients."""
+    return _xla(x, kernel, strides, padding)
+
+
+def _xla(x: Array, kernel: Array, strides: Size, padding: Padding) -> Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+
+
+def _backward(strides: Size, padding: Padding, kept: tuple[Array, Array], dy: Array):
+    x, kernel = kept
+    both = partial(_xla, strides=strides, padding=padding)
+    if x.shape[-1] < 32:  # The patches of few channels are copied slowly.
+        return jax.vjp(both, x, kernel)[1](dy)
+    (dx,) = jax.vjp(lambda x: both(x, kernel), x)[1](dy)
+    (h, w), (rows, columns), c = kernel.shape[:2], dy.shape[1:3], x.shape[-1]
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    last = lambda n, stride: (n - 1) * stride + 1  # Of the pixels that one place of a kernel meets.
+
+    def product(x: Array, dy: Array) -> Array:
+        places = [
+            x[
+                :,
+                i : i + last(rows, strides[0]) : strides[0],
+                j : j + last(columns, strides[1]) : strides[1],
+            ]
+            for i in range(h)
+            for j in range(w)
+        ]
+        patches = jax.lax.optimization_barrier(jnp.concatenate(places, -1))
+        flat = lambda a: a.reshape(-1, a.shape[-1])
+        return jnp.einsum("tp,tf->pf", flat(patches), flat(dy))
+
+    most = max(1, 2 * ROWS // (rows * columns))
+    return dx, sum_blocks(product, (x, dy), per_block(len(x), most)).reshape(h, w, c, -1)
+
+
+by_patches.defvjp(lambda x, kernel, *how: (by_patches(x, kernel, *how), (x, kernel)), _backward)
 
 
 # The transforms of F(2x2, 3x3), Lavin and Gray, eq. 7 to 10. Each is applied along the rows of a
