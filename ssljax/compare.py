@@ -504,6 +504,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(asked: Command) -> None:
+    file = pathlib.Path(asked.html).expanduser()
+    if asked.html and (file.is_dir() or not file.parent.is_dir()):
+        raise InputError(f"--html {asked.html} must be the name of a file in a folder that exists.")
     found, notes = [], []
     for folder in dict.fromkeys(os.path.normpath(name) for name in asked.runs):
         try:
@@ -519,7 +522,7 @@ def _run(asked: Command) -> None:
     for note in notes:
         print(wrapped(f"\nLeft out: {note}", 2))
     if asked.html:
-        write_whole(pathlib.Path(asked.html).expanduser(), page(columns))
+        write_whole(file, page(columns))
         print(f"\n{asked.html} has the curves, too.")
 
 

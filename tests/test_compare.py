@@ -295,6 +295,10 @@ def test_runs_that_cant_be_read_are_named_and_others_compared(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         compare.main([str(tmp_path / "none")])
     assert stopped.value.code == 2 and "error: " in capsys.readouterr().err
+    for file in (tmp_path, tmp_path / "nowhere" / "x.html"):
+        with pytest.raises(SystemExit):
+            compare.main([str(a), "--html", str(file)])
+        assert f"--html {file} must be the name of a file" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("one_device")
