@@ -368,7 +368,7 @@ def framed_panels(
     titles = []
     for title, (images, marked) in panels.items():
         images = _enlarged(images, cell)
-        green, white = np.uint8([0, 170, 80]), np.uint8([255, 255, 255])
+        green, white = np.array([0, 170, 80], np.uint8), np.array([255] * 3, np.uint8)
         border = [(0, 0), (0, 0), (frame, frame), (frame, frame), (0, 0)]
         inside = np.pad(np.ones(images.shape, bool), border)
         colour = np.where(marked[:, :, None, None, None], green, white)
