@@ -44,6 +44,7 @@ def main(args: Sequence[str] | None = None) -> None:
             if command in methods.names():
                 hint = f"did you mean ssljax run {command}? "
             raise InputError(f"There is no command {command}: {hint}`ssljax --help` lists them.")
+        sys.stdout.flush()
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)

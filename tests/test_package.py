@@ -3,6 +3,7 @@
 import ast
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -90,6 +91,14 @@ def test_run_without_a_name_lists_the_experiments(capsys):
     assert lines["simclr"] == "SimCLR (Chen et al., 2020): two views of an image agree."
     assert not any("http" in about for about in lines.values())
     assert max(map(len, said.splitlines())) <= 100
+
+
+def test_a_reader_that_leaves_early_ends_the_list_without_a_word():
+    command = [sys.executable, "-m", "ssljax", "run"]
+    done = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done.stdout.close()
+    assert done.stderr.read() == b"" and done.wait() == 128 + signal.SIGPIPE
+    done.stderr.close()
 
 
 @pytest.mark.parametrize(
