@@ -83,16 +83,18 @@
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);
-    const lines = Object.entries(curve.lines || {}).filter(([, v]) => v !== null);
+    const all = Object.entries(curve.lines || {}).filter(([, v]) => v !== null);
     const shown = tools.smoothing ? smooth(curve.mean, tools.smoothing) : curve.mean;
     const reference = curve.reference || { steps: [], least: [], largest: [] };
     const values = [
-      ...curve.mean, ...(curve.low || []), ...(curve.high || []), ...lines.map(([, v]) => v),
+      ...curve.mean, ...(curve.low || []), ...(curve.high || []), ...all.map(([, v]) => v),
       ...reference.least, ...reference.largest,
     ].filter((x) => x !== null);
     if (!values.length) return;
-    const logarithmic = tools.logarithmic && values.every((x) => x > 0);
-    let low = Math.min(...values), high = Math.max(...values);
+    // What is not positive is left out of a logarithmic axis, as a learning rate that ends at 0.
+    const logarithmic = tools.logarithmic && values.some((x) => x > 0);
+    const drawn = logarithmic ? values.filter((x) => x > 0) : values;
+    let low = Math.min(...drawn), high = Math.max(...drawn);
     if (low === high) {
       const room = Math.abs(low) * 0.1 || 1;
       [low, high] = [low - room, high + room];
@@ -106,7 +108,7 @@
     const scale = logarithmic ? Math.log : (x) => x;
     const first = Math.min(0, ...curve.steps), last = Math.max(...curve.steps, curve.end);
     const x = (s) => left + ((s - first) / (last - first || 1)) * (width - left - right);
-    const y = (v) => v === null ? null
+    const y = (v) => v === null || (logarithmic && v <= 0) ? null
       : top + (1 - (scale(v) - scale(low)) / (scale(high) - scale(low))) * (height - top - bottom);
     const marks = logarithmic ? logTicks(low, high) : ticks(low, high, 4, curve.counts);
     for (const v of marks) {
@@ -121,7 +123,8 @@
     }
     if (reference.steps.length > 1) {
       const edge = (list) => list.map((v, i) => [x(reference.steps[i]), y(v)]);
-      const outline = [...edge(reference.largest), ...edge(reference.least).reverse()];
+      const outline = [...edge(reference.largest), ...edge(reference.least).reverse()]
+        .filter(([, v]) => v !== null);
       make("path", { class: "reference", d: path(outline) + "Z" }, svg);
     }
     const points = (list) => list.map((v, i) => [x(curve.steps[i]), y(v)]);
@@ -132,7 +135,7 @@
     }
     if (tools.smoothing) make("path", { class: "raw", d: path(points(curve.mean)) }, svg);
     const heights = [];
-    for (const [name, v] of lines) {
+    for (const [name, v] of all.filter(([, bound]) => y(bound) !== null)) {
       const kind = name === "untrained" ? " untrained" : "";
       make("line", { class: `bound${kind}`, x1: left, x2: width - right, y1: y(v), y2: y(v) }, svg);
       let at = y(v) - 5 < top ? y(v) + 13 : y(v) - 5;
@@ -163,12 +166,13 @@
         if (Math.abs(s - step) < Math.abs(curve.steps[i] - step)) i = j;
       });
     }
-    const visibility = step === null || shown[i] === null ? "hidden" : "visible";
+    const hidden = step === null || shown[i] === null || card.y(shown[i]) === null;
+    const visibility = hidden ? "hidden" : "visible";
     for (const part of [card.cross, card.mark]) part.setAttribute("visibility", visibility);
     const px = card.x(curve.steps[i]);
     card.cross.setAttribute("x1", px);
     card.cross.setAttribute("x2", px);
-    if (shown[i] !== null) {
+    if (!hidden) {
       card.mark.setAttribute("cx", px);
       card.mark.setAttribute("cy", card.y(shown[i]));
     }

@@ -186,7 +186,7 @@ def _results(workdir: pathlib.Path, found: Summary, judged: Mapping[str, Any]) -
         rows, trained = summary_rows(values, {}, judged), False
     if not rows:
         return ""
-    heads = ["", "trained" if trained else "untrained", "untrained", "floor", "", "ledger"]
+    heads = ["", "trained" if trained else "untrained", "untrained", "floor", "", "ledger", "paper"]
     table = []
     for row in rows:
         cells = format_row(row)
@@ -199,11 +199,12 @@ def _results(workdir: pathlib.Path, found: Summary, judged: Mapping[str, Any]) -
         first = f'<td class="number first{mark}"{title}>{escape(cells["trained"])}</td>'
         others = [(cells["untrained"], "number"), (cells["floor"], "number")]
         others += [(row.floor_name if cells["floor"] else "", "quiet"), (cells["ledger"], "number")]
+        others += [(cells["paper"], "number")]
         table.append((name, first, others))
-    used = [any(others[i][0] for _, _, others in table) for i in range(4)]
+    used = [any(others[i][0] for _, _, others in table) for i in range(5)]
     head = "".join(
         f"<th{' class=number' if i != 3 else ''}>{heads[i + 1]}</th>"
-        for i in range(5)
+        for i in range(6)
         if i == 0 or used[i - 1]
     )
     lines = "".join(
@@ -213,14 +214,19 @@ def _results(workdir: pathlib.Path, found: Summary, judged: Mapping[str, Any]) -
         for name, first, others in table
     )
     several = len(found.seeds) > 1
-    note = f"At step {found.step:,}. " if trained else "Of the untrained net. "
-    note += f"Means ± 95 % intervals over {len(found.seeds)} seeds. " if several else ""
-    note += "An arrow says which way is better. " if any(row.better for row in rows) else ""
+    notes = [f"At step {found.step:,}." if trained else "Of the untrained net."]
+    if several:
+        notes.append(f"Mean ± half of the 95 % interval over {len(found.seeds)} seeds.")
+    if any(row.better for row in rows):
+        notes.append("An arrow says which way is better.")
     if found.ledger:
-        note += f"The ledger’s row has {len(found.ledger.get('seeds', []))} seeds."
+        n = len(found.ledger["seeds"])
+        notes.append(f"Ledger: {n} seed{'s' * (n > 1)} at these settings, {found.ledger['date']}.")
+        if any(cells["paper"] for cells in map(format_row, rows)):
+            notes.append(f"Paper: {found.ledger['paper']}.")
     return (
         f'<div class="wide"><table class="results"><thead><tr><th></th>{head}</tr></thead>'
-        f'<tbody>{lines}</tbody></table></div><p class="note">{note}</p>'
+        f'<tbody>{lines}</tbody></table></div><p class="note">{escape(" ".join(notes))}</p>'
     )
 
 

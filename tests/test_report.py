@@ -185,6 +185,18 @@ def test_intervals_over_seeds(tmp_path):
     assert curve["mean"] == [26, 41, 45, 48.5]
 
 
+def test_numbers_of_the_ledger_and_the_paper_are_columns(tmp_path, monkeypatch):
+    row = {"seeds": [0, 1, 2], "date": "2026-01-02", "paper": "49.1 (<their> table 1)"}
+    row |= {"ours": {"knn/accuracy": [46.0, 47.0, 48.0]}, "paper_numbers": {"knn/accuracy": 49.1}}
+    monkeypatch.setattr("ssljax.summary.ledger_row", lambda record: row)
+    page = read_page(recorded(tmp_path / "run"))
+    heads, first, second = cells(page, "results")
+    assert heads == ["", "trained", "untrained", "floor", "", "ledger", "paper"]
+    assert first[-2:] == ["47.00 ± 2.48", "49.1"] and second[-2:] == ["", ""]
+    note = page.texts("p", class_="note")[0]
+    assert "3 seeds at these settings, 2026-01-02. Paper: 49.1 (<their> table 1)." in note
+
+
 def test_curves_of_training_come_first_and_have_floors_as_lines(tmp_path):
     found = read_page(recorded(tmp_path / "run")).data["curves"]
     assert [c["name"] for c in found] == [
