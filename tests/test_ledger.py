@@ -148,7 +148,7 @@ def test_charts_are_whole_svg_of_readable_text():
         root = ElementTree.parse(file).getroot()
         assert root.find("{*}title").text and root.find("{*}desc").text
         width, height = float(root.get("width")), float(root.get("height"))
-        for text in root.iter("{*}text"):
+        for text in root.findall(".//{*}text"):
             kind, x, n = text.get("class", ""), float(text.get("x")), len(text.text)
             assert 0 < float(text.get("y")) < height
             size = charts.CHARACTER * n
@@ -165,17 +165,17 @@ def test_a_bar_is_as_long_as_its_gain_over_the_floor():
         charts.Bar("b", 50.0, 0.0, 60.0, "50.00"),
     ]
     root = ElementTree.fromstring(charts.bar_chart("T", [charts.Panel("n, d", "higher", bars)]))
-    a, b = [x for x in root.iter("{*}rect") if x.get("class") in ("better", "worse")][:2]
+    a, b = [x for x in root.findall(".//{*}rect") if x.get("class") in ("better", "worse")][:2]
     assert (a.get("class"), b.get("class")) == ("better", "worse")
     number = lambda x, of: float(x.get(of))
     assert number(a, "width") == pytest.approx(2 * number(b, "width"), abs=0.2)
     assert number(a, "x") == pytest.approx(number(b, "x") + number(b, "width"), abs=0.2)
-    floors = [x for x in root.iter("{*}line") if x.get("class") == "floor"]
+    floors = [x for x in root.findall(".//{*}line") if x.get("class") == "floor"]
     assert {number(x, "x1") for x in floors} == {number(a, "x")}
     scale = number(a, "width") / 20
-    ends = re.match(r"M([\d.]+) [\d.]+H([\d.]+)", next(root.iter("{*}path")).get("d"))
+    ends = re.match(r"M([\d.]+) [\d.]+H([\d.]+)", root.find(".//{*}path").get("d"))
     assert float(ends[2]) - float(ends[1]) == pytest.approx(4 * scale, abs=0.2)
-    paper = next(x for x in root.iter("{*}path") if x.get("class") == "paper")
+    paper = next(x for x in root.findall(".//{*}path") if x.get("class") == "paper")
     at = float(re.match(r"M([\d.]+)", paper.get("d"))[1])
     assert at - number(a, "x") == pytest.approx(30 * scale, abs=0.2)
     lower = charts.bar_chart("T", [charts.Panel("n, d", "lower", bars)])
@@ -267,6 +267,7 @@ def test_a_row_is_written_from_runs(runs, page):
     cells = [f"**{mean:.2f} ± {half:.2f}**", "0.5", f"{mean - 0.5:+.2f}", f"{floor:.2f}", "2"]
     name = ledger.name_of(json.loads((page / "ledger.json").read_text())[0])
     line = next(x for x in text.splitlines() if f"(ledger/{name}.md)" in x)
+    line = line.replace("\u00a0", " ")
     assert line.split(" | ")[1:-1] == cells and line.endswith(f"| ≤ {took:.2f} |")
     assert text.startswith("before") and text.endswith("after\n")
     assert "## digits: test/error" in text and "`test/error`, lower is better" in text
@@ -307,7 +308,13 @@ def test_runs_that_a_run_starts_from_are_named(runs, page, tmp_path, monkeypatch
     run = shutil.copytree(runs / "0", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(runs / "1", tmp_path / "runs" / "first")
-    edit(run / "record.json", lambda r: r["computes"].update(pretrained="runs/first"))
+    edit(
+        run / "record.json",
+        lambda r: (
+            r["computes"].update(pretrained="runs/first"),
+            r["launches"][-1].update(command=["tiny.py", "--num-steps", "8"]),
+        ),
+    )
     command = json.loads((runs / "1" / "record.json").read_text())["launches"][-1]["command"]
     (before,) = ledger_rows.first_commands({"pretrained": "runs/first", "data": "digits"})
     assert before == [*ledger_rows.without_workdir(command), "--run.workdir", "runs/first"]
@@ -317,7 +324,7 @@ def test_runs_that_a_run_starts_from_are_named(runs, page, tmp_path, monkeypatch
     text = only_page(page)
     assert "experiments/a.py --b 'c d' --run.workdir runs/first\n" in text
     # The flag is none of tiny's.
-    assert "has no --pretrained today: check out commit 0123456789" in text
+    assert "has no --pretrained runs/first today: check out commit 0123456789" in text
 
 
 def test_a_comparison_is_a_table_of_its_own(runs, page, tmp_path):

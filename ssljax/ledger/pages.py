@@ -107,12 +107,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     ordered = [r for group in scales.values() for r in group]
     columns: dict[str, list[str]] = {"method": [_link(r) for r in ordered]}
     if len(scales) > 1:
-        columns["number"] = [f"`{r['numbers'][0]}`" for r in ordered]
-        columns["data"] = [str(r["computes"].get("data", "")) for r in ordered]
-        if len(set(columns["number"])) == 1:
-            del columns["number"]
-        elif len(set(columns["data"])) == 1:
-            del columns["data"]
+        columns |= _apart(ordered)
     columns["ours"] = [f"**{_unbroken(r, r['numbers'][0])}**" for r in ordered]
     others = [n for n in ordered[0]["numbers"][1:] if all(n in r["numbers"] for r in ordered)]
     others = [n for n in others if len(n) <= NARROW]
@@ -130,6 +125,17 @@ def table(rows: Sequence[Row]) -> list[str]:
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(cells)} |" for cells in zip(*columns.values(), strict=True)]
     return lines
+
+
+def _apart(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """A column of what tells the scales of a table apart: number, data or both."""
+    numbers = [f"`{r['numbers'][0]}`" for r in rows]
+    data = [str(r["computes"].get("data", "")) for r in rows]
+    if len(set(numbers)) == 1:
+        return {"data": data}
+    if len(set(data)) == 1:
+        return {"number": numbers}
+    return {"number": [", ".join(both) for both in zip(numbers, data, strict=True)]}
 
 
 def _unbroken(r: Row, number: str) -> str:

@@ -183,7 +183,7 @@ def read_rows(here: pathlib.Path = HERE) -> list[Row]:
 def rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
     """Text of ledger.json: lists of numbers take one line."""
     text = json.dumps(rows, indent=1)
-    return re.sub(r"\[[\d\s.,eE+-]+\]", lambda m: " ".join(m[0].split()), text) + "\n"
+    return re.sub(r"\[\n[\d\s.,eE+-]+\]", lambda m: " ".join(m[0].split()), text) + "\n"
 
 
 def name_of(r: Mapping[str, Any]) -> str:
