@@ -167,6 +167,8 @@ def _value(x: Any) -> str:
 
 # Fairness.
 
+SAME = "Of like with like: data, splits, evaluators and code are the same."
+
 
 def differences_of_protocol(columns: Sequence[Column]) -> list[str]:
     """Sentences that say why numbers of the columns are not of like with like."""
@@ -318,13 +320,13 @@ def text(columns: Sequence[Column], most: int = 79) -> str:
         parts.append("All settings are the same.")
     parts.append(_chunked([("", _heads(columns)), *numbers_table(columns)], most))
     parts.append("\n".join(wrapped(note, 2) for note in _notes(columns)))
-    if said := differences_of_protocol(columns):
-        lines = ["! Not of like with like:", *(f"  {sentence}" for sentence in said)]
-        parts.append("\n".join(wrapped(line, 4) for line in lines))
-    if said := unknown_of_protocol(columns):
-        parts.append(
-            "\n".join(wrapped(line, 4) for line in ["Not known:", *(f"  {x}" for x in said)])
-        )
+    said, unknown = differences_of_protocol(columns), unknown_of_protocol(columns)
+    for head, sentences in (("! Not of like with like:", said), ("Not known:", unknown)):
+        if sentences:
+            lines = [head, *(f"  {sentence}" for sentence in sentences)]
+            parts.append("\n".join(wrapped(line, 4) for line in lines))
+    if len(columns) > 1 and not said and not unknown:
+        parts.append(SAME)
     return "\n\n".join(part for part in parts if part)
 
 
@@ -385,6 +387,9 @@ def page(columns: Sequence[Column]) -> str:
     sections = {
         "Not of like with like": f'<ul class="worse">{warning}</ul>' if warning else "",
         "Not known": f"<ul>{unknown}</ul>" if unknown else "",
+        "Of like with like": f"<p>{html.escape(SAME)}</p>"
+        if not (warning or unknown) and columns[1:]
+        else "",
         "Numbers": _html_table(["", *_heads(columns)], numbers_table(columns))
         + f'<p class="note">{html.escape(notes)}</p>',
         "Settings that differ": _html_table(["", *labels], settings),

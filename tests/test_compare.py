@@ -126,6 +126,7 @@ def test_what_is_not_of_like_with_like_is_said(tmp_path, change, said):
     for sentence, words in zip(found, said):
         assert words in sentence
     assert ("! Not of like with like:" in text(columns(a, b))) == bool(said)
+    assert text(columns(a, b)).endswith(compare.SAME) == (not said)
 
 
 @pytest.mark.parametrize(
