@@ -11,7 +11,7 @@ import time
 import traceback
 from typing import Any, get_type_hints, NoReturn
 
-from ssljax import fingerprint, flags, record, sharding, watchdog
+from ssljax import fingerprint, flags, processes, record, sharding, watchdog
 from ssljax.errors import describe, find_os_error, InputError, out_of_memory, quiet_threads
 from ssljax.experiment import Experiment
 from ssljax.ranges import check_arguments, check_value
@@ -37,10 +37,10 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         if not run.workdir:
             run = replace(run, workdir=default_workdir(make, arguments, run))
         source = inspect.getsourcefile(inspect.unwrap(make))
-        with fingerprint.reading() as read:
+        with fingerprint.reading() as read, processes.hearing() as said:
             exp = make(**arguments)
         defaults = record.defaults_of(make, arguments)
-        train(exp, run, record.computes_of(arguments), source, started, read, defaults)
+        train(exp, run, record.computes_of(arguments), source, started, read, defaults, said)
         sys.stdout.flush()
     except InputError as e:
         watchdog.await_verdict()

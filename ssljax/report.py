@@ -22,7 +22,7 @@ import numpy as np
 from ssljax import figures, logs
 from ssljax.errors import InputError
 from ssljax.evals.texts import split_apart
-from ssljax.record import flat, read_json, read_record, write_whole
+from ssljax.record import flat, read_json, read_record, read_results, write_whole
 from ssljax.summary import (
     format_row,
     numbers_at,
@@ -144,11 +144,12 @@ def _head(
         str(workdir),
     ]
     shown = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
-    return f'<h1>{escape(title)}</h1><ul class="facts">{shown}</ul>{_verdict(found)}'
+    return f'<h1>{escape(title)}</h1><ul class="facts">{shown}</ul>{_verdict(workdir, found)}'
 
 
-def _verdict(found: Summary) -> str:
-    """The main number with what it is compared with, and which numbers are worse than theirs."""
+def _verdict(workdir: pathlib.Path, found: Summary) -> str:
+    """The main number with what it is compared with, which numbers are worse than theirs, and what
+    evaluators warn of."""
     main = found.main
     if main is None:
         return '<p class="verdict">Nothing has been evaluated since training began.</p>'
@@ -165,10 +166,16 @@ def _verdict(found: Summary) -> str:
     text = f'{escape(main.name)} <strong class="main">{cells["trained"]}</strong>'
     text += f"<span>{', '.join(others)}</span>" if others else ""
     worse = [row for row in found.rows if row.worse_than]
+    try:
+        warned = read_results(workdir, "run its command again").get("warnings", [])
+    except FileNotFoundError:  # Of a run under way.
+        warned = []
+    for line in warned:
+        text += f'<br><span class="worse">{escape(line.removeprefix("! "))}</span>'
     if worse:
         named = "; ".join(f"{row.name} than {_worse(row)}" for row in worse)
         text += f'<br><span class="worse">Worse than it should be: {escape(named)}.</span>'
-    elif any(row.better for row in found.rows):
+    elif not warned and any(row.better for row in found.rows):
         text += '<br><span class="good">No number is worse than the untrained net’s or than its'
         text += " floor.</span>"
     return f'<p class="verdict">{text}</p>'

@@ -377,12 +377,13 @@ class Session:
         """Prints each number next to the untrained net's; writes results.json and the report."""
         exp, workdir, log, seeds = self.exp, self.workdir, self.log, self.program.seeds
         untrained = self.results.numbers(0, seeds)
+        warned = warnings(results, exp.evals, seeds)
         if results and log.active:
             ledger = ledger_row(read_record(workdir, "resume it")) if workdir else None
             rows = summary_rows(results, untrained, judgements(exp.evals), ledger)
             for line in ["", *summary_table(rows), *summary_notes(rows, ledger)]:
                 log.line(line)
-            for line in warnings(results, exp.evals, seeds):
+            for line in warned:
                 log.line(line)
         if not (workdir and log.active):
             return
@@ -395,6 +396,7 @@ class Session:
             **self.facts,
             "results": results,
             "untrained": untrained,
+            "warnings": warned,
         }
         text = json.dumps(logs.to_json(content), indent=1, allow_nan=False) + "\n"
         write_whole(workdir / "results.json", text)

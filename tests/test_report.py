@@ -176,6 +176,17 @@ def test_what_is_worse_than_its_floor_is_named(tmp_path):
     assert page.texts("td", class_="number first worse") == ["30.00"]
 
 
+def test_warnings_of_evaluators_are_shown(tmp_path):
+    """As of a collapse, which no number may be worse for."""
+    workdir = recorded(tmp_path / "run")
+    content = {"step": 300, "seeds": [0], "seconds": 1.0, "untrained": {}}
+    content |= {"results": {"knn/accuracy": [50.0], "knn/pixels": [46.25]}}
+    content |= {"warnings": ["! The features have <collapsed>."]}
+    (workdir / "results.json").write_text(json.dumps(content))
+    (verdict,) = read_page(workdir).texts("p", class_="verdict")
+    assert "The features have <collapsed>." in verdict and "No number is worse" not in verdict
+
+
 def test_intervals_over_seeds(tmp_path):
     page = read_page(recorded(tmp_path / "run", seeds=3))
     # 48.5 ± t(2, .975) · 1 / √3
