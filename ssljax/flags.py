@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import contextlib
 import difflib
 import io
+import os
 import re
 import signal
 import sys
@@ -44,7 +45,8 @@ def parse(entry: Callable, args: Sequence[str] | None = None) -> Any:
     try:
         with contextlib.redirect_stderr(said):
             # CascadeSubcommandArgs: flags in any order.
-            return tyro.cli(entry, args=args, config=(tyro.conf.CascadeSubcommandArgs,))
+            config = (tyro.conf.CascadeSubcommandArgs,)
+            return tyro.cli(entry, prog=os.path.basename(sys.argv[0]), args=args, config=config)
     except SystemExit as e:
         if not e.code:
             raise
