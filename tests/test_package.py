@@ -79,6 +79,12 @@ def test_help_lists_every_command(capsys):
     assert run_command(capsys, "--version") == (0, f"ssljax {ssljax.__version__}\n", "")
 
 
+@pytest.mark.parametrize("name", [name for name in command.COMMANDS if name != "run"])
+def test_every_command_has_help_under_its_own_name(capsys, here, name):
+    status, said, error = run_command(capsys, name, "--help")
+    assert status == 0 and error == "" and said.startswith(f"usage: ssljax {name} ")
+
+
 def test_version_is_that_of_the_citation():
     cited = (ROOT / "CITATION.cff").read_text()
     assert re.findall(r"^version: (.*)$", cited, re.M) == [ssljax.__version__]
