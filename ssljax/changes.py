@@ -36,6 +36,7 @@ class Code:
     uncommitted: str = ""  # What had changed since the commit, as git shows it.
     experiment: str = ""  # Name of the experiment's file, and its text.
     file: str = ""
+    own: str = ""  # Commit of the repository that the experiment's file lies in, if not ssljax's.
 
 
 def code_of(run: FoundRun) -> list[Code]:
@@ -51,8 +52,10 @@ def code_of(run: FoundRun) -> list[Code]:
             diff = source / f"uncommitted{i + 1}.diff"
             text = diff.read_text(encoding="utf-8", errors="replace") if diff.exists() else ""
             version = str(launch["versions"].get("ssljax", ""))
-            code = Code(launch["commit"].rstrip("+"), version, text, run.experiment, file)
-            found[code] = None
+            at = launch["commit"].rstrip("+")
+            own = (launch.get("repository") or {}).get("commit", "")
+            own = "" if own.rstrip("+") == at else own
+            found[Code(at, version, text, run.experiment, file, own)] = None
     return list(found)
 
 
@@ -75,6 +78,9 @@ def changed_code(a: Code, b: Code) -> list[Said]:
         said += _changed_commits(a, b)
     elif not a.commit and a.version != b.version:
         said.append((True, f"versions {a.version} and {b.version} of ssljax"))
+    if a.own and b.own and (a.own != b.own or a.own.endswith("+")):
+        what = "whose other files are not compared"
+        said.append((False, f"the experiments' own repository at {a.own} and {b.own}, {what}"))
     return said
 
 

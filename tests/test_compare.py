@@ -134,10 +134,15 @@ def test_what_is_not_of_like_with_like_is_said(tmp_path, change, said):
     [
         ({"read": READ}, "Whether A and B were measured on the same data is not known"),
         ({"launch": {"commit": ""}}, "ssljax at abc and version unknown, which can't be compared"),
+        (
+            {"launch": {"repository": {"commit": "new", "remote": ""}}},
+            "the experiments' own repository at old and new, whose other files are not compared",
+        ),
     ],
 )
 def test_what_cant_be_known_is_no_difference(tmp_path, change, said):
-    found = columns(write_run(tmp_path / "a"), write_run(tmp_path / "b", **change))
+    own = {"repository": {"commit": "old", "remote": ""}}
+    found = columns(write_run(tmp_path / "a", launch=own), write_run(tmp_path / "b", **change))
     assert compare.differences_of_protocol(found) == []
     (sentence,) = compare.unknown_of_protocol(found)
     assert said in sentence
