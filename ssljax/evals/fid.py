@@ -26,7 +26,7 @@ from ssljax.evals.features import (
     Tree,
 )
 
-REACHED = 0.2  # Share of the held-out images' recall and coverage that a generator should reach.
+REACHED = 0.2  # Share of the held-out images' numbers, below which a generator's are far below.
 
 
 def generated(
@@ -47,7 +47,7 @@ def generated(
     Distances shrink as sets grow, so by default `n` is as many as `test` has, 10,000 at most, and
     the floor's sample has `n` too where there are so many. The FID is taken to `most` images of
     `reference`, the neighbours' numbers to `n`; what depends on real images alone is computed once.
-    A generator of few kinds of images is named where the run ends.
+    A generator whose recall is far below the floor is named where the run ends.
     InputError for k images or fewer, for sets of two shapes, and for features that are not finite.
     """
     n = n or min(len(test), 10_000)
@@ -117,16 +117,27 @@ def generated(
 
 
 def mode_collapse(numbers: Mapping[str, float], label: str) -> str:
-    """A sentence where samples reach few of the images, by the numbers of `generated`."""
-    found = {what: numbers[f"{what}_{label}"] for what in ("recall", "coverage")}
-    held = {what: numbers[f"{what}_{label}_floor"] for what in found}
-    if any(found[what] > REACHED * held[what] for what in found):
+    """A sentence where samples vary far less than images do, by the numbers of `generated`.
+
+    Of low recall alone, it says that; with low coverage too the generator has collapsed, and where
+    precision is low as well its samples may be unlike any image.
+    """
+    wanted = ("precision", "recall", "coverage")
+    found, held = ({w: numbers[f"{w}_{label}{end}"] for w in wanted} for end in ("", "_floor"))
+    few = {w: found[w] < REACHED * held[w] for w in wanted}
+    if not few["recall"]:
         return ""
-    return (
-        f"The generator has collapsed to a few kinds of images: recall {found['recall']:.2f} and "
-        f"coverage {found['coverage']:.2f}, where held-out images have {held['recall']:.2f} and "
-        f"{held['coverage']:.2f}. Look at the samples. Usual causes are a discriminator that wins "
-        "(see the curves), and learning rates that are too high."
+    said = (
+        f"Samples vary far less than the images do: recall {found['recall']:.2f} and coverage "
+        f"{found['coverage']:.2f}, where held-out images have {held['recall']:.2f} and "
+        f"{held['coverage']:.2f}. "
+    )
+    if few["coverage"]:
+        unlike = ", or makes none that are like the data" if few["precision"] else ""
+        said += f"The generator has collapsed to a few kinds of images{unlike}. "
+    return said + (
+        "Look at the samples. Usual causes are a discriminator that wins (see the curves), rates "
+        "of learning that are too high, and too few steps."
     )
 
 

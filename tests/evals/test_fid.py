@@ -284,6 +284,33 @@ def test_generated_numbers(digits):
     assert evaluate({"shift": jnp.float32(0.3)}) == bad  # The same noise each time.
 
 
+def test_a_generator_of_few_kinds_of_images_is_named(digits):
+    """Of five images with noise; not one of all images, nor one of half of them.
+
+    Of one whose samples are all too bright, it isn't known which of the two they are.
+    """
+    train, test = digits
+    x = jnp.asarray(test.image / np.float32(255))
+
+    def draw(state, key, n):
+        k1, k2 = jax.random.split(key)
+        noise = 0.05 * jax.random.normal(k2, (n, *x.shape[1:]))
+        return jnp.clip(x[jax.random.randint(k1, (n,), 0, state["kinds"])] + noise, 0, 1)
+
+    evaluate = generated(draw, pixels(), train, test)
+    numbers = {kinds: evaluate({"kinds": jnp.int32(kinds)}) for kinds in (5, 180, 360)}
+    assert evaluate.warning(numbers[180]) == evaluate.warning(numbers[360]) == ""
+    said = evaluate.warning(numbers[5])
+    assert said.startswith("Samples vary far less than the images do: recall 0.0")
+    assert f"held-out images have {numbers[5]['recall_pixels_floor']:.2f} and" in said
+    assert "has collapsed to a few kinds of images. Look" in said
+    poor = generated(resample(test), replace(pixels(), batch_size=360), train, test)
+    said = poor.warning(poor({"shift": jnp.float32(0.3)}))
+    assert "kinds of images, or makes none that are like the data. Look" in said
+    some = numbers[360] | {"recall_pixels": 0.1}
+    assert "recall 0.10" in evaluate.warning(some) and "collapsed" not in evaluate.warning(some)
+
+
 def test_generated_draws_in_batches_of_the_feature_net(digits):
     train, test = digits
     sizes = []

@@ -422,6 +422,8 @@ def test_collapse_numbers(test):
     assert numbers == {"rankme": rankme(z), "feature_std": feature_std(z), "dimensions": 32}
     collapsed = evaluate({"w": jnp.zeros((64, 32))})
     assert collapsed["rankme"] == pytest.approx(1, abs=1e-3) and collapsed["feature_std"] == 0
+    assert evaluate.warning(numbers) == ""
+    assert evaluate.warning(collapsed).startswith("The features have collapsed: they hardly differ")
 
 
 # Pictures
