@@ -136,8 +136,8 @@ def mode_collapse(numbers: Mapping[str, float], label: str) -> str:
         unlike = ", or makes none that are like the data" if few["precision"] else ""
         said += f"The generator has collapsed to a few kinds of images{unlike}. "
     return said + (
-        "Look at the samples. Usual causes are a discriminator that wins (see the curves), rates "
-        "of learning that are too high, and too few steps."
+        "Look at the samples. Usual causes are a discriminator that wins (see the curves), too few "
+        "steps, and learning rates that are too high."
     )
 
 
