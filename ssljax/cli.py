@@ -14,6 +14,7 @@ from typing import Any, get_type_hints, NoReturn
 from ssljax import fingerprint, flags, processes, record, sharding, watchdog
 from ssljax.errors import describe, find_os_error, InputError, out_of_memory, quiet_threads
 from ssljax.experiment import Experiment
+from ssljax.memory import keep_freed_memory
 from ssljax.ranges import check_arguments, check_value
 from ssljax.run import Run, train
 from ssljax.signals import discard_output, Signals
@@ -26,6 +27,7 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
     if make.__module__ == "__main__":  # A program, rather than a call from a test or a notebook.
         Signals(at_once=True).__enter__()
         quiet_threads()
+        keep_freed_memory()
     run = Run()
     try:
         run, arguments = parse(make, args)

@@ -50,7 +50,7 @@ def theirs(data: str, steps: int) -> tuple[float, float]:
     import torch
     import torch.nn.functional as F
 
-    from tests.benchmarks.transformers import nano_gpt
+    from tests.benchmarks.peers.gpt import nano_gpt
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
