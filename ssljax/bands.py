@@ -11,7 +11,7 @@ from ssljax.logs import TIMES
 POINTS = 50  # Of a band.
 EARLY = 0.1  # Share of training that a third of the points lies in.
 MOST = 4  # Metrics that are kept.
-NOT_LEARNED = ("lr", "grad_norm")  # Prefixes of metrics that say nothing of what is learned.
+SET = ("lr",)  # Prefixes of metrics that are set, rather than found.
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def bands_of(runs: Sequence[Sequence[Mapping[str, Any]]], main: str = "") -> dic
     found = {}
     if all(training):
         shared = set.intersection(*(set(rows[0]) for rows in training))
-        names = {n for n in shared - {"step", *TIMES} if not n.startswith(NOT_LEARNED)}
+        names = {n for n in shared - {"step", *TIMES} if not n.startswith(SET)}
         steps = sorted(set.intersection(*({row["step"] for row in rows} for rows in training)))
         steps = _thinned(steps)
         for name in sorted(names, key=lambda n: (n != "loss", n))[:MOST]:

@@ -95,7 +95,7 @@ TINY = {"width": 8, "num_steps": 200}
 def root(tmp_path_factory):
     """A folder with "tiny", a run of three seeds."""
     root = tmp_path_factory.mktemp("reference")
-    run = Run(workdir=str(root / "tiny"), seeds=3, log_every=2)
+    run = Run(workdir=str(root / "tiny"), seeds=3, log_every=5)
     train(tiny(**TINY), run, {"lr": 0.01})
     return root
 
@@ -116,14 +116,11 @@ def test_a_run_says_within_a_twentieth_whether_it_is_like_its_reference(root, ca
     said, steps = compared(root, capsys)
     assert said == [f"Within the band of {root / 'tiny'} up to step 10."]
     # It has logged at the reference's steps, up to 10 of 200, whatever its own --run.log-every is.
-    assert steps == [2, 4, 6, 8, 10, 100, 200]
-    for lr in (0.1, 0.001):
-        said, steps = compared(root, capsys, lr=lr)
-        (sentence,) = said
-        assert f"has left the band of {root / 'tiny'}" in sentence
-        assert f"(other settings here: lr {lr} instead of 0.01)" in sentence
-        step = int(sentence.split("at step ")[1].split(",")[0])
-        assert steps == [*range(2, step + 1, 2), 100, 200] and step <= 10
+    assert steps == [5, 10, 100, 200]
+    (sentence,), steps = compared(root, capsys, lr=0.1)
+    assert f"has left the band of {root / 'tiny'}" in sentence and "at step 10" in sentence
+    assert "(other settings here: lr 0.1 instead of 0.01)" in sentence
+    assert steps == [5, 10, 100, 200]
 
 
 def test_a_resumed_run_is_compared_once(root):
@@ -135,10 +132,10 @@ def test_a_resumed_run_is_compared_once(root):
         watch = reference.Watch(str(root / "tiny"), 200, {}, before)
         return [watch.add(row["step"], {"loss": row["loss"]}) for row in then]
 
-    assert [bool(s) for s in said([], far[:5])] == [False, True, False, False, False]
-    assert "loss of the run's seed 1 has left" in said([], far[:5])[1]
-    assert [bool(s) for s in said(far[:1], far[1:3])] == [True, False]  # Resumed at step 2.
-    assert not any(said(far[:6], far[6:9]))  # And at step 12, after the twentieth.
+    assert [bool(s) for s in said([], far[:4])] == [False, True, False, False]
+    assert "loss of the run's seed 1 has left" in said([], far[:4])[1]
+    assert [bool(s) for s in said(far[:1], far[1:3])] == [True, False]  # Resumed at step 5.
+    assert not any(said(far[:2], far[2:4]))  # And at step 10, after the twentieth.
 
 
 def test_references_that_are_none(root):

@@ -51,6 +51,18 @@ def test_every_command_is_parsed_by_todays_flags(today):
         assert set(folders) <= set(flags)
 
 
+def test_a_page_has_the_command_by_todays_flags_and_as_it_was_measured():
+    r = NAMES["simclr-fashion_mnist"]
+    text = pages.row_page({**r, "before": [["bert.py", "--x", "1"]]}, ["simclr.py", "--lr", "1"])
+    assert list(commands_in(text)) == [
+        ("bert", ("--x", "1")),
+        ("simclr", ("--lr", "1")),
+        ("simclr", tuple(r["command"][1:])),
+    ]
+    assert text.index("by today's flags") < text.index("It was measured as")
+    assert "measured as" not in pages.row_page(r, r["command"])
+
+
 def test_commands_on_pages_can_be_pasted(today):
     for name in NAMES:
         page = (ledger.HERE / "ledger" / f"{name}.md").read_text()
@@ -323,8 +335,9 @@ def test_runs_that_a_run_starts_from_are_named(runs, page, tmp_path, monkeypatch
     assert r["before"] == [["a.py", "--b", "c d", "--run.workdir", "runs/first"]]
     text = only_page(page)
     assert "experiments/a.py --b 'c d' --run.workdir runs/first\n" in text
-    # The flag is none of tiny's.
-    assert "has no --pretrained runs/first today: check out commit 0123456789" in text
+    # The function has no such argument.
+    assert "tiny.py has no --data digits today: check out commit 0123456789" in text
+    assert "experiments/tiny.py --num-steps 8\n" in text
 
 
 def test_a_comparison_is_a_table_of_its_own(runs, page, tmp_path):
