@@ -248,20 +248,19 @@ def _one(x: float | None) -> str:
     return "not finite" if x is None else f"{x:.6g}"
 
 
-def _commands(r: Row, command: Sequence[str] | InputError) -> list[str]:
-    lines = ["## Command", ""]
-    block = [_line(words) for words in r["before"]]
-    if isinstance(command, InputError):
-        lines += [f"{command}: check out commit {r['commits'][-1]} for this command.", ""]
-        command = r["command"]
-    elif list(command) != r["command"]:
+def _commands(r: Row, today: Sequence[str] | InputError) -> list[str]:
+    lines, measured = ["## Command", ""], list(r["command"])
+    if isinstance(today, InputError):
+        lines += [f"{today}: check out commit {r['commits'][-1]} for this command.", ""]
+        command = measured
+    else:
+        command = list(today)
+    if command != measured:
         lines += ["The command by today's flags and defaults:", ""]
-    if r["before"]:
-        block += [""]
-    block += [_line(command)]
-    lines += ["```sh", *block, "```", ""]
-    if list(command) != r["command"]:
-        lines += ["It was measured as:", "", "```sh", _line(r["command"]), "```", ""]
+    block = [_line(words) for words in r["before"]]
+    lines += ["```sh", *block, *[""] * bool(block), _line(command), "```", ""]
+    if command != measured:
+        lines += ["It was measured as:", "", "```sh", _line(measured), "```", ""]
     if len(r["seconds"]) > 1:
         lines += [f"One run for each of the seeds {_seeds(r)}.", ""]
     return lines
