@@ -3,6 +3,8 @@
 With another --beta it is the beta-VAE (Higgins et al., 2017).
 
     launch/local.sh experiments/vae.py                  # digits: half a minute on a laptop CPU
+    # Drawings: samples are blurred; kNN by the code 36.4 (untrained 5.3, pixels 25.3), one seed
+    launch/local.sh experiments/vae.py --data doodles:validation --epochs 30
     # As Flax's example; in the ledger
     launch/local.sh experiments/vae.py --data mnist --epochs 10 --run.seeds 3
     launch/local.sh experiments/vae.py --data cifar10 --pixels gaussian --latents 128 \
