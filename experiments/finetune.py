@@ -13,7 +13,9 @@ https://arxiv.org/abs/2002.05709).
         --fraction 0.01 --epochs 2 --pretrained runs/simclr_cifar10
 
 `--pretrained` takes a run of any file with an encoder (simclr, byol, rotation, supervised, ...),
-and of mae, simmim and ijepa.
+of mae, simmim and ijepa; one that encodes with other nets (vae, dcgan, bigan, autoencoder, ...), on
+images of the same size, with its batch statistics fixed; or weights in a file: of `ssljax.export`,
+or a ResNet or ViT of torchvision, timm or transformers, with its config.json.
 """
 
 import flax.linen as nn
@@ -52,7 +54,8 @@ def finetune(
 
     Args:
         data: Images to learn from.
-        pretrained: Folder of the run whose encoder to start from; empty to start from scratch.
+        pretrained: Folder of the run whose encoder to start from, a .safetensors or a folder with
+            one, or hf-hub:OWNER/NAME; empty to start from scratch.
         lane: Index of the seed in that run, from 0.
         scratch: Use that run's architecture with new weights: what fine-tuning must beat.
         fraction: Fraction of each class's training images to learn from: 1, 0.1 or 0.01.

@@ -53,9 +53,10 @@ def finetune_text(
         data: python (half pages of its manual, by topic, embedded), a TFDS set of labelled texts,
             or a folder of class folders.
         pretrained: Folder of a run of bert, electra, gpt or simcse to start from (of several
-            seeds, the first). Its network, except for dropout, and its tokens replace the flags
-            here. A run on the embedded manual has seen the test half pages, without labels. Empty
-            to start from scratch.
+            seeds, the first), of an export, or of a GPT-2, BERT, Llama or EuroBERT of
+            transformers; or hf-hub:OWNER/NAME. Its network, except for dropout, and its tokens
+            replace the flags here. A run on the embedded manual has seen the test half pages,
+            without labels. Empty to start from scratch.
         scratch: Use the network and the tokens of the pretrained run with new weights: the floor
             of fine-tuning.
         fraction: Fraction of the training texts whose labels are used, the same for all seeds.

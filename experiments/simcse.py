@@ -53,7 +53,8 @@ def simcse(
         data: python (half pages of its manual, embedded), or a text set with classes, which only
             the evaluators use.
         pretrained: Folder of a run of bert or electra to start from, as in the paper (of several
-            seeds, the first). Its network, except for dropout, and its tokens replace the flags
+            seeds, the first), of an export, or of a BERT or EuroBERT of transformers; or
+            hf-hub:OWNER/NAME. Its network, except for dropout, and its tokens replace the flags
             here. --lr 0 --steps 1 only evaluates it. A run on the embedded manual has seen the
             test half pages, without labels. Empty to start from scratch.
         tokens: WordPiece in lower case, or byte pairs (bpe), which any script can be written in.

@@ -47,7 +47,7 @@ class Loaded:
 
         InputError where that is not possible, such as for data that is no longer there.
         """
-        make = self.make or _make_of(self.record, self.workdir)
+        make = self.make or make_of(self.record, self.workdir)
         arguments = restore_arguments(make, self.record["computes"], self.workdir)
         try:
             return make(**arguments)
@@ -69,7 +69,7 @@ class Loaded:
     @functools.cached_property
     def batch(self) -> Batch:
         """Shapes and types of a batch of training; InputError as of `experiment`."""
-        return _batch_of(self.experiment)
+        return batch_of(self.experiment)
 
     @functools.cached_property
     def _encoder(self) -> tuple[Callable, TrainState, set[Any]]:
@@ -114,25 +114,32 @@ def load(
     """The run in `workdir` at its last whole checkpoint.
 
     Of a run with several seeds, lane `seed` (counted from 0). `make` is the function of the run's
-    experiment, by default the one of its file among those of ssljax; no code is read
-    from the run's folder. Damaged checkpoints after the last whole one are named. InputError where
-    there is none.
+    experiment, by default the one of its file, which is looked for among those of ssljax and in the
+    current folder; no code is read from the run's folder. Damaged checkpoints after the last whole
+    one are named. InputError where there is none.
     """
     return Loaded(pathlib.Path(workdir).expanduser(), load_state(workdir, seed), make)
 
 
-def _make_of(record: Mapping[str, Any], workdir: pathlib.Path) -> Callable[..., Experiment]:
-    """The function of a run's experiment file among those of ssljax."""
+def make_of(record: Mapping[str, Any], workdir: pathlib.Path) -> Callable[..., Experiment]:
+    """The function of a run's experiment file: one of ssljax or of the current folder.
+
+    Where both have a file of its name, it is the one that the run was launched with.
+    """
     name = pathlib.Path(record.get("experiment") or record["launches"][-1]["command"][0]).stem
-    file = methods.FOLDER / f"{name}.py"
-    if not file.is_file():
+    files = [folder / f"{name}.py" for folder in (methods.FOLDER, pathlib.Path.cwd())]
+    files = [file for file in files if file.is_file()]
+    if not files:
         raise InputError(
-            f"The run in {workdir} was made by {name}.py, which is no file of {methods.FOLDER}: "
-            "give the function that makes its experiment, ssljax.load(workdir, make=...)."
+            f"The run in {workdir} was made by {name}.py, which is no file of {methods.FOLDER} or "
+            "of this folder: give the function that makes its experiment, "
+            "ssljax.load(workdir, make=...)."
         )
-    copies = sorted((workdir / "source").rglob(file.name), key=lambda f: f.stat().st_mtime)
-    if copies and copies[-1].read_bytes() != file.read_bytes():
-        print(f"Note: {file.name} has changed since {workdir} was last launched.")
+    copies = sorted((workdir / "source").rglob(f"{name}.py"), key=lambda f: f.stat().st_mtime)
+    same = [file for file in files if copies and file.read_bytes() == copies[-1].read_bytes()]
+    if copies and not same:
+        print(f"Note: {name}.py has changed since {workdir} was last launched.")
+    file = [*same, *files][0]
     spec = importlib.util.spec_from_file_location(f"experiments.{name}", file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is no module of Python.")
@@ -229,7 +236,7 @@ def _classes(hint: Any) -> Iterator[type]:
             yield kind
 
 
-def _batch_of(exp: Experiment) -> Batch:
+def batch_of(exp: Experiment) -> Batch:
     """Shapes of a batch of an experiment."""
     mesh = sharding.make_mesh()
     first = next(exp.data.feed(0, 0, mesh))

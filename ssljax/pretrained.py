@@ -1,24 +1,37 @@
-"""Pretrained models: the encoder of images or the language model of another run."""
+"""Pretrained models: the encoder of images or the language model of another run, or from a file.
 
+`--pretrained` is the folder of a run; a safetensors file of `ssljax.export`; a ResNet or ViT of
+torchvision, timm or transformers, or a GPT-2, BERT, Llama or EuroBERT of transformers, as a
+.safetensors or a folder with one and its config.json; or hf-hub:OWNER/NAME.
+"""
+
+from collections.abc import Collection, Mapping
+import functools
 import json
 import pathlib
 from typing import Any, NamedTuple, TYPE_CHECKING
 
 import flax.linen as nn
 import jax
+from jax import Array
 import jax.numpy as jnp
+import numpy as np
 
-from ssljax import methods
+from ssljax import fingerprint, methods
 from ssljax.checkpoint import flatten, load_state
 from ssljax.data.documents import Documents
 from ssljax.data.token_rows import masked_tokenizer, TokenKind
 from ssljax.data.tokenizers import load_tokenizer
 from ssljax.errors import InputError
-from ssljax.experiment import TrainState
+from ssljax.experiment import Batch, Experiment, TrainState
+from ssljax.foreign import read_encoder, read_language_model
+from ssljax.loaded import batch_of, make_of, restore_arguments
 from ssljax.models.encoder import build, KNOWN, rebuild
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import at_places_of
+from ssljax.processes import labelled
 from ssljax.record import damaged, plain, read_file, read_json, read_record
+from ssljax.weights import is_weights, nested, read_weights, Weights
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -42,12 +55,15 @@ class PretrainedEncoder(NamedTuple):
         """
         old = state.params["encoder"], state.extra["encoder"]
         new = params, stats = at_places_of(self.params, old[0]), self.stats
-        if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, old):
-            raise InputError(
-                f"The encoder in {self.workdir} takes images of another size, or of other "
-                "channels, than these: give the --data and the --image-size of that run, or data "
-                "that is resized to it."
-            )
+        there, here = ({k: jnp.shape(x) for k, x in flatten(x).items()} for x in (new, old))
+        for name in there.keys() | here.keys() if there != here else ():
+            if there.get(name) != here.get(name):
+                raise InputError(
+                    f"The encoder in {self.workdir} takes images of another size, or of other "
+                    f"channels, than these ({name} is of shape {there.get(name)} there, and would "
+                    f"be of {here.get(name)} here): give the --data and the --image-size of that "
+                    "run, or data that is resized to it."
+                )
         return state.replace(
             params=state.params | {"encoder": params}, extra=state.extra | {"encoder": stats}
         )
@@ -56,14 +72,20 @@ class PretrainedEncoder(NamedTuple):
 def encoder_of(
     workdir: str | pathlib.Path, seed: int = 0, net: nn.Module | None = None
 ) -> PretrainedEncoder:
-    """Encoder that the run in `workdir` keeps, as its experiment says (`Experiment.kept`).
+    """The encoder of images that a run keeps, as its experiment says (`Experiment.kept`).
 
-    Of several seeds, lane `seed`. `net` is the encoder's module where it is none of
-    ssljax.models.encoder. InputError where there is no such run, none with an encoder, or one
-    whose encoder is of an unknown class or of another than `net`.
+    `workdir` may also be weights in a file (`ssljax.weights`). Of a run that keeps none but
+    encodes, such as a VAE's or a GAN's, the encoder is its `encode` (`RunEncoder`). Of several
+    seeds, lane `seed`. `net` is the encoder's module where it is none of ssljax.models.encoder.
+    What is loaded is printed. InputError where there is no such run, none with an encoder, one
+    whose encoder is of an unknown class or of another than `net`, or weights that are of no net of
+    ours.
     """
+    if is_weights(str(workdir)):
+        return _encoder_in(read_weights(str(workdir)), net)
     none = InputError(
-        f"{workdir} holds no run of a file with an --encoder or a --vit: make one with "
+        f"{workdir} holds no run of a file with an --encoder or a --vit, nor of one that encodes "
+        "images: make one with "
         f"`{methods.command('simclr')} --run.workdir {workdir}`."
     )
     folder = pathlib.Path(workdir).expanduser()
@@ -79,7 +101,12 @@ def encoder_of(
     except (FileNotFoundError, NotADirectoryError, KeyError):
         raise none from None
     if form is None:
-        raise none
+        state = load_state(workdir, seed)
+        arrays = {k: v for k, v in flatten(state).items() if k.startswith(("params/", "extra/"))}
+        found = _run_encoder(arrays, record, workdir)
+        if found is None:
+            raise none
+        return found
     net = _checked_net(net, form, workdir, file)
     state = load_state(workdir, seed)
     paths = kept or _kept_before(state)
@@ -88,7 +115,155 @@ def encoder_of(
         raise damaged(file, "kept names no arrays of the run", TRAIN_AGAIN)
     if not params:
         raise none
+    every = _names(state)
+    used = {k for k in every for path in paths.values() if path and k.startswith(f"{path}/")}
+    _say_loaded(workdir, used, every)
     return PretrainedEncoder(net, params, stats, workdir)
+
+
+def _names(state: Mapping[str, Any]) -> list[str]:
+    """Names of the arrays of a state that are not an optimizer's."""
+    return [f"{k}/{name}" for k in ("params", "extra") for name in flatten(state.get(k, {}))]
+
+
+def _say_loaded(
+    where: Any, used: Collection[str], every: Collection[str], layout: str = ""
+) -> None:
+    """Prints how many arrays are loaded, and the names of the others, shortened."""
+    left = [name for name in every if name not in used]
+    line = f"{len(every) - len(left)} of {len(every)} arrays loaded from {where}"
+    line += f" ({layout})" if layout else ""
+    if left:
+        groups: dict[str, int] = {}
+        for name in left:
+            start = "/".join(name.split("/")[:3])
+            groups[start] = groups.get(start, 0) + 1
+        shown = [k if n == 1 else f"{k} ({n})" for k, n in list(groups.items())[:8]]
+        more = len(groups) - len(shown)
+        line += f"; not {', '.join(shown)}" + f" and {more} groups more" * bool(more)
+    if jax.process_index() == 0:
+        print(labelled("weights", line), flush=True)
+
+
+def _encoder_in(weights: Weights, net: nn.Module | None) -> PretrainedEncoder:
+    """The encoder in a file of weights."""
+    fingerprint.report(weights.name, "weights", len(weights.arrays), weights.arrays)
+    if not weights.card:
+        found = read_encoder(weights.arrays, weights.config, weights.name)
+        used = [k for k in weights.arrays if k not in found.left_out]
+        _say_loaded(weights.name, used, list(weights.arrays), found.layout)
+        params, stats = (nested(found.variables, f"{k}/") for k in ("params", "batch_stats"))
+        return PretrainedEncoder(found.net, params, stats, weights.name)
+    kept = weights.card.get("kept")
+    if not kept:
+        found = _run_encoder(weights.arrays, weights.card, weights.name)
+        if found is None:
+            raise InputError(f"{weights.name} holds no encoder of images: export a run with one.")
+        return found
+    net = _checked_net(net, kept["net"], weights.name, weights.folder / weights.name)
+    paths = [f"{kept[k]}/" if kept[k] else "" for k in ("params", "stats")]
+    params, stats = (nested(weights.arrays, path) if path else {} for path in paths)
+    used = {k for k in weights.arrays for path in paths if path and k.startswith(path)}
+    _say_loaded(weights.name, used, list(weights.arrays))
+    return PretrainedEncoder(net, params, stats, weights.name)
+
+
+class RunEncoder(nn.Module):
+    """The `encode` of an experiment as a net of images in [0, 1], which it sees in 256 steps.
+
+    Its parameters are those arrays of the experiment's state that `encode` reads. Batch statistics
+    are not updated in training.
+    """
+
+    made_by: str
+    """JSON of the experiment's file and of its arguments, as in a run's record."""
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        exp, batch, shapes, used = _encoding(self.made_by)
+        if x.shape[1:] != batch["image"].shape[1:]:
+            raise InputError(
+                f"The pretrained run encodes images of {batch['image'].shape[1:]}, and these are "
+                f"of {x.shape[1:]}: give the --data and the --image-size of that run, or data that "
+                "is resized to it."
+            )
+
+        def start(part: str) -> Tree:
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(batch))
+            return _read_arrays(exp.init(jax.random.key(0), zeros), used, part)
+
+        arrays = {}
+        if any(k.startswith("params/") for k in used):
+            arrays |= flatten({"params": self.param("run", lambda _: start("params"))})
+        if any(k.startswith("extra/") for k in used):
+            held = self.variable("batch_stats", "run", lambda: start("extra"))
+            arrays |= flatten({"extra": held.value})
+
+        def array(path: Any, like: Any) -> Array:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return arrays[name] if name in arrays else jnp.zeros(like.shape, like.dtype)
+
+        state = jax.tree_util.tree_map_with_path(array, shapes)
+        return exp.encode(state, jnp.round(255 * x).astype(jnp.uint8))
+
+
+@functools.lru_cache(maxsize=4)
+def _encoding(made_by: str) -> tuple[Experiment, Batch, TrainState, frozenset[str]]:
+    """An experiment, shapes of a batch and a state, and the names of what `encode` reads."""
+    form = json.loads(made_by)
+    folder = pathlib.Path(form["experiment"])
+    make = make_of(form, folder)
+    exp = make(**restore_arguments(make, form["computes"], folder))
+    batch = batch_of(exp)
+    shapes = jax.eval_shape(exp.init, jax.random.key(0), batch).replace(opt_state=())
+    return exp, batch, shapes, _arrays_read(exp, shapes, batch.get("image"))
+
+
+def _arrays_read(exp: Experiment, state: TrainState, images: Any) -> frozenset[str]:
+    """Names of the arrays of a state that features of images depend on; none where it has none."""
+    if exp.encode is None or images is None or (images.dtype, images.ndim) != (np.uint8, 4):
+        return frozenset()
+    traced = jax.make_jaxpr(exp.encode)(state, images).jaxpr
+    live = set(map(id, traced.outvars))
+    for equation in reversed(traced.eqns):
+        if any(id(x) in live for x in equation.outvars):
+            live.update(map(id, equation.invars))
+    return frozenset(name for name, x in zip(flatten(state), traced.invars) if id(x) in live)
+
+
+def _read_arrays(state: Any, names: Collection[str], part: str) -> Tree:
+    """Those arrays of a part of a state that are named, as nested dictionaries."""
+    arrays = flatten({"params": state.params, "extra": state.extra})
+    return nested({k: x for k, x in arrays.items() if k in names}, f"{part}/")
+
+
+def _run_encoder(
+    arrays: Mapping[str, Any], made: Mapping[str, Any], where: Any
+) -> PretrainedEncoder | None:
+    """The encoder of a run that keeps none; None where its experiment encodes no images.
+
+    `arrays` are those of its state by name; `made` has the experiment's file and its arguments.
+    """
+    file = made.get("experiment") or made["launches"][-1]["command"][0]
+    computes = {k: v for k, v in made["computes"].items() if k != "run"}
+    made_by = json.dumps({"experiment": file, "computes": computes})
+    try:
+        _, _, shapes, used = _encoding(made_by)
+    except InputError as e:
+        raise InputError(f"The experiment of {where} can't be made again: {e}") from e
+    if not used:
+        return None
+    for name, like in flatten(shapes).items():
+        if name in used and np.shape(arrays.get(name)) != like.shape:
+            raise InputError(
+                f"The array {name} of {where} is of shape {np.shape(arrays.get(name))}, and its "
+                f"experiment has {like.shape}: load it with the code that it was trained with."
+            )
+    kept = {k: arrays[k] for k in used}
+    _say_loaded(where, used, list(arrays))
+    params, stats = (nested(kept, f"{k}/") for k in ("params", "extra"))
+    params, stats = ({"run": x} if x else {} for x in (params, stats))
+    return PretrainedEncoder(RunEncoder(made_by), params, stats, where)
 
 
 def _checked_net(
@@ -103,6 +278,9 @@ def _checked_net(
         )
     if net is not None:
         return net
+    if kind == RunEncoder.__name__ and isinstance(form.get("made_by"), str):
+        _encoding(form["made_by"])  # Data can't be read later, while a program is traced.
+        return RunEncoder(form["made_by"])
     if kind not in KNOWN:
         raise InputError(
             f"The encoder of the run in {workdir} is a {kind}, which ssljax.models.encoder does "
@@ -162,6 +340,8 @@ class Pretrained(NamedTuple):
     model: LanguageModel
     tokenizer: "Tokenizer"
     params: Tree = None
+    reach: int = 0
+    """Tokens of a row whose positions the weights have learned, where they are learned."""
 
     def warm_start(self, state: TrainState) -> TrainState:
         """`state` with these weights, if there are any, as params["model"]."""
@@ -195,24 +375,24 @@ def pretrained_or_new(
     if workdir:
         old = pretrained(workdir)
         # Rotary positions reach any length.
-        if old.model.net.positions == "learned":
-            folder = pathlib.Path(workdir).expanduser()
-            most = read_record(folder, TRAIN_AGAIN)["computes"].get("length", length)
-            if type(most) is not int:
-                raise damaged(folder / "record.json", "length is no number", TRAIN_AGAIN)
-            if length > most:
-                raise InputError(
-                    f"The run in {workdir} has learned the positions of {most} tokens: give "
-                    f"--length {most} or less, or pretrain on longer rows, or with --positions "
-                    "rotary."
-                )
+        if old.model.net.positions == "learned" and length > old.reach:
+            raise InputError(
+                f"The model in {workdir} has learned the positions of {old.reach} tokens: give "
+                f"--length {old.reach} or less, or pretrain on longer rows, or with --positions "
+                "rotary."
+            )
         return old._replace(model=old.model.clone(net=old.model.net.clone(dropout=net.dropout)))
     tokenizer = masked_tokenizer(train, kind, vocabulary)
     return Pretrained(LanguageModel(net, tokenizer.get_vocab_size(), causal=False), tokenizer)
 
 
 def pretrained(workdir: str | pathlib.Path) -> Pretrained:
-    """The language model of a run, of several seeds the first; InputError where there is none."""
+    """The language model of a run, of several seeds the first; or weights in a file.
+
+    What is loaded is printed. InputError where there is no model.
+    """
+    if is_weights(str(workdir)):
+        return _model_in(read_weights(str(workdir)))
     none = InputError(
         f"{workdir} holds no run of a language model: make one with "
         f"`{methods.command('bert')} --run.workdir {workdir}`."
@@ -225,22 +405,65 @@ def pretrained(workdir: str | pathlib.Path) -> Pretrained:
         raise none from None
     if form["class"] != "Transformer":
         raise none
-    causal = form.pop("causal", None)
+    tokenizer = load_tokenizer(workdir)
+    model = _model_of(form, tokenizer, file)
+    state = load_state(workdir)
+    params = state["params"].get("model")
+    if params is None:
+        raise none
+    _check_fits(model, params, file)
+    every = _names(state)
+    _say_loaded(workdir, [k for k in every if k.startswith("params/model/")], every)
+    return Pretrained(model, tokenizer, params, _reach(model.net, folder))
+
+
+def _model_of(form: Mapping[str, Any], tokenizer: "Tokenizer", file: pathlib.Path) -> LanguageModel:
+    """The language model that the content of `file`, a net.json, describes."""
+    fields = {k: v for k, v in form.items() if k != "causal"}
+    causal = form.get("causal")
     try:
-        net = build(Transformer, form)
+        net = build(Transformer, fields)
         if causal not in (True, False, None):
             raise ValueError(f"causal is {causal!r}")
     except (ValueError, TypeError) as e:
         raise damaged(file, f"its net can't be built, {e}", TRAIN_AGAIN) from None
-    tokenizer = load_tokenizer(workdir)
     if causal is None:  # A run of an older version, where only masked models had a token [CLS].
         causal = tokenizer.token_to_id("[CLS]") is None
-    model = LanguageModel(net, tokenizer.get_vocab_size(), causal)
-    params = load_state(workdir)["params"].get("model")
-    if params is None:
-        raise none
+    return LanguageModel(net, tokenizer.get_vocab_size(), causal)
+
+
+def _reach(net: Transformer, folder: pathlib.Path) -> int:
+    """Tokens whose positions a run has learned: its rows may be shorter than its table."""
+    if net.positions != "learned":
+        return net.reach
+    most = read_record(folder, TRAIN_AGAIN)["computes"].get("length", net.reach)
+    if type(most) is not int:
+        raise damaged(folder / "record.json", "length is no number", TRAIN_AGAIN)
+    return most
+
+
+def _model_in(weights: Weights) -> Pretrained:
+    """The language model in a file of weights."""
+    fingerprint.report(weights.name, "weights", len(weights.arrays), weights.arrays)
+    tokenizer = load_tokenizer(weights.folder)
+    name, every = weights.name, list(weights.arrays)
+    if not weights.card:
+        size = tokenizer.get_vocab_size()
+        found = read_language_model(weights.arrays, weights.config, name, size)
+        _say_loaded(name, [k for k in every if k not in found.left_out], every, found.layout)
+        params = {"params": nested(found.variables, "params/")}
+        return Pretrained(found.net, tokenizer, params, found.net.net.reach)
+    form = weights.card.get("model")
+    start = "params/model/"
+    used = [k for k in every if k.startswith(start)]
+    if not form or not used:
+        raise InputError(f"{name} holds no language model: export a run that has one.")
+    file = weights.folder / "net.json"
+    model = _model_of(form["net"], tokenizer, file)
+    params = nested(weights.arrays, start)
     _check_fits(model, params, file)
-    return Pretrained(model, tokenizer, params)
+    _say_loaded(name, used, every)
+    return Pretrained(model, tokenizer, params, form["reach"])
 
 
 def _check_fits(model: LanguageModel, params: Tree, file: pathlib.Path) -> None:
