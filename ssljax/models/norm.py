@@ -17,10 +17,17 @@ class BatchNorm(nn.BatchNorm):
     """
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Normalised `x` (..., channels), in `dtype`."""
-        if self.use_running_average or platform() != "cpu":
-            return super().__call__(x)
+    def __call__(
+        self,
+        x: Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: Array | None = None,
+    ) -> Array:
+        """Normalised `x` (..., channels), in `dtype`; arguments as Flax's."""
+        given = nn.merge_param("average", self.use_running_average, use_running_average)
+        if given or mask is not None or platform() != "cpu":
+            return super().__call__(x, use_running_average, mask=mask)
         c = x.shape[-1]
         scale = self.param("scale", self.scale_init, (c,), self.param_dtype)
         bias = self.param("bias", self.bias_init, (c,), self.param_dtype)
