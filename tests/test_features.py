@@ -1,0 +1,205 @@
+"""Features of files: those of the run's evaluators, streamed, written whole."""
+
+import csv
+
+import jax
+import numpy as np
+from PIL import Image
+import pyarrow.parquet as pq
+import pytest
+
+from experiments.audio_dae import audio_dae
+from experiments.rotation import rotation
+from experiments.simcse import simcse
+from experiments.vae import vae
+from ssljax import features, load, Loaded
+from ssljax.data import Images, images
+from ssljax.data.audio import Recordings, recordings
+from ssljax.data.documents import labelled_documents
+from ssljax.data.folders import find_files, IMAGES
+from ssljax.data.token_rows import labelled_rows
+from ssljax.data.tokenizers import load_tokenizer
+from ssljax.errors import InputError
+from ssljax.evals import features as of_sets
+from ssljax.features import main, write_features
+from ssljax.models.coder import Dense
+from ssljax.models.convnet import ConvNet
+from ssljax.models.transformer import Transformer
+from tests.saved_runs import save_run
+
+
+def written(file) -> tuple[list[str], np.ndarray]:
+    """Names and features in a file that was written."""
+    if file.suffix == ".npz":
+        found = np.load(file)
+        return found["file"].tolist(), found["features"]
+    if file.suffix == ".parquet":
+        table = pq.read_table(file)
+        return table["file"].to_pylist(), np.array(table["features"].to_pylist(), np.float32)
+    names, *rows = csv.reader(file.read_text().splitlines())
+    assert names[:2] == ["file", "0"]
+    return [row[0] for row in rows], np.array([row[1:] for row in rows], np.float32)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of 24 photographs of several shapes, and an untrained run on them."""
+    root = tmp_path_factory.mktemp("photos")
+    every = images("photos", "train").image
+    for i, x in enumerate(every[:: len(every) // 24][:24]):
+        (root / f"part-{i % 2}").mkdir(exist_ok=True)
+        Image.fromarray(x[: 48 - i, : 30 + i]).save(root / f"part-{i % 2}" / f"{i:02}.png")
+    (root / "notes.txt").write_text("no image")
+    folder = tmp_path_factory.mktemp("run") / "run"
+    data = Images(str(root), image_size=16)
+    save_run(rotation, folder, data=data, encoder=ConvNet((4, 6)), batch_size=8, epochs=1)
+    return root, load(folder)
+
+
+def test_features_of_photographs_are_those_of_the_evaluators(photos, tmp_path, capsys):
+    root, run = photos
+    with jax.sharding.set_mesh(jax.make_mesh((1,), ("data",))):
+        sets = Images(str(root), image_size=16).read(whole=True)
+        expected = {}
+        for split, source in (("train", sets.bank), ("test", sets.queries)):
+            z = of_sets.features(run.experiment.encode, run.train_state, source)
+            expected |= dict(zip(find_files(root, IMAGES).names[split], z))
+    capsys.readouterr()
+    for suffix in ("parquet", "npz", "csv"):
+        file = tmp_path / f"z.{suffix}"
+        assert write_features(run, root, file, batch_size=5) == 24
+        names, z = written(file)
+        assert names == sorted(expected) and z.shape == (24, 6)
+        np.testing.assert_allclose(z, [expected[name] for name in names], rtol=1e-5, atol=1e-6)
+    assert np.std(z, axis=0).max() > 0
+    assert "24 images; 1 other files" in capsys.readouterr().out
+    assert {f.name for f in tmp_path.iterdir()} == {"z.parquet", "z.npz", "z.csv"}
+
+
+def test_no_more_than_two_batches_are_read_before_the_first_is_written(photos, tmp_path):
+    root, run = photos
+    seen, read = [], []
+    decoder = features.decoder
+    writer = features._npz
+
+    def counted(*args):
+        decode = decoder(*args)
+
+        class Decode(type(decode)):
+            def __call__(self, file, name=""):
+                read.append(file)
+                return super().__call__(file, name)
+
+        return Decode(**vars(decode))
+
+    class Seen:
+        def __init__(self, path):
+            self.inner = writer(path)
+
+        def __enter__(self):
+            write = self.inner.__enter__()
+            return lambda *args: (seen.append(len(read)), write(*args))
+
+        def __exit__(self, *error):
+            return self.inner.__exit__(*error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "decoder", counted)
+        patch.setattr(features, "_npz", Seen)
+        write_features(run, root, tmp_path / "z.npz", batch_size=4)
+    assert len(seen) == 6 and all(n <= 4 * (i + 2) for i, n in enumerate(seen)), seen
+
+
+def test_files_that_cannot_be_read_stop_it_or_are_left_out(photos, tmp_path, capsys):
+    root, run = photos
+    copy = tmp_path / "photos"
+    copy.mkdir()
+    good = sorted(root.rglob("*.png"))[:6]
+    for i, file in enumerate(good):
+        (copy / f"{i}.png").write_bytes(file.read_bytes())
+    for i in (2, 5):
+        (copy / f"{i}.png").write_bytes(good[i].read_bytes()[:90])
+    old = tmp_path / "z.csv"
+    old.write_text("older\n")
+    with pytest.raises(InputError, match=r"2.png can't be read as an image .*--skip-bad"):
+        write_features(run, copy, old, batch_size=2)
+    assert old.read_text() == "older\n"
+    assert {f.name for f in tmp_path.iterdir()} == {"photos", "z.csv"}
+    assert write_features(run, copy, old, batch_size=2, skip_bad=True) == 4
+    names, z = written(old)
+    assert names == ["0.png", "1.png", "3.png", "4.png"]
+    write_features(run, root, tmp_path / "all.csv")
+    by_name = dict(zip(*written(tmp_path / "all.csv")))
+    expected = [by_name[str(good[int(n[0])].relative_to(root))] for n in names]
+    np.testing.assert_allclose(z, expected, rtol=1e-5, atol=1e-6)
+    assert "Left out 2 of 6 files so far" in capsys.readouterr().out
+
+
+def test_features_of_a_recording_are_the_mean_of_its_windows(tmp_path):
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "sound").mkdir()
+    for i, n in enumerate((1000, 300, 512, 2000)):
+        wave = np.clip(0.3 * rng.normal(size=n).cumsum() / 9, -1, 1)
+        soundfile.write(tmp_path / "sound" / f"{i}.wav", wave, 8000)
+    data = Recordings(str(tmp_path / "sound"), wave=256)
+    save_run(audio_dae, tmp_path / "run", data=data, batch_size=2, epochs=1)
+    run = load(tmp_path / "run")
+    write_features(run, tmp_path / "sound", tmp_path / "z.npz", batch_size=3)
+    names, z = written(tmp_path / "z.npz")
+    assert names == [f"{i}.wav" for i in range(4)]
+    splits = find_files(tmp_path / "sound", features.RECORDINGS).names
+    for split in ("train", "test"):
+        every = recordings(str(tmp_path / "sound"), split, 256).arrays()["image"]
+        sizes = {"0.wav": 4, "1.wav": 1, "2.wav": 2, "3.wav": 8}
+        for name in splits[split]:
+            mine, every = every[: sizes[name]], every[sizes[name] :]
+            expected = np.mean([run.encode(x[None])[0] for x in mine], axis=0)
+            np.testing.assert_allclose(z[names.index(name)], expected, rtol=1e-4, atol=1e-6)
+        assert not len(every)
+
+
+def test_features_of_texts_are_of_their_first_tokens(tmp_path):
+    net = Transformer(1, 2, 8)
+    save_run(simcse, tmp_path / "run", net=net, vocabulary=400, length=16, batch_size=8)
+    run, docs = load(tmp_path / "run"), labelled_documents("python", "test")
+    (tmp_path / "texts").mkdir()
+    for i in range(5):
+        (tmp_path / "texts" / f"{i}.txt").write_text(docs.text[i])
+    write_features(run, tmp_path / "texts", tmp_path / "z.parquet", batch_size=2)
+    rows = labelled_rows(load_tokenizer(tmp_path / "run"), docs.select(np.arange(5)), 16).image
+    names, z = written(tmp_path / "z.parquet")
+    assert names == [f"{i}.txt" for i in range(5)]
+    np.testing.assert_allclose(z, run.encode(rows), rtol=1e-5, atol=1e-6)
+    (tmp_path / "texts" / "3.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="3.txt"):
+        write_features(run, tmp_path / "texts", tmp_path / "z.npz", batch_size=2)
+    assert write_features(run, tmp_path / "texts", tmp_path / "z.npz", skip_bad=True) == 4
+
+
+def test_what_cannot_be_done_is_one_sentence(photos, tmp_path, capsys):
+    root, run = photos
+    (tmp_path / "empty").mkdir()
+    for folder, out, says in (
+        (root, tmp_path / "z.txt", "must be the name of a .parquet, .npz or .csv"),
+        (tmp_path / "empty", tmp_path / "z.npz", "holds no images, which the run was trained on"),
+        (tmp_path / "none", tmp_path / "z.npz", "There is no folder"),
+    ):
+        with pytest.raises(InputError, match=says):
+            write_features(run, folder, out)
+    bad = jax.tree.map(lambda x: x * np.nan, run.state["params"])
+    broken = Loaded(run.workdir, run.state | {"params": bad})
+    with pytest.raises(InputError, match=r"features of part-0/00.png are not finite"):
+        write_features(broken, root, tmp_path / "z.npz")
+    assert not (tmp_path / "z.npz").exists()
+    rectangular = np.zeros((60, 8, 4, 1), np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=rectangular, test_images=rectangular)
+    data = Images(str(tmp_path / "x.npz"))
+    save_run(vae, tmp_path / "flat", data=data, coder=Dense((4,)), batch_size=8)
+    with pytest.raises(InputError, match="images are 8x4 with 1 channels, and image files are"):
+        write_features(load(tmp_path / "flat"), root, tmp_path / "z.npz")
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "no-run"), str(root), "-o", str(tmp_path / "z.npz")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
