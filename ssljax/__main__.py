@@ -112,6 +112,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
         "write the features of a folder's files by a run's encoder",
         _of("ssljax.features"),
     ),
+    "export": (
+        "write a run's weights for safetensors, timm, torchvision or transformers",
+        _of("ssljax.export"),
+    ),
     "prepare": (
         "download a data set, or write a folder of images as shards",
         _of("ssljax.data.prepare"),
