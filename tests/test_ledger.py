@@ -63,6 +63,18 @@ def test_a_page_has_the_command_by_todays_flags_and_as_it_was_measured():
     assert "measured as" not in pages.row_page(r, r["command"])
 
 
+def test_what_must_be_run_before_is_said_by_todays_flags_too():
+    first, other = NAMES["simclr-cifar10"], NAMES["finetune-cifar10-1-percent-from-simclr"]
+    assert other["before"] == [[*first["command"], "--run.workdir", "runs/simclr_cifar10"]]
+    today = {ledger.name_of(first): ["simclr.py", "--new", "1"], ledger.name_of(other): ["x.py"]}
+    readme = f"{pages.START}{pages.END}"
+    page = pages.render(readme, [first, other], today)[f"ledger/{ledger.name_of(other)}.md"]
+    assert list(commands_in(page))[:2] == [
+        ("simclr", ("--new", "1", "--run.workdir", "runs/simclr_cifar10")),
+        ("x", ()),
+    ]
+
+
 def test_commands_on_pages_can_be_pasted(today):
     for name in NAMES:
         page = (ledger.HERE / "ledger" / f"{name}.md").read_text()
@@ -296,7 +308,7 @@ def test_a_row_keeps_its_curves_its_evaluations_time_and_a_picture(runs, page, t
     (run / "figures" / "samples_grid.png").write_bytes(b"a picture")
     add(page, run, picture="samples_grid")
     (r,) = json.loads((page / "ledger.json").read_text())
-    assert list(r["curves"]) == ["loss", "twice"] and r["curves"]["loss"]["steps"] == [8]
+    assert list(r["curves"]) == ["loss", "grad_norm", "twice"] and r["curves"]["loss"]["steps"] == [8]
     rows = [json.loads(x) for x in (run / "evaluations.jsonl").read_text().splitlines()]
     assert r["evaluation_seconds"] == [sum(x["seconds"] for x in rows if x["step"] == 8)]
     name = ledger.name_of(r)

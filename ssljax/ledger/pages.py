@@ -10,7 +10,7 @@ import numpy as np
 from ssljax.bands import Band
 from ssljax.errors import InputError
 from ssljax.ledger.charts import Bar, bar_chart, curve_chart, Panel
-from ssljax.ledger.rows import floor_of, mean, name_of, Row, task_of
+from ssljax.ledger.rows import data_of, floor_of, mean, name_of, Row, task_of, without_workdir
 from ssljax.stats import interval
 
 START, END = "<!-- ledger: written by python -m ssljax.ledger -->", "<!-- end of ledger -->"
@@ -44,10 +44,23 @@ def render(readme: str, rows: Sequence[Row], commands: Mapping[str, Any]) -> dic
     pages["README.md"] = f"{before}{text}{rest.split(END)[1]}"
     for r in rows:
         name = name_of(r)
-        pages[f"ledger/{name}.md"] = row_page(r, commands[name])
+        before = [_first_today(words, rows, commands) for words in r["before"]]
+        pages[f"ledger/{name}.md"] = row_page({**r, "before": before}, commands[name])
         if bands := _bands(r):
             pages[f"ledger/{name}.svg"] = curve_chart(f"{name}: training", bands)
     return pages
+
+
+def _first_today(
+    words: Sequence[str], rows: Sequence[Row], commands: Mapping[str, Any]
+) -> Sequence[str]:
+    """A command that must be run before, by today's flags where it is that of a row."""
+    command, workdir = without_workdir(words), words[words.index("--run.workdir") :]
+    for r in rows:
+        today = commands[name_of(r)]
+        if r["command"] == command and not isinstance(today, InputError):
+            return [*today, *workdir]
+    return words
 
 
 def anchor(title: str) -> str:
@@ -64,7 +77,7 @@ def _scales(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     """Rows of a table by their first number and data, each group with its best first."""
     found: dict[tuple[str, str], list[Row]] = {}
     for r in rows:
-        found.setdefault((r["numbers"][0], str(r["computes"].get("data", ""))), []).append(r)
+        found.setdefault((r["numbers"][0], data_of(r)), []).append(r)
     for (number, _), group in found.items():
         ways = {r["better"] for r in group}
         if len(ways) > 1 or not ways <= {"higher", "lower"}:
@@ -130,7 +143,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 def _apart(rows: Sequence[Row]) -> dict[str, list[str]]:
     """A column of what tells the scales of a table apart: number, data or both."""
     numbers = [f"`{r['numbers'][0]}`" for r in rows]
-    data = [str(r["computes"].get("data", "")) for r in rows]
+    data = [data_of(r) for r in rows]
     if len(set(numbers)) == 1:
         return {"data": data}
     if len(set(data)) == 1:
@@ -189,7 +202,7 @@ def _chart(title: str, rows: Sequence[Row]) -> str:
 def row_page(r: Row, command: Sequence[str] | InputError) -> str:
     """Everything that is known of a row."""
     name, title = name_of(r), task_of(r)
-    data = r["computes"].get("data", "")
+    data = data_of(r)
     lines = [f"# {_label(r)}{f' on {data}' if data else ''}", ""]
     lines += [f"A row of [{title}](../README.md#{anchor(title)}).", ""]
     if r["note"]:

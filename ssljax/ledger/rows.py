@@ -188,14 +188,18 @@ def rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def name_of(r: Mapping[str, Any]) -> str:
     """Name of a row's page, as simclr-cifar10-8-epochs: method, data and variant."""
-    data = re.sub(r"\.txt\b", "", str(r["computes"].get("data", "")))
-    words = [r["method"], data, r["variant"].replace("%", "percent")]
+    words = [r["method"], data_of(r), r["variant"].replace("%", "percent")]
     return "-".join(re.sub(r"[^\w]+", "-", w.lower()).strip("-") for w in words if w)
+
+
+def data_of(r: Mapping[str, Any]) -> str:
+    """Name of a row's data; empty where it has none."""
+    return re.sub(r"\.txt\b", "", str(r["computes"].get("data", "")))
 
 
 def task_of(r: Mapping[str, Any]) -> str:
     """Title of a row's table: that of its comparison or task, or its data and first number."""
-    return r["comparison"] or r["task"] or f"{r['computes'].get('data', '')}: {r['numbers'][0]}"
+    return r["comparison"] or r["task"] or f"{data_of(r)}: {r['numbers'][0]}"
 
 
 def floor_of(r: Mapping[str, Any]) -> tuple[str, Sequence[float]]:
