@@ -65,7 +65,7 @@ def test_pictures_are_made_for_the_first_seed_alone(tmp_path):
 def test_results_read_rows_of_damaged_files(tmp_path):
     results = Results(tmp_path, 10)
     for step in (0, 5, 20):
-        results.add(step, 0, "test", {"error": math.nan if step == 5 else 1.0})
+        results.add(step, 0, "test", {"error": math.nan if step == 5 else 1.0}, 0.1)
     file = tmp_path / "evaluations.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(lines[0] + b'{"step": 3, "see\xff\n[1]\n' + lines[1] + lines[2] + b'{"st')
