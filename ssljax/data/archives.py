@@ -168,8 +168,8 @@ class _parquet:
         self.path = path
 
     def __enter__(self):
-        parquet = extras.load("pyarrow.parquet", str(self.path))
-        import pyarrow
+        pyarrow = extras.load("pyarrow", str(self.path))
+        from pyarrow import parquet
 
         try:
             self.file = parquet.ParquetFile(self.path, buffer_size=2**20)

@@ -211,8 +211,8 @@ def _check_unicode(text: str, where: str) -> None:
 
 
 def _parquet(path: pathlib.Path) -> Iterator[str]:
-    parquet = extras.load("pyarrow.parquet", str(path))
-    from pyarrow import ArrowException
+    pyarrow = extras.load("pyarrow", str(path))
+    from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
@@ -230,7 +230,7 @@ def _parquet(path: pathlib.Path) -> Iterator[str]:
                     if text is None:
                         raise InputError(f"{path}, row {row}, has no text: remove the row.")
                     yield text
-    except (OSError, ArrowException) as e:
+    except (OSError, pyarrow.ArrowException) as e:
         raise InputError(f"{path} can't be read as Parquet ({_first_line(e)}).") from e
 
 
