@@ -22,9 +22,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import jax
 import pytest
 
-from ssljax import sharding
+from ssljax import processes, sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def lines_are_new():
+    """Lines on data are printed once in a process, and here once in a test."""
+    processes._print_once.cache_clear()
 
 
 @pytest.fixture

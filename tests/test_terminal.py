@@ -35,7 +35,6 @@ def header(out: str) -> dict[str, str]:
 
 
 def test_header_says_data_device_model_training_and_folder(tmp_path, capsys):
-    processes._print_once.cache_clear()
     run = Run(workdir=str(tmp_path), seeds=2)
     train(tiny(num_steps=4), run, {"epochs": 3})
     found = header(capsys.readouterr().out)

@@ -8,7 +8,6 @@ import pytest
 from sklearn.datasets import load_digits
 import tensorflow_datasets
 
-from ssljax import processes
 from ssljax.data import images, sources, tfds
 from ssljax.data.splits import hash_of_indices
 from ssljax.errors import InputError
@@ -74,7 +73,6 @@ def builders(tmp_path_factory):
 def sets(request, builders, monkeypatch, tmp_path):
     """Makes the sets known by name, in memory or decoded as they are read."""
     monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path))
-    processes._print_once.cache_clear()
     monkeypatch.setattr(tfds, "builder_of", lambda name, *_: builders[name])
     if request.param == "streamed":
         monkeypatch.setattr(sources, "RESIDENT_BYTES", 0)
