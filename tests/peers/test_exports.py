@@ -44,7 +44,7 @@ def compare_features(row, net, data, to: str, tmp_path, features=lambda y: y) ->
     ours = run.encode(x.astype(np.uint8))
     theirs = loaded_by(tmp_path / "out", "net")
     with torch.no_grad():
-        y = features(theirs(torch.tensor(x).permute(0, 3, 1, 2) / 255.0))
+        y = features(theirs(torch.tensor(x).permute(0, 3, 1, 2).double() / 255))
     row.agree(ours, y, 1e-4)
     del row.peers["torch"]
 
@@ -133,12 +133,15 @@ def test_transformers_of_text(row, make, net, arguments, tmp_path):
     model = old.model
     tokens = np.random.default_rng(0).integers(5, model.vocabulary, (3, 12))
     mask = np.arange(12) < np.array([[12], [7], [12]])
-    given = torch.tensor(tokens), torch.tensor(mask.astype(int))
+    given = {
+        "input_ids": torch.tensor(tokens),
+        "attention_mask": torch.tensor(mask.astype(int)),
+    }
     head = "AutoModelForCausalLM" if model.causal else "AutoModelForMaskedLM"
     head = getattr(transformers, head).from_pretrained(tmp_path / "out").double().eval()
     plain = loaded_by(tmp_path / "out", "net")
     with torch.no_grad():
-        theirs = plain(*given).last_hidden_state, head(*given).logits
+        theirs = plain(**given).last_hidden_state, head(**given).logits
     arrays = (jnp.asarray(x) for x in (tokens, mask))
     arrays = list(arrays)
     ours = (
