@@ -23,7 +23,8 @@
   // A value of an axis, with as many decimals as its ticks need.
   const tickText = (x, step) => {
     const places = Math.max(0, -Math.floor(Math.log10(step) + 1e-6));
-    if (places > 4 || Math.abs(x) >= 1e6) return x === 0 ? "0" : x.toExponential(step < Math.abs(x) / 5 ? 1 : 0);
+    if (x === 0) return "0";
+    if (places > 4 || Math.abs(x) >= 1e6) return x.toExponential(step < Math.abs(x) / 5 ? 1 : 0);
     return x.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
   };
 

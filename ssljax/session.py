@@ -344,7 +344,8 @@ class Session:
 
             write_report(self.workdir)
         except Exception as e:
-            self.log.line(f"Note: report.html was not written: {type(e).__name__}: {e}")
+            why = " ".join(str(e).split())
+            self.log.line(f"Note: report.html was not written: {type(e).__name__}: {why}")
         now = time.perf_counter()
         self.report_due = now + 50 * (now - start)
 

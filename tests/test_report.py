@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from ssljax import figures, logs, report, Run, train
+from ssljax import figures, logs, main, report, Run, train
 from ssljax.evals.pictures import FeatureMap
 from ssljax.evals.texts import set_apart, split_apart
 from tests.tiny import tiny
@@ -393,16 +393,22 @@ def test_page_needs_nothing_else(tmp_path):
 
 @pytest.mark.usefixtures("one_device")
 def test_run_writes_its_report_as_it_goes_on(tmp_path, capsys):
-    exp, seen = tiny(num_steps=40), []
+    seen = []
 
     def sample(state):
         file = tmp_path / "report.html"
         seen.append(Page(file.read_text()).texts("li")[0] if file.exists() else "")
         return {"picture": picture(int(state.step)), "words": f"⟦step⟧ {int(state.step)}"}
 
-    run = Run(workdir=str(tmp_path), log_every=5, eval_every=10)
-    train(replace(exp, evals={**exp.evals, "sample": sample}), run)
+    def sampled(num_steps: int = 10):
+        exp = tiny(num_steps=num_steps)
+        return replace(exp, evals={**exp.evals, "sample": sample})
+
+    flags = ["--num-steps", "40", "--run.log-every", "5", "--run.eval-every", "10"]
+    main(sampled, [*flags, "--run.workdir", str(tmp_path)])
     page = read_page(tmp_path)
+    assert cells(page, "settings")[1:] == [["num_steps", "40", "10"]]
+    assert "digits: 1,797 images in 10 classes, 1,437 to train, 360 to test" in page.texts("p")
     found = {c["name"]: c for c in page.data["curves"]}
     assert list(found) == ["loss", "twice", "grad_norm", "examples_per_second", "test/error"]
     assert found["loss"]["steps"] == list(range(5, 41, 5))
@@ -421,10 +427,13 @@ def test_run_writes_its_report_as_it_goes_on(tmp_path, capsys):
 
 @pytest.mark.usefixtures("one_device")
 def test_error_in_the_report_is_one_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(report, "page", lambda workdir: 1 / 0)
+    def page(workdir):
+        raise ValueError("several\nlines")
+
+    monkeypatch.setattr(report, "page", page)
     train(tiny(num_steps=4), Run(workdir=str(tmp_path)))
     out = capsys.readouterr().out
-    assert "Note: report.html was not written: ZeroDivisionError: division by zero" in out
+    assert "Note: report.html was not written: ValueError: several lines\n" in out
     assert (tmp_path / "results.json").exists() and not (tmp_path / "report.html").exists()
 
 
