@@ -17,6 +17,7 @@ import numpy as np
 from ssljax.errors import InputError
 from ssljax.models import Dtype
 from ssljax.models.attention import attend, rotary
+from ssljax.models.dense import gelu, product
 from ssljax.ranges import Count, CountOrZero, FractionBelowOne, NotNegative
 from ssljax.sharding import over_batch
 
@@ -89,6 +90,7 @@ class Transformer(nn.Module):
             use_bias=self.norm == "layer",
             dtype=self.dtype,
             kernel_init=normal(0.02 * scale),
+            dot_general=product,
             name=name,
         )
         # Before norms, the sum over layers then has one layer's variance, as in GPT-2.
@@ -129,7 +131,8 @@ class Transformer(nn.Module):
                 hidden = -(-8 * d // 96) * 32
                 y = nn.silu(dense(hidden, f"gate{i}")(y)) * dense(hidden, f"up{i}")(y)
             else:
-                y = nn.gelu(dense(4 * d, f"up{i}")(y), approximate=self.unit == "gelu-tanh")
+                y = dense(4 * d, f"up{i}")(y)
+                y = gelu(y) if self.unit == "gelu" else nn.gelu(y)
             x = x + drop(dense(d, f"down{i}", last)(y))
             x = norm_of(self, f"norm{i}b")(x) if post else x
         x = x if post else norm_of(self, "norm")(x)
