@@ -19,7 +19,7 @@ from ssljax.errors import InputError
 from ssljax.experiment import Experiment, TrainState
 from ssljax.fingerprint import Read
 from ssljax.lock import lock
-from ssljax.processes import labelled
+from ssljax.processes import agree, labelled
 from ssljax.program import everywhere, Program
 from ssljax.ranges import check_value, Count, CountOrZero
 from ssljax.session import Results, Session
@@ -209,8 +209,8 @@ def _train(
     results = Results(workdir, start)
     session = Session(exp, run, program, workdir, checkpoints, log, results, signals, facts)
     if run.reference:
-        before = logs.read_metrics(workdir) if workdir else []
-        session.watch = reference.Watch(run.reference, exp.num_steps, computes, before)
+        before = logs.read_metrics(workdir) if workdir and jax.process_index() == 0 else []
+        session.watch = reference.Watch(run.reference, exp.num_steps, computes, agree(before))
     times["state"] = time.perf_counter()
     try:
         log.line(_header(program, workdir, computes))

@@ -144,7 +144,7 @@ def test_references_that_are_none(root):
 
 def first_steps(workdir, seed):
     """What SimSiam on digits logs in its first steps."""
-    exp = replace(simsiam(data=Images("digits")), evals={}, num_steps=18)
+    exp = replace(simsiam(data=Images("digits")), evals={}, num_steps=9)
     train(exp, Run(workdir=str(workdir), seed=seed, log_every=3))
     return logs.read_metrics(workdir)
 
@@ -158,10 +158,10 @@ def test_simsiam_without_its_stop_gradient_leaves_the_band(
     monkeypatch.setattr(reference, "_read", lambda name: ({}, known))
 
     def said(rows):
-        watch = reference.Watch("simsiam", 20 * 18, {})
+        watch = reference.Watch("simsiam", 20 * 9, {})
         names = ("loss", "grad_norm")
         return "".join(watch.add(row["step"], {k: [row[k]] for k in names}) for row in rows)
 
-    assert said(rows[3]) == "Within the band of simsiam up to step 18."
+    assert said(rows[3]) == "Within the band of simsiam up to step 9."
     monkeypatch.setattr(jax.lax, "stop_gradient", lambda x: x)
     assert "grad_norm has left the band of simsiam" in said(first_steps(tmp_path / "nostop", 3))
