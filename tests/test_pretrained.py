@@ -22,7 +22,7 @@ from experiments.mae import mae
 from experiments.rotation import rotation
 from experiments.simclr import simclr
 from experiments.simcse import simcse
-from ssljax import fingerprint, load, record, Run, train
+from ssljax import fingerprint, load, methods, record, Run, train
 from ssljax.data import Images, images
 from ssljax.data.documents import Documents, half_pages, labelled_documents, long_paragraphs
 from ssljax.data.token_rows import labelled_rows, SPECIAL, token_rows
@@ -472,3 +472,27 @@ def test_code_in_a_runs_folder_is_not_run(tmp_path, one_device, capsys):
     (tmp_path / "source" / "elsewhere.py").write_text("raise SystemExit(3)")
     with pytest.raises(InputError, match="made by elsewhere.py, which is no file of"):
         load(tmp_path).encode(images("digits", "test").image[:4])
+
+
+def test_own_code_is_found_in_the_current_folder(tmp_path, one_device, capsys, monkeypatch):
+    workdir, project = tmp_path / "run", tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    train_briefly(rotation, workdir, encoder=ConvNet(widths=(4, 6)))
+    x = images("digits", "test").image[:4]
+    z = load(workdir).encode(x)
+    file = workdir / "record.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"experiment": "mine.py"}))
+    methods.fork("rotation", project / "mine.py")
+    shutil.copy(project / "mine.py", workdir / "source")
+    np.testing.assert_array_equal(load(workdir).encode(x), z)
+    # Of two files of the name, the one that the run was launched with.
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"experiment": "rotation.py"}))
+    (project / "rotation.py").write_text("raise SystemExit(3)")
+    np.testing.assert_array_equal(load(workdir).encode(x), z)
+    code = (project / "mine.py").read_text().replace("mine", "rotation")
+    for folder in (project, workdir / "source"):
+        (folder / "rotation.py").write_text(f"print('of the current folder')\n{code}")
+    capsys.readouterr()
+    np.testing.assert_array_equal(load(workdir).encode(x), z)
+    assert "of the current folder" in capsys.readouterr().out
