@@ -79,7 +79,11 @@ def test_a_wrong_type_names_the_flag(cli, simclr):
         (["--data", "./nowhere"], ["no folder or .npz file ./nowhere"]),
         (
             ["--data", "cifar100"],
-            ["cifar100 is not prepared", "python -m ssljax.data.prepare cifar100", "--data doodles"],
+            [
+                "cifar100 is not prepared",
+                "python -m ssljax.data.prepare cifar100",
+                "--data doodles",
+            ],
         ),
         (["--batch-size", "9000"], ["batch of 9000", "8000"]),
         (["--batch-size", "0"], ["--batch-size must be at least 1, not 0"]),
