@@ -58,17 +58,17 @@ def one_device(devices):
 
 
 def pytest_addoption(parser):
-    """--long runs the costly tests of every experiment, rather than of every second one."""
+    """--long runs the costly tests of every experiment, rather than of every third one."""
     parser.addoption("--long", action="store_true", help="all costly tests of all experiments")
 
 
 @pytest.fixture
 def costly(request):
-    """costly(number): skips every second test of its kind, unless --long or -k asks for it."""
+    """costly(number): skips two of three tests of a kind, unless --long or -k asks for them."""
 
     def skip(number: int) -> None:
         option = request.config.option
-        if number % 2 and not (option.long or option.keyword):
-            pytest.skip("half of these run unless --long or -k is given")
+        if number % 3 and not (option.long or option.keyword):
+            pytest.skip("a third of these runs unless --long or -k is given")
 
     return skip

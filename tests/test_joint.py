@@ -573,7 +573,7 @@ def test_ijepa_step_matches_the_papers_equation():
     )
     x = Noisy()(k1, digits(3))
     asked, seen = (
-        block_masks(k, 3, (4, 4), *a)
+        np.asarray(block_masks(k, 3, (4, 4), *a))
         for k, a in zip(jax.random.split(k2), [(4,), (1, (0.85, 1.0), (1.0, 1.0))])
     )
     target = jax.tree.map(
@@ -606,7 +606,7 @@ def test_ijepa_step_matches_the_papers_equation():
                 )
         return jnp.concatenate(errors).mean()
 
-    agree(metrics["loss"], found, *jax.value_and_grad(equation)(state.params))
+    agree(metrics["loss"], found, *jax.jit(jax.value_and_grad(equation))(state.params))
 
 
 # What I-JEPA sees, and bad settings.
