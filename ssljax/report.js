@@ -111,7 +111,7 @@
     const x = (s) => left + ((s - first) / (last - first || 1)) * (width - left - right);
     const y = (v) => v === null || (logarithmic && v <= 0) ? null
       : top + (1 - (scale(v) - scale(low)) / (scale(high) - scale(low))) * (height - top - bottom);
-    const marks = logarithmic ? logTicks(low, high) : ticks(low, high, 4, curve.counts);
+    const marks = logarithmic ? logTicks(low, high) : ticks(low, high, 5, curve.counts);
     for (const v of marks) {
       make("line", { class: "grid", x1: left, x2: width - right, y1: y(v), y2: y(v) }, svg);
       const label = logarithmic || marks.length < 2 ? show(v) : tickText(v, marks[1] - marks[0]);

@@ -40,7 +40,9 @@ def text_samples(
     return Evaluator(
         evaluate,
         pictures=True,
-        captions={"samples": "Samples from the same noise at each step. The prompt is in ⟦ ⟧."},
+        captions={
+            "samples": "Samples from the same noise at each step, after a prompt that is marked."
+        },
         trace=lambda state: jax.eval_shape(run, state),
     )
 
