@@ -6,6 +6,7 @@ from typing import Any
 from ssljax.errors import InputError
 
 EXTRAS = {
+    "huggingface_hub": "hub",
     "pyarrow": "parquet",
     "soundfile": "sound",
     "tensorflow_datasets": "tfds",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssljax import extras
 from ssljax.errors import InputError
 from ssljax.record import read_json
 
@@ -142,9 +143,8 @@ def _card(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _from_hub(name: str) -> pathlib.Path:
     """The folder of a model of the hub, downloaded or from its cache."""
+    huggingface_hub = extras.load("huggingface_hub", f"{HUB}{name}")
     try:
-        import huggingface_hub
-
         found = huggingface_hub.snapshot_download(
             name, allow_patterns=["*.safetensors", "*.json", "*.txt"]
         )

@@ -18,6 +18,7 @@ from ssljax.data.audio import recordings_in
 from ssljax.data.documents import Documents, documents
 from ssljax.data.tfds import builder_of
 from ssljax.data.tokenizers import characters
+from ssljax.weights import read_weights
 from tests.conftest import ROOT
 
 SETS = ["doodles", "digits"]
@@ -190,6 +191,7 @@ CIFAR, TYPO = "cifar10 is no file or folder", "doodels is no file or folder (did
         ("tokenizers", lambda at: characters(Documents(["text"])), "Text", "text"),
         ("soundfile", lambda at: recordings_in(at, [f"{at}/a.wav"], True), "a.wav", "sound"),
         ("pyarrow", lambda at: documents(str(at / "a.parquet"), "train"), "a.parquet", "parquet"),
+        ("huggingface_hub", lambda at: read_weights("hf-hub:a/b"), "hf-hub:a/b", "hub"),
         ("tensorflow_datasets", lambda at: builder_of("cifar10", SETS, ""), CIFAR, "tfds"),
         ("tensorflow_datasets", lambda at: builder_of("doodels", SETS, ""), TYPO, "tfds"),
     ],
