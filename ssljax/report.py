@@ -260,7 +260,9 @@ def curves(
     names = sorted(names, key=lambda name: (name.startswith(last), name != "loss"))
     if any(SPEED in row for row in training):
         names.append(SPEED)
-    found = [{"name": n, "kind": "training"} | _series(training, n, POINTS) for n in names]
+    found: list[dict[str, Any]] = [
+        {"name": n, "kind": "training", **_series(training, n, POINTS)} for n in names
+    ]
     below = {
         f"{evaluator}/{number}": f"{evaluator}/{floor}"
         for evaluator, of in judged.items()
