@@ -1,6 +1,7 @@
 """Nets of torchvision, timm and transformers as ours: which net some arrays are of."""
 
 from collections.abc import Callable, Mapping
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ def read_encoder(arrays: Arrays, config: Config, where: str) -> Foreign:
     anchors["encoder.stages.0.layers.0.layer.0.convolution.weight"] = _transformers_resnet
     for library, names in VIT.items():
         anchor = f"{names.block.format(0)}{names.norm1}.weight"
-        anchors[anchor] = lambda *given, library=library: _vit(*given, library)
+        anchors[anchor] = functools.partial(_vit, library=library)
     for anchor, read in anchors.items():
         if (prefix := _prefix(arrays, anchor)) is not None:
             found = read(arrays, config, where, prefix)
@@ -90,7 +91,8 @@ def _resnet(
     )
     counts = tuple(blocks(stage) for stage in range(4))
     bottleneck = layer.format(first, 0, first + 2) in arrays
-    depth = {(n, d == 50): d for d, n in STAGES.items()}.get((counts, bottleneck))
+    kinds: dict[Any, Any] = {(n, d == 50): d for d, n in STAGES.items()}
+    depth = kinds.get((counts, bottleneck))
     if depth is None:
         raise InputError(
             f"{where} holds a ResNet of {', '.join(map(str, counts))} blocks, which is none of "
@@ -208,7 +210,9 @@ def read_language_model(arrays: Arrays, config: Config, where: str, size: int) -
 def _new_head(shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
     """BERT's head where a file has none: fine-tuning doesn't use it."""
     found = {m.ours: np.zeros(shapes[m.ours], np.float32) for m in BERT_HEAD}
-    found["params/transform/kernel"] += np.eye(*shapes["params/transform/kernel"])
+    found["params/transform/kernel"] += np.eye(
+        shapes["params/transform/kernel"][0], dtype=np.float32
+    )
     found["params/transform_norm/scale"] += 1
     return found
 

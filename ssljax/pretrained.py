@@ -203,8 +203,9 @@ class RunEncoder(nn.Module):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             return arrays[name] if name in arrays else jnp.zeros(like.shape, like.dtype)
 
-        state = jax.tree_util.tree_map_with_path(array, shapes)
-        return exp.encode(state, jnp.round(255 * x).astype(jnp.uint8))
+        state, encode = jax.tree_util.tree_map_with_path(array, shapes), exp.encode
+        assert encode is not None  # Or nothing would be read by it.
+        return encode(state, jnp.round(255 * x).astype(jnp.uint8))
 
 
 @functools.lru_cache(maxsize=4)
@@ -254,10 +255,11 @@ def _run_encoder(
     if not used:
         return None
     for name, like in flatten(shapes).items():
-        if name in used and np.shape(arrays.get(name)) != like.shape:
+        shape = np.shape(arrays[name]) if name in arrays else "missing"
+        if name in used and shape != like.shape:
             raise InputError(
-                f"The array {name} of {where} is of shape {np.shape(arrays.get(name))}, and its "
-                f"experiment has {like.shape}: load it with the code that it was trained with."
+                f"The array {name} of {where} is {shape}, and its experiment has one of shape "
+                f"{like.shape}: load it with the code that it was trained with."
             )
     kept = {k: arrays[k] for k in used}
     _say_loaded(where, used, list(arrays))
