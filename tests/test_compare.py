@@ -209,7 +209,7 @@ def test_experiment_files_in_the_runs_are_compared(tmp_path):
     (c / "source" / "launch2" / "simclr.py").write_text("x = 2\n")
     assert warned(a, b, c) == []  # c's second copy is of a launch that is not in its record.
     record = json.loads((c / "record.json").read_text())
-    record["launches"] += [record["launches"][0] | {"start": 50}]
+    record["launches"] += [record["launches"][0] | {"start": at} for at in (50, 70)]
     (c / "record.json").write_text(json.dumps(record))
     assert warned(a, b, c) == [
         f"Code changed between launches of {c}: simclr.py is not the same.",

@@ -47,6 +47,7 @@ def test_order_and_filter(tmp_path):
     write_run(tmp_path / "a", [50.0], launch={"time": "2026-01-03T00:00:00Z"})
     write_run(tmp_path / "b" / "c", [60.0, 61.0], launch={"time": "2026-01-05T00:00:00Z"})
     write_run(tmp_path / "d", [40.0], experiment="moco.py", results=False, reached=90)
+    write_run(tmp_path / "a" / "checkpoints" / "copy")  # What lies in a run's folder is the run's.
     assert names(list_runs(tmp_path)) == ["d", "c", "a"]
     assert names(list_runs(tmp_path, "name")) == ["a", "c", "d"]
     assert names(list_runs(tmp_path, "metric")) == ["c", "a", "d"]
