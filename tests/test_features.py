@@ -10,6 +10,7 @@ import pytest
 
 from experiments.audio_dae import audio_dae
 from experiments.rotation import rotation
+from experiments.simclr import simclr
 from experiments.simcse import simcse
 from experiments.vae import vae
 from ssljax import features, load, Loaded
@@ -43,12 +44,14 @@ def written(file) -> tuple[list[str], np.ndarray]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder of 24 photographs of several shapes, and an untrained run on them."""
+    """A folder of 60 photographs of several shapes, and an untrained run on them."""
     root = tmp_path_factory.mktemp("photos")
     every = images("photos", "train").image
-    for i, x in enumerate(every[:: len(every) // 24][:24]):
+    for i, x in enumerate(every[::6][:60]):
         (root / f"part-{i % 2}").mkdir(exist_ok=True)
-        Image.fromarray(x[: 48 - i, : 30 + i]).save(root / f"part-{i % 2}" / f"{i:02}.png")
+        Image.fromarray(x[: 32 - i % 13, : 19 + i % 13]).save(
+            root / f"part-{i % 2}" / f"{i:02}.png"
+        )
     (root / "notes.txt").write_text("no image")
     folder = tmp_path_factory.mktemp("run") / "run"
     data = Images(str(root), image_size=16)
@@ -56,24 +59,28 @@ def photos(tmp_path_factory):
     return root, load(folder)
 
 
-def test_features_of_photographs_are_those_of_the_evaluators(photos, tmp_path, capsys):
+@pytest.mark.parametrize("make", [rotation, simclr], ids=lambda make: make.__name__)
+def test_features_of_photographs_are_those_of_the_evaluators(make, photos, tmp_path, capsys):
+    """Of the middle of images where a method has random crops, else of the largest square."""
     root, run = photos
-    with jax.sharding.set_mesh(jax.make_mesh((1,), ("data",))):
-        sets = Images(str(root), image_size=16).read(whole=True)
-        expected = {}
-        for split, source in (("train", sets.bank), ("test", sets.queries)):
-            z = of_sets.features(run.experiment.encode, run.train_state, source)
-            expected |= dict(zip(find_files(root, IMAGES).names[split], z))
+    data = Images(str(root), image_size=16)
+    if make is simclr:
+        save_run(simclr, tmp_path / "run", data=data, encoder=ConvNet((4, 6)), batch_size=8)
+        run = load(tmp_path / "run")
+    sets, expected = data.read(whole=make is simclr), {}
+    for split, source in (("train", sets.bank), ("test", sets.queries)):
+        z = of_sets.features(run.experiment.encode, run.train_state, source)
+        expected |= dict(zip(find_files(root, IMAGES).names[split], z))
     capsys.readouterr()
     for suffix in ("parquet", "npz", "csv"):
-        file = tmp_path / f"z.{suffix}"
-        assert write_features(run, root, file, batch_size=5) == 24
+        file = tmp_path / "out" / f"z.{suffix}"
+        assert write_features(run, root, file, batch_size=7) == 60
         names, z = written(file)
-        assert names == sorted(expected) and z.shape == (24, 6)
+        assert names == sorted(expected) and z.shape == (60, 6)
         np.testing.assert_allclose(z, [expected[name] for name in names], rtol=1e-5, atol=1e-6)
     assert np.std(z, axis=0).max() > 0
-    assert "24 images; 1 other files" in capsys.readouterr().out
-    assert {f.name for f in tmp_path.iterdir()} == {"z.parquet", "z.npz", "z.csv"}
+    assert "60 images; 1 other files" in capsys.readouterr().out
+    assert {f.name for f in file.parent.iterdir()} == {"z.parquet", "z.npz", "z.csv"}
 
 
 def test_no_more_than_two_batches_are_read_before_the_first_is_written(photos, tmp_path):
@@ -82,8 +89,8 @@ def test_no_more_than_two_batches_are_read_before_the_first_is_written(photos, t
     decoder = features.decoder
     writer = features._npz
 
-    def counted(*args):
-        decode = decoder(*args)
+    def counted(*args, **kwargs):
+        decode = decoder(*args, **kwargs)
 
         class Decode(type(decode)):
             def __call__(self, file, name=""):
@@ -107,7 +114,7 @@ def test_no_more_than_two_batches_are_read_before_the_first_is_written(photos, t
         patch.setattr(features, "decoder", counted)
         patch.setattr(features, "_npz", Seen)
         write_features(run, root, tmp_path / "z.npz", batch_size=4)
-    assert len(seen) == 6 and all(n <= 4 * (i + 2) for i, n in enumerate(seen)), seen
+    assert len(seen) == 15 and all(n <= 4 * (i + 2) for i, n in enumerate(seen)), seen
 
 
 def test_files_that_cannot_be_read_stop_it_or_are_left_out(photos, tmp_path, capsys):
@@ -188,7 +195,8 @@ def test_what_cannot_be_done_is_one_sentence(photos, tmp_path, capsys):
     ):
         with pytest.raises(InputError, match=says):
             write_features(run, folder, out)
-    bad = jax.tree.map(lambda x: x * np.nan, run.state["params"])
+    bad = jax.tree.map(np.copy, run.state["params"])
+    bad["encoder"]["norm2"]["bias"][:] = np.inf
     broken = Loaded(run.workdir, run.state | {"params": bad})
     with pytest.raises(InputError, match=r"features of part-0/00.png are not finite"):
         write_features(broken, root, tmp_path / "z.npz")
