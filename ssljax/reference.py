@@ -77,9 +77,11 @@ class Watch:
         rows: Sequence[Mapping[str, Any]] = (),
     ):
         """`rows` are those that the run has logged before it resumed."""
-        self.name, self.bands = name, reference(name)
+        self.name = name
+        # Those of training: evaluated numbers begin with the untrained net's, at step 0.
+        self.bands = {k: band for k, band in reference(name).items() if band.steps[0]}
         self.differ = _differences(_read(name)[0], computes)
-        first = min(band.steps[0] for band in self.bands.values())
+        first = min((band.steps[0] for band in self.bands.values()), default=0)
         self.until = max(WATCHED * num_steps, first)
         self.steps = sorted(
             {int(s) for band in self.bands.values() for s in band.steps if s <= self.until}
@@ -103,6 +105,9 @@ class Watch:
         if self.ended:
             return ""
         self.rows.append({"step": step, **values})
+        if not self.bands.keys() & values.keys():
+            self.ended = True
+            return f"{self.name} has none of this run's metrics, so that they are not compared."
         found = None
         for metric, band in self.bands.items():
             if metric in values:

@@ -130,6 +130,16 @@ def test_a_resumed_run_is_compared_once(root):
     assert not any(said(far[:2], far[2:4]))  # And at step 10, after the twentieth.
 
 
+def test_evaluated_numbers_and_other_metrics_are_not_compared(root, monkeypatch):
+    band = {"least": [1.0, 1.0], "mean": [1.0, 1.0], "largest": [1.0, 1.0]}
+    known = {"loss": {"steps": [5, 10], **band}, "knn/accuracy": {"steps": [0, 100], **band}}
+    monkeypatch.setattr(reference, "_read", lambda name: ({}, known))
+    watch = reference.Watch("row", 200, {})
+    assert watch.steps == [5, 10] and [watch.before(s) for s in (0, 5)] == [5, 5]
+    assert watch.add(5, {"other": [3.0]}).startswith("row has none of this run's metrics")
+    assert not watch.due(10) and watch.add(10, {"other": [3.0]}) == ""
+
+
 def test_references_that_are_none(root):
     with pytest.raises(InputError, match="no_such_row is no row of experiments/ledger/"):
         reference.reference("no_such_row")
