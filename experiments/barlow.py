@@ -12,6 +12,8 @@
         --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 --solarize 0 0.2 \
         --interpolation bicubic --head.widths 8192 8192 8192 encoder:res-net --encoder.depth 50 \
         --encoder.stem imagenet
+
+Doodles with `--epochs 3`, one seed, 64 s of CPU time: kNN 26.8 % (untrained net 18.2, pixels 25.3).
 """
 
 import jax

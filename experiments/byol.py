@@ -18,6 +18,8 @@
 Deviation: BatchNorm is also applied to the head's output, as in MoCo v3. Without it, as in the
 paper and the last command, kNN on digits ends below the untrained net's (90.6 against 93.1 %, mean
 of three seeds; the linear probe is level).
+
+Doodles with `--epochs 3`, one seed, 71 s of CPU time: kNN 25.1 % (untrained net 18.2, pixels 25.3).
 """
 
 import jax

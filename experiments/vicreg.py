@@ -11,6 +11,8 @@
         --warmup 0.01 --weight-decay 1e-6 --variance 12.5 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 \
         --blur 0.5 --solarize 0.1 --interpolation bicubic --head.widths 8192 8192 8192 \
         encoder:res-net --encoder.depth 50 --encoder.stem imagenet
+
+Doodles with `--epochs 3`, one seed, 58 s of CPU time: kNN 32.0 % (untrained net 18.2, pixels 25.3).
 """
 
 import jax
