@@ -64,9 +64,9 @@ def ours(data: str, arguments: dict, out: str) -> None:
         feed = exp.data.feed(0, 0, mesh)
         first = next(feed)
         program = Program(exp, Run(), mesh, first, ())
-        warm = program.update(program.init([first]), program.new_watch(), [[first]])
+        warm = program.update(program.init([first]), program.new_accumulator(), [[first]])
         jax.block_until_ready(warm)
-        state, watch, feed = program.init([first]), program.new_watch(), exp.data.feed(0, 0, mesh)
+        state, watch, feed = program.init([first]), program.new_accumulator(), exp.data.feed(0, 0, mesh)
         jax.block_until_ready(state)
         start, cpu = time.perf_counter(), time.process_time()
         for _ in range(exp.num_steps):
@@ -140,7 +140,7 @@ def main() -> None:
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     sys.exit(f"{side} failed:\n{done.stderr}")
-                seconds, cpu = map(float, done.stdout.split())
+                seconds, cpu = map(float, done.stdout.splitlines()[-1].split())
                 with np.load(at(f"{side}.npz")) as file:
                     tests = word_tests(lambda x: x, file["names"].tolist())
                     found = {
