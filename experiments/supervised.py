@@ -36,7 +36,7 @@ from ssljax.sharding import over_batch
 
 @checked
 def supervised(
-    data: Images = Images(),
+    data: Images = Images("digits"),
     encoder: ConvNet | ResNet = ConvNet(),
     shift: CountOrZero = 1,
     flip: Fraction = 0.0,
