@@ -66,7 +66,8 @@ def ours(data: str, arguments: dict, out: str) -> None:
         program = Program(exp, Run(), mesh, first, ())
         warm = program.update(program.init([first]), program.new_accumulator(), [[first]])
         jax.block_until_ready(warm)
-        state, watch, feed = program.init([first]), program.new_accumulator(), exp.data.feed(0, 0, mesh)
+        state, watch = program.init([first]), program.new_accumulator()
+        feed = exp.data.feed(0, 0, mesh)
         jax.block_until_ready(state)
         start, cpu = time.perf_counter(), time.process_time()
         for _ in range(exp.num_steps):

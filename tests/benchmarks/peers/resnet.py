@@ -6,6 +6,7 @@ PER_STEP = BATCH = 64
 
 
 def ours(folder):
+    import jax
     import numpy as np
     import optax
 
@@ -18,27 +19,25 @@ def ours(folder):
     from ssljax.models.resnet import ResNet
     from tests.benchmarks.peers.program import stepper
 
-    net = Chain(ResNet(18), {"head": MLP((512, 128))})
+    net = Chain(encoder=ResNet(18), head=MLP((512, 128)))
     tx = optax.sgd(0.03, 0.9)
+    # Both views of an image lie in one array, one above the other.
     pixels = np.random.default_rng(0).integers(256, size=(8 * BATCH, 64, 32, 3), dtype=np.uint8)
-
-    def init(key, batch):
-        v = net.init(key, views(batch)[:2])
-        return TrainState.create(tx, v["params"], stats=v["batch_stats"])
 
     def views(batch):
         return (batch["image"] / 255.0).reshape(-1, 32, 32, 3)
 
-    def loss(params, state, batch, key):
-        variables = {"params": params, "batch_stats": state.extra["stats"]}
-        out, new = net.apply(variables, views(batch), True, mutable=["batch_stats"])
-        z = out["head"]
-        value = nt_xent_loss(z[0::2], z[1::2], 0.1)
-        return value, ({"stats": new["batch_stats"]}, {"loss": value})
+    def init(key, batch):
+        params, stats = net.init(jax.random.split(key), views(batch)[:2])
+        return TrainState.create(tx, params, **stats)
 
-    data = feed(Arrays({"image": pixels}), BATCH)
-    exp = Experiment(init=init, step=minimize(tx, loss), data=data, num_steps=10**6)
-    return stepper(exp)
+    def loss(params, state, batch, key):
+        z, stats = net(params, state.extra, views(batch), train=True)
+        value = nt_xent_loss(z[0::2], z[1::2], 0.1)
+        return value, (stats, {"loss": value})
+
+    data = feed(Arrays(pixels), BATCH)
+    return stepper(Experiment(init=init, step=minimize(tx, loss), data=data, num_steps=10**6))
 
 
 def theirs(folder, layout="contiguous_format"):
