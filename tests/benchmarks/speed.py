@@ -12,7 +12,7 @@ evaluating are not timed. On our side the CPU is split into a device per core fo
 Measured so on two cores shared with other virtual machines (2026-11-28; JAX 0.10.2, PyTorch 2.14.1,
 gensim 4.4.0), median ratio and range: resnet 1.27 (1.08 to 1.83), resnet_channels_last 1.19 (1.02
 to 1.40), gpt 1.18 (.77 to 1.28), bert 1.57 (1.54 to 1.83), lstm 1.39 (1.35 to 1.52), vae 1.85 (1.65
-to 2.57), word2vec .88 (.78 to .93), and 1.20 (.85 to 1.62) on Gutenberg's 2.5 million words
+to 2.57), word2vec .88 (.78 to .93), and 1.20 (.85 to 1.62) on 2.1 million words of Gutenberg's
 (TEXT=gutenberg.txt).
 """
 

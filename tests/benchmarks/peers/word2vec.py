@@ -1,7 +1,7 @@
 """word2vec: skip-gram, 100 dimensions, a window and negatives of 5.
 
-It learns from the file in the variable TEXT, by default Python's manual: 48,000 words, whose vectors
-fit the cache, which favours gensim.
+It learns from the file in the variable TEXT, by default Python's manual: 48,000 words, whose
+vectors fit the cache, which favours gensim.
 """
 
 import os
