@@ -84,8 +84,7 @@ def encoder_of(
     if is_weights(str(workdir)):
         return _encoder_in(read_weights(str(workdir)), net)
     none = InputError(
-        f"{workdir} holds no run of a file with an --encoder or a --vit, nor of one that encodes "
-        "images: make one with "
+        f"{workdir} holds no run of a file with an --encoder or a --vit: make one with "
         f"`{methods.command('simclr')} --run.workdir {workdir}`."
     )
     folder = pathlib.Path(workdir).expanduser()
