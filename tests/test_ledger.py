@@ -308,7 +308,9 @@ def test_a_row_keeps_its_curves_its_evaluations_time_and_a_picture(runs, page, t
     (run / "figures" / "samples_grid.png").write_bytes(b"a picture")
     add(page, run, picture="samples_grid")
     (r,) = json.loads((page / "ledger.json").read_text())
-    assert list(r["curves"]) == ["loss", "grad_norm", "twice"] and r["curves"]["loss"]["steps"] == [8]
+    assert list(r["curves"]) == ["loss", "grad_norm", "twice"] and r["curves"]["loss"]["steps"] == [
+        8
+    ]
     rows = [json.loads(x) for x in (run / "evaluations.jsonl").read_text().splitlines()]
     assert r["evaluation_seconds"] == [sum(x["seconds"] for x in rows if x["step"] == 8)]
     name = ledger.name_of(r)
