@@ -96,7 +96,7 @@ def test_a_wrong_type_names_the_flag(cli, simclr):
         (["--solarize", "0", "2"], ["--solarize must be at least 0 and at most 1, not 2.0"]),
         (["--blur"], ["--blur must be one number or more, not empty"]),
         (["--crop", "0"], ["--crop must be above 0 and at most 1, not 0"]),
-        (["--view-size", "9"], ["--view-size must be at most the images' 8 pixels, not 9"]),
+        (["--view-size", "29"], ["--view-size must be at most the images' 28 pixels, not 29"]),
         (
             ["encoder:res-net", "--encoder.depth", "18", "--temperature", "0"],
             ["--temperature must be above 0"],
@@ -120,7 +120,7 @@ def test_flags_reach_the_experiment_and_name_the_folder(cli, tmp_path):
     status, out, err = cli(tiny, "--num-steps", "2", "--width", "8", "--run.seed", "3")
     assert status == 0, err
     assert (tmp_path / "runs" / "tiny,width=8,num_steps=2,seed=3" / "results.json").exists()
-    assert "runs/tiny,width=8,num_steps=2,seed=3" in out and "figures/" in out
+    assert "runs/tiny,width=8,num_steps=2,seed=3/report.html" in out
     assert (
         cli(tiny, "--num-steps", "2")[0] == 0 and (tmp_path / "runs" / "tiny,num_steps=2").exists()
     )

@@ -284,7 +284,7 @@ def paths_in(x, path=()):
 
 
 def test_a_record_with_anything_missing_or_of_another_type_ends_in_no_traceback(tmp_path, capsys):
-    from ssljax import ledger
+    from ssljax.ledger.rows import row
 
     folder = tmp_path / "run"
     flags = ("--num-steps", "2", "--run.workdir", str(folder))
@@ -308,7 +308,7 @@ def test_a_record_with_anything_missing_or_of_another_type_ends_in_no_traceback(
             for read in (
                 lambda: record.check_record(folder, computes, read=whole["read"]),
                 lambda: record.facts(folder),
-                lambda: ledger.row([folder], ["test/error"], "", ""),
+                lambda: row([folder], ["test/error"]),
             ):
                 try:
                     read()
