@@ -145,7 +145,8 @@ def compare(a: pathlib.Path, b: pathlib.Path, numbers: bool = True) -> None:
 
 
 def _evaluations(workdir: pathlib.Path) -> list[str]:
-    return sorted(json.dumps(r) for r in logs.read_rows(workdir / "evaluations.jsonl"))
+    rows = logs.read_rows(workdir / "evaluations.jsonl")
+    return sorted(json.dumps({k: v for k, v in r.items() if k != "seconds"}) for r in rows)
 
 
 # Kinds of trials: each is a function of the soak, a random generator and an empty folder.
