@@ -1,6 +1,6 @@
 """Barlow Twins (Zbontar et al., 2021, https://arxiv.org/abs/2103.03230): redundancy reduction.
 
-    launch/local.sh experiments/barlow.py                     # doodles: a few minutes on two cores
+    launch/local.sh experiments/barlow.py  # doodles
     launch/local.sh experiments/barlow.py --data cifar10 --view-size 24 --epochs 15
     # Sizes and optimizer of lightly's benchmark
     launch/local.sh experiments/barlow.py --data cifar10 --epochs 800 --batch-size 512 \

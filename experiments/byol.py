@@ -1,6 +1,6 @@
 """BYOL (Grill et al., 2020, https://arxiv.org/abs/2006.07733): predict a slow net's features.
 
-    launch/local.sh experiments/byol.py                       # doodles: a few minutes on two cores
+    launch/local.sh experiments/byol.py  # doodles
     launch/local.sh experiments/byol.py --data cifar10 --view-size 24 --epochs 15
     # Sizes and optimizer of lightly's benchmark
     launch/local.sh experiments/byol.py --data cifar10 --epochs 800 --batch-size 512 \

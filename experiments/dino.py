@@ -1,6 +1,6 @@
 """DINO (Caron et al., 2021, https://arxiv.org/abs/2104.14294): self-distillation, no labels.
 
-    launch/local.sh experiments/dino.py                       # doodles: a few minutes on two cores
+    launch/local.sh experiments/dino.py  # doodles
     # Sizes and optimizer of lightly's benchmark, which has GELU in the head
     launch/local.sh experiments/dino.py --data cifar10 --epochs 800 --batch-size 512 \
         --optimizer sgd --lr 0.24 --weight-decay 5e-4 --small 0 --head.widths 2048 256 \

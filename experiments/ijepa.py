@@ -1,7 +1,7 @@
 """I-JEPA (Assran et al., 2023, https://arxiv.org/abs/2301.08243): predict features of masked
 blocks.
 
-    launch/local.sh experiments/ijepa.py                      # doodles: a few minutes on two cores
+    launch/local.sh experiments/ijepa.py  # doodles
     # An image of 32x32 pixels has 64 patches
     launch/local.sh experiments/ijepa.py --data cifar10 --flip 0.5 --epochs 100
     # The authors' setting of ViT-B

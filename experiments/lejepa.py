@@ -1,6 +1,6 @@
 """LeJEPA (Balestriero and LeCun, 2025, https://arxiv.org/abs/2511.08544): Gaussian features.
 
-    launch/local.sh experiments/lejepa.py                     # doodles: a few minutes on two cores
+    launch/local.sh experiments/lejepa.py  # doodles
     launch/local.sh experiments/lejepa.py --data cifar10 --view-size 24 --epochs 15
     # λ, widths and learning rate of the authors' example
     launch/local.sh experiments/lejepa.py --data cifar10 --epochs 800 --batch-size 256 --lr 2e-3 \

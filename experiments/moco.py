@@ -1,6 +1,6 @@
 """MoCo v2 (Chen et al., 2020, https://arxiv.org/abs/2003.04297): negatives from a queue.
 
-    launch/local.sh experiments/moco.py                       # doodles: a few minutes on two cores
+    launch/local.sh experiments/moco.py  # doodles
     launch/local.sh experiments/moco.py --data cifar10 --view-size 24 --epochs 15
     # Sizes and optimizer of solo-learn's benchmark
     launch/local.sh experiments/moco.py --data cifar10 --epochs 1000 --batch-size 256 \

@@ -1,6 +1,6 @@
 """MoCo v3 (Chen et al., 2021, https://arxiv.org/abs/2104.02057): BYOL's nets, with negatives.
 
-    launch/local.sh experiments/mocov3.py                     # doodles: a few minutes on two cores
+    launch/local.sh experiments/mocov3.py  # doodles
     launch/local.sh experiments/mocov3.py --data cifar10 --view-size 24 --epochs 15
     # Sizes of solo-learn's benchmark, without its LARS
     launch/local.sh experiments/mocov3.py --data cifar10 --epochs 1000 --batch-size 256 \

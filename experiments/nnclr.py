@@ -1,6 +1,6 @@
 """NNCLR (Dwibedi et al., 2021, https://arxiv.org/abs/2104.14548): a neighbour as the positive.
 
-    launch/local.sh experiments/nnclr.py                      # doodles: a few minutes on two cores
+    launch/local.sh experiments/nnclr.py  # doodles
     launch/local.sh experiments/nnclr.py --data cifar10 --view-size 24 --epochs 15
     # Sizes and optimizer of lightly's benchmark
     launch/local.sh experiments/nnclr.py --data cifar10 --epochs 800 --batch-size 512 \

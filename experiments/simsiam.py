@@ -1,6 +1,6 @@
 """SimSiam (Chen and He, 2020, https://arxiv.org/abs/2011.10566): a stop-gradient is enough.
 
-    launch/local.sh experiments/simsiam.py                    # doodles: a few minutes on two cores
+    launch/local.sh experiments/simsiam.py  # doodles
     launch/local.sh experiments/simsiam.py --data cifar10 --view-size 24 --epochs 15
     # The paper's appendix D
     launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 --lr 0.06 \

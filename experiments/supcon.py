@@ -1,6 +1,6 @@
 """SupCon (Khosla et al., 2020, https://arxiv.org/abs/2004.11362): SimCLR with labels.
 
-    launch/local.sh experiments/supcon.py                     # doodles: a few minutes on two cores
+    launch/local.sh experiments/supcon.py  # doodles
     launch/local.sh experiments/supcon.py --data cifar10 --view-size 24 --epochs 15
     # The authors' setting of CIFAR-10: their rate 0.5, as their loss is τ/0.07 = 1.43 times eq. 2
     launch/local.sh experiments/supcon.py --data cifar10 --epochs 1000 --batch-size 1024 \

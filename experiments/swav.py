@@ -1,6 +1,6 @@
 """SwAV (Caron et al., 2020, https://arxiv.org/abs/2006.09882): predict another view's cluster.
 
-    launch/local.sh experiments/swav.py                       # doodles: a few minutes on two cores
+    launch/local.sh experiments/swav.py  # doodles
     launch/local.sh experiments/swav.py --data cifar10 --view-size 24 --epochs 15
     # Sizes and learning rate of lightly's benchmark
     launch/local.sh experiments/swav.py --data cifar10 --epochs 800 --batch-size 512 --lr 4e-3 \

@@ -1,6 +1,6 @@
 """VICReg (Bardes et al., 2021, https://arxiv.org/abs/2105.04906): variance, invariance, covariance.
 
-    launch/local.sh experiments/vicreg.py                     # doodles: a few minutes on two cores
+    launch/local.sh experiments/vicreg.py  # doodles
     launch/local.sh experiments/vicreg.py --data cifar10 --view-size 24 --epochs 15
     # Sizes of solo-learn's benchmark, whose LARS is another
     launch/local.sh experiments/vicreg.py --data cifar10 --epochs 1000 --batch-size 256 \
