@@ -178,6 +178,8 @@ def test_a_row_of_the_ledger_is_found_by_todays_command():
         }
         found = summary.ledger_row(record)
         assert found and found["computes"] == row["computes"]
-        note = next(note for note in summary_notes([], found) if note.startswith("Ledger: 3 seeds"))
+        notes = summary_notes([], found)
+        note = next(note for note in notes if note.startswith("Ledger: 3 seeds"))
+        assert any(note.startswith("Paper: ") for note in notes) == bool(row["paper_numbers"])
         assert (ledger.HERE / re.search(r"ledger/\S+\.md", note)[0]).exists()
         assert summary.ledger_row(record | {"computes": given | {"lr": 0.123}}) is None
