@@ -9,10 +9,10 @@ ssljax is faster. The table has the median of the pairs and their range. Compili
 evaluating are not timed. On our side the CPU is split into a device per core for the ResNets
 (--run.cpu-devices), and left whole for the others.
 
-Measured so on two cores shared with other virtual machines (2026-11-28; JAX 0.10.2, PyTorch 2.14.1,
-gensim 4.4.0), median ratio and range: resnet 1.27 (1.08 to 1.83), resnet_channels_last 1.19 (1.02
-to 1.40), gpt 1.18 (.77 to 1.28), bert 1.57 (1.54 to 1.83), lstm 1.39 (1.35 to 1.52), vae 1.85 (1.65
-to 2.57), word2vec .88 (.78 to .93), and 1.20 (.85 to 1.62) on 2.1 million words of Gutenberg's
+Measured so on two cores of a shared host (2026-11-28; JAX 0.10.2, PyTorch 2.14.1, gensim 4.4.0),
+median ratio and range: resnet 1.23 (1.11 to 1.45), resnet_channels_last .99 (.91 to 1.12), gpt 1.04
+(.99 to 1.16); with less quiet bert 1.57 (1.54 to 1.83), lstm 1.39 (1.35 to 1.52), vae 1.85 (1.65 to
+2.57), word2vec .88 (.78 to .93), and 1.20 (.85 to 1.62) on the 2.1 million words of Gutenberg's
 (TEXT=gutenberg.txt).
 """
 
