@@ -29,7 +29,7 @@ import numpy as np
 from tqdm import tqdm
 import tyro
 
-from ssljax import flags
+from ssljax import extras, flags
 from ssljax.data.audio import read_wave, recordings_in
 from ssljax.data.decode import decoder, Unreadable
 from ssljax.data.documents import Documents
@@ -235,12 +235,7 @@ def _writer(out: str | pathlib.Path) -> Callable[[pathlib.Path], Any]:
     if path.suffix.lower() not in kinds or path.is_dir():
         raise InputError(f"{out} must be the name of a .parquet, .npz or .csv file.")
     if path.suffix.lower() == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise InputError(
-                "Parquet files need pyarrow: pip install 'ssljax[parquet]', or name a .npz or .csv."
-            ) from None
+        extras.load("pyarrow", "A .parquet file, unlike .npz and .csv,")
     return kinds[path.suffix.lower()]
 
 

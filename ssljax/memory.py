@@ -15,6 +15,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    for option, value in ((_MMAP_THRESHOLD, 2**31 - 1), (_TRIM_THRESHOLD, 2**31 - 1)):
-        mallopt(option, value)
+    mallopt(_MMAP_THRESHOLD, 2**31 - 1)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_ARENA_MAX, 1)

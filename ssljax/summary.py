@@ -225,7 +225,7 @@ def summary_notes(rows: Sequence[Row], ledger: Mapping[str, Any] | None = None) 
         seeds = f"{len(ledger['seeds'])} seed{'s' * (len(ledger['seeds']) > 1)}"
         page = f"experiments/ledger/{name_of(ledger)}.md"
         notes.append(f"Ledger: {seeds} at these settings, {ledger['date']}; {page} has more.")
-        if ledger["paper"] and not ledger["paper"].startswith("none published"):
+        if ledger["paper"]:
             notes.append(f"Paper: {ledger['paper']}.")
     worse = {
         bound: [row.name for row in rows if bound in row.worse_than]
