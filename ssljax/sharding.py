@@ -1,5 +1,6 @@
 """Sharding: batches are split over all devices, states by a rule on path and shape."""
 
+from collections.abc import Sequence
 import math
 from typing import Any
 
@@ -32,18 +33,22 @@ def split_cpu(n: int) -> None:
             ) from None
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
+def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Mesh of all devices, (data, fsdp); `fsdp=1` is plain data parallelism.
 
-    InputError if `fsdp` does not divide the number of devices.
+    `devices` are another machine's, to compile a program for it. InputError if `fsdp` does not
+    divide their number.
     """
-    n = jax.device_count()
+    n = jax.device_count() if devices is None else len(devices)
     if fsdp < 1 or n % fsdp:
         raise InputError(
             f"--run.fsdp {fsdp} does not divide the {n} device{'s' * (n > 1)} of this machine."
         )
     return jax.make_mesh(
-        (n // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto)
+        (n // fsdp, fsdp),
+        ("data", "fsdp"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=devices,
     )
 
 
