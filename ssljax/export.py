@@ -487,8 +487,10 @@ def _language_model(run: Loaded) -> Exported:
     old = pretrained(run.workdir)
     model, net = old.model, old.model.net
     arrays = flatten(run.state["params"]["model"])
-    layer = net.norm == "layer" and net.positions == "learned" and net.unit != "swiglu"
+    layer = net.norm == "layer" and net.positions == "learned" and "glu" not in net.unit
+    layer = layer and not (net.head_width or net.hidden)
     rms = net.norm == "rms" and net.positions == "rotary" and net.unit == "swiglu"
+    rms = rms and not net.head_width
     size, rows = model.vocabulary, int(run.record["computes"].get("length", net.reach))
     id_of = old.tokenizer.token_to_id
     config: dict[str, Any] = {"vocab_size": size, "dtype": "float32", "tie_word_embeddings": True}
@@ -524,9 +526,9 @@ def _language_model(run: Loaded) -> Exported:
         kind = "causal" if model.causal else "masked"
         raise InputError(
             f"transformers has no {kind} model with --norm {net.norm}, --positions "
-            f"{net.positions}, --unit {net.unit}, --blocks {net.blocks} and --segments "
-            f"{net.segments}: GPT-2, BERT, Llama and EuroBERT are expressible; take --to "
-            "safetensors."
+            f"{net.positions}, --unit {net.unit}, --blocks {net.blocks}, --segments "
+            f"{net.segments}, --head-width {net.head_width} and --hidden {net.hidden}: GPT-2, "
+            "BERT, Llama and EuroBERT are expressible; take --to safetensors."
         )
     theirs = {prefix + k: x for k, x in theirs.items()}
     if model.transforms:

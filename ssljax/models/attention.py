@@ -1,4 +1,4 @@
-"""Attention for all nets, JAX's on an accelerator and our own on a CPU, and rotary positions."""
+"""Attention for all nets, JAX's on an accelerator and our own on a CPU, and relative positions."""
 
 import math
 
@@ -14,16 +14,43 @@ from ssljax.sharding import platform
 CACHE = 2**18  # Scores at a time, 1 MiB of them, in `cpu_attention`'s gradient.
 
 
-def attend(q: Array, k: Array, v: Array, causal: bool = False, mask: Array | None = None) -> Array:
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    causal: bool = False,
+    mask: Array | None = None,
+    bias: Array | None = None,
+) -> Array:
     """Attention of queries (n, t, heads, d) to keys and values (n, s, heads, d): (n, t, heads, d).
 
     With `causal` a token attends to itself and those before it; keys where `mask`, (n or 1, 1, t or
-    1, s), is false are not attended to. On a CPU there are gradients of any order, but no forward
-    mode (`jax.jvp`).
+    1, s), is false are not attended to. `bias`, (1, heads, t, s), is added to q kᵀ / √d. On a CPU
+    there are gradients of any order, but without a bias no forward mode (`jax.jvp`).
     """
-    if platform() == "cpu":
-        return cpu_attention(q, k, v, causal, mask)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
+    if platform() != "cpu":
+        return jax.nn.dot_product_attention(q, k, v, bias, mask, is_causal=causal)
+    if bias is not None:
+        return biased_attention(q, k, v, bias, causal, mask)
+    return cpu_attention(q, k, v, causal, mask)
+
+
+def biased_attention(
+    q: Array, k: Array, v: Array, bias: Array, causal: bool = False, mask: Array | None = None
+) -> Array:
+    """softmax(q kᵀ / √d + bias) v, of the shapes of `attend`; all scores are kept for the gradient.
+
+    The sum over n in the gradient of the bias is what `cpu_attention` has no room for.
+    """
+    n, t, h, d = q.shape
+    rows = lambda x: x.swapaxes(1, 2).reshape(n * h, x.shape[1], d)
+    scores = _product(rows(q) / math.sqrt(d), rows(k), 2, 2).reshape(n, h, t, -1) + bias
+    below = np.tri(t, k.shape[1], dtype=bool) if causal else None
+    seen = below if mask is None else mask if below is None else mask & below
+    scores = scores if seen is None else jnp.where(seen, scores, -1e9)
+    p = jax.nn.softmax(scores, axis=-1).reshape(n * h, t, -1).astype(v.dtype)
+    y = _product(p, rows(v), 2, 1).astype(v.dtype)
+    return y.reshape(n, h, t, d).swapaxes(1, 2)
 
 
 def cpu_attention(
@@ -97,6 +124,29 @@ def _product(a: Array, b: Array, i: int, j: int) -> Array:
     return jax.lax.dot_general(
         a, b, (((i,), (j,)), ((0,), (0,))), preferred_element_type=jnp.float32
     )
+
+
+BUCKETS = 32  # Of distances, with a learned bias for each, and
+FARTHEST = 128  # the distance from which on all are in the last: T5's.
+
+
+def distance_buckets(distance: Array, both: bool) -> Array:
+    """The bucket, from 0 to 31, of a key at `distance`, its place less that of its query.
+
+    With `both`, 16 are for keys up to the query's place, and 16 for those after it; else all are
+    for those up to it, and a key after it is in bucket 0. Half of them are of one distance each,
+    and the others grow by a constant factor up to 128: Raffel et al., 2020, arXiv:1910.10683,
+    section 2.1, as in the authors' code.
+    """
+    own = BUCKETS // 2 if both else BUCKETS
+    exact = own // 2
+    far = np.arange(FARTHEST + 1, dtype=np.float32)
+    grown = np.log(np.maximum(far, 1) / exact) / np.float32(math.log(FARTHEST / exact))
+    grown = np.minimum(exact + (grown * (own - exact)).astype(np.int32), own - 1)
+    table = jnp.asarray(np.where(far < exact, far, grown).astype(np.int32))
+    if both:
+        return table[jnp.minimum(jnp.abs(distance), FARTHEST)] + own * (distance > 0)
+    return table[jnp.clip(-distance, 0, FARTHEST)]
 
 
 def rotary(x: Array, at: Array, base: float = 10_000.0) -> Array:

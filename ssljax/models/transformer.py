@@ -16,12 +16,14 @@ import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.models import Dtype
-from ssljax.models.attention import attend, rotary
+from ssljax.models.attention import attend, BUCKETS, distance_buckets, rotary
 from ssljax.models.dense import gelu, product
 from ssljax.ranges import Count, CountOrZero, FractionBelowOne, NotNegative
 from ssljax.sharding import over_batch
 
-Cache = Sequence[tuple[Array, Array]]  # Keys and values (n, room, heads, d) of each layer.
+# Of each layer the keys and values (n, room, heads, d) of its tokens, and in a decoder those of the
+# memory, (n, s, heads, d).
+Cache = Sequence[tuple[Array, ...]]
 
 
 class Transformer(nn.Module):
@@ -29,7 +31,8 @@ class Transformer(nn.Module):
 
     By default in the form of Llama (Touvron et al., 2023, arXiv:2302.13971). GPT-2's is norm
     "layer", positions "learned", unit "gelu-tanh". BERT's is norm "layer", positions "learned",
-    unit "gelu", blocks "post-norm", segments 2: weights can be exchanged with the published nets.
+    unit "gelu", blocks "post-norm", segments 2. T5's (version 1.1) is positions "relative", unit
+    "geglu". Weights can be exchanged with the published nets.
     """
 
     layers: Count = 4
@@ -41,10 +44,12 @@ class Transformer(nn.Module):
     norm: Literal["rms", "layer"] = "rms"
     """RMSNorm without biases anywhere, or LayerNorm with biases everywhere, as in BERT and
     GPT-2."""
-    positions: Literal["rotary", "learned"] = "rotary"
-    """Rotations of queries and keys, or learned vectors added to the embedded tokens."""
-    unit: Literal["swiglu", "gelu", "gelu-tanh"] = "swiglu"
-    """Feed-forward unit: SwiGLU, GELU as in BERT, or its tanh approximation as in GPT-2."""
+    positions: Literal["rotary", "learned", "relative"] = "rotary"
+    """Rotations of queries and keys, learned vectors added to the embedded tokens, or a learned
+    bias of attention for each distance, as in T5."""
+    unit: Literal["swiglu", "gelu", "gelu-tanh", "geglu"] = "swiglu"
+    """Feed-forward unit: SwiGLU, GELU as in BERT, its tanh approximation as in GPT-2, or that with
+    gates as in T5."""
     reach: Count = 512
     """Number of learned positions, the most tokens of a row."""
     dropout: FractionBelowOne = 0.0
@@ -57,6 +62,11 @@ class Transformer(nn.Module):
     """Learned vectors for the segments of a row, such as a pair of sentences: 2 in BERT."""
     epsilon: NotNegative = 0.0
     """ε in the norms; 0 for 1e-6 with rms, 1e-5 with layer (GPT-2), 1e-12 with post-norm (BERT)."""
+    head_width: CountOrZero = 0
+    """Channels of a head; 0 for the width divided by the heads."""
+    hidden: CountOrZero = 0
+    """Channels in the feed-forward unit; 0 for 4 times the width, or with gates 8/3 of it, rounded
+    up to a multiple of 32."""
 
     @nn.compact
     def __call__(
@@ -68,15 +78,22 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         at: Array | int = 0,
         segment: Array | None = None,
+        memory: Array | None = None,
+        memory_mask: Array | None = None,
     ) -> tuple[Array, Cache]:
         """Features (n, t, width), and the keys and values of each layer.
 
         Tokens where `mask`, (n, t), is false are not attended to. `segment`, (n, t), has the number
         of each token's segment, by default 0. With a `cache`, x begins at position `at`: each token
         attends to what is in the cache before it, and its keys and values are added there.
+
+        With `memory`, (n, s, width), each layer also attends to it, after its own tokens, where
+        `memory_mask`, (n, s), is true: the decoder of Vaswani et al., section 3.1. The keys and
+        values of the memory are in the cache that is returned; given that cache they are not
+        computed again, and `memory` is left out.
         """
         n, t, d = x.shape
-        if d % self.heads:
+        if not self.head_width and d % self.heads:
             raise InputError(
                 f"{self.heads} heads can't share {d} channels evenly: choose a divisor of {d}."
             )
@@ -85,6 +102,8 @@ class Transformer(nn.Module):
                 f"Learned positions reach {self.reach} tokens, not {t}: choose --reach {t} or more."
             )
         post, normal = self.blocks == "post-norm", nn.initializers.normal
+        inner = self.heads * (self.head_width or d // self.heads)
+        across = memory is not None or (cache is not None and len(cache[0]) > 2)
         dense = lambda size, name, scale=1.0: nn.Dense(
             size,
             use_bias=self.norm == "layer",
@@ -94,13 +113,23 @@ class Transformer(nn.Module):
             name=name,
         )
         # Before norms, the sum over layers then has one layer's variance, as in GPT-2.
-        last = 1 if post else 1 / math.sqrt(2 * self.layers)
+        last = 1 if post else 1 / math.sqrt((3 if across else 2) * self.layers)
         drop = functools.partial(self.drop, train=train)
         place = at + jnp.arange(t)
+        keys = jnp.arange(t if cache is None else cache[0][0].shape[1])  # Their places.
+        bias = None
+        if self.positions == "relative":
+            table = self.param("distances", normal(0.02), (BUCKETS, self.heads))
+            bucket = distance_buckets(keys - place[:, None], not causal and cache is None)
+            bias = table[bucket].transpose(2, 0, 1)[None]
         if cache is not None:
-            causal, mask = False, (jnp.arange(cache[0][0].shape[1]) <= place[:, None])[None, None]
+            causal, mask = False, (keys <= place[:, None])[None, None]
         elif mask is not None:
             mask = mask[:, None, None, :]
+        if memory is not None:
+            memory = memory.astype(self.dtype).reshape(-1, memory.shape[-1])
+        if memory_mask is not None:
+            memory_mask = memory_mask[:, None, None, :]
 
         x = x.astype(self.dtype)
         if self.positions == "learned":
@@ -113,7 +142,7 @@ class Transformer(nn.Module):
         x = drop(norm_of(self, "embed_norm")(x) if post else x)
         for i in range(1, self.layers + 1):
             y = x if post else norm_of(self, f"norm{i}a")(x)
-            y = dense(3 * d, f"qkv{i}")(y).reshape(n, t, 3, self.heads, -1)
+            y = dense(3 * inner, f"qkv{i}")(y).reshape(n, t, 3, self.heads, -1)
             q, k, v = (y[:, :, j] for j in range(3))
             if self.positions == "rotary":
                 q, k = rotary(q, place), rotary(k, place)
@@ -123,15 +152,31 @@ class Transformer(nn.Module):
                     for old, new in zip(cache[i - 1], (k, v))
                 )
             kept.append((k, v))
-            y = attend(q, k, v, causal, mask).reshape(n * t, d)
+            y = attend(q, k, v, causal, mask, bias).reshape(n * t, inner)
             x = x + drop(dense(d, f"out{i}", last)(y))
             x = norm_of(self, f"norm{i}a")(x) if post else x
+            if across:
+                y = x if post else norm_of(self, f"norm{i}c")(x)
+                q = dense(inner, f"q{i}")(y).reshape(n, t, self.heads, -1)
+                if memory is None:
+                    k, v = cache[i - 1][2:]
+                else:
+                    y = dense(2 * inner, f"kv{i}")(memory).reshape(
+                        n, -1, 2, self.heads, inner // self.heads
+                    )
+                    k, v = y[:, :, 0], y[:, :, 1]
+                kept[-1] = *kept[-1], k, v
+                y = attend(q, k, v, mask=memory_mask).reshape(n * t, inner)
+                x = x + drop(dense(d, f"cross{i}", last)(y))
+                x = norm_of(self, f"norm{i}c")(x) if post else x
             y = x if post else norm_of(self, f"norm{i}b")(x)
-            if self.unit == "swiglu":  # Shazeer, 2020, arXiv:2002.05202, eq. 6.
-                hidden = -(-8 * d // 96) * 32
-                y = nn.silu(dense(hidden, f"gate{i}")(y)) * dense(hidden, f"up{i}")(y)
+            if self.unit in ("swiglu", "geglu"):  # Shazeer, 2020, arXiv:2002.05202, eq. 6.
+                hidden = self.hidden or -(-8 * d // 96) * 32
+                gate = dense(hidden, f"gate{i}")(y)
+                gate = nn.silu(gate) if self.unit == "swiglu" else nn.gelu(gate)
+                y = gate * dense(hidden, f"up{i}")(y)
             else:
-                y = dense(4 * d, f"up{i}")(y)
+                y = dense(self.hidden or 4 * d, f"up{i}")(y)
                 y = gelu(y) if self.unit == "gelu" else nn.gelu(y)
             x = x + drop(dense(d, f"down{i}", last)(y))
             x = norm_of(self, f"norm{i}b")(x) if post else x
@@ -243,7 +288,8 @@ class LanguageModel(nn.Module):
 
 def empty_cache(net: Transformer, n: int, room: int) -> Cache:
     """Zeros, for `n` texts of up to `room` tokens."""
-    zeros = jnp.zeros((n, room, net.heads, net.width // net.heads), net.dtype)
+    size = net.head_width or net.width // net.heads
+    zeros = jnp.zeros((n, room, net.heads, size), net.dtype)
     return [(zeros, zeros)] * net.layers
 
 
