@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ssljax.data import cache, sources, tfds
+from ssljax.data import cache, described, sources, tfds
 from ssljax.data.folders import find_files, is_list, is_of_another_kind, split_of, TEXTS
 from ssljax.data.text_files import (
     compose,
@@ -267,6 +267,27 @@ def documents(data: str, split: str) -> AnyDocuments:
     if path.suffix or (os.sep in data and not tfds.has_config(data)):
         raise InputError(f"There is no file or folder {data}: check the path given as --data.")
     return _tfds(data, split)
+
+
+def is_planned(data: str) -> bool:
+    """Whether a text is replaced by a stand-in, to plan a program; says so.
+
+    The tokens of a large one would take hours to learn, of which a step shows nothing but the size
+    of the vocabulary.
+    """
+    if not described.planning():
+        return False
+    try:
+        if isinstance(documents(data, "train"), Documents):
+            return False
+        why = "is large"
+    except InputError:
+        why = "isn't here"
+    say(
+        f"{data} {why}: planned with a vocabulary of --vocabulary tokens, and as too long a text "
+        "to lie on the devices"
+    )
+    return True
 
 
 @reported("texts")

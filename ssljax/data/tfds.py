@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ssljax import extras
+from ssljax.data import described
 from ssljax.data.cache import cache_file, read_cache, store
 from ssljax.data.decode import decoder, fit, suggested_size
 from ssljax.data.sources import (
@@ -112,6 +113,8 @@ def tfds_images(
         "give a TFDS name, a folder of class folders, an .npz, or doodles, which is embedded",
     )
     feature = _image_feature(name, features_of(builder))
+    if described.planning() and not builder.is_prepared():
+        return _described(name, builder, named or "train", split, size, feature, whole)
     check_prepared(name, builder, "or take --data doodles, which is embedded and needs no download")
     splits = builder.info.splits
     train = named or "train"
@@ -145,6 +148,23 @@ def tfds_images(
     )
     unused = [f"{x.num_examples:,} of {s}" for s, x in splits.items() if s not in (train, test)]
     return source, line + (f". Left out: {', '.join(unused)}" if unused else "")
+
+
+def _described(
+    name: str, builder, train: str, split: str, size: int, feature: str, whole: bool
+) -> tuple[Source, str]:
+    """A stand-in for a set that isn't prepared, of the shapes and classes that TFDS says it has."""
+    features = features_of(builder)
+    *sides, channels = features[feature].shape
+    varied = None in sides
+    if varied and not size:
+        raise InputError(
+            f"The images of {name} differ in size: give --image-size 224, for instance."
+        )
+    shape = (*([size] * 2 if size else sides), channels or 3)
+    names = getattr(features["label"], "names", None) if "label" in features else None
+    chosen = split if split not in ("train", "test") else "test" if split == "test" else train
+    return described.image_set(name, chosen, shape, list(names or []), whole and varied)
 
 
 def _image_feature(name: str, features: Mapping) -> str:

@@ -11,11 +11,13 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from ssljax import sharding
+from ssljax.data import described
 from ssljax.data.documents import (
     AnyDocuments,
     Documents,
     documents,
     evaluated,
+    is_planned,
     report_texts,
     sample,
 )
@@ -68,6 +70,9 @@ def tokenized(data: str, kind: Literal["words", "characters", "bpe"], vocabulary
     rare words. Prints what was read and the shares of unknown tokens; InputError where a text is
     mostly unknown, and as from `documents` and the tokenizers.
     """
+    if is_planned(data):
+        tokenizer = described.tokenizer(vocabulary, (END,))
+        return Tokenized(tokenizer, *described.tokens(), 0, counts=np.ones(vocabulary, np.int64))
     given = [documents(data, split) for split in ("train", "test")]
     train, test = given[0], evaluated(given[1])
     several = max(map(len, given)) > 1

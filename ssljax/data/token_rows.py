@@ -6,12 +6,14 @@ from typing import Literal, TYPE_CHECKING
 
 import numpy as np
 
+from ssljax.data import described
 from ssljax.data.documents import (
     AnyDocuments,
     Documents,
     documents,
     DocumentsOnDisk,
     evaluated,
+    is_planned,
     report_texts,
     sample,
 )
@@ -77,6 +79,12 @@ def token_rows(data: str, kind: TokenKind, vocabulary: int, length: int) -> Toke
     of unknown tokens. InputError where a text is mostly unknown, and as from `documents` and the
     tokenizers.
     """
+    if is_planned(data):
+        tokenizer = described.tokenizer(vocabulary, SPECIAL_TOKENS)
+        tokens, tested = described.tokens()
+        rows = PackedRows(tokens, length, id_of(tokenizer, "[CLS]"))
+        test = PackedRows(tested, length, rows.cls)[:]
+        return TokenRows(tokenizer, rows, test, np.ones(vocabulary, np.int64))
     train, held_out = (documents(data, split) for split in ("train", "test"))
     test = evaluated(held_out)
     tokenizer = masked_tokenizer(sample(train), kind, vocabulary)
