@@ -3,6 +3,9 @@
 launch/local.sh experiments/gan.py                  # digits, on a laptop CPU
 launch/local.sh experiments/gan.py --data mnist --hidden 512 512 --lr 2e-4 --epochs 30
 launch/local.sh experiments/gan.py --minimax        # a confident discriminator stops learning
+
+MNIST with `--hidden 256 256 --lr 2e-4 --epochs 12`: FID 31 ± 22 by our own classifier (untrained
+193), recall .16 ± .11 where held-out digits have .94, so samples vary too little; three seeds.
 """
 
 import jax
