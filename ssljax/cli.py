@@ -12,6 +12,7 @@ import traceback
 from typing import Any, get_type_hints, NoReturn
 
 from ssljax import fingerprint, flags, processes, record, sharding, watchdog
+from ssljax.backends import start_backends
 from ssljax.errors import describe, find_os_error, InputError, out_of_memory, quiet_threads
 from ssljax.experiment import Experiment
 from ssljax.memory import keep_freed_memory
@@ -33,11 +34,18 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
         run, arguments = parse(make, args)
         check_value("run", run, Run)
         check_arguments(make, arguments)
+        if not run.workdir:
+            run = replace(run, workdir=default_workdir(make, arguments, run))
+        if run.plan:
+            from ssljax.plan.command import plan  # Its compilers are an extra.
+
+            start_backends()
+            plan(make, arguments, run)
+            return
         if run.distributed:
             watchdog.initialize()
         sharding.split_cpu(run.cpu_devices)
-        if not run.workdir:
-            run = replace(run, workdir=default_workdir(make, arguments, run))
+        start_backends()
         source = inspect.getsourcefile(inspect.unwrap(make))
         with fingerprint.reading() as read, processes.hearing() as said:
             exp = make(**arguments)

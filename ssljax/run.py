@@ -66,6 +66,10 @@ class Run:
     reference: str = ""
     """Row of the ledger (the name of its page), or folder of a run with several seeds, to compare
     the first twentieth of training with; it is said if a metric leaves the seeds' band."""
+    plan: str = ""
+    """Machine to plan for instead of training (h100x8, v5e:16x16, ...): compiles the step for it,
+    and prints and saves what it needs in memory, computation and traffic. Needs no such device and
+    no data."""
     replay: bool = False
     """Repeat the step in which a metric was not finite, and say where the value comes from."""
     distributed: bool = False

@@ -3,7 +3,7 @@
 Also the line of Python that each collective is from, by the text's tables of stack frames.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 import math
 import pathlib
@@ -82,43 +82,46 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Collective:
-    """Collectives of one kind from one line, as often as a step runs them.
+    """Arrays that collectives of one kind exchange for one line, as often as a step does.
 
     `bytes` are those of the whole array on one device: what is reduced, gathered or exchanged.
     """
 
     kind: str
     line: str  # "experiments/simclr.py:70"; empty where the compiler has lost it.
-    count: int
+    arrays: float
     bytes: float
     group: int  # Devices that take part.
     nodes: int  # In so many nodes.
 
     @property
-    def sent(self) -> float:
-        """Bytes that a device sends, by the algorithm that sends the least."""
-        n = self.group
-        if n < 2:
-            return 0.0
+    def sent_by_links(self) -> float:
+        """Bytes that a device sends to others of its node, by algorithms that send the least."""
+        g = self.group // self.nodes  # Devices of a node that take part.
         if self.kind == "collective-permute":
-            return self.bytes
-        return self.bytes * (n - 1) / n * (2 if self.kind == "all-reduce" else 1)
+            return self.bytes if self.nodes == 1 and self.group > 1 else 0.0
+        if self.kind == "all-to-all":
+            return self.bytes * (g - 1) / self.group
+        return self.bytes * (g - 1) / g * (2 if self.kind == "all-reduce" else 1)
 
     @property
-    def sent_between_nodes(self) -> float:
-        """Bytes of these that a device's share of the network carries.
+    def sent_by_network(self) -> float:
+        """Bytes that a device sends to other nodes.
 
-        Reductions and gathers send a node's part once over the network, split over its devices.
+        Reductions and gathers send a node's part once, of which each device has its share.
         """
         m = self.nodes
-        if m < 2:
-            return 0.0
         if self.kind == "collective-permute":
-            return self.bytes
+            return self.bytes if m > 1 else 0.0
         if self.kind == "all-to-all":
             return self.bytes * (m - 1) / m
         share = self.bytes / (self.group // m)
         return share * (m - 1) / m * (2 if self.kind == "all-reduce" else 1)
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends."""
+        return self.sent_by_links + self.sent_by_network
 
 
 @dataclass
@@ -299,7 +302,7 @@ def _sliced(module: Module, fusion: Instruction) -> dict[int, int]:
 def collectives(module: Module, devices: int, per_node: int) -> list[Collective]:
     """The collectives of a step, those of a kind and a line together, the largest first."""
     found: dict[tuple[str, str, int, int], list[float]] = {}
-    for name, times in _times_with_fusions(module).items():
+    for name, times, of_fusion in _with_fusions(module):
         inside = module.computations.get(name, {})
         for one in inside.values():
             kind = one.op.removesuffix("-start")
@@ -308,27 +311,30 @@ def collectives(module: Module, devices: int, per_node: int) -> list[Collective]
             if kind == "all-reduce" and name.lstrip("%").startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"  # As a TPU's compiler writes it.
             group, nodes = _group(one.rest, devices, per_node)
-            size = sum(inside[o].bytes_anywhere for o in one.operands if o in inside)
-            size *= group if kind == "all-gather" else 1
-            line = _line_of(module, inside, one)
-            entry = found.setdefault((kind, line, group, nodes), [0, 0.0])
-            entry[0] += times
-            entry[1] += times * size
+            own = _line_of(module, inside, one) or of_fusion
+            several = len(one.operands) > 1  # Joined by the compiler, each from its own line.
+            for part in (inside[o] for o in one.operands if o in inside):
+                line = (several and _line_of(module, inside, part)) or own
+                size = part.bytes_anywhere * (group if kind == "all-gather" else 1)
+                entry = found.setdefault((kind, line, group, nodes), [0.0, 0.0])
+                entry[0] += times
+                entry[1] += times * size
     all_of = [
-        Collective(kind, line, round(count), size, group, nodes)
+        Collective(kind, line, count, size, group, nodes)
         for (kind, line, group, nodes), (count, size) in found.items()
     ]
     return sorted(all_of, key=lambda c: (-c.sent, c.line))
 
 
-def _times_with_fusions(module: Module) -> dict[str, float]:
-    found = dict(module.times())
-    for name, times in list(found.items()):
-        for one in module.computations.get(name, {}).values():
+def _with_fusions(module: Module) -> Iterator[tuple[str, float, str]]:
+    """Computations, those of fusions among them, how often they run, and the line of a fusion."""
+    for name, times in module.times().items():
+        inside = module.computations.get(name, {})
+        yield name, times, ""
+        for one in inside.values():
             if one.op == "fusion":
-                for inner in one.called():
-                    found[inner] = found.get(inner, 0) + times
-    return found
+                line = _line_of(module, inside, one)
+                yield from ((inner, times, line) for inner in one.called())
 
 
 def _line_of(module: Module, inside: Mapping[str, Instruction], one: Instruction) -> str:
@@ -388,8 +394,3 @@ def _groups(rest: str, devices: int) -> list[list[int]]:
             ids = ids.transpose([list(axes).index(name) for name in order])
             return ids.reshape(-1, math.prod(axes[name] for name in chosen)).tolist()
     return everyone
-
-
-def total(found: Iterable[Collective], kind: str) -> float:
-    """Bytes of all collectives of a kind."""
-    return sum(c.bytes for c in found if c.kind == kind)

@@ -12,9 +12,10 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from ssljax import sharding
+from ssljax.backends import quiet
 from ssljax.errors import InputError
 from ssljax.experiment import Experiment
-from ssljax.plan.machines import Machine, quiet
+from ssljax.plan.machines import Machine
 from ssljax.program import Program
 from ssljax.run import Run
 
@@ -152,7 +153,9 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 def _memory_of(error: str) -> dict[str, int] | None:
     """Bytes that a TPU's program needs, which its compiler refuses; None of another error."""
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", error)
+    found = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", error) or re.search(
+        r"memory required for HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds", error
+    )
     if not found:
         return None
     used = round(float(found[1]) * UNITS[found[2]])

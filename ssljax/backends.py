@@ -1,0 +1,54 @@
+"""Which backends JAX starts where compilers for other machines are installed (`ssljax[plan]`)."""
+
+from collections.abc import Iterator
+import contextlib
+import glob
+import importlib.util
+import os
+import sys
+import tempfile
+
+import jax
+
+# Of NVIDIA's GPUs, also under Windows; of AMD's; and of TPUs.
+ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd", "/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
+
+
+def start_backends() -> None:
+    """Starts JAX, on the CPU where the compilers of a GPU or a TPU are installed without one.
+
+    Else JAX looks for such devices, and prints a page on what it hasn't found.
+    """
+    compilers = any(map(_is_installed, ("libtpu", "jax_plugins.xla_cuda12")))
+    if not compilers or os.environ.get("JAX_PLATFORMS", "cpu") != "cpu":
+        return
+    if not any(map(glob.glob, ACCELERATORS)):
+        jax.config.update("jax_platforms", "cpu")
+        with quiet():
+            jax.devices()
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # Its parent isn't.
+        return False
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what libraries in C++ print on standard error; prints it where there is an error."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            file.seek(0)
+            os.write(before, file.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)

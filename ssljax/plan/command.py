@@ -1,0 +1,82 @@
+"""`--run.plan`: the plan of a command line, printed and saved."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+import pathlib
+from typing import Any
+
+from ssljax.data.described import described
+from ssljax.errors import InputError
+from ssljax.experiment import Experiment
+from ssljax.plan import report
+from ssljax.plan.estimate import largest_batch, Plan, plan_step
+from ssljax.plan.machines import Machine, machine_of
+from ssljax.run import Run
+
+SLOW = 5.0  # Seconds of a compilation from which on it is said what another one is for.
+
+
+def plan(make: Callable[..., Experiment], arguments: Mapping[str, Any], run: Run) -> Plan:
+    """Plans the run of `make(**arguments)` on the machine `run.plan`; prints and saves the plan.
+
+    The data need not be there, and nothing is computed. What is found is printed and saved as
+    plan-MACHINE.json in the run's folder before the largest batch is looked for, and before what
+    helps is, where the step doesn't fit; both compile further programs. InputError for a machine
+    that isn't known, a compiler that isn't installed, and settings that are not possible there.
+    """
+    machine = machine_of(run.plan)
+    found = plan_of(make, arguments, run, machine)
+    workdir = pathlib.Path(run.workdir).expanduser()
+    file = report.write(found, workdir)
+    print(report.describe(found, machine), flush=True)
+    print(f"\nSaved as {file}.", flush=True)
+    each = f"about {found.compile_seconds:.0f} s each; Ctrl-C leaves them out"
+    if not found.fits:
+        print(f"\nLooking for what helps ({each}):", flush=True)
+        tried = []
+        for name, changed, changed_run in remedies(arguments, run, machine):
+            try:
+                other = plan_of(make, changed, changed_run, machine)
+            except InputError as e:
+                print(f"  {name}: not possible ({e})", flush=True)
+                continue
+            tried.append({"change": name, "total": other.total, "fits": other.fits})
+            verdict = "fits" if other.fits else "does not fit"
+            print(f"  {name}: {report.amount(other.total)}, {verdict}", flush=True)
+        found = replace(found, tried=tried)
+        report.write(found, workdir)
+    if "batch_size" in arguments:
+        if found.compile_seconds > SLOW:
+            print(f"\nLooking for the largest batch ({each}).", flush=True)
+        batches = lambda n: plan_of(make, {**arguments, "batch_size": n}, run, machine)
+        best = largest_batch(found, batches, lambda line: print(f"  {line}", flush=True))
+        if best:
+            found = replace(found, largest_batch=best[0], largest_total=best[1])
+            print(
+                f"The largest batch that fits is about {best[0]:,} "
+                f"({best[0] // found.devices:,} a device: {report.amount(best[1])}).",
+                flush=True,
+            )
+        else:
+            print("No batch that was tried fits.", flush=True)
+        report.write(found, workdir)
+    return found
+
+
+def plan_of(
+    make: Callable[..., Experiment], arguments: Mapping[str, Any], run: Run, machine: Machine
+) -> Plan:
+    """The plan of an experiment whose data need not be there."""
+    with described():
+        return plan_step(make(**arguments), run, machine)
+
+
+def remedies(
+    arguments: Mapping[str, Any], run: Run, machine: Machine
+) -> list[tuple[str, Mapping[str, Any], Run]]:
+    """What makes a step smaller: a name, arguments and options of a run with one change each."""
+    found = []
+    if run.fsdp == 1 and machine.count > 1:
+        n = machine.per_node
+        found.append((f"--run.fsdp {n}", arguments, replace(run, fsdp=n)))
+    return found
