@@ -1,17 +1,25 @@
-# Sourced by the other scripts: makes .venv in the checkout and installs ssljax with the versions of
-# constraints.txt, with uv where it is there and pip where not, for the accelerator that is found.
-# $1: an extra besides "all", as in "test". Sets $checkout and $python, and leaves the caller in its
-# folder, from which --data and --run.workdir are found.
+#!/usr/bin/env bash
+# Makes .venv in the checkout and installs ssljax with the versions of constraints.txt, with uv where
+# it is there and pip where not, for the accelerator that is found, or for another one:
+#   launch/setup.sh cuda12
+# The other scripts source it, with an extra besides "all" as $1 ("test"), or with --installed where
+# nothing may be installed. It sets $checkout and $python, and leaves the caller in its folder, from
+# which --data and --run.workdir are found.
 set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$checkout/.venv/bin/python
 
 extras=all${1:+,$1}
-if nvidia-smi -L >/dev/null 2>&1; then
-  extras="$extras,cuda12"
-elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then
-  extras="$extras,tpu"
-fi
+case ${1:-} in
+  cuda*|tpu) ;;
+  *)
+    if nvidia-smi -L >/dev/null 2>&1; then
+      extras="$extras,cuda12"
+    elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then
+      extras="$extras,tpu"
+    fi
+    ;;
+esac
 
 die() {
   echo "error: $1" >&2
@@ -42,7 +50,9 @@ install() {
 stamp=$checkout/.venv/.ssljax-$(
   cat "$checkout/pyproject.toml" "$checkout/launch/constraints.txt" | cksum | cut -d' ' -f1
 )
-if [ ! -e "$stamp" ] || ! grep -qxF "$extras" "$stamp"; then
+if [ "${1:-}" = --installed ]; then
+  [ -x "$python" ] || die "there is no $checkout/.venv: run launch/setup.sh cuda12 (or tpu) first."
+elif [ ! -e "$stamp" ] || ! grep -qxF "$extras" "$stamp"; then
   install
   echo "$extras" >> "$stamp"
 fi
