@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax import fingerprint
-from ssljax.errors import advice, find_os_error, InputError, OF_MACHINE
+from ssljax.errors import advice, check_local, find_os_error, InputError, OF_MACHINE
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp  # Slow to import.
@@ -143,6 +143,7 @@ def load_state(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
     Its keys are "params", "opt_state", "extra" and "step". Of a run with several seeds, lane `seed`
     (counted from 0). Damaged checkpoints after it are named. InputError where there is none.
     """
+    check_local(workdir, "The run")
     path = pathlib.Path(workdir).expanduser().absolute() / "checkpoints"
     damaged: dict[int, str] = {}
     while True:

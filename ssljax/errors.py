@@ -30,6 +30,21 @@ class InputError(ValueError):
     """
 
 
+def check_local(path: str | os.PathLike, flag: str) -> None:
+    """InputError where a path is an address, as gs://bucket/run, which would become a folder "gs:".
+
+    A run appends to its files and locks its folder, which the objects of a bucket don't allow.
+    `flag` begins the sentence.
+    """
+    if found := re.match("([A-Za-z][A-Za-z0-9+.-]+):/+", str(path)):
+        address = f"{found[1]}://{str(path)[found.end() :]}"
+        raise InputError(
+            f"{flag} {address} is an address, not a folder or file of this machine: mount the "
+            "bucket (gcsfuse, mount-s3) and give the path there, or copy it from and to the "
+            "machine (gcloud storage rsync, aws s3 sync); launch/README.md shows how."
+        )
+
+
 def find_os_error(error: BaseException) -> OSError | None:
     """The OSError that an exception is, was raised from, or names in its text; or None."""
     current: BaseException | None = error

@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from ssljax.errors import InputError
+from ssljax.errors import check_local, InputError
 from ssljax.ranges import check_value
 from ssljax.signals import discard_output
 
@@ -41,6 +41,7 @@ def parse(entry: Callable, args: Sequence[str] | None = None) -> Any:
 
     InputError for what tyro refuses; SystemExit after --help.
     """
+    _check_paths(sys.argv[1:] if args is None else args)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -51,6 +52,19 @@ def parse(entry: Callable, args: Sequence[str] | None = None) -> Any:
         if not e.code:
             raise
         raise InputError(_sentence(said.getvalue(), entry)) from None
+
+
+def _check_paths(args: Sequence[str]) -> None:
+    """InputError where a value is the address of a bucket or of a page: all paths are local."""
+    flag = "The argument"
+    for word in args:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            flag = name
+            if equals:
+                check_local(value, name)
+        else:
+            check_local(word, flag)
 
 
 def run_command(entry: Callable, do: Callable[[Any], None], args: Sequence[str] | None) -> None:

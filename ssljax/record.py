@@ -19,7 +19,7 @@ import jax
 
 import ssljax
 from ssljax import fingerprint
-from ssljax.errors import InputError
+from ssljax.errors import check_local, InputError
 from ssljax.ranges import flag
 
 IMPORTED = time.perf_counter()
@@ -133,6 +133,7 @@ def damaged(file: pathlib.Path, why: str, otherwise: str) -> InputError:
 
 def read_record(workdir: pathlib.Path, otherwise: str) -> dict[str, Any]:
     """The record of a run; InputError where it is damaged, FileNotFoundError for no record."""
+    check_local(workdir, "The run")
     return _read_form(workdir / "record.json", RECORD, otherwise)
 
 

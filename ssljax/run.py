@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ssljax import extras, fingerprint, logs, record, reference, replay, sharding, watchdog
 from ssljax.checkpoint import Checkpoints, flatten
 from ssljax.data.cache import cache_dir, repair_compilation_cache
-from ssljax.errors import InputError
+from ssljax.errors import check_local, InputError
 from ssljax.experiment import Experiment, TrainState
 from ssljax.fingerprint import Read
 from ssljax.lock import lock
@@ -102,6 +102,7 @@ def train(
     times = {"start": time.perf_counter() if started is None else started}
     times["ready"] = time.perf_counter()
     check_value("run", run, Run)
+    check_local(run.workdir, "--run.workdir")
     use_compilation_cache()
     sharding.split_cpu(run.cpu_devices)
     mesh = sharding.make_mesh(run.fsdp)

@@ -19,8 +19,10 @@ import zlib
 import docstring_parser
 import pytest
 
-from ssljax import cli, InputError, Run
+from ssljax import cli, InputError, load, Run, train
+from ssljax.__main__ import main as command_line
 from ssljax.ranges import _named, _without_prefix, check_value, flag, NotEmpty, Range
+from ssljax.report import write_report
 from tests.conftest import ROOT
 
 FILES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py"))
@@ -396,3 +398,40 @@ def test_arguments_that_do_not_fit_are_one_sentence(file, words, sentence, unrea
 def test_errors_of_the_parser_are_one_sentence(words, sentence, columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     assert sentence in one_sentence(capsys, function_of("simclr"), words.split())
+
+
+ADDRESSES = [
+    ("run", "simclr", "--run.workdir", "gs://bucket/run"),
+    ("run", "simclr", "--data=s3://bucket/photos"),
+    ("run", "finetune", "--pretrained", "gs://bucket/run"),
+    ("runs", "gs://bucket/runs"),
+    ("compare", "runs/a", "gs://bucket/b"),
+    ("compare", "runs/a", "--html", "s3://bucket/c.html"),
+    ("features", "runs/a", "photos", "-o", "gs://bucket/z.npz"),
+    ("export", "runs/a", "--to", "timm", "-o", "https://host/folder"),
+    ("prepare", "photos", "--to", "gs://bucket/shards"),
+]
+
+
+@pytest.mark.parametrize("words", ADDRESSES, ids=" ".join)
+def test_address_in_place_of_a_path_is_refused(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        command_line(words)
+    address = words[-1].rpartition("=")[2]
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.count("\n") == 1, said
+    assert f" {address} is an address, not a folder or file of this machine: mount the" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_address_is_refused_in_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call in (
+        lambda: train(None, Run(workdir="gs://bucket/run")),
+        lambda: load("gs://bucket/run"),
+        lambda: write_report("gs://bucket/run"),
+    ):
+        with pytest.raises(InputError, match="gs://bucket/run is an address"):
+            call()
+    assert not list(tmp_path.iterdir())
