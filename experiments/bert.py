@@ -7,6 +7,16 @@ launch/local.sh experiments/bert.py --data imdb_reviews --whole-words   # the au
 launch/local.sh experiments/bert.py --data imdb_reviews --norm layer --positions learned \\
     --unit gelu --blocks post-norm --segments 2          # the network as published
 launch/local.sh experiments/bert.py --data zh.txt --tokens bpe     # text of thousands of characters
+# BERT-base in the paper's second phase, in bfloat16; planned in launch/plans.md
+launch/local.sh experiments/bert.py --data wikipedia --vocabulary 30522 --layers 12 \\
+    --heads 12 --width 768 --norm layer --positions learned --unit gelu --blocks post-norm \\
+    --segments 2 --length 512 --batch-size 256 --steps 1000000 --lr 1e-4 --dropout 0.1 \\
+    --dtype bfloat16
+# BERT-large in the paper's second phase, in bfloat16; planned in launch/plans.md
+launch/local.sh experiments/bert.py --data wikipedia --vocabulary 30522 --layers 24 \\
+    --heads 16 --width 1024 --norm layer --positions learned --unit gelu --blocks post-norm \\
+    --segments 2 --length 512 --batch-size 256 --steps 1000000 --lr 1e-4 --dropout 0.1 \\
+    --dtype bfloat16
 """
 
 from typing import Annotated
@@ -80,11 +90,15 @@ def bert(
     def predict_held_out(state, key, rows):
         return predict(state.params, key, rows)
 
+    def encode(state, rows):
+        return model.apply(state.params["model"], rows, method="pooled")
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=read.feed(batch_size),
         num_steps=steps,
+        encode=encode,
         evals={"test": masked_accuracy(predict_held_out, read)},
         files=language_model_files(model, read.tokenizer),
     )

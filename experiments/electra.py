@@ -106,11 +106,15 @@ def electra(
     def find_replaced(state, key, rows):
         return discriminate(state.params, key, rows)[:2]
 
+    def encode(state, rows):
+        return model.apply(state.params["model"], rows, method="pooled")
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=read.feed(batch_size),
         num_steps=steps,
+        encode=encode,
         evals={
             "replaced": replaced_auroc(find_replaced, read.test),
             "generator": masked_accuracy(fill_in, read),

@@ -100,10 +100,14 @@ def finetune_text(
     def classify(state, rows):
         return logits(state.params, rows)
 
+    def encode(state, rows):
+        return model.apply(state.params["model"], rows, method="pooled")
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         num_steps=steps,
+        encode=encode,
         warm_start=old.warm_start,
         data=Rows({"tokens": train.image[at], "label": train.labels[at]}, batch_size),
         files=old.files,

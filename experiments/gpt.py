@@ -7,6 +7,17 @@ launch/local.sh experiments/gpt.py --data input.txt --norm layer --positions lea
     --unit gelu                                              # nanoGPT's; GPT-2's is gelu-tanh
 launch/local.sh experiments/gpt.py --data input.txt --tokens bpe --layers 6 --heads 6 \\
     --width 384 --dropout 0.2
+# GPT-2 of 124M as nanoGPT trains it, in bfloat16, with a batch of 512 for its 480;
+# planned in launch/plans.md
+launch/local.sh experiments/gpt.py --data openwebtext --tokens bpe --vocabulary 50257 \\
+    --layers 12 --heads 12 --width 768 --norm layer --positions learned --unit gelu-tanh \\
+    --length 1024 --reach 1024 --batch-size 512 --steps 600000 --lr 6e-4 --warmup 0.0033 \\
+    --dtype bfloat16
+# GPT-2 of 1.5B, in bfloat16, parameters split over 8 devices; planned in launch/plans.md
+launch/local.sh experiments/gpt.py --data openwebtext --tokens bpe --vocabulary 50257 \\
+    --layers 48 --heads 25 --width 1600 --norm layer --positions learned --unit gelu-tanh \\
+    --length 1024 --reach 1024 --batch-size 512 --steps 600000 --lr 2e-4 --warmup 0.0033 \\
+    --dtype bfloat16 --run.fsdp 8
 """
 
 from typing import Annotated, Literal
@@ -96,6 +107,9 @@ def gpt(
         new = generate(model, params, key, given, 400, length, temperature, top_k, top_p)
         return jnp.concatenate([given, new], axis=1)
 
+    def encode(state, rows):
+        return model.apply(state.params["model"], rows[:, :length], method="pooled")
+
     def decode(row):
         return read.tokenizer.decode(row, skip_special_tokens=False)
 
@@ -104,6 +118,7 @@ def gpt(
         step=minimize(tx, loss),
         data=Windows(read.train, batch_size, length),
         num_steps=steps,
+        encode=encode,
         files=language_model_files(model, read.tokenizer),
         evals={
             "test": perplexity(score, read, length, stride=length // 2),

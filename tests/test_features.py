@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.audio_dae import audio_dae
+from experiments.bert import bert
+from experiments.gpt import gpt
 from experiments.rotation import rotation
 from experiments.simclr import simclr
 from experiments.simcse import simcse
@@ -167,9 +169,13 @@ def test_features_of_a_recording_are_the_mean_of_its_windows(tmp_path):
         assert not len(every)
 
 
-def test_features_of_texts_are_of_their_first_tokens(tmp_path):
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [(simcse, {"vocabulary": 400}), (bert, {"vocabulary": 400}), (gpt, {"tokens": "characters"})],
+)
+def test_features_of_texts_are_of_their_first_tokens(make, settings, tmp_path):
     net = Transformer(1, 2, 8)
-    save_run(simcse, tmp_path / "run", net=net, vocabulary=400, length=16, batch_size=8)
+    save_run(make, tmp_path / "run", net=net, length=16, batch_size=8, **settings)
     run, docs = load(tmp_path / "run"), labelled_documents("python", "test")
     (tmp_path / "texts").mkdir()
     for i in range(5):
