@@ -13,14 +13,14 @@ the commit, and under "load" the lines of Python that load the weights.
 | safetensors | all | `model.safetensors`: our names with slashes, all but the optimizer's |
 | timm | ResNet, ViT | timm's names, and config.json for `timm.create_model("local-dir:FOLDER")` |
 | torchvision | ResNet, ViT | torchvision's names |
-| hf | GPT, BERT, ResNet, ViT | transformers' names, for `AutoModel.from_pretrained("FOLDER")` |
+| hf | GPT, BERT, T5, ResNet, ViT | transformers' names, for `AutoModel.from_pretrained("FOLDER")` |
 
 All arrays are float32. Outputs differ from ours by rounding alone, which tests/peers measures.
 
 Not expressible, and refused: in timm and torchvision a ResNet whose first stage has not 64 channels
 and, in transformers, one with the stem for small images (in timm and torchvision two lines put it
 in, which "load" has); in torchvision and transformers a ViT without a class token; language models
-that mix the parts of GPT-2, BERT, Llama and EuroBERT; nets of other classes, such as ConvNet.
+that mix the parts of GPT-2, BERT, Llama, EuroBERT and T5; nets of other classes, such as ConvNet.
 
 There is no export to ONNX. Of jax2onnx 0.13.0, the one kept library that needs no TensorFlow,
 onnxruntime 1.32.0 refused the ResNet-18 that it wrote, it raised a TypeError at ResNet-50's
@@ -46,15 +46,24 @@ from ssljax import flags, record
 from ssljax.checkpoint import flatten
 from ssljax.data import augment
 from ssljax.data.image_sets import MIDDLE
+from ssljax.data.tokenizers import PAD_AND_STOP
 from ssljax.errors import InputError
-from ssljax.layouts import Arrays, bert, BERT_HEAD, gpt2, llama, resnet, to_theirs, VIT, vit
+from ssljax.layouts import Arrays, bert, BERT_HEAD, gpt2, llama, resnet, t5, to_theirs, VIT, vit
 from ssljax.loaded import load, Loaded
+from ssljax.models.attention import BUCKETS, FARTHEST
 from ssljax.models.encoder import Normalised
 from ssljax.models.resnet import ResNet
 from ssljax.models.transformer import norm_of
 from ssljax.models.vit import sincos_positions, ViT
-from ssljax.pretrained import encoder_of, pretrained, PretrainedEncoder, RunEncoder
+from ssljax.pretrained import (
+    encoder_of,
+    pretrained,
+    PretrainedEncoder,
+    RunEncoder,
+    TRAIN_AGAIN,
+)
 from ssljax.ranges import CountOrZero
+from ssljax.record import read_json
 from ssljax.summary import summary
 from ssljax.weights import CARD, write_weights
 
@@ -174,7 +183,7 @@ def _ours(run: Loaded, lane: int) -> Exported:
     kept, files = run.record.get("kept"), {}
     card: dict[str, Any] = {"kept": kept}
     if (run.workdir / "net.json").exists():
-        old = pretrained(run.workdir)
+        old = pretrained(run.workdir, _kind(run))
         files = dict(old.files)
         card |= {"model": {"net": json.loads(files["net.json"]), "reach": old.reach}}
         card |= {"architecture": card["model"]["net"]}
@@ -440,7 +449,7 @@ def _config(found: Images, **arguments: Any) -> dict[str, str]:
 
 def _transformers(run: Loaded, lane: int) -> Exported:
     if (run.workdir / "net.json").exists():
-        return _language_model(run)
+        return (_t5 if _kind(run) == "EncoderDecoder" else _language_model)(run)
     found = _encoder(run, lane, "hf", lambda net: (_has_large_stem(net), _has_token(net)))
     net, to = found.net, "transformers"
     config: dict[str, Any] = {"num_channels": found.channels, "dtype": "float32"}
@@ -558,6 +567,64 @@ def _language_model(run: Loaded) -> Exported:
         "tokenizer_config.json": json.dumps(tokenizer, indent=1),
     }
     return Exported(theirs, card, load, files)
+
+
+def _kind(run: Loaded) -> Any:
+    """The class that a run's net.json names."""
+    return read_json(run.workdir / "net.json", TRAIN_AGAIN).get("class")
+
+
+def _t5(run: Loaded) -> Exported:
+    old = pretrained(run.workdir, "EncoderDecoder")
+    model, net = old.model, old.model.net
+    form = net.norm, net.positions, net.unit, net.blocks, net.segments
+    if form != ("rms", "relative", "geglu", "pre-norm", 0):
+        raise InputError(
+            f"transformers has no encoder and decoder with --norm {net.norm}, --positions "
+            f"{net.positions}, --unit {net.unit}, --blocks {net.blocks} and --segments "
+            f"{net.segments}: T5 is expressible, with rms, relative, geglu, pre-norm and 0; take "
+            "--to safetensors."
+        )
+    arrays = flatten(run.state["params"]["model"])
+    config = {
+        "model_type": "t5",
+        "architectures": ["T5ForConditionalGeneration"],
+        "vocab_size": model.vocabulary,
+        "d_model": net.width,
+        "d_kv": net.head_width or net.width // net.heads,
+        "d_ff": arrays["params/encoder/up1/kernel"].shape[1],
+        "num_layers": net.layers,
+        "num_decoder_layers": net.layers,
+        "num_heads": net.heads,
+        "relative_attention_num_buckets": BUCKETS,
+        "relative_attention_max_distance": FARTHEST,
+        "dropout_rate": net.dropout,
+        "layer_norm_epsilon": _epsilon(net),
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        "dtype": "float32",
+    }
+    rows = int(run.record["computes"]["length"])
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": rows}
+    tokenizer |= {"pad_token": PAD_AND_STOP[0], "eos_token": PAD_AND_STOP[1]}
+    card = {
+        "architecture": json.loads(old.files["net.json"]),
+        "preprocessing": {"tokenizer": "tokenizer.json", "length": rows},
+    }
+    load = [
+        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
+        'net = AutoModelForSeq2SeqLM.from_pretrained("{folder}")',
+        'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
+    ]
+    files = {
+        "config.json": json.dumps(config, indent=1),
+        "tokenizer.json": old.tokenizer.to_str(),
+        "tokenizer_config.json": json.dumps(tokenizer, indent=1),
+    }
+    return Exported(to_theirs(t5(net), arrays), card, load, files)
 
 
 EUROBERT = "eurobert", "EuroBertForMaskedLM"

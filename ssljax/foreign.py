@@ -12,8 +12,22 @@ import numpy as np
 
 from ssljax.checkpoint import flatten
 from ssljax.errors import InputError
-from ssljax.layouts import Arrays, bert, BERT_HEAD, gpt2, llama, Match, resnet, to_ours, VIT, vit
+from ssljax.layouts import (
+    Arrays,
+    bert,
+    BERT_HEAD,
+    gpt2,
+    llama,
+    Match,
+    resnet,
+    t5,
+    to_ours,
+    VIT,
+    vit,
+)
+from ssljax.models.attention import BUCKETS, FARTHEST
 from ssljax.models.encoder import build, Normalised
+from ssljax.models.encoder_decoder import EncoderDecoder
 from ssljax.models.resnet import ResNet, STAGES
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import ViT
@@ -28,7 +42,7 @@ class Foreign(NamedTuple):
     """Weights of another library as ours."""
 
     net: Any
-    """An encoder, or a `LanguageModel`."""
+    """An encoder, a `LanguageModel` or an `EncoderDecoder`."""
     variables: Arrays
     """By path, as in params/stem/kernel."""
     left_out: list[str]
@@ -297,6 +311,78 @@ LANGUAGE: dict[str, tuple[str, str, Callable]] = {
     "llama": ("layers.0.input_layernorm.weight", "embed_tokens.weight", _read_llama),
     "eurobert": ("layers.0.input_layernorm.weight", "embed_tokens.weight", _read_llama),
 }
+
+
+def read_encoder_decoder(arrays: Arrays, config: Config, where: str, size: int) -> Foreign:
+    """An `EncoderDecoder` from a T5 1.1 of transformers, such as FLAN-T5.
+
+    `size` is the number of tokens of its tokenizer; further rows of its table are left out.
+    InputError where it is none, or one that ours can't stand for, such as the first version of T5.
+    """
+    kind = config.get("model_type")
+    if kind not in ("t5", "mt5"):
+        raise InputError(
+            f"{where} needs a config.json whose model_type is t5, not {kind}: give a folder with a "
+            "T5 of transformers, or a run."
+        )
+    if "shared.weight" not in arrays or (rows := len(arrays["shared.weight"])) < size:
+        raise InputError(
+            f"{where} has no array shared.weight with a row for each of the {size} tokens in its "
+            "tokenizer.json: get both again, from one place."
+        )
+    try:
+        net = _read_t5(config)
+    except InputError as e:
+        raise InputError(f"{where} can't be read as one of our nets: {e}") from None
+    except (KeyError, TypeError, ValueError) as e:
+        raise InputError(f"The config.json of {where} can't be used ({e!r}): {AGAIN}.") from e
+    model, tokens = EncoderDecoder(net, rows), jnp.zeros((1, 2), jnp.int32)
+    made = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)
+    shapes = {k: x.shape for k, x in flatten(made).items()}
+    tied = [f"{side}.embed_tokens.weight" for side in ("encoder", "decoder")]
+    own = {k: x for k, x in arrays.items() if k not in tied}
+    if "lm_head.weight" not in own:
+        raise InputError(f"{where} has no array lm_head.weight: it is a T5 without its head.")
+    ours, left = to_ours(t5(net), own, shapes, where)
+    ours["params/embed/embedding"] = ours["params/embed/embedding"][:size]
+    ours["params/head/kernel"] = ours["params/head/kernel"][:, :size]
+    left += [k for k in tied if k in arrays]
+    return Foreign(model.clone(vocabulary=size), ours, left, f"{kind} as in transformers")
+
+
+def _read_t5(config: Config) -> Transformer:
+    unit = config.get("feed_forward_proj", "relu")
+    buckets = config.get("relative_attention_num_buckets", 32)
+    farthest = config.get("relative_attention_max_distance", 128)
+    if unit != "gated-gelu" or config.get("tie_word_embeddings", True):
+        raise InputError(
+            f"its feed-forward units are {unit} and its head is "
+            f"{'' if config.get('tie_word_embeddings', True) else 'not '}its table of tokens, and "
+            "ours are gated-gelu with a head of its own, as in T5 1.1 and FLAN-T5."
+        )
+    if (buckets, farthest) != (BUCKETS, FARTHEST):
+        raise InputError(
+            f"its distances have {buckets} buckets up to {farthest}, and ours {BUCKETS} up to "
+            f"{FARTHEST}."
+        )
+    layers = config["num_layers"]
+    if config.get("num_decoder_layers") not in (None, layers):
+        raise InputError(
+            f"its encoder has {layers} layers and its decoder {config['num_decoder_layers']}, and "
+            "ours have as many."
+        )
+    width, heads, size = config["d_model"], config["num_heads"], config["d_kv"]
+    return _built(
+        layers=layers,
+        heads=heads,
+        width=width,
+        positions="relative",
+        unit="geglu",
+        dropout=float(config.get("dropout_rate", 0.1)),
+        epsilon=_epsilon(config.get("layer_norm_epsilon", 1e-6), 1e-6),
+        head_width=0 if size * heads == width else size,
+        hidden=config["d_ff"],
+    )
 
 
 def _shapes(net: nn.Module, side: int, channels: int) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ serves both ways, `to_theirs` and `to_ours`. Tests compare the outputs of both s
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
 import re
 from typing import NamedTuple
 
@@ -320,6 +321,56 @@ def bert(net: Transformer) -> list[Match]:
         found += _dense(f"{here}down{i}", f"{there}output.dense")
         found += _norm(f"{here}norm{i}b", f"{there}output.LayerNorm")
     return found
+
+
+def t5(net: Transformer) -> list[Match]:
+    """An encoder and decoder under the names of transformers' T5 1.1, with its head.
+
+    T5 has no factor 1 / √d in its attention: it is in the weights of the queries there.
+    """
+    factor = math.sqrt(net.head_width or net.width // net.heads)
+    found = [
+        _same("params/embed/embedding", "shared.weight"),
+        _turned("params/head/kernel", "lm_head.weight"),
+    ]
+    for side in ("encoder", "decoder"):
+        here, first = f"params/{side}/", f"{side}.block.0.layer.0.SelfAttention."
+        found.append(_same(f"{here}distances", f"{first}relative_attention_bias.weight"))
+        found += _norm(f"{here}norm", f"{side}.final_layer_norm", bias=False)
+        for i in range(1, net.layers + 1):
+            there = f"{side}.block.{i - 1}.layer."
+            own, across = f"{there}0.SelfAttention.", f"{there}1.EncDecAttention."
+            found += _norm(f"{here}norm{i}a", f"{there}0.layer_norm", bias=False)
+            found.append(_scaled(f"{here}qkv{i}", [own + x for x in "qkv"], factor))
+            found.append(_turned(f"{here}out{i}/kernel", f"{own}o.weight"))
+            last = 1
+            if side == "decoder":
+                found += _norm(f"{here}norm{i}c", f"{there}1.layer_norm", bias=False)
+                found.append(_scaled(f"{here}q{i}", [f"{across}q"], factor))
+                found.append(_scaled(f"{here}kv{i}", [f"{across}{x}" for x in "kv"], 1.0))
+                found.append(_turned(f"{here}cross{i}/kernel", f"{across}o.weight"))
+                last = 2
+            unit = f"{there}{last}.DenseReluDense."
+            found += _norm(f"{here}norm{i}b", f"{there}{last}.layer_norm", bias=False)
+            parts = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
+            found += [
+                _turned(f"{here}{a}{i}/kernel", f"{unit}{b}.weight") for a, b in parts.items()
+            ]
+    return found
+
+
+def _scaled(ours: str, theirs: Sequence[str], factor: float) -> Match:
+    """The kernel of one layer here and of several there, the first of them `factor` times less."""
+
+    def give(x: np.ndarray) -> list[np.ndarray]:
+        first, *rest = (part.T for part in np.split(x, len(theirs), axis=-1))
+        return [first / np.float32(factor), *rest]
+
+    def take(first: np.ndarray, *rest: np.ndarray) -> np.ndarray:
+        parts = [first * np.float32(factor), *rest]
+        return np.concatenate([part.T for part in parts], axis=-1)
+
+    return Match(f"{ours}/kernel", tuple(f"{name}.weight" for name in theirs), give, take)
 
 
 BERT_HEAD = [

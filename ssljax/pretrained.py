@@ -1,7 +1,7 @@
 """Pretrained models: the encoder of images or the language model of another run, or from a file.
 
 `--pretrained` is the folder of a run; a safetensors file of `ssljax.export`; a ResNet or ViT of
-torchvision, timm or transformers, or a GPT-2, BERT, Llama or EuroBERT of transformers, as a
+torchvision, timm or transformers, or a GPT-2, BERT, Llama, EuroBERT or T5 1.1 of transformers, as a
 .safetensors or a folder with one and its config.json; or hf-hub:OWNER/NAME.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 import functools
 import json
 import pathlib
-from typing import Any, NamedTuple, TYPE_CHECKING
+from typing import Any, Literal, NamedTuple, TYPE_CHECKING
 
 import flax.linen as nn
 import jax
@@ -19,14 +19,15 @@ import numpy as np
 
 from ssljax import fingerprint, methods
 from ssljax.checkpoint import flatten, load_state
-from ssljax.data.documents import Documents
+from ssljax.data.documents import AnyDocuments, Documents
 from ssljax.data.token_rows import masked_tokenizer, TokenKind
-from ssljax.data.tokenizers import load_tokenizer
+from ssljax.data.tokenizers import load_tokenizer, text_to_text
 from ssljax.errors import InputError
 from ssljax.experiment import Batch, Experiment, TrainState
-from ssljax.foreign import read_encoder, read_language_model
+from ssljax.foreign import read_encoder, read_encoder_decoder, read_language_model
 from ssljax.loaded import batch_of, make_of, restore_arguments
 from ssljax.models.encoder import build, KNOWN, rebuild
+from ssljax.models.encoder_decoder import EncoderDecoder
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import at_places_of
 from ssljax.processes import labelled
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 Tree = Any
 TRAIN_AGAIN = "train that run again"
+MODELS = {"Transformer": "a language model", "EncoderDecoder": "an encoder and decoder of text"}
 
 
 class PretrainedEncoder(NamedTuple):
@@ -336,9 +338,10 @@ def _form(folder: pathlib.Path, *names: str) -> tuple[dict[str, Any], pathlib.Pa
 
 
 class Pretrained(NamedTuple):
-    """A language model, what it reads with, and its weights as host arrays, None for a new one."""
+    """A model of text, what it reads with, and its weights as host arrays, None for a new one."""
 
-    model: LanguageModel
+    model: Any
+    """A `LanguageModel` or an `EncoderDecoder`."""
     tokenizer: "Tokenizer"
     params: Tree = None
     reach: int = 0
@@ -358,9 +361,26 @@ class Pretrained(NamedTuple):
         return language_model_files(self.model, self.tokenizer)
 
 
-def language_model_files(model: LanguageModel, tokenizer: "Tokenizer") -> dict[str, str]:
-    """`Experiment.files` of a language model: its tokenizer.json and net.json."""
-    form = {**plain(model.net), "causal": model.causal}
+def _for_rows(old: Pretrained, net: Transformer, workdir: str, length: int) -> Pretrained:
+    """`old` with the dropout of `net`; InputError where its positions don't reach `length`."""
+    # Rotary and relative positions reach any length.
+    if old.model.net.positions == "learned" and length > old.reach:
+        raise InputError(
+            f"The model in {workdir} has learned the positions of {old.reach} tokens: give "
+            f"--length {old.reach} or less, or pretrain on longer rows, or with --positions "
+            "rotary."
+        )
+    return old._replace(model=old.model.clone(net=old.model.net.clone(dropout=net.dropout)))
+
+
+def language_model_files(
+    model: LanguageModel | EncoderDecoder, tokenizer: "Tokenizer"
+) -> dict[str, str]:
+    """`Experiment.files` of a model of text: its tokenizer.json and net.json."""
+    if isinstance(model, EncoderDecoder):
+        form = {"class": "EncoderDecoder", "net": plain(model.net)}
+    else:
+        form = {**plain(model.net), "causal": model.causal}
     return {"tokenizer.json": tokenizer.to_str(), "net.json": json.dumps(form, indent=1) + "\n"}
 
 
@@ -374,29 +394,39 @@ def pretrained_or_new(
     `length` tokens.
     """
     if workdir:
-        old = pretrained(workdir)
-        # Rotary positions reach any length.
-        if old.model.net.positions == "learned" and length > old.reach:
-            raise InputError(
-                f"The model in {workdir} has learned the positions of {old.reach} tokens: give "
-                f"--length {old.reach} or less, or pretrain on longer rows, or with --positions "
-                "rotary."
-            )
-        return old._replace(model=old.model.clone(net=old.model.net.clone(dropout=net.dropout)))
+        return _for_rows(pretrained(workdir), net, workdir, length)
     tokenizer = masked_tokenizer(train, kind, vocabulary)
     return Pretrained(LanguageModel(net, tokenizer.get_vocab_size(), causal=False), tokenizer)
 
 
-def pretrained(workdir: str | pathlib.Path) -> Pretrained:
+def pretrained_pairs(
+    workdir: str, net: Transformer, train: AnyDocuments, vocabulary: int, length: int
+) -> Pretrained:
+    """The encoder and decoder of the run in `workdir`, with the dropout of `net`; or a new one.
+
+    A new one, for an empty `workdir`, reads at most `vocabulary` tokens learned on `train`, and its
+    sentinels. InputError as from `pretrained_or_new`.
+    """
+    if not workdir:
+        tokenizer = text_to_text(train, vocabulary)
+        return Pretrained(EncoderDecoder(net, tokenizer.get_vocab_size()), tokenizer)
+    return _for_rows(pretrained(workdir, "EncoderDecoder"), net, workdir, length)
+
+
+def pretrained(
+    workdir: str | pathlib.Path, kind: Literal["Transformer", "EncoderDecoder"] = "Transformer"
+) -> Pretrained:
     """The language model of a run, of several seeds the first; or weights in a file.
 
-    What is loaded is printed. InputError where there is no model.
+    Of `kind` "EncoderDecoder" it is one with an encoder and a decoder. What is loaded is printed.
+    InputError where there is no such model.
     """
     if is_weights(str(workdir)):
-        return _model_in(read_weights(str(workdir)))
+        return _model_in(read_weights(str(workdir)), kind)
+    method = {"Transformer": "bert", "EncoderDecoder": "t5"}[kind]
     none = InputError(
-        f"{workdir} holds no run of a language model: make one with "
-        f"`{methods.command('bert')} --run.workdir {workdir}`."
+        f"{workdir} holds no run of {MODELS[kind]}: make one with "
+        f"`{methods.command(method)} --run.workdir {workdir}`."
     )
     folder = pathlib.Path(workdir).expanduser()
     try:
@@ -404,7 +434,7 @@ def pretrained(workdir: str | pathlib.Path) -> Pretrained:
         read_file(folder, "tokenizer.json", TRAIN_AGAIN)
     except (FileNotFoundError, NotADirectoryError, KeyError):
         raise none from None
-    if form["class"] != "Transformer":
+    if form["class"] != kind:
         raise none
     tokenizer = load_tokenizer(workdir)
     model = _model_of(form, tokenizer, file)
@@ -418,16 +448,21 @@ def pretrained(workdir: str | pathlib.Path) -> Pretrained:
     return Pretrained(model, tokenizer, params, _reach(model.net, folder))
 
 
-def _model_of(form: Mapping[str, Any], tokenizer: "Tokenizer", file: pathlib.Path) -> LanguageModel:
-    """The language model that the content of `file`, a net.json, describes."""
-    fields = {k: v for k, v in form.items() if k != "causal"}
+def _model_of(form: Mapping[str, Any], tokenizer: "Tokenizer", file: pathlib.Path) -> Any:
+    """The model that the content of `file`, a net.json, describes."""
+    pairs = form.get("class") == "EncoderDecoder"
+    fields = form.get("net") if pairs else {k: v for k, v in form.items() if k != "causal"}
     causal = form.get("causal")
     try:
+        if not isinstance(fields, dict):
+            raise ValueError(f"net is {fields!r}")
         net = build(Transformer, fields)
         if causal not in (True, False, None):
             raise ValueError(f"causal is {causal!r}")
     except (ValueError, TypeError) as e:
         raise damaged(file, f"its net can't be built, {e}", TRAIN_AGAIN) from None
+    if pairs:
+        return EncoderDecoder(net, tokenizer.get_vocab_size())
     if causal is None:  # A run of an older version, where only masked models had a token [CLS].
         causal = tokenizer.token_to_id("[CLS]") is None
     return LanguageModel(net, tokenizer.get_vocab_size(), causal)
@@ -443,22 +478,23 @@ def _reach(net: Transformer, folder: pathlib.Path) -> int:
     return most
 
 
-def _model_in(weights: Weights) -> Pretrained:
-    """The language model in a file of weights."""
+def _model_in(weights: Weights, kind: str) -> Pretrained:
+    """The model of a kind in a file of weights."""
     fingerprint.report(weights.name, "weights", len(weights.arrays), weights.arrays)
     tokenizer = load_tokenizer(weights.folder)
     name, every = weights.name, list(weights.arrays)
     if not weights.card:
         size = tokenizer.get_vocab_size()
-        found = read_language_model(weights.arrays, weights.config, name, size)
+        read = read_language_model if kind == "Transformer" else read_encoder_decoder
+        found = read(weights.arrays, weights.config, name, size)
         _say_loaded(name, [k for k in every if k not in found.left_out], every, found.layout)
         params = {"params": nested(found.variables, "params/")}
         return Pretrained(found.net, tokenizer, params, found.net.net.reach)
     form = weights.card.get("model")
     start = "params/model/"
     used = [k for k in every if k.startswith(start)]
-    if not form or not used:
-        raise InputError(f"{name} holds no language model: export a run that has one.")
+    if not form or not used or form["net"].get("class") != kind:
+        raise InputError(f"{name} holds no run of {MODELS[kind]}: export a run that has one.")
     file = weights.folder / "net.json"
     model = _model_of(form["net"], tokenizer, file)
     params = nested(weights.arrays, start)
@@ -467,10 +503,11 @@ def _model_in(weights: Weights) -> Pretrained:
     return Pretrained(model, tokenizer, params, form["reach"])
 
 
-def _check_fits(model: LanguageModel, params: Tree, file: pathlib.Path) -> None:
+def _check_fits(model: Any, params: Tree, file: pathlib.Path) -> None:
     """InputError where a model has other parameters, but for learned positions, whose number is
     none of its fields."""
-    made = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    tokens = [jnp.zeros((1, 2), jnp.int32)] * (2 if isinstance(model, EncoderDecoder) else 1)
+    made = jax.eval_shape(model.init, jax.random.key(0), *tokens)
     shapes = [
         {k: x.shape for k, x in flatten(tree).items() if "position" not in k}
         for tree in (made, params)

@@ -200,6 +200,46 @@ def _json_lines(path: pathlib.Path) -> Iterator[str]:
         yield text
 
 
+def read_pairs(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """The pairs of a .tsv or .jsonl file, compressed or not, each in composed form.
+
+    A line of .tsv is the input, a tab and the target; of .jsonl, an object with the texts "input"
+    and "target". InputError with the place of what is wrong.
+    """
+    jsonl, n = kind_of(path) == ".jsonl", 0
+    for number, line in enumerate(_lines(_text(path)), 1):
+        if not line.strip():
+            continue
+        where, n = f"{path}, line {number},", n + 1
+        if jsonl:
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as e:
+                raise InputError(
+                    f"{where} is not JSON ({e}): each line must be an object such as "
+                    '{"input": "...", "target": "..."}.'
+                ) from None
+            pair = [row.get(k) if isinstance(row, dict) else None for k in ("input", "target")]
+            if not all(isinstance(text, str) for text in pair):
+                raise InputError(
+                    f"{where} has no input and target: each line must be an object such as "
+                    '{"input": "...", "target": "..."}.'
+                )
+            if "\\u" in line:
+                _check_unicode("".join(map(str, pair)), where)
+        elif len(pair := line.split("\t")) != 2:
+            raise InputError(
+                f"{where} has {len(pair) - 1} tabs: each line must be an input, one tab and its "
+                "target (texts with tabs or line ends can be given as .jsonl)."
+            )
+        a, b = (compose(str(text).replace("\r\n", "\n")) for text in pair)
+        if not a.strip() or not b.strip():
+            raise InputError(f"{where} has an empty input or target: remove the line.")
+        yield a, b
+    if not n:
+        raise _is_empty(path)
+
+
 def _check_unicode(text: str, where: str) -> None:
     try:
         text.encode()

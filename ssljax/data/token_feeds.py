@@ -232,24 +232,32 @@ class Streams:
 
 @dataclass(frozen=True, eq=False)
 class PackedRows:
-    """Rows of `length` tokens, [CLS] and `length` - 1 of a text in order, made as they are read."""
+    """Rows of `length` tokens of a text in order, made as they are read.
+
+    The first token of each is [CLS], unless that is None.
+    """
 
     tokens: np.ndarray
     length: int
-    cls: int
+    cls: int | None
 
     def __post_init__(self) -> None:
         if not len(self):
-            raise _no_row(len(self.tokens), self.length - 1)
+            raise _no_row(len(self.tokens), self.width)
+
+    @property
+    def width(self) -> int:
+        """Tokens of the text in a row."""
+        return self.length - (self.cls is not None)
 
     def __len__(self) -> int:
-        return len(self.tokens) // (self.length - 1)
+        return len(self.tokens) // self.width
 
     def __getitem__(self, at: slice | np.ndarray) -> np.ndarray:
         """Rows (k, length), int32."""
         at = np.arange(len(self))[at] if isinstance(at, slice) else at
-        rows = _rows(self.tokens, np.asarray(at, np.int64) * (self.length - 1), self.length - 1)
-        return np.insert(rows, 0, self.cls, axis=1)
+        rows = _rows(self.tokens, np.asarray(at, np.int64) * self.width, self.width)
+        return rows if self.cls is None else np.insert(rows, 0, self.cls, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,13 +277,15 @@ class Packed:
         return _resident(self.rows.tokens)
 
     def feed(self, seed: int, start: int, mesh: Mesh) -> Iterator[Tree]:
-        n, width = len(self.rows), self.rows.length - 1
+        n, width = len(self.rows), self.rows.width
         for step in itertools.count(start):
             at = indices(seed, step, n, self.batch_size).astype(np.int64) * width
             yield _fed(self.rows.tokens, at.astype(_integer(n * width)), width, mesh)
 
     def batch(self, resident: Tree, fed: jax.Array) -> dict[str, jax.Array]:
-        rows = _windows(resident, fed, self.rows.length - 1)
+        rows = _windows(resident, fed, self.rows.width)
+        if self.rows.cls is None:
+            return {"tokens": rows}
         first = jnp.full((len(rows), 1), self.rows.cls, rows.dtype)
         return {"tokens": sharding.over_batch(jnp.concatenate([first, rows], axis=1))}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import hashlib
 import inspect
 import itertools
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tokenizers import pre_tokenizers, Tokenizer
 
 END = "<|endoftext|>"  # Between documents, in the byte pairs of a model of the next token.
+PAD_AND_STOP = ("<pad>", "</s>")  # First ids of an encoder and decoder,
+SENTINELS = tuple(f"<extra_id_{i}>" for i in range(100))  # and its last, for spans left out: T5's.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # First ids of a masked model.
 LARGE = 2**20  # Characters from which on tokenizers and tokens of texts are cached.
 BATCH = 2**21  # Characters that are encoded at once, in parts, on all cores.
@@ -123,7 +125,7 @@ def bpe(docs: AnyDocuments, size: int) -> Tokenizer:
     return _learned(_bpe, docs, size)
 
 
-def _bpe(docs: AnyDocuments, size: int) -> Tokenizer:
+def _bpe(docs: AnyDocuments, size: int, special: Sequence[str] = (END,)) -> Tokenizer:
     tk = package()
     tokenizer = tk.Tokenizer(tk.models.BPE())
     tokenizer.pre_tokenizer = _byte_level(f"'(?:[sdmt]|ll|ve|re)|{WORD}|{OTHERS}")
@@ -132,10 +134,31 @@ def _bpe(docs: AnyDocuments, size: int) -> Tokenizer:
         _parts(docs),
         tk.trainers.BpeTrainer(
             vocab_size=size,
-            special_tokens=[END],
+            special_tokens=list(special),
             show_progress=False,
             initial_alphabet=tk.pre_tokenizers.ByteLevel.alphabet(),
         ),
+    )
+    return tokenizer
+
+
+def text_to_text(docs: AnyDocuments, size: int) -> Tokenizer:
+    """Byte pairs as those of `bpe`, for an encoder and a decoder: T5's special tokens.
+
+    `PAD_AND_STOP` are the first two of the `size` tokens, and `SENTINELS` come after them. Only
+    text that holds one of these itself is not encoded without loss. InputError for a size below
+    258, the bytes and the first two.
+    """
+    _at_least(size, 258, "the 256 bytes, the padding and the end of a text")
+    return _learned(_text_to_text, docs, size)
+
+
+def _text_to_text(docs: AnyDocuments, size: int) -> Tokenizer:
+    tokenizer = _bpe(docs, size, PAD_AND_STOP)
+    tokenizer.add_special_tokens(list(SENTINELS))
+    stop = PAD_AND_STOP[1]
+    tokenizer.post_processor = package().processors.TemplateProcessing(
+        single=f"$A {stop}", pair=f"$A {stop} $B {stop}", special_tokens=[(stop, 1)]
     )
     return tokenizer
 
@@ -275,7 +298,7 @@ def unknown_share(tokenizer: Tokenizer, counts: np.ndarray) -> float | None:
 
     Special tokens don't count.
     """
-    name = tokenizer.model.unk_token
+    name = getattr(tokenizer.model, "unk_token", None)  # Unigram's, as T5's, has none.
     if name is None or (unknown := tokenizer.token_to_id(name)) is None:
         return None
     special = [tokenizer.token_to_id(t) for t in SPECIAL_TOKENS if t != name]

@@ -6,6 +6,7 @@ Raffel et al., 2020, https://arxiv.org/abs/1910.10683, section 3.1.4.
 import jax
 from jax import Array
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.sharding import over_batch
@@ -73,23 +74,29 @@ def _parts(key: Array, items: Array, parts: Array, length: int, most: int) -> Ar
 def corrupt_spans(
     key: Array,
     tokens: Array,
-    sentinels: int,
+    sentinels: Array | np.ndarray,
     end: int,
     density: float = 0.15,
     span: float = 3.0,
 ) -> tuple[Array, Array]:
     """Inputs (n, a) and targets (n, b) of texts `tokens` (n, t): all three padded with -1.
 
-    The j-th span that is left out is replaced by the token sentinels + j in the input; the targets
+    The j-th span that is left out is replaced by the token sentinels[j] in the input; the targets
     are each span after its sentinel. Both end with `end`, the target without the paper's last
     sentinel, as in the authors' code. For a full row, a is t less the tokens left out, and b these,
     each with one for each span and one for the end; shorter rows have as many or fewer.
-    InputError as from `most_spans`.
+    InputError as from `most_spans`, and for more spans than there are sentinels.
     """
     n, length = tokens.shape
     noise, spans = most_spans(length, density, span)
+    if spans > len(sentinels):
+        raise InputError(
+            f"Rows of {length} tokens have {spans} spans, and there are {len(sentinels)} sentinels "
+            "to stand for them: choose shorter rows, longer spans or a smaller share."
+        )
     begins, inside = noise_spans(key, (tokens >= 0).sum(1), length, density, span)
-    sentinel = sentinels + jnp.cumsum(begins, axis=1) - 1
+    number = jnp.maximum(jnp.cumsum(begins, axis=1) - 1, 0)
+    sentinel = jnp.asarray(sentinels, tokens.dtype)[number]
     # A place for a sentinel in front of each token, and one for the end.
     slots = jnp.stack([sentinel, tokens], axis=2).reshape(n, -1)
     slots = jnp.pad(slots, ((0, 0), (0, 1)), constant_values=end)

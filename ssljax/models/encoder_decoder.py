@@ -146,12 +146,14 @@ def beam_search(
         """Both sets with one token more, and the beam that each of the alive ones comes from."""
         logp, tokens = alive
         new = logp[:, :, None] + jax.nn.log_softmax(logits).reshape(n, beams, v)
-        # Each beginning can end in one way: of twice as many continuations, enough go on.
+        # Each beginning can end in one way: of twice as many continuations, enough go on. An end is
+        # an answer if it is among the best `beams`: with one beam, if it is the likeliest.
         found, i = best(new.reshape(n, -1), min(2 * beams, beams * v))
         beam, token = i // v, i % v
         tokens = tokens[row, beam].at[:, :, at].set(token)
         ends = token == END
-        score = jnp.where(ends, found / ((6.0 + at) / 6) ** penalty, NEVER)
+        answers = ends & (jnp.arange(ends.shape[1]) < beams)
+        score = jnp.where(answers, found / ((6.0 + at) / 6) ** penalty, NEVER)
         score = jnp.concatenate([ended[0], score], axis=1)
         score, i = best(score, beams)
         ended = score, jnp.concatenate([ended[1], tokens], axis=1)[row, i]
