@@ -13,7 +13,7 @@ from ssljax.data.text_pairs import TextPairs
 from ssljax.data.token_rows import TokenRows
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import Evaluator
-from ssljax.evals.features import gathered, in_parts, put, round_up, Tree
+from ssljax.evals.features import gathered, in_parts, put, round_up, subset, Tree
 from ssljax.evals.masked_language import keyed
 from ssljax.evals.perplexity import unigram_nll
 from ssljax.evals.texts import set_apart
@@ -144,9 +144,10 @@ def exact_answers(
     score: Callable[[Tree, Array, Array], Array],
     rows: tuple[np.ndarray, np.ndarray, np.ndarray],
     pairs: Mapping[str, TextPairs],
+    n: int = 5_000,
     batch_size: int = 250,
 ) -> Evaluator:
-    """`exact`, the percent of test inputs whose answer is the target, and `nll` of the targets.
+    """`exact`, the percent of `n` test inputs whose answer is the target, and `nll` of the targets.
 
     `answer(state, inputs)` gives tokens (n, t), -1 from the end on, and `score(state, inputs,
     targets)` -log p of each token of targets (n, t) given those before it, of which `nll` is the
@@ -154,10 +155,13 @@ def exact_answers(
     input whose target was cut is never right. The floor is `most_frequent`, the percent of the
     target that is most frequent in pairs["train"]. InputError where a -log p is not finite.
     """
-    inputs, targets, whole = rows
-    width, both = inputs.shape[1], np.concatenate(rows[:2], axis=1)
+    if not len(pairs["test"]):
+        raise InputError("A set to evaluate on is empty.")
+    at = subset(pairs["test"], n)
+    inputs, targets, whole = (x[at] for x in rows)
+    width, both = inputs.shape[1], np.concatenate([inputs, targets], axis=1)
     common = Counter(pairs["train"].targets).most_common(1)[0][0]
-    floor = 100 * float(np.mean([text == common for text in pairs["test"].targets]))
+    floor = 100 * float(np.mean([pairs["test"].targets[i] == common for i in at]))
 
     @gathered
     def run(state, both):
@@ -186,6 +190,7 @@ def exact_answers(
         evaluate,
         better={"exact": "higher", "nll": "lower"},
         floors={"exact": "most_frequent"},
+        settings={"n": n},
         trace=lambda state: _trace_pairs(run, state, both, batch_size),
         queries=pairs["test"],
     )
