@@ -5,7 +5,7 @@
     launch/local.sh experiments/dino.py --data cifar10 --epochs 800 --batch-size 512 \
         --optimizer sgd --lr 0.24 --weight-decay 5e-4 --small 0 --head.widths 2048 256 \
         --prototypes 2048 encoder:res-net
-    # The paper's setting, without its stochastic depth
+    # The paper's setting of ViT-S, without its stochastic depth; planned in launch/plans.md
     launch/local.sh experiments/dino.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 800 --batch-size 1024 --weight-decay 0.04 --final-decay 0.4 --final-lr 1e-6 \
         --warmup 0.0125 --sharpen 0.0375 --decay 0.996 --crop 0.05 --part 0.25 --small 10 \
@@ -14,6 +14,15 @@
         --head.activation gelu --prototypes 65536 --frozen 0.00125 encoder:vit --encoder.patch 16 \
         --encoder.width 384 --encoder.depth 12 --encoder.heads 6 --encoder.pool token \
         --encoder.positions learned
+    # The paper's setting of ViT-B, in bfloat16; planned in launch/plans.md
+    launch/local.sh experiments/dino.py --data imagenet2012 --image-size 320 --view-size 224 \
+        --epochs 400 --batch-size 1024 --lr 3e-3 --weight-decay 0.04 --final-decay 0.4 \
+        --final-lr 2e-6 --warmup 0.025 --sharpen 0.125 --decay 0.996 --crop 0.05 --part 0.25 \
+        --small 10 --small-size 96 --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 0.5 --solarize 0 0.2 0 \
+        --interpolation bicubic --head.widths 2048 2048 256 --head.no-norm \
+        --head.activation gelu --prototypes 65536 --frozen 0.0075 encoder:vit --encoder.patch 16 \
+        --encoder.width 768 --encoder.depth 12 --encoder.heads 12 --encoder.pool token \
+        --encoder.positions learned --encoder.dtype bfloat16
 """
 
 import jax
@@ -95,9 +104,8 @@ def dino(
     net, features = Chain(encoder=encoder, head=head), Chain(encoder=encoder)
 
     def scores(z, prototypes):
-        """Cosines (views, n, K) of features (views n, d) with prototypes (K, d)."""
-        cosines = product(normalize(z), normalize(prototypes).T)
-        return cosines.reshape(-1, batch_size, len(prototypes))
+        """Cosines (views, n, K) of features (n, views, d) with prototypes (K, d)."""
+        return product(normalize(z), normalize(prototypes).T).swapaxes(0, 1)
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)

@@ -4,7 +4,7 @@ blocks.
     launch/local.sh experiments/ijepa.py  # doodles
     # An image of 32x32 pixels has 64 patches
     launch/local.sh experiments/ijepa.py --data cifar10 --flip 0.5 --epochs 100
-    # The authors' setting of ViT-B
+    # The authors' setting of ViT-B; planned in launch/plans.md
     launch/local.sh experiments/ijepa.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 600 --batch-size 2048 --weight-decay 0.04 --final-decay 0.4 --final-lr 1e-6 \
         --warmup 0.025 --decay 0.996 --predictor-width 384 --predictor-depth 6 --vit.patch 16 \
@@ -83,7 +83,8 @@ def ijepa(
     m = linear_rise(decay, num_steps)
     height, width = ((view.view_size or s) // vit.patch for s in train.shape[:2])
     grid, patches = (height, width), height * width
-    predictor = Predictor(grid, vit.width, predictor_width, predictor_depth, vit.heads, vit.dtype)
+    of_vit = (vit.heads, vit.dtype, vit.remat)
+    predictor = Predictor(grid, vit.width, predictor_width, predictor_depth, *of_vit)
 
     def tokens(params, x, seen=None):
         y = vit.apply({"params": params}, x, seen=seen, method=vit.tokens)
@@ -112,7 +113,7 @@ def ijepa(
         y, goal = tokens(params["encoder"], x, seen), tokens(target, x)
         # The predictor sees each block of targets alone: an image is repeated for each block.
         y, seen, goal = (jnp.repeat(a, targets, axis=0) for a in (y, seen, goal))
-        asked = jnp.concatenate(asked)
+        asked = asked.reshape(-1, patches)
         predicted = predictor.apply(params["predictor"], y, seen, asked)
         value = ijepa_loss(predicted, goal, asked, error)
         return value, ({"teacher": {"encoder": target}}, {"loss": value})

@@ -80,7 +80,7 @@ def lejepa(
         d = z.shape[-1]
         # All examples share the directions: there is no batch to split over devices.
         directions = jax.random.normal(k2, (slices, d))
-        value = lejepa_loss(z.reshape(-1, batch_size, d), directions, sketch, crops.large)
+        value = lejepa_loss(z.swapaxes(0, 1), directions, sketch, crops.large)
         return value, (stats, {"loss": value})
 
     def encode(state, x):

@@ -71,7 +71,7 @@ def simcse(
     old = pretrained_or_new(pretrained, net, docs["train"], tokens, vocabulary, length)
     train, test = labelled_splits(old.tokenizer, docs, length)
     model, width = old.model, old.model.net.width
-    head = MLP((width, width), activation="tanh")
+    head = MLP((width, width), activation="tanh", dtype=model.net.dtype)
     tx = clipped(1.0, adamw(warmup_cosine(lr, steps), weight_decay))
 
     def init(key, batch):
@@ -84,9 +84,9 @@ def simcse(
         return model.apply(params["model"], rows, train, rngs=rngs, method="pooled")
 
     def loss(params, state, batch, key):
-        twice = jnp.concatenate([batch["tokens"]] * 2)  # Each copy gets its own dropout.
+        twice = jnp.repeat(batch["tokens"], 2, axis=0)  # Each copy gets its own dropout.
         z = head.apply(params["head"], embed(params, twice, train=True, key=key))
-        value = info_nce_loss(*jnp.split(z, 2), tau=temperature)
+        value = info_nce_loss(z[0::2], z[1::2], tau=temperature)
         return value, (state.extra, {"loss": value})
 
     def encode(state, rows):

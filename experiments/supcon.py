@@ -6,11 +6,12 @@
     launch/local.sh experiments/supcon.py --data cifar10 --epochs 1000 --batch-size 1024 \
         --optimizer sgd --lr 0.714 --final-lr 7.14e-4 --weight-decay 1e-4 --head.widths 2048 128 \
         --head.no-norm encoder:res-net --encoder.depth 50
-    # The paper's batch, epochs and LARS, with SimCLR's rate and views: no AutoAugment
+    # The paper's batch, epochs and LARS, with SimCLR's rate and views: no AutoAugment; bfloat16;
+    # planned in launch/plans.md
     launch/local.sh experiments/supcon.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 350 --batch-size 6144 --optimizer lars --lr 7.2 --warmup 0.03 --weight-decay 1e-6 \
         --crop 0.08 --jitter 0.8 --blur 0.5 --head.widths 2048 128 --head.no-norm encoder:res-net \
-        --encoder.depth 50 --encoder.stem imagenet
+        --encoder.depth 50 --encoder.stem imagenet --encoder.dtype bfloat16
 """
 
 import jax
@@ -72,7 +73,7 @@ def supcon(
 
     def loss(params, state, batch, key):
         z, stats = net(params, state.extra, view.several(key, batch, 2), train=True)
-        value = supcon_loss(z, jnp.tile(batch["label"], 2), temperature)
+        value = supcon_loss(z, jnp.repeat(batch["label"], 2), temperature)
         return value, (stats, {"loss": value})
 
     def encode(state, x):

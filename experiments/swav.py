@@ -6,12 +6,12 @@
     launch/local.sh experiments/swav.py --data cifar10 --epochs 800 --batch-size 512 --lr 4e-3 \
         --weight-decay 1e-6 --small 0 --crop 0.14 --head.widths 512 128 --prototypes 512 \
         encoder:res-net
-    # The paper's setting
+    # The paper's setting, in bfloat16; planned in launch/plans.md
     launch/local.sh experiments/swav.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 800 --batch-size 4096 --optimizer lars --lr 4.8 --final-lr 4.8e-3 \
         --warmup 0.0125 --weight-decay 1e-6 --crop 0.05 --part 0.14 --small 6 --small-size 96 \
         --jitter 0.8 --blur 0.5 --prototypes 3000 --frozen 0.00125 --head.widths 2048 128 \
-        encoder:res-net --encoder.depth 50 --encoder.stem imagenet
+        encoder:res-net --encoder.depth 50 --encoder.stem imagenet --encoder.dtype bfloat16
 """
 
 import jax
@@ -87,7 +87,7 @@ def swav(
         z, stats = net.crops(params, state.extra, crops(key, batch))
         c = params["prototypes"]
         c = jnp.where(state.step < frozen * num_steps, jax.lax.stop_gradient(c), c)
-        scores = product(normalize(z), c.T).reshape(-1, batch_size, prototypes)
+        scores = product(normalize(z), c.T).swapaxes(0, 1)
         value = swav_loss(scores, crops.large, temperature, epsilon, steps)
         return value, (stats, {"loss": value})
 

@@ -94,6 +94,16 @@ def over_batch(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, BATCH)
 
 
+def whole(x: jax.Array) -> jax.Array:
+    """Puts an array made inside a step, such as weights after dropout, on every device, whole.
+
+    Without it, XLA may split it as parameters are at rest, and gather it in every turn of a loop.
+    Outside of a mesh it is returned as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, P())
+
+
 def shard_state(state: Tree, rule, mesh: Mesh) -> Tree:
     """Sharding of each array of `state`, a tree of shapes, by `rule(path, shape, mesh)`."""
 

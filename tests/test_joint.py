@@ -87,7 +87,7 @@ def test_views_compose_their_augmentations():
     np.testing.assert_array_equal(view(KEY, batch), y)
     several = view.several(KEY, batch, 3)
     assert several.shape == (12, 16, 16, 3)
-    np.testing.assert_array_equal(several[4:8], view(jax.random.split(KEY, 3)[1], batch))
+    np.testing.assert_array_equal(several[1::3], view(jax.random.split(KEY, 3)[1], batch))
     np.testing.assert_allclose(view.whole(x).mean(), x.mean() / 255, atol=0.01)
     rare = Views(crop=1.0, flip=0.0, jitter=0.0, gray=0.0, solarize=1.0)(KEY, batch)
     np.testing.assert_allclose(rare, np.where(x >= 127.5, 255 - x, x) / 255, atol=1e-5)
@@ -109,7 +109,8 @@ def test_blur_and_solarise_probabilities_per_view():
     views = unequal.each(KEY, batch, 3)
     for found, want in zip(views, (of(k1, 1.0, 0.0), of(k2, 0.0, 1.0), of(k3, 0.0, 1.0))):
         np.testing.assert_array_equal(found, want)
-    np.testing.assert_array_equal(unequal.several(KEY, batch, 3), np.concatenate(views))
+    for i in range(3):  # An image's views are next to each other.
+        np.testing.assert_array_equal(unequal.several(KEY, batch, 3)[i::3], views[i])
     drawn = [unequal.either(k, batch) for k in jax.random.split(KEY, 8)]
     first = [bool((d == of(k, 1.0, 0.0)).all()) for d, k in zip(drawn, jax.random.split(KEY, 8))]
     second = [bool((d == of(k, 0.0, 1.0)).all()) for d, k in zip(drawn, jax.random.split(KEY, 8))]
@@ -132,13 +133,16 @@ def test_multi_crop_returns_large_and_small_views():
     large, small = MultiCrop(Views(jitter=0, gray=0, crop=0.05)).kinds((32, 32, 3))
     assert (large.view_size, large.crop, large.crop_most) == (0, 0.4, 1.0)
     assert (small.view_size, small.crop, small.crop_most) == (16, 0.05, 0.4)
-    assert [v.shape for v in MultiCrop(small=3)(KEY, batch)] == [(4, 32, 32, 3), (6, 16, 16, 3)]
+    assert [v.shape for v in MultiCrop(small=3)(KEY, batch)] == [
+        (2, 2, 32, 32, 3),
+        (2, 3, 16, 16, 3),
+    ]
     assert [v.shape for v in MultiCrop(small=1, small_size=8)(KEY, batch)] == [
-        (4, 32, 32, 3),
-        (2, 8, 8, 3),
+        (2, 2, 32, 32, 3),
+        (2, 1, 8, 8, 3),
     ]
     assert [v.shape for v in MultiCrop(Views(view_size=24), small=0)(KEY, batch)] == [
-        (4, 24, 24, 3)
+        (2, 2, 24, 24, 3)
     ]
     for crops, words in (
         (
@@ -184,17 +188,16 @@ def test_chain_composes_nets_and_updates_statistics_per_batch():
         params, stats, y, train=True
     )  # By y's own statistics, whatever came before.
     np.testing.assert_array_equal(two, alone)
-    joined, (h1, _), (h2, _) = (
-        jnp.concatenate,
-        *(Chain(f=f)(params, stats, v, train=True) for v in (x, y)),
-    )
+    # Three views of two images, then two smaller ones: f by sizes, g on all at once.
     both, of = Chain(f=f, g=g).crops(
-        params, stats, [x, y]
-    )  # The first by sizes, the second on all at once.
-    want, of_g = Chain(g=g)(params, stats, joined([h1, h2]), train=True)
-    np.testing.assert_array_equal(both, want)
+        params, stats, [x.reshape(2, 3, 8, 8, 1), y.reshape(2, 2, 4, 4, 1)]
+    )
+    views = lambda x, y: jnp.concatenate([x.reshape(2, 3, -1), y.reshape(2, 2, -1)], axis=1)
+    h1, h2 = (Chain(f=f)(params, stats, v, train=True)[0] for v in (x, y))
+    want, of_g = Chain(g=g)(params, stats, views(h1, h2).reshape(10, -1), train=True)
+    np.testing.assert_array_equal(both, want.reshape(2, 5, 3))
     close(of, {"f": after["f"], "g": of_g["g"]}, 0)
-    assert jnp.abs(both - joined([one, two])).max() > 1e-3
+    assert jnp.abs(both - views(one, two)).max() > 1e-3
     mean = [
         np.mean(
             f.apply(
@@ -287,10 +290,10 @@ def test_dinos_centre_is_the_moving_average_of_the_teachers_outputs():
     zero, one, two = states(exp)
     large = MultiCrop(PLAIN)(jax.random.key(1), digits())[0]
     net = Chain(encoder=TINY["encoder"], head=TINY["head"])
-    z, _ = net(zero.params, zero.extra, large, train=True)  # At a decay of 1 the teacher stays.
+    z, _ = net.crops(zero.params, zero.extra, [large])  # At a decay of 1 the teacher stays.
     np.testing.assert_allclose(
         two.extra["centre"],
-        (normalize(z) @ normalize(zero.params["prototypes"]).T).mean(0),
+        (normalize(z) @ normalize(zero.params["prototypes"]).T).mean((0, 1)),
         atol=1e-5,
     )
     slow = states(dino(**CROPS, centre_decay=0.75, decay=1.0))
@@ -428,6 +431,11 @@ def across(q, logits):
     )
 
 
+def one_after_another(parts):
+    """Views (n, views, ...) of each size as the papers' code has them: (views n, ...)."""
+    return [x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) for x in parts]
+
+
 def cropped(p, prototypes, *parts):
     """The cosines (views, 32, prototypes): the encoder by size, the head on all."""
     z = mlp(p["head"], jnp.concatenate([mlp(p["encoder"], x) for x in parts]))
@@ -504,7 +512,7 @@ def test_step_matches_the_papers_equation(make, of, changes):
     settings = {k: v for k, v in (WIRED | changes).items() if k != "view" or "crops" not in changes}
     state, metrics, found, key = fourth_step(make(**settings))
     views = (
-        changes["crops"](key, digits())
+        one_after_another(changes["crops"](key, digits()))
         if "crops" in changes
         else [Noisy()(k, digits(), i) for i, k in enumerate(jax.random.split(key))]
     )
@@ -527,7 +535,7 @@ def test_lejepa_step_matches_the_papers_equation():
         lejepa(**{k: v for k, v in WIRED.items() if k != "view"}, crops=crops, slices=5, sketch=0.3)
     )
     k1, k2 = jax.random.split(key)
-    large, small = crops(k1, digits())
+    large, small = one_after_another(crops(k1, digits()))
     knots = np.linspace(-3, 3, 33)
 
     def equation(params):

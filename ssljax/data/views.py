@@ -93,8 +93,12 @@ class Views:
         return [self(k, batch, number) for number, k in enumerate(jax.random.split(key, count))]
 
     def several(self, key: Array, batch: Batch, count: int) -> Array:
-        """The views of `each`, concatenated: (count n, size, size, channels)."""
-        return jnp.concatenate(self.each(key, batch, count))
+        """The views of `each`, an image's next to one another: (n count, size, size, channels).
+
+        In any other order, devices that share a batch would have to exchange the views.
+        """
+        views = jnp.stack(self.each(key, batch, count), axis=1)
+        return views.reshape(-1, *views.shape[2:])
 
     def either(self, key: Array, batch: Batch) -> Array:
         """An image's first or second view, at random: for a picture of what the net sees."""
@@ -162,12 +166,12 @@ class MultiCrop:
         return replace(view, crop=self.part), small
 
     def __call__(self, key: Array, batch: Batch) -> list[Array]:
-        """Large views of a batch of images, (large n, size, size, channels), and small ones."""
+        """Large views of a batch of images, (n, large, size, size, channels), and small ones."""
         kinds, keys = self.kinds(batch["image"].shape[1:]), jax.random.split(key)
-        views = [kinds[0].several(keys[0], batch, self.large)]
+        views = [kinds[0].each(keys[0], batch, self.large)]
         if self.small:
-            views.append(kinds[1].several(keys[1], batch, self.small))
-        return views
+            views.append(kinds[1].each(keys[1], batch, self.small))
+        return [jnp.stack(v, axis=1) for v in views]
 
 
 def _of_view(p: float | tuple[float, ...], number: int) -> float:

@@ -40,8 +40,14 @@ def soft_bins(
     place = jnp.round(ab / step).astype(int) + len(table) // 2
     some = jnp.asarray(table)[place[..., 0], place[..., 1]]
     square = jnp.sum((ab[..., None, :] - jnp.asarray(centres)[some]) ** 2, axis=-1)
-    near, first = jax.lax.top_k(-square, k)
-    return jnp.take_along_axis(some, first, axis=-1), jax.nn.softmax(near / (2 * sigma**2))
+    distances, bins = [], []
+    for _ in range(k):  # One after another, as XLA splits no top_k over devices.
+        first = jnp.argmin(square, axis=-1, keepdims=True)
+        distances.append(jnp.take_along_axis(square, first, axis=-1))
+        bins.append(jnp.take_along_axis(some, first, axis=-1))
+        square = jnp.where(jnp.arange(square.shape[-1]) == first, jnp.inf, square)
+    near = jnp.concatenate(distances, axis=-1)
+    return jnp.concatenate(bins, axis=-1), jax.nn.softmax(-near / (2 * sigma**2))
 
 
 def rebalanced_loss(logits: Array, bins: Array, share: Array, weights: Array) -> Array:

@@ -3,9 +3,11 @@
 import jax
 from jax import Array
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import optax
 
 from ssljax.errors import InputError
+from ssljax.sharding import BATCH
 
 
 def cpc_loss(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
@@ -30,7 +32,26 @@ def cpc_loss(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
             f"{steps} steps into the future don't fit into {time} codes: predict fewer or use "
             "longer waves."
         )
-    own = jnp.broadcast_to(jnp.arange(len(c)), (time, len(c)))
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or len(c) % mesh.size:
+        total = _sums(c, z, w, jnp.arange(len(c)))
+    else:
+        # Codes of the other devices are gathered once, not at each step into the future.
+        def local(c, z, w):
+            own = jax.lax.axis_index(BATCH[0]) * len(c) + jnp.arange(len(c))
+            every = jax.lax.all_gather(z, BATCH[0], tiled=True)
+            return jax.lax.psum(_sums(c, every, w, own), BATCH[0])
+
+        specs = (BATCH, BATCH, P())
+        total = jax.shard_map(local, in_specs=specs, out_specs=P(), check_vma=False)(c, z, w)
+    loss, accuracy = total / (len(c) * sum(time - k for k in range(1, steps + 1)))
+    return loss, accuracy
+
+
+def _sums(c: Array, z: Array, w: Array, own: Array) -> Array:
+    """Sums of -log p and of right picks, (2,): `c[i]` picks the future of `z[own[i]]`."""
+    steps, time = len(w), c.shape[1]
+    own = jnp.broadcast_to(own, (time, len(c)))
 
     def ahead(total, step):  # A loop, since copies of it for every step take long to compile.
         k, w = step
@@ -42,6 +63,4 @@ def cpc_loss(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
         right = jnp.argmax(logits, axis=-1) == own
         return total + jnp.stack([jnp.sum(exists * nll), jnp.sum(exists * right)]), None
 
-    total, _ = jax.lax.scan(ahead, jnp.zeros(2), (jnp.arange(1, steps + 1), w))
-    loss, accuracy = total / (len(c) * sum(time - k for k in range(1, steps + 1)))
-    return loss, accuracy
+    return jax.lax.scan(ahead, jnp.zeros(2), (jnp.arange(1, steps + 1), w))[0]

@@ -7,6 +7,7 @@ import optax
 
 from ssljax.errors import InputError
 from ssljax.losses.tiled import log_partition, product, TILE
+from ssljax.sharding import whole
 
 
 def normalize(z: Array, eps: float = 1e-12) -> Array:
@@ -26,14 +27,15 @@ def nt_xent_loss(za: Array, zb: Array, tau: float = 0.5, tiled: bool | None = No
     """
     _check(za, zb, tau)
     n = len(za)
-    pairs = normalize(jnp.stack([za, zb]).astype(jnp.float32))
+    # An image's views are next to each other, so that devices that share the images share the rows.
+    pairs = normalize(jnp.stack([za, zb], axis=1).astype(jnp.float32))
     z = pairs.reshape(2 * n, -1)
     if _large(z, z) if tiled is None else tiled:
-        agree = jnp.sum(pairs[0] * pairs[1]) / (tau * n)
+        agree = jnp.sum(pairs[:, 0] * pairs[:, 1]) / (tau * n)
         return log_partition(z, z, jnp.full(2 * n, 1 / (2 * n)), 1 / tau, diagonal=False) - agree
     # A view is no negative of itself: exp(-1e9) is 0, and unlike -inf passes jax_debug_infs.
     logits = jnp.where(jnp.eye(2 * n, dtype=bool), -1e9, product(z, z.T) / tau)
-    positive = (jnp.arange(2 * n) + n) % (2 * n)
+    positive = jnp.arange(2 * n) ^ 1
     return optax.softmax_cross_entropy_with_integer_labels(logits, positive).mean()
 
 
@@ -131,7 +133,8 @@ def enqueue(queue: Array, rows: Array) -> Array:
     MoCo: He et al., 2019, arXiv:1911.05722, section 3.1. InputError unless m is a multiple of n.
     """
     check_queue(len(queue), len(rows))
-    return jax.lax.stop_gradient(jnp.concatenate([rows.astype(queue.dtype), queue[: -len(rows)]]))
+    rows = whole(rows.astype(queue.dtype))  # The queue is on every device.
+    return jax.lax.stop_gradient(jnp.concatenate([rows, queue[: -len(rows)]]))
 
 
 def check_queue(size: int, batch_size: int) -> None:

@@ -150,13 +150,17 @@ class Chain:
     def crops(
         self, params: Tree, stats: Tree, parts: Sequence[Array]
     ) -> tuple[Array, dict[str, Tree]]:
-        """The concatenated outputs in training, (n, d), of batches of views, and the batch
-        statistics.
+        """The outputs in training, (n, views, d), of views of n images, and the batch statistics.
 
-        The first net is applied to each batch, of views of one size; the others to all at once, as
-        in the code of SwAV and DINO.
+        Each part has views of one size, (n, some, height, width, channels), and the views of an
+        image are in the order of the parts. The first net is applied to each part, the others to
+        all views at once, as in the code of SwAV and DINO.
         """
         (name, net), *others = self.nets.items()
-        y, first = Chain(**{name: net}).each(params, stats, parts)
-        y, rest = Chain(**dict(others))(params, stats, jnp.concatenate(y), train=True)
-        return y, first | rest
+        n = len(parts[0])
+        flat = [x.reshape(-1, *x.shape[2:]) for x in parts]
+        y, first = Chain(**{name: net}).each(params, stats, flat)
+        # Joined image by image, so that devices that share the images exchange nothing.
+        y = jnp.concatenate([one.reshape(n, -1, one.shape[-1]) for one in y], axis=1)
+        y, rest = Chain(**dict(others))(params, stats, y.reshape(-1, y.shape[-1]), train=True)
+        return y.reshape(n, -1, y.shape[-1]), first | rest

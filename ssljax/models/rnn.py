@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ssljax.losses.softmax import output_cross_entropy
 from ssljax.ranges import check_value, Count, FractionBelowOne, NotNegative, Number
-from ssljax.sharding import over_batch
+from ssljax.sharding import over_batch, whole
 
 Cell = Literal["lstm", "gru", "tanh"]
 Tree = Any
@@ -74,7 +74,7 @@ class RNN(nn.Module):
                 p = jnp.concatenate([r, z, jnp.broadcast_to(inner, r.shape), candidate], axis=-1)
             if (k := keys[3 * i + 1]) is not None and self.weight_dropout:
                 keep = 1 - self.weight_dropout
-                u = u * jax.random.bernoulli(k, keep, u.shape) / keep
+                u = whole(u * jax.random.bernoulli(k, keep, u.shape) / keep)
             mask = jnp.ones(())
             if (k := keys[3 * i + 2]) is not None and self.recurrent_dropout:
                 keep = 1 - self.recurrent_dropout
@@ -146,6 +146,8 @@ def recur(
 
 def _run(advance, x, u, carry, mask):
     j = u.shape[1]
+    # The carry of a step is kept as a part of the state, whose layout the loop must not take over.
+    shared = lambda carry: jax.tree.map(over_batch, carry)
 
     def step(carry, x):
         product = (carry[-1] * mask if mask.ndim else carry[-1]) @ u
@@ -157,7 +159,8 @@ def _run(advance, x, u, carry, mask):
         carry = advance(carry, a)
         return carry, carry[-1]
 
-    return jax.lax.scan(step, carry, x)
+    last, h = jax.lax.scan(step, shared(carry), x)
+    return shared(last), h
 
 
 _recur = jax.custom_vjp(_run, nondiff_argnums=(0,))

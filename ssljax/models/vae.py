@@ -99,4 +99,5 @@ class VAE(nn.Module):
     def _out(self, z: Array, y: Array | None) -> Array:
         if y is not None:
             z = jnp.concatenate([z, jnp.broadcast_to(y, (*z.shape[:-1], y.shape[-1]))], axis=-1)
-        return self.decoder(z)
+        # Examples first, the axis that devices share, as the decoder joins it with that of draws.
+        return jnp.moveaxis(self.decoder(jnp.moveaxis(z, -2, 0)), 0, -4)
