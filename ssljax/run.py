@@ -72,6 +72,8 @@ class Run:
     no data."""
     replay: bool = False
     """Repeat the step in which a metric was not finite, and say where the value comes from."""
+    profile: CountOrZero = 0
+    """Trace N steps with XProf, after the first ones, into profile/ of the run's folder."""
     distributed: bool = False
     """Run as one of several processes: calls jax.distributed.initialize, which recognises Slurm
     and TPU pods."""
@@ -133,6 +135,8 @@ def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
             f"A batch of {exp.data.batch_size} can't be split over {mesh.size} devices: choose a "
             f"--batch-size that is a multiple of {mesh.size}."
         )
+    if run.profile and not run.workdir:
+        raise InputError("--run.profile writes into the run's folder: give --run.workdir.")
     if run.wandb:
         extras.load("wandb", "--run.wandb")
     if run.reference:

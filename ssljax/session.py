@@ -35,6 +35,7 @@ from ssljax.summary import (
     summary_rows,
     summary_table,
 )
+from ssljax.trace import Trace
 
 if TYPE_CHECKING:
     from ssljax.run import Run
@@ -161,6 +162,7 @@ class Session:
         stops = [every for every in (run.log_every, run.save_every, run.eval_every) if every]
         pending = None  # Step and metrics of a log point that has not been written yet.
         waits, said = Waits(), False
+        trace = Trace(self.workdir, run.profile, log)
 
         def read(metrics) -> dict[str, list[float]]:
             values, bad = program.read(metrics)
@@ -192,6 +194,8 @@ class Session:
         while i < exp.num_steps:
             k = min(run.steps_per_call, exp.num_steps - i, *(every - i % every for every in stops))
             k = min(k, watch.before(i)) if watch else k
+            if k in compiled:
+                trace.begin(i, metrics)
             with jax.profiler.StepTraceAnnotation("train", step_num=i + 1):
                 fed = waits.take(feeds, k, metrics)
                 before = time.perf_counter()
@@ -210,6 +214,7 @@ class Session:
                     log.activity()
             i += k
             log.advance(k)
+            clock += trace.end(i, metrics)
             if pending:  # Only now, so that the device has work while numbers are read and written.
                 report(*pending)
                 pending = None
@@ -218,6 +223,8 @@ class Session:
                 return bool(every) and i % every == 0
 
             last, stop = i == exp.num_steps, self.signals.received(due(run.log_every))
+            if last or stop:
+                trace.end(i, metrics, stop=True)
             if due(run.log_every) or (watch and watch.due(i)) or last or stop:
                 pending, metrics = (i, metrics), program.renew(metrics)
             save = due(run.save_every) or due(run.eval_every) or last or stop
@@ -236,6 +243,7 @@ class Session:
                 elif not last:
                     self.report(sparing=True)
                 clock += time.perf_counter() - before  # Saving and evaluating are not training.
+        trace.close()
         return state
 
     def save(self, step: int, state: Tree) -> None:
