@@ -75,8 +75,8 @@ class Run:
     profile: CountOrZero = 0
     """Trace N steps with XProf, after the first ones, into profile/ of the run's folder."""
     distributed: bool = False
-    """Run as one of several processes: calls jax.distributed.initialize, which recognises Slurm
-    and TPU pods."""
+    """Run as one of several processes, of Slurm, of a TPU pod, or as the environment variables
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say (launch/README.md)."""
 
 
 def train(

@@ -31,18 +31,40 @@ _state: dict[str, Any] = {"watching": False, "round": 0}
 def initialize() -> None:
     """`jax.distributed.initialize`, and a watch over the other processes.
 
-    InputError where no cluster is found, or not all of its processes.
+    JAX knows the processes of Slurm and of TPU pods. Elsewhere JAX_COORDINATOR_ADDRESS (HOST:PORT
+    of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say it; each process then uses all devices
+    of its machine. InputError where no cluster is found, or not all of its processes.
     """
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(**_from_environment())
     except Exception as e:  # ValueError without a cluster, JaxRuntimeError after its timeout.
         reason = " ".join(str(e).split())[:200]
         raise InputError(
             f"--run.distributed: the processes of this run don't find each other ({reason}). Start "
-            "all of them, with Slurm (launch/slurm.sh) or on a TPU pod (launch/tpu.sh), or leave "
-            "the flag out."
+            "all of them, as launch/README.md says for Slurm, TPU pods, Kubernetes and others, or "
+            "leave the flag out."
         ) from e
     start()
+
+
+def _from_environment() -> dict[str, Any]:
+    """Arguments of `jax.distributed.initialize` that environment variables give, if any."""
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    address, count, number = (os.environ.get(name, "") for name in names)
+    if count or number:
+        if not (address and count.isdecimal() and number.isdecimal()):
+            raise ValueError(f"{', '.join(names)} must all be given: HOST:PORT and two numbers")
+        return {
+            "coordinator_address": address,
+            "num_processes": int(count),
+            "process_id": int(number),
+            "cluster_detection_method": "deactivate",
+        }
+    # Slurm's --gpus-per-task shows each task its own GPU only, as number 0; JAX would take the one
+    # of the task's number.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    bound = "SLURM_LOCALID" in os.environ and visible and "," not in visible
+    return {"local_device_ids": [0]} if bound else {}
 
 
 def start() -> None:
