@@ -1,12 +1,13 @@
 """README: what it repeats from other files is as it is there."""
 
+import ast
 import re
 
 import pytest
 
 from tests.conftest import ROOT
 
-TEXT = (ROOT / "README.md").read_text()
+TEXT = (ROOT / "README.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
 ROWS = re.findall(r"\[([\d.]+(?: ± [\d.]+)?)\]\((experiments/ledger/\S+\.md)\)", TEXT)
 
 
@@ -28,3 +29,11 @@ def test_links_lead_to_files():
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXT)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_simclr_is_shown_as_it_is():
+    shown = re.search(r"```python\n(@checked\ndef simclr.*?)```", TEXT, re.S)[1]
+    tree = ast.parse((ROOT / "experiments" / "simclr.py").read_text())
+    kept = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.If)]
+    kept[0].body = kept[0].body[1:]  # Without its docstring.
+    assert ast.dump(ast.parse(shown)) == ast.dump(ast.Module(kept, []))
