@@ -5,7 +5,7 @@
     # Sizes and optimizer of lightly's benchmark
     launch/local.sh experiments/barlow.py --data cifar10 --epochs 800 --batch-size 512 \
         --optimizer sgd --lr 0.24 --weight-decay 5e-4 --head.widths 2048 2048 encoder:res-net
-    # The authors' setting, except that biases have a lower rate there
+    # The authors' setting, except that biases have a lower rate there; planned in launch/plans.md
     launch/local.sh experiments/barlow.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 1000 --batch-size 2048 --optimizer lars-outer --lr 1.6 --final-lr 1.6e-3 \
         --warmup 0.01 --weight-decay 1e-6 --redundancy 5.1e-3 --crop 0.08 \

@@ -6,14 +6,14 @@
     launch/local.sh experiments/byol.py --data cifar10 --epochs 800 --batch-size 512 \
         --optimizer sgd --lr 0.24 --weight-decay 5e-4 --head.widths 1024 256 --head.no-last-norm \
         --predictor.widths 1024 256 encoder:res-net
-    # The paper's setting
+    # The paper's setting, in bfloat16; planned in launch/plans.md
     launch/local.sh experiments/byol.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 1000 --batch-size 4096 --optimizer lars-outer --lr 3.2 --warmup 0.01 \
         --weight-decay 1.5e-6 --decay 0.996 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 \
         --solarize 0 0.2 --interpolation bicubic --head.widths 4096 256 --head.no-last-norm \
         --head.no-last-bias \
         --predictor.widths 4096 256 --predictor.no-last-bias encoder:res-net --encoder.depth 50 \
-        --encoder.stem imagenet
+        --encoder.stem imagenet --dtype bfloat16
 
 Deviation: BatchNorm is also applied to the head's output, as in MoCo v3. Without it, as in the
 paper and the last command, kNN on digits ends below the untrained net's (90.6 against 93.1 %, mean

@@ -3,6 +3,9 @@
     launch/local.sh experiments/dcgan.py                # digits, on a laptop CPU
     launch/local.sh experiments/dcgan.py --data cifar10 --widths 128 256 512 --batch-size 128 \
         --lr 2e-4 --epochs 100
+    # The paper's networks on its bedrooms at 64 pixels; planned in launch/plans.md
+    launch/local.sh experiments/dcgan.py --data lsun/bedroom --image-size 64 \
+        --widths 128 256 512 1024 --batch-size 128 --lr 2e-4 --epochs 5
 """
 
 import jax

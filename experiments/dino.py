@@ -22,7 +22,7 @@
         --interpolation bicubic --head.widths 2048 2048 256 --head.no-norm \
         --head.activation gelu --prototypes 65536 --frozen 0.0075 encoder:vit --encoder.patch 16 \
         --encoder.width 768 --encoder.depth 12 --encoder.heads 12 --encoder.pool token \
-        --encoder.positions learned --encoder.dtype bfloat16
+        --encoder.positions learned --dtype bfloat16
 """
 
 import jax

@@ -6,18 +6,21 @@
     launch/local.sh experiments/mocov3.py --data cifar10 --epochs 1000 --batch-size 256 \
         --optimizer sgd --lr 0.12 --weight-decay 5e-4 --head.widths 4096 256 \
         --predictor.widths 4096 256 --predictor.no-last-bias encoder:res-net
-    # The authors' setting of ResNet-50
+    # The authors' setting of ResNet-50, in bfloat16; planned in launch/plans.md
     launch/local.sh experiments/mocov3.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 1000 --batch-size 4096 --optimizer lars-outer --lr 4.8 --warmup 0.01 \
         --weight-decay 1.5e-6 --decay 0.996 --temperature 1 --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 \
         --solarize 0 0.2 --head.widths 4096 256 --predictor.widths 4096 256 \
-        --predictor.no-last-bias encoder:res-net --encoder.depth 50 --encoder.stem imagenet
-    # The authors' setting of ViT-S, except that they freeze its patch embedding
+        --predictor.no-last-bias encoder:res-net --encoder.depth 50 --encoder.stem imagenet \
+        --dtype bfloat16
+    # The authors' setting of ViT-S, in bfloat16, except that they freeze its patch embedding;
+    # planned in launch/plans.md
     launch/local.sh experiments/mocov3.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 300 --batch-size 4096 --lr 2.4e-3 --warmup 0.133 --weight-decay 0.1 --crop 0.08 \
         --jitter 0.4 0.4 0.2 0.1 --blur 1 0.1 --solarize 0 0.2 --head.widths 4096 4096 256 \
         --predictor.widths 4096 256 --predictor.last-norm encoder:vit --encoder.patch 16 \
-        --encoder.width 384 --encoder.depth 12 --encoder.heads 12 --encoder.pool token
+        --encoder.width 384 --encoder.depth 12 --encoder.heads 12 --encoder.pool token \
+        --dtype bfloat16
 """
 
 from functools import partial

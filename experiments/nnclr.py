@@ -6,12 +6,12 @@
     launch/local.sh experiments/nnclr.py --data cifar10 --epochs 800 --batch-size 512 \
         --optimizer sgd --lr 0.24 --weight-decay 5e-4 --head.widths 2048 256 \
         --predictor.widths 4096 256 --queue 8192 --temperature 0.5 encoder:res-net
-    # The paper's setting
+    # The paper's setting, in bfloat16; planned in launch/plans.md
     launch/local.sh experiments/nnclr.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 1000 --batch-size 4096 --optimizer lars --lr 4.8 --warmup 0.01 \
         --weight-decay 1e-6 --crop 0.08 --blur 0.5 --head.widths 2048 2048 256 \
         --predictor.widths 4096 256 --queue 98304 encoder:res-net --encoder.depth 50 \
-        --encoder.stem imagenet
+        --encoder.stem imagenet --dtype bfloat16
 """
 
 import jax

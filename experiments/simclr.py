@@ -12,7 +12,7 @@
         --epochs 1000 --batch-size 4096 --optimizer lars --lr 4.8 --warmup 0.01 \
         --weight-decay 1e-6 --crop 0.08 --jitter 0.8 --blur 0.5 --interpolation bicubic \
         --head.widths 2048 128 encoder:res-net --encoder.depth 50 --encoder.stem imagenet \
-        --encoder.dtype bfloat16
+        --dtype bfloat16
 
 Doodles, three seeds: kNN 42.0 ± 3.1 % (untrained net 17.1, pixels 25.3), linear probe 50.4 ± 2.5 %
 (20.9, 28.9); 210 s of CPU time a seed, evaluations included. With `--view-size 24 --epochs 16`

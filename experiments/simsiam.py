@@ -5,7 +5,7 @@
     # The paper's appendix D
     launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 --lr 0.06 \
         --head.widths 2048 2048 --predictor.widths 512 2048 encoder:res-net
-    # The paper's setting
+    # The paper's setting; planned in launch/plans.md
     launch/local.sh experiments/simsiam.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 100 --batch-size 256 --lr 0.05 --warmup 0 --weight-decay 1e-4 --blur 0.5 \
         --head.widths 2048 2048 2048 --predictor.widths 512 2048 encoder:res-net \

@@ -11,7 +11,7 @@
     launch/local.sh experiments/supcon.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 350 --batch-size 6144 --optimizer lars --lr 7.2 --warmup 0.03 --weight-decay 1e-6 \
         --crop 0.08 --jitter 0.8 --blur 0.5 --head.widths 2048 128 --head.no-norm encoder:res-net \
-        --encoder.depth 50 --encoder.stem imagenet --encoder.dtype bfloat16
+        --encoder.depth 50 --encoder.stem imagenet --dtype bfloat16
 """
 
 import jax

@@ -11,7 +11,7 @@
         --epochs 800 --batch-size 4096 --optimizer lars --lr 4.8 --final-lr 4.8e-3 \
         --warmup 0.0125 --weight-decay 1e-6 --crop 0.05 --part 0.14 --small 6 --small-size 96 \
         --jitter 0.8 --blur 0.5 --prototypes 3000 --frozen 0.00125 --head.widths 2048 128 \
-        encoder:res-net --encoder.depth 50 --encoder.stem imagenet --encoder.dtype bfloat16
+        encoder:res-net --encoder.depth 50 --encoder.stem imagenet --dtype bfloat16
 """
 
 import jax

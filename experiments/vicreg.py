@@ -5,7 +5,8 @@
     # Sizes of solo-learn's benchmark, whose LARS is another
     launch/local.sh experiments/vicreg.py --data cifar10 --epochs 1000 --batch-size 256 \
         --head.widths 2048 2048 2048 --jitter 0.4 0.4 0.2 0.1 --solarize 0.1 encoder:res-net
-    # The paper's setting; its μ of 25 is 12.5 here, since the authors' code has half of eq. 6
+    # The paper's setting; its μ of 25 is 12.5 here, since the authors' code has half of eq. 6;
+    # planned in launch/plans.md
     launch/local.sh experiments/vicreg.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 1000 --batch-size 2048 --optimizer lars-outer --lr 1.6 --final-lr 1.6e-3 \
         --warmup 0.01 --weight-decay 1e-6 --variance 12.5 --crop 0.08 --jitter 0.4 0.4 0.2 0.1 \
