@@ -25,6 +25,12 @@ FORK_USAGE = """usage: ssljax fork NAME FILE.py
 
 Copies the file of an experiment, to change it. FILE.py must not exist.
 """
+PLAN_USAGE = """usage: ssljax plan MACHINE NAME|FILE.py ...
+
+Compiles the step of an experiment for a machine that need not be there, and prints and saves what
+it needs there: memory, FLOPs, traffic, a bound of its time, and the largest batch. MACHINE is
+h100x8, a100x16, v5e:16x16, ...; the data need not be there either.
+"""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -78,6 +84,14 @@ def _run(args: Sequence[str]) -> None:
     runpy.run_path(str(file), run_name="__main__")
 
 
+def _plan(args: Sequence[str]) -> None:
+    if len(args) < 2 or args[0] in ("-h", "--help"):
+        print(PLAN_USAGE, end="")
+        return
+    machine, name, *flags = args
+    _run([name, *flags, "--run.plan", machine])
+
+
 def _is_path(name: str) -> bool:
     return name.endswith(".py") or "/" in name
 
@@ -105,6 +119,7 @@ def _of(module: str) -> Callable[[Sequence[str]], None]:
 
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "run": ("train an experiment, or resume or show its run; without a name: list them", _run),
+    "plan": ("say what an experiment needs on a GPU or TPU that you don't have", _plan),
     "fork": ("copy an experiment's file, to write a method of your own", _fork),
     "runs": ("list the runs in a folder", _of("ssljax.runs")),
     "compare": ("compare runs in a table or a page", _of("ssljax.compare")),
