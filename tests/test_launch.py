@@ -1,13 +1,24 @@
-"""Launch scripts, with a stand-in for uv that notes its arguments instead of installing."""
+"""Launch scripts, with a stand-in for uv that notes its arguments instead of installing; files."""
 
+import importlib
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
+import tomllib
 
+import jax
+import jsonschema
+from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet as JobSet
+import pydantic
 import pytest
+import yaml
 
+from ssljax import InputError, watchdog
+from ssljax.cli import parse
 from tests.conftest import ROOT
 
 
@@ -100,3 +111,124 @@ def test_constraints_name_versions_and_no_host():
     for line in (ROOT / "launch" / "constraints.txt").read_text().splitlines():
         name, version = line.split("==")
         assert name and version and "/" not in line and "@" not in line
+
+
+def test_environment_for_a_machine_with_a_gpu_is_set_up_without_one(checkout):
+    done, asked = checkout("setup.sh", "cuda12")
+    assert done.returncode == 0 and asked.splitlines()[-1].endswith("[all,cuda12]")
+    done, asked = checkout("setup.sh", "cuda12", nvidia_smi="echo GPU 0")
+    assert done.returncode == 0 and asked == ""
+
+
+# Files for Kubernetes and SkyPilot.
+
+
+def unknown(asked, known, path=""):
+    """Paths of what `known`, the same as a schema's classes keep it, lacks or has otherwise."""
+    if isinstance(asked, dict):
+        for k, x in asked.items():
+            yield from unknown(x, known[k], f"{path}/{k}") if k in known else [f"{path}/{k}"]
+    elif isinstance(asked, list):
+        for i, (x, y) in enumerate(zip(asked, known, strict=True)):
+            yield from unknown(x, y, f"{path}/{i}")
+    elif asked != known:
+        yield path
+
+
+@pytest.fixture
+def jobset():
+    return yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
+
+
+def test_jobset_is_what_the_schema_of_kubernetes_allows(jobset):
+    assert not [*unknown(jobset, JobSet.from_dict(jobset).to_dict())]
+    # And the check sees what isn't allowed.
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    container = job["template"]["spec"]["containers"][0]
+    container["resource"] = container.pop("resources")
+    wrong = JobSet.from_dict(jobset).to_dict()
+    assert [path.split("/")[-1] for path in unknown(jobset, wrong)] == ["resource"]
+    job["completions"] = "two"
+    with pytest.raises(pydantic.ValidationError, match="completions"):
+        JobSet.from_dict(jobset)
+
+
+def test_pods_of_the_jobset_find_each_other(jobset):
+    (job,) = jobset["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    given = {x["name"]: x.get("value") or x["valueFrom"]["fieldRef"] for x in container["env"]}
+    # https://jobset.sigs.k8s.io/docs/concepts: pods are JOBSET-JOB-INDEX-POD.JOBSET
+    name = jobset["metadata"]["name"]
+    port = container["ports"][0]["containerPort"]
+    assert given["JAX_COORDINATOR_ADDRESS"] == f"{name}-{job['name']}-0-0.{name}:{port}"
+    assert int(given["JAX_NUM_PROCESSES"]) == spec["completions"] == spec["parallelism"]
+    assert "job-completion-index" in given["JAX_PROCESS_ID"]["fieldPath"]
+    assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+    method, *flags = container["args"]
+    run, _ = parse(getattr(importlib.import_module(f"experiments.{method}"), method), flags)
+    assert run.distributed and run.workdir.startswith(container["volumeMounts"][0]["mountPath"])
+
+
+def test_sky_file_is_what_its_schema_allows(tmp_path):
+    task = yaml.safe_load((ROOT / "launch" / "sky.yaml").read_text())
+    schemas = json.loads((ROOT / "tests" / "schemas" / "skypilot.json").read_text())
+    jsonschema.validate(task, schemas["task"])
+    jsonschema.validate(task["resources"], schemas["resources"])
+    with pytest.raises(jsonschema.ValidationError, match="spot"):
+        jsonschema.validate({**task["resources"], "spot": True}, schemas["resources"])
+    with pytest.raises(jsonschema.ValidationError, match="nodes"):
+        jsonschema.validate({**task, "nodes": 2}, schemas["task"])
+    _, script, experiment, *flags = shlex.split(task["run"])
+    assert (ROOT / script).exists() and task["setup"] == "launch/setup.sh cuda12"
+    method = experiment.removeprefix("experiments/").removesuffix(".py")
+    run, _ = parse(getattr(importlib.import_module(f"experiments.{method}"), method), flags)
+    assert run.workdir.startswith(next(iter(task["file_mounts"])))
+
+
+def test_image_copies_what_the_package_is_made_of():
+    text = (ROOT / "launch" / "Dockerfile").read_text()
+    copied = {word for line in re.findall("COPY (.*)", text) for word in line.split()[:-1]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = {"pyproject.toml", "launch/constraints.txt", project["project"]["readme"]}
+    needed |= {*project["project"]["license-files"], "ssljax", "experiments"}
+    assert copied == needed and all((ROOT / name).exists() for name in copied)
+
+
+# Processes.
+
+
+@pytest.mark.parametrize(
+    "environment, given",
+    [
+        ({}, {}),
+        (
+            {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3", "JAX_COORDINATOR_ADDRESS": "a:1"},
+            {
+                "coordinator_address": "a:1",
+                "num_processes": 4,
+                "process_id": 3,
+                "cluster_detection_method": "deactivate",
+            },
+        ),
+        # Slurm's task 3 of a node: where it sees a single GPU, that has the number 0.
+        ({"SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": "3"}, {"local_device_ids": [0]}),
+        ({"SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, {}),
+        ({"SLURM_LOCALID": "3"}, {}),
+        ({"CUDA_VISIBLE_DEVICES": "3"}, {}),
+    ],
+)
+def test_processes_are_found_by_environment_variables(environment, given, monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **kwargs: asked.append(kwargs))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    watchdog.initialize()
+    assert asked == [given]
+
+
+def test_half_given_environment_variables_are_an_error(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    with pytest.raises(InputError, match="JAX_NUM_PROCESSES, JAX_PROCESS_ID must all be given"):
+        watchdog.initialize()
