@@ -23,7 +23,9 @@ import jax
 import pytest
 
 from ssljax import processes, sharding
+from ssljax.backends import start_backends
 
+start_backends()  # What the compilers of ssljax[plan] print is no test's.
 ROOT = pathlib.Path(__file__).parent.parent
 
 
