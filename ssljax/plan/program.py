@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
@@ -80,17 +81,18 @@ def compile_step(exp: Experiment, run: Run, machine: Machine) -> Step:
         )
         steps = (jax.tree.map(lane, fed),) * run.steps_per_call
         start = time.perf_counter()
-        traced = program.compiled.trace(state, accumulators, keys, resident, steps)
+        compiled: Any = program.compiled  # A jitted function.
+        traced = compiled.trace(state, accumulators, keys, resident, steps)
         try:
             with quiet():
-                compiled = traced.lower().compile(compiler_options=machine.options)
+                done = traced.lower().compile(compiler_options=machine.options)
         except jax.errors.JaxRuntimeError as e:
             memory, text, cost = _memory_of(str(e)), "", {}
             if memory is None:
                 raise
         else:
-            memory, text = _memory(compiled.memory_analysis()), compiled.as_text() or ""
-            found = compiled.cost_analysis() or {}
+            memory, text = _memory(done.memory_analysis()), done.as_text() or ""
+            found = done.cost_analysis() or {}
             cost = {k: float(v) for k, v in found.items() if k in ("flops", "bytes accessed")}
     arguments = {
         "parameters": state.params,
@@ -119,7 +121,8 @@ def shapes_of_data(data: Any, mesh: Mesh) -> tuple[Tree, Tree]:
             n + (m - n) // (small[1] - small[0]) * (data.batch_size - small[0])
             for n, m in zip(a.shape, b.shape, strict=True)
         ]
-        along = NamedSharding(mesh, a.sharding.spec) if isinstance(a, jax.Array) else None
+        spec = getattr(a.sharding, "spec", None) if isinstance(a, jax.Array) else None
+        along = None if spec is None else NamedSharding(mesh, spec)
         return jax.ShapeDtypeStruct(tuple(grown), a.dtype, sharding=along)
 
     everywhere = sharding.replicated(mesh)
@@ -165,9 +168,12 @@ def _memory_of(error: str) -> dict[str, int] | None:
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
     """JAX's cache of compiled programs is of programs for this machine."""
-    before = jax.config.jax_enable_compilation_cache
+    options: Any = jax.config  # Its attributes are made when JAX is imported.
+    before = options.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # It remembers whether it is used.
     try:
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
