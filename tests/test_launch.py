@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from ssljax import InputError, watchdog
-from ssljax.cli import parse
+from ssljax.cli import default_workdir, parse
 from tests.conftest import ROOT
 
 
@@ -232,3 +232,38 @@ def test_half_given_environment_variables_are_an_error(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     with pytest.raises(InputError, match="JAX_NUM_PROCESSES, JAX_PROCESS_ID must all be given"):
         watchdog.initialize()
+
+
+PAGE = (ROOT / "launch" / "README.md").read_text()
+SCRIPT = r"launch/(?:local|tpu|slurm|array)\.sh (?:flags\.txt )?"
+
+
+def test_commands_of_the_page_are_parsed():
+    found = re.findall(rf"{SCRIPT}experiments/(\w+)\.py ([^\n`]*)", PAGE)
+    assert len(found) >= 6
+    for name, flags in found:
+        make = getattr(importlib.import_module(f"experiments.{name}"), name)
+        parse(make, shlex.split(flags, comments=True))
+    for extra in re.findall(r"ssljax\[(\w+)\]", PAGE):
+        assert (
+            extra
+            in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+                "optional-dependencies"
+            ]
+        )
+
+
+def test_files_of_the_page_are_there():
+    for name in re.findall(r"\]\((\w+\.\w+)\)", PAGE) + re.findall(r"launch/(\w+\.\w+)", PAGE):
+        assert (ROOT / "launch" / name).exists() or name == "plans.md", name
+
+
+def test_flags_of_the_sweep(tmp_path):
+    """The page's loop writes a line for each of its 50 jobs."""
+    loop = re.search(r"(for lr in .*?> flags\.txt)", PAGE, re.DOTALL)[1]
+    subprocess.run(["bash", "-c", loop], cwd=tmp_path, check=True)
+    lines = (tmp_path / "flags.txt").read_text().splitlines()
+    assert len(lines) == int(re.search(r"--array=1-(\d+)", PAGE)[1]) == len({*lines})
+    make = importlib.import_module("experiments.simclr").simclr
+    folders = {default_workdir(make, *parse(make, line.split())[::-1]) for line in lines}
+    assert len(folders) == 50  # No two jobs share a folder.
