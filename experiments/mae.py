@@ -4,6 +4,14 @@
     launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 20
     launch/local.sh experiments/mae.py --data cifar10 --flip 0.5 --epochs 2000 --batch-size 4096 \
         --vit.depth 12
+    # The paper's setting of ViT-B, in bfloat16; planned in launch/plans.md
+    launch/local.sh experiments/mae.py --data imagenet2012 --image-size 224 --epochs 1600 \
+        --batch-size 4096 --lr 2.4e-3 --flip 0.5 --decoder-width 512 --decoder-depth 8 \
+        --vit.patch 16 --vit.width 768 --vit.depth 12 --vit.heads 12 --dtype bfloat16
+    # The paper's setting of ViT-L, in bfloat16; planned in launch/plans.md
+    launch/local.sh experiments/mae.py --data imagenet2012 --image-size 224 --epochs 1600 \
+        --batch-size 4096 --lr 2.4e-3 --flip 0.5 --decoder-width 512 --decoder-depth 8 \
+        --vit.patch 16 --vit.width 1024 --vit.depth 24 --vit.heads 16 --dtype bfloat16
 """
 
 import jax
@@ -67,7 +75,8 @@ def mae(
     tx = adamw(warmup_cosine(lr, num_steps), weight_decay, b2=0.95)
     h, w, c = train.shape
     grid, out = (h // vit.patch, w // vit.patch), c * vit.patch**2
-    decoder = MAEDecoder(grid, out, decoder_width, decoder_depth, dtype=vit.dtype)
+    same = {"dtype": vit.dtype, "remat": vit.remat}
+    decoder = MAEDecoder(grid, out, decoder_width, decoder_depth, **same)
 
     def draw_mask(key, n):
         return random_mask(key, n, grid[0] * grid[1], mask)

@@ -58,7 +58,7 @@ def simmim(
     train, test = sets.train, sets.test
     num_steps = steps_of(epochs, train, batch_size)
     tx = adamw(warmup_cosine(lr, num_steps), weight_decay)
-    head = nn.Dense(train.shape[2] * vit.patch**2)
+    head = nn.Dense(train.shape[2] * vit.patch**2, dtype=vit.dtype)
 
     def init(key, batch):
         k1, k2, k3 = jax.random.split(key, 3)
@@ -72,8 +72,8 @@ def simmim(
         keep, place = random_mask(key, *target.shape[:2], mask)
         hidden = place >= keep.shape[1]
         y = vit.apply(params["encoder"], x, None, hidden, params["blank"], method=vit.tokens)
-        y = y[:, -target.shape[1] :].astype(jnp.float32)  # Without the class token, if any.
-        return head.apply(params["head"], y), target, hidden
+        y = head.apply(params["head"], y[:, -target.shape[1] :])  # Without the class token, if any.
+        return y.astype(jnp.float32), target, hidden
 
     def loss(params, state, batch, key):
         k1, k2, k3 = jax.random.split(key, 3)

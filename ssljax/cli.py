@@ -9,16 +9,27 @@ import signal
 import sys
 import time
 import traceback
-from typing import Any, get_type_hints, NoReturn
+from typing import Annotated, Any, get_type_hints, NoReturn
+
+import tyro
 
 from ssljax import fingerprint, flags, processes, record, sharding, watchdog
 from ssljax.backends import start_backends
 from ssljax.errors import describe, find_os_error, InputError, out_of_memory, quiet_threads
 from ssljax.experiment import Experiment
 from ssljax.memory import keep_freed_memory
+from ssljax.models import Dtype, has_field, with_fields
 from ssljax.ranges import check_arguments, check_value
 from ssljax.run import Run, train
 from ssljax.signals import discard_output, Signals
+
+PRECISION = Annotated[
+    Dtype | None,
+    tyro.conf.arg(
+        help="Precision in which all nets compute, in place of their own; parameters, losses and "
+        "the optimizer stay in float32."
+    ),
+]
 
 
 def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> None:
@@ -82,16 +93,23 @@ def parse(
     """
     signature = inspect.signature(make)
 
-    def entry(run: Run, **arguments: Any) -> tuple[Run, dict[str, Any]]:
-        return run, arguments
+    def entry(run: Run, dtype: Dtype | None, **arguments: Any) -> tuple[Run, dict[str, Any]]:
+        if dtype is None:
+            return run, arguments
+        if not has_field(arguments, "dtype"):
+            raise InputError(f"--dtype is of nets that {make.__name__} has none of: leave it out.")
+        return run, with_fields(arguments, dtype=dtype)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [p.replace(kind=keyword) for p in signature.parameters.values()]
-    parameters.append(inspect.Parameter("run", keyword, default=Run(), annotation=Run))
+    own = {"dtype": (None, PRECISION), "run": (Run(), Run)}
+    for name, (default, kind) in own.items():
+        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=kind))
     entry.__signature__ = signature.replace(
         parameters=parameters, return_annotation=signature.empty
     )
-    entry.__annotations__ = {**get_type_hints(make, include_extras=True), "run": Run}
+    kinds = {name: kind for name, (_, kind) in own.items()}
+    entry.__annotations__ = {**get_type_hints(make, include_extras=True), **kinds}
     entry.__annotations__.pop("return", None)
     entry.__doc__, entry.__name__ = make.__doc__, make.__name__
     entry.__module__ = make.__module__

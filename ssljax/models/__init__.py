@@ -1,6 +1,7 @@
 """Networks in Flax Linen. A net computes in its `dtype`; its parameters are float32."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 Dtype = Literal["float32", "bfloat16"]
 Activation = Literal["relu", "leaky_relu", "tanh", "gelu", "silu"]
+Remat = Literal["none", "blocks", "products"]
 
 
 def activate(name: Activation) -> Callable[[Array], Array]:
@@ -31,3 +33,54 @@ def apply_training(
     `stats` is {"batch_stats": ...} or empty, as what is returned.
     """
     return net.apply({"params": params, **stats}, x, True, *args, mutable=["batch_stats"])
+
+
+def recomputed(block: Callable[..., Any], net: nn.Module, policy: Remat) -> Callable[..., Any]:
+    """`block(net, *arrays)`, a part of `net.__call__` that makes layers, as a function of arrays.
+
+    With the policy "blocks" only the arrays are kept for the gradient, which computes the block a
+    second time: memory for time, as Chen et al., 2016, arXiv:1604.06174. With "products" the
+    results of matrix products and convolutions are kept as well.
+    """
+    if policy == "none":
+        return lambda *arrays: block(net, *arrays)
+    keep = {"policy": _products} if policy == "products" else {}
+    return lambda *arrays: nn.remat(block, **keep)(net, *arrays)
+
+
+def _products(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in ("dot_general", "conv_general_dilated")
+
+
+def with_fields(arguments: Mapping[str, Any], **values: Any) -> dict[str, Any]:
+    """Arguments of an experiment in which every net that has one of these fields has its value.
+
+    Nets within nets and in tuples are included: `with_fields(arguments, dtype="bfloat16")`.
+    """
+
+    def of(x: Any) -> Any:
+        if isinstance(x, (tuple, list)) and any(map(dataclasses.is_dataclass, x)):
+            return type(x)(of(y) for y in x)
+        if not dataclasses.is_dataclass(x) or isinstance(x, type):
+            return x
+        names = [f.name for f in dataclasses.fields(x) if f.init and f.name not in OF_FLAX]
+        new = {k: values.get(k, of(getattr(x, k))) for k in names}
+        changed = {k: v for k, v in new.items() if v is not getattr(x, k)}
+        return dataclasses.replace(x, **changed) if changed else x
+
+    return {name: of(x) for name, x in arguments.items()}
+
+
+def has_field(x: Any, name: str) -> bool:
+    """Whether a net, or a net within it or in a mapping or tuple, has a field of that name."""
+    if isinstance(x, Mapping):
+        return any(has_field(y, name) for y in x.values())
+    if isinstance(x, (tuple, list)):
+        return any(has_field(y, name) for y in x)
+    if not dataclasses.is_dataclass(x) or isinstance(x, type):
+        return False
+    names = {f.name for f in dataclasses.fields(x)} - {*OF_FLAX}
+    return name in names or any(has_field(getattr(x, k), name) for k in names)
+
+
+OF_FLAX = ("parent", "name")  # Fields of every module.

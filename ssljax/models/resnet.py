@@ -8,7 +8,7 @@ import flax.linen as nn
 from jax import Array
 import jax.numpy as jnp
 
-from ssljax.models import Dtype
+from ssljax.models import Dtype, recomputed, Remat
 from ssljax.models.convolution import convolve
 from ssljax.models.norm import BatchNorm
 from ssljax.ranges import Count
@@ -34,6 +34,9 @@ class ResNet(nn.Module):
     """Channels of the first stage."""
     dtype: Dtype = "float32"
     """Precision of computation; parameters are float32."""
+    remat: Remat = "none"
+    """Compute blocks a second time for the gradient, which takes less memory and more time:
+    whole blocks, or all but their convolutions."""
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -56,19 +59,18 @@ class ResNet(nn.Module):
         if self.stem == "imagenet":
             # After a ReLU, padding with 0 does not change a maximum.
             x = nn.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))
-        block = self.bottleneck if self.depth == 50 else self.basic
+        kind = ResNet.bottleneck if self.depth == 50 else ResNet.basic
         for stage, blocks in enumerate(STAGES[self.depth]):
             for i in range(blocks):
-                stride = 2 if stage and not i else 1
-                x = block(
-                    x,
-                    self.width * 2**stage,
-                    stride,
-                    conv,
-                    norm,
-                    pad,
-                    f"stage{stage + 1}_block{i + 1}",
-                )
+                fixed = {
+                    "width": self.width * 2**stage,
+                    "stride": 2 if stage and not i else 1,
+                    "conv": conv,
+                    "norm": norm,
+                    "pad": pad,
+                    "name": f"stage{stage + 1}_block{i + 1}",
+                }
+                x = recomputed(partial(kind, **fixed), self, self.remat)(x)
         return x.mean((1, 2)).astype(jnp.float32)
 
     def basic(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.models import Dtype
+from ssljax.models import Dtype, recomputed, Remat
 from ssljax.models.attention import attend, BUCKETS, distance_buckets, rotary
 from ssljax.models.dense import gelu, product
 from ssljax.ranges import Count, CountOrZero, FractionBelowOne, NotNegative
@@ -67,6 +67,9 @@ class Transformer(nn.Module):
     hidden: CountOrZero = 0
     """Channels in the feed-forward unit; 0 for 4 times the width, or with gates 8/3 of it, rounded
     up to a multiple of 32."""
+    remat: Remat = "none"
+    """Compute blocks a second time for the gradient, which takes less memory and more time: whole
+    blocks, or all but their matrix products."""
 
     @nn.compact
     def __call__(
@@ -114,7 +117,6 @@ class Transformer(nn.Module):
         )
         # Before norms, the sum over layers then has one layer's variance, as in GPT-2.
         last = 1 if post else 1 / math.sqrt((3 if across else 2) * self.layers)
-        drop = functools.partial(self.drop, train=train)
         place = at + jnp.arange(t)
         keys = jnp.arange(t if cache is None else cache[0][0].shape[1])  # Their places.
         bias = None
@@ -131,6 +133,48 @@ class Transformer(nn.Module):
         if memory_mask is not None:
             memory_mask = memory_mask[:, None, None, :]
 
+        def block(net, x, old, memory, mask, bias, memory_mask, i):
+            y = x if post else norm_of(net, f"norm{i}a")(x)
+            y = dense(3 * inner, f"qkv{i}")(y).reshape(n, t, 3, net.heads, -1)
+            q, k, v = (y[:, :, j] for j in range(3))
+            if net.positions == "rotary":
+                q, k = rotary(q, place), rotary(k, place)
+            if old is not None:
+                k, v = (
+                    jax.lax.dynamic_update_slice_in_dim(room, new.astype(room.dtype), at, axis=1)
+                    for room, new in zip(old, (k, v))
+                )
+            new = (k, v)
+            y = attend(q, k, v, causal, mask, bias).reshape(n * t, inner)
+            x = x + net.drop(dense(d, f"out{i}", last)(y), train)
+            x = norm_of(net, f"norm{i}a")(x) if post else x
+            if across:
+                y = x if post else norm_of(net, f"norm{i}c")(x)
+                q = dense(inner, f"q{i}")(y).reshape(n, t, net.heads, -1)
+                if memory is None:
+                    k, v = old[2:]
+                else:
+                    y = dense(2 * inner, f"kv{i}")(memory).reshape(
+                        n, -1, 2, net.heads, inner // net.heads
+                    )
+                    k, v = y[:, :, 0], y[:, :, 1]
+                new = *new, k, v
+                y = attend(q, k, v, mask=memory_mask).reshape(n * t, inner)
+                x = x + net.drop(dense(d, f"cross{i}", last)(y), train)
+                x = norm_of(net, f"norm{i}c")(x) if post else x
+            y = x if post else norm_of(net, f"norm{i}b")(x)
+            if net.unit in ("swiglu", "geglu"):  # Shazeer, 2020, arXiv:2002.05202, eq. 6.
+                hidden = net.hidden or -(-8 * d // 96) * 32
+                gate = dense(hidden, f"gate{i}")(y)
+                gate = nn.silu(gate) if net.unit == "swiglu" else nn.gelu(gate)
+                y = gate * dense(hidden, f"up{i}")(y)
+            else:
+                y = dense(net.hidden or 4 * d, f"up{i}")(y)
+                y = gelu(y) if net.unit == "gelu" else nn.gelu(y)
+            x = x + net.drop(dense(d, f"down{i}", last)(y), train)
+            x = norm_of(net, f"norm{i}b")(x) if post else x
+            return x, new
+
         x = x.astype(self.dtype)
         if self.positions == "learned":
             table = self.param("positions", normal(0.02), (self.reach, d))
@@ -139,47 +183,12 @@ class Transformer(nn.Module):
             table = self.param("segments", normal(0.02), (self.segments, d)).astype(x.dtype)
             x = x + (table[0] if segment is None else table[segment])
         x, kept = x.reshape(n * t, d), []  # Flat: XLA on a CPU is far slower on more axes.
-        x = drop(norm_of(self, "embed_norm")(x) if post else x)
+        x = self.drop(norm_of(self, "embed_norm")(x) if post else x, train)
         for i in range(1, self.layers + 1):
-            y = x if post else norm_of(self, f"norm{i}a")(x)
-            y = dense(3 * inner, f"qkv{i}")(y).reshape(n, t, 3, self.heads, -1)
-            q, k, v = (y[:, :, j] for j in range(3))
-            if self.positions == "rotary":
-                q, k = rotary(q, place), rotary(k, place)
-            if cache is not None:
-                k, v = (
-                    jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=1)
-                    for old, new in zip(cache[i - 1], (k, v))
-                )
-            kept.append((k, v))
-            y = attend(q, k, v, causal, mask, bias).reshape(n * t, inner)
-            x = x + drop(dense(d, f"out{i}", last)(y))
-            x = norm_of(self, f"norm{i}a")(x) if post else x
-            if across:
-                y = x if post else norm_of(self, f"norm{i}c")(x)
-                q = dense(inner, f"q{i}")(y).reshape(n, t, self.heads, -1)
-                if memory is None:
-                    k, v = cache[i - 1][2:]
-                else:
-                    y = dense(2 * inner, f"kv{i}")(memory).reshape(
-                        n, -1, 2, self.heads, inner // self.heads
-                    )
-                    k, v = y[:, :, 0], y[:, :, 1]
-                kept[-1] = *kept[-1], k, v
-                y = attend(q, k, v, mask=memory_mask).reshape(n * t, inner)
-                x = x + drop(dense(d, f"cross{i}", last)(y))
-                x = norm_of(self, f"norm{i}c")(x) if post else x
-            y = x if post else norm_of(self, f"norm{i}b")(x)
-            if self.unit in ("swiglu", "geglu"):  # Shazeer, 2020, arXiv:2002.05202, eq. 6.
-                hidden = self.hidden or -(-8 * d // 96) * 32
-                gate = dense(hidden, f"gate{i}")(y)
-                gate = nn.silu(gate) if self.unit == "swiglu" else nn.gelu(gate)
-                y = gate * dense(hidden, f"up{i}")(y)
-            else:
-                y = dense(self.hidden or 4 * d, f"up{i}")(y)
-                y = gelu(y) if self.unit == "gelu" else nn.gelu(y)
-            x = x + drop(dense(d, f"down{i}", last)(y))
-            x = norm_of(self, f"norm{i}b")(x) if post else x
+            old = None if cache is None else cache[i - 1]
+            one = recomputed(functools.partial(block, i=i), self, self.remat)
+            x, new = one(x, old, memory, mask, bias, memory_mask)
+            kept.append(new)
         x = x if post else norm_of(self, "norm")(x)
         return x.reshape(n, t, d), kept
 

@@ -3,6 +3,7 @@
 Dosovitskiy et al., 2020, https://arxiv.org/abs/2010.11929.
 """
 
+import functools
 import math
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.models import Dtype
+from ssljax.models import Dtype, recomputed, Remat
 from ssljax.models.attention import attend
 from ssljax.ranges import Count
 
@@ -40,6 +41,9 @@ class ViT(nn.Module):
     """Fixed sines and cosines, or learned vectors, resampled for images of another size."""
     dtype: Dtype = "float32"
     """Precision of computation; parameters are float32."""
+    remat: Remat = "none"
+    """Compute blocks a second time for the gradient, which takes less memory and more time:
+    whole blocks, or all but their matrix products."""
 
     def setup(self) -> None:
         self.embed = nn.Dense(self.width, dtype=self.dtype)
@@ -47,7 +51,7 @@ class ViT(nn.Module):
             self.token = self.param("token", nn.initializers.normal(0.02), (self.width,))
         if self.positions == "learned":
             self.places = LearnedPositions()
-        self.blocks = ViTBlocks(self.depth, self.heads, self.dtype)
+        self.blocks = ViTBlocks(self.depth, self.heads, self.dtype, self.remat)
 
     def __call__(self, x: Array, train: bool = False) -> Array:
         y = self.tokens(x)
@@ -137,6 +141,8 @@ class MAEDecoder(nn.Module):
     """Attention heads; the width must be a multiple."""
     dtype: Dtype = "float32"
     """Precision of computation; parameters are float32."""
+    remat: Remat = "none"
+    """What is computed a second time for the gradient, as in `ViT`."""
 
     @nn.compact
     def __call__(self, y: Array, place: Array) -> Array:
@@ -146,7 +152,7 @@ class MAEDecoder(nn.Module):
         y = jnp.concatenate([y, jnp.broadcast_to(blank, (len(y), 1, self.width))], axis=1)
         y = jnp.take_along_axis(y, jnp.minimum(place, y.shape[1] - 1)[:, :, None], axis=1)
         y = y + sincos_positions(*self.grid, self.width).astype(y.dtype)
-        y = ViTBlocks(self.depth, self.heads, self.dtype, name=BLOCKS)(y)
+        y = ViTBlocks(self.depth, self.heads, self.dtype, self.remat, name=BLOCKS)(y)
         return nn.Dense(self.out, dtype=self.dtype)(y).astype(jnp.float32)
 
 
@@ -170,6 +176,8 @@ class Predictor(nn.Module):
     """Attention heads; the width must be a multiple."""
     dtype: Dtype = "float32"
     """Precision of computation; parameters are float32."""
+    remat: Remat = "none"
+    """What is computed a second time for the gradient, as in `ViT`."""
 
     @nn.compact
     def __call__(self, y: Array, seen: Array, asked: Array) -> Array:
@@ -180,7 +188,7 @@ class Predictor(nn.Module):
         y = jnp.where(seen[:, :, None], y, blank) + sincos_positions(*self.grid, self.width).astype(
             y.dtype
         )
-        y = ViTBlocks(self.depth, self.heads, self.dtype, name=BLOCKS)(y, seen | asked)
+        y = ViTBlocks(self.depth, self.heads, self.dtype, self.remat, name=BLOCKS)(y, seen | asked)
         return nn.Dense(self.out, dtype=self.dtype)(y).astype(jnp.float32)
 
 
@@ -197,6 +205,8 @@ class ViTBlocks(nn.Module):
     """Attention heads; the width must be a multiple."""
     dtype: Dtype = "float32"
     """Precision of computation; parameters are float32."""
+    remat: Remat = "none"
+    """What is computed a second time for the gradient, as in `ViT`."""
 
     @nn.compact
     def __call__(self, x: Array, seen: Array | None = None) -> Array:
@@ -209,13 +219,17 @@ class ViTBlocks(nn.Module):
         xavier = nn.initializers.xavier_uniform()
         dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name=name)
         norm = lambda name: nn.LayerNorm(1e-6, dtype=self.dtype, name=name)
-        x = x.reshape(n * t, d)  # XLA on a CPU is far slower on three dimensions.
-        for i in range(1, self.depth + 1):
+
+        def block(_, x, mask, i):
             y = dense(3 * d, f"qkv{i}")(norm(f"norm{i}a")(x))
             q, k, v = jnp.split(y.reshape(n, t, 3 * self.heads, -1), 3, axis=2)
             x = x + dense(d, f"out{i}")(attend(q, k, v, mask=mask).reshape(n * t, d))
             y = nn.gelu(dense(4 * d, f"up{i}")(norm(f"norm{i}b")(x)), approximate=False)
-            x = x + dense(d, f"down{i}")(y)
+            return x + dense(d, f"down{i}")(y)
+
+        x = x.reshape(n * t, d)  # XLA on a CPU is far slower on three dimensions.
+        for i in range(1, self.depth + 1):
+            x = recomputed(functools.partial(block, i=i), self, self.remat)(x, mask)
         return norm("norm")(x).reshape(n, t, d)
 
 
