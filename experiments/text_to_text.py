@@ -82,11 +82,11 @@ def text_to_text(
     tx = clipped(1.0, adamw(warmup_cosine(lr, steps), weight_decay))
 
     def init(key, batch):
-        first = (batch[k][:2] for k in ("input", "target"))
+        first = (batch[k][:2] for k in ("tokens", "target"))
         return TrainState.create(tx, {"model": model.init(key, *first)})
 
     def loss(params, state, batch, key):
-        inputs, targets, rngs = batch["input"], batch["target"], {"dropout": key}
+        inputs, targets, rngs = batch["tokens"], batch["target"], {"dropout": key}
         logits = model.apply(params["model"], inputs, targets, train=True, rngs=rngs)
         value = masked_lm_loss(logits, jnp.maximum(targets, 0), targets >= 0)
         return value, (state.extra, {"loss": value})
@@ -111,7 +111,7 @@ def text_to_text(
         num_steps=steps,
         encode=encode,
         warm_start=old.warm_start,
-        data=Rows({"input": train[0][at], "target": train[1][at]}, batch_size),
+        data=Rows({"tokens": train[0][at], "target": train[1][at]}, batch_size),
         files=old.files,
         evals={
             "test": exact_answers(answer, score, test, {"train": some, "test": pairs["test"]}),

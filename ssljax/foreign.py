@@ -341,9 +341,11 @@ def read_encoder_decoder(arrays: Arrays, config: Config, where: str, size: int) 
     shapes = {k: x.shape for k, x in flatten(made).items()}
     tied = [f"{side}.embed_tokens.weight" for side in ("encoder", "decoder")]
     own = {k: x for k, x in arrays.items() if k not in tied}
-    if "lm_head.weight" not in own:
-        raise InputError(f"{where} has no array lm_head.weight: it is a T5 without its head.")
+    own.setdefault("lm_head.weight", own["shared.weight"])  # Where it is tied to the table.
     ours, left = to_ours(t5(net), own, shapes, where)
+    # Newer files say it by its own name; older ones by whether the head is tied.
+    if config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True)):
+        ours["params/head/kernel"] = ours["params/head/kernel"] / np.float32(math.sqrt(net.width))
     ours["params/embed/embedding"] = ours["params/embed/embedding"][:size]
     ours["params/head/kernel"] = ours["params/head/kernel"][:, :size]
     left += [k for k in tied if k in arrays]
@@ -354,11 +356,9 @@ def _read_t5(config: Config) -> Transformer:
     unit = config.get("feed_forward_proj", "relu")
     buckets = config.get("relative_attention_num_buckets", 32)
     farthest = config.get("relative_attention_max_distance", 128)
-    if unit != "gated-gelu" or config.get("tie_word_embeddings", True):
+    if unit != "gated-gelu":
         raise InputError(
-            f"its feed-forward units are {unit} and its head is "
-            f"{'' if config.get('tie_word_embeddings', True) else 'not '}its table of tokens, and "
-            "ours are gated-gelu with a head of its own, as in T5 1.1 and FLAN-T5."
+            f"its feed-forward units are {unit}, and ours are gated-gelu, as in T5 1.1 and FLAN-T5."
         )
     if (buckets, farthest) != (BUCKETS, FARTHEST):
         raise InputError(
@@ -381,7 +381,7 @@ def _read_t5(config: Config) -> Transformer:
         dropout=float(config.get("dropout_rate", 0.1)),
         epsilon=_epsilon(config.get("layer_norm_epsilon", 1e-6), 1e-6),
         head_width=0 if size * heads == width else size,
-        hidden=config["d_ff"],
+        hidden=0 if config["d_ff"] == -(-8 * width // 96) * 32 else config["d_ff"],
     )
 
 

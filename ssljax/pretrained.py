@@ -5,7 +5,7 @@ torchvision, timm or transformers, or a GPT-2, BERT, Llama, EuroBERT or T5 1.1 o
 .safetensors or a folder with one and its config.json; or hf-hub:OWNER/NAME.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 import functools
 import json
 import pathlib
@@ -20,14 +20,15 @@ import numpy as np
 from ssljax import fingerprint, methods
 from ssljax.checkpoint import flatten, load_state
 from ssljax.data.documents import AnyDocuments, Documents
+from ssljax.data.token_feeds import document_rows
 from ssljax.data.token_rows import masked_tokenizer, TokenKind
-from ssljax.data.tokenizers import load_tokenizer, text_to_text
+from ssljax.data.tokenizers import encode, id_of, load_tokenizer, PAD_AND_STOP, text_to_text
 from ssljax.errors import InputError
 from ssljax.experiment import Batch, Experiment, TrainState
 from ssljax.foreign import read_encoder, read_encoder_decoder, read_language_model
 from ssljax.loaded import batch_of, make_of, restore_arguments
 from ssljax.models.encoder import build, KNOWN, rebuild
-from ssljax.models.encoder_decoder import EncoderDecoder
+from ssljax.models.encoder_decoder import beam_search, decode, EncoderDecoder
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import at_places_of
 from ssljax.processes import labelled
@@ -411,6 +412,30 @@ def pretrained_pairs(
         tokenizer = text_to_text(train, vocabulary)
         return Pretrained(EncoderDecoder(net, tokenizer.get_vocab_size()), tokenizer)
     return _for_rows(pretrained(workdir, "EncoderDecoder"), net, workdir, length)
+
+
+def answers(
+    workdir: str | pathlib.Path, texts: Sequence[str], beams: int = 1, penalty: float = 0.6
+) -> list[str]:
+    """What the run of text_to_text, or of t5, in `workdir` answers to texts.
+
+    They are read, and answers written, up to the lengths of the run. Of t5 both hold sentinels:
+    the answer to "the <extra_id_0> sat" may be "<extra_id_0> cat". Beams as in `beam_search`.
+    InputError where there is no such run.
+    """
+    old = pretrained(workdir, "EncoderDecoder")
+    said = read_record(pathlib.Path(workdir).expanduser(), TRAIN_AGAIN)["computes"]
+    length, most = said["length"], said.get("target_length", said["length"])
+    stop = id_of(old.tokenizer, PAD_AND_STOP[1])
+    rows = document_rows(*encode(old.tokenizer, Documents(list(texts))), length, -1, None, stop)
+
+    def answer(params: Tree, rows: Array) -> Array:
+        if beams > 1:
+            return beam_search(old.model, params, rows, most, beams, penalty)[0]
+        return decode(old.model, params, jax.random.key(0), rows, most)
+
+    found = np.asarray(jax.jit(answer)(old.params, rows))
+    return [old.tokenizer.decode(row[row >= 0], skip_special_tokens=False) for row in found]
 
 
 def pretrained(

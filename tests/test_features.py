@@ -14,6 +14,7 @@ from experiments.gpt import gpt
 from experiments.rotation import rotation
 from experiments.simclr import simclr
 from experiments.simcse import simcse
+from experiments.t5 import t5
 from experiments.vae import vae
 from ssljax import features, load, Loaded
 from ssljax.data import Images, images
@@ -171,7 +172,12 @@ def test_features_of_a_recording_are_the_mean_of_its_windows(tmp_path):
 
 @pytest.mark.parametrize(
     ("make", "settings"),
-    [(simcse, {"vocabulary": 400}), (bert, {"vocabulary": 400}), (gpt, {"tokens": "characters"})],
+    [
+        (simcse, {"vocabulary": 400}),
+        (bert, {"vocabulary": 400}),
+        (gpt, {"tokens": "characters"}),
+        (t5, {"vocabulary": 300}),
+    ],
 )
 def test_features_of_texts_are_of_their_first_tokens(make, settings, tmp_path):
     net = Transformer(1, 2, 8)

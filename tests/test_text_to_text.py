@@ -10,17 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.bert import bert
+from experiments.finetune_text import finetune_text
 from experiments.t5 import t5
 from experiments.text_to_text import text_to_text
-from ssljax import InputError
-from ssljax.data import tokenizers
+from ssljax import InputError, load
+from ssljax.data import described, tokenizers
 from ssljax.data.documents import Documents, documents
 from ssljax.data.text_pairs import pair_rows, sentinel_ids, text_pairs, text_rows
+from ssljax.data.tokenizers import load_tokenizer
 from ssljax.evals.answers import filled, same_answers
+from ssljax.evals.features import round_up
 from ssljax.losses.span_corruption import corrupt_spans, most_spans, noise_spans
+from ssljax.models import attention
 from ssljax.models.attention import biased_attention, distance_buckets
 from ssljax.models.encoder_decoder import beam_search, decode, EncoderDecoder
 from ssljax.models.transformer import LanguageModel, Transformer
+from ssljax.pretrained import answers
+from tests.saved_runs import random_state, save_run
 from tests.test_data import batches, mesh_of
 from tests.test_transformer import begun, naive
 
@@ -40,7 +47,7 @@ def made(form="T5", vocabulary=11, layers=2, width=8, scale=8.0, **changes):
     model = EncoderDecoder(net, vocabulary)
     params = jax.jit(model.init)(KEY, jnp.zeros((1, 3), int), jnp.zeros((1, 4), int))
     rng = np.random.default_rng(0)
-    draw = lambda x: x + scale * 0.05 * rng.normal(size=x.shape).astype(np.float32)
+    draw = lambda x: x + (scale if x.ndim > 1 else 4) * 0.05 * rng.normal(size=x.shape).astype("f")
     return model, jax.tree.map(draw, params)
 
 
@@ -142,7 +149,7 @@ def test_decoder_sees_nothing_ahead_nor_padding(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_greedy_answers_match_full_forward_passes(form):
     """With the cache, and keys and values of the memory that are computed once."""
-    model, params = made(form)
+    model, params = made(form, scale=20.0)
     inputs = jnp.array([[3, 4, 5, 6], [9, 2, -1, -1], [7, 7, 8, -1]])
     found = np.asarray(jax.jit(lambda x: decode(model, params, KEY, x, 6))(inputs))
     tokens = np.full((3, 6), -1)
@@ -152,6 +159,20 @@ def test_greedy_answers_match_full_forward_passes(form):
         end = list(want).index(1) if 1 in want else 6
         np.testing.assert_array_equal(row, [*want[:end], *[-1] * (6 - end)])
     assert len({tuple(row) for row in found}) > 1
+
+
+def test_bfloat16_and_the_attention_of_accelerators(monkeypatch):
+    """Logits within bfloat16's precision, and the same by JAX's attention with a bias."""
+    model, params = made(scale=2.0)
+    inputs, targets = jnp.array([[3, 4, 5, -1], [2, 2, 7, 9]]), jnp.array([[6, 7, 1], [4, 1, -1]])
+    logits = lambda net: model.clone(net=net).apply(params, inputs, targets)
+    found, half = logits(model.net), logits(model.net.clone(dtype="bfloat16"))
+    assert half.dtype == jnp.float32
+    assert 0 < np.abs(found - half).max() < 0.03 * np.abs(found).max()
+    monkeypatch.setattr(attention, "platform", lambda: "tpu")
+    np.testing.assert_allclose(logits(model.net), found, atol=1e-5)
+    other = logits(model.net.clone(dtype="bfloat16"))
+    np.testing.assert_allclose(other, half, atol=0.03 * np.abs(found).max())
 
 
 def test_samples_follow_the_distribution():
@@ -364,6 +385,17 @@ def test_rows_of_texts_are_these_end_to_end(tmp_path, monkeypatch):
     assert all(np.asarray(row).tobytes() in rows for row in batch["tokens"])
 
 
+def test_a_text_that_is_not_there_is_planned():
+    """With as many tokens as it would have, and sentinels after them."""
+    with described.described():
+        read = text_rows("c4.jsonl", 300, 20)
+        assert read.size == 400
+        assert sentinel_ids(read.tokenizer).tolist() == list(range(300, 400))
+        assert begun_batch(read.feed(4))["tokens"].shape == (4, 20)
+    with pytest.raises(InputError, match="no file or folder"):
+        text_rows("c4.jsonl", 300, 20)
+
+
 PAIRS = [("one two", "two one"), ("a", "a"), ("x y z", "z y x"), ("naïve", "e\u0301")]
 
 
@@ -509,10 +541,12 @@ def test_floors_of_held_out_spans(text, one_device):
     read = text_rows(text, 300, 40)
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[0]
     assert len(read.test) <= 64
-    targets = np.asarray(corrupt_spans(key, read.test, np.arange(100) + 300, 1)[1])
+    padded = np.resize(read.test, (round_up(len(read.test)), 40))
+    targets = np.asarray(corrupt_spans(key, padded, np.arange(100) + 300, 1)[1])
+    targets = targets[: len(read.test)]
     tokens = targets[(targets > 1) & (targets < 300)]
     assert len(tokens) == 6 * len(read.test)
-    p = (read.counts + 1) / (read.counts + 1).sum()
+    p = (read.counts[:300] + 1) / (read.counts[:300] + 1).sum()
     assert found["unigram"] == pytest.approx(-np.log(p)[tokens].mean(), rel=1e-5)
     assert found["most_frequent"] == pytest.approx(100 * np.mean(tokens == p.argmax()))
     assert found["nll"] > found["unigram"]  # Of random weights.
@@ -532,7 +566,7 @@ def test_text_to_text_loss_and_evaluation(tmp_path, one_device):
     step = jax.jit(exp.step)
     metrics = step(state, batch, KEY)[1]
     model = EncoderDecoder(net, 358)
-    want = nll_by_hand(model, state.params["model"], batch["input"], batch["target"])
+    want = nll_by_hand(model, state.params["model"], batch["tokens"], batch["target"])
     np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
     for i in range(150):  # All pairs in each.
         state, metrics = step(state.replace(step=jnp.array(100)), batch, jax.random.fold_in(KEY, i))
@@ -541,3 +575,68 @@ def test_text_to_text_loss_and_evaluation(tmp_path, one_device):
     assert found["most_frequent"] == 50
     assert found["nll"] < 1
     assert "answer: z\n  target: z" in exp.evals["text"](state)["answers"]
+
+
+def test_reversal_is_learned_by_attention_across_alone(tmp_path, monkeypatch, one_device):
+    """All held-out words of four letters are reversed. With the memory cut off, the letters can
+    only be guessed: log 6 nats each, and none for the end."""
+    words = ["".join(x) for x in itertools.product("abcdef", repeat=4)]
+    words = [words[i] for i in np.random.default_rng(0).permutation(len(words))]
+    (tmp_path / "p.tsv").write_text("".join(f"{x}\t{x[::-1]}\n" for x in words))
+    sizes = dict(vocabulary=258, length=5, target_length=5, net=Transformer(1, 2, 32, **T5))
+
+    def learned(steps):
+        exp = text_to_text(data=str(tmp_path / "p.tsv"), **sizes, steps=steps, lr=5e-3)
+        fed = batches(exp.data, 0, 0, steps, mesh_of(1))
+        state, step = exp.init(KEY, fed[0]), jax.jit(exp.step)
+        for i, batch in enumerate(fed):
+            state, _ = step(state.replace(step=jnp.array(i)), batch, jax.random.fold_in(KEY, i))
+        return exp.evals["test"](state)
+
+    assert learned(250)["exact"] >= 99
+    cut = lambda self, x, train=False: jnp.zeros((*x.shape, self.net.width))
+    monkeypatch.setattr(EncoderDecoder, "encode", cut)
+    found = learned(120)
+    assert found["exact"] < 1
+    assert found["nll"] == pytest.approx(4 / 5 * np.log(6), abs=0.05)
+
+
+def test_text_to_text_starts_from_a_run_of_t5(text, tmp_path):
+    """With its weights, tokens and net, but for dropout; or with the latter two alone."""
+    net = Transformer(1, 2, 8, **T5)
+    state = save_run(
+        t5, tmp_path / "run", data=text, net=net, length=12, batch_size=4, vocabulary=300
+    )
+    given = dict(data="python", pretrained=str(tmp_path / "run"), batch_size=4, length=9)
+    exp = text_to_text(**given, net=Transformer(3, 3, 9, dropout=0.2), target_length=5)
+    assert exp.files["tokenizer.json"] == (tmp_path / "run" / "tokenizer.json").read_text()
+    assert json.loads(exp.files["net.json"])["net"]["dropout"] == 0.2
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        exp.warm_start(random_state(exp)).params["model"],
+        state.params["model"],
+    )
+    assert {"tfidf", "bag_of_words", "test", "text"} == {*exp.evals}  # Of a set with classes.
+    scratch = text_to_text(**given, target_length=5, scratch=True)
+    fresh = random_state(scratch)
+    assert scratch.warm_start(fresh) is fresh
+    rows = load(tmp_path / "run").batch["tokens"].shape
+    assert load(tmp_path / "run").encode(np.ones(rows, np.int32)).shape == (4, 8)
+    # Answers to texts of one's own are those of the net, by the run's lengths.
+    asked, tokenizer = ["a b <extra_id_0> d", "x " * 40], load_tokenizer(tmp_path / "run")
+    model = EncoderDecoder(net, tokenizer.get_vocab_size())
+    ids = [tokenizer.encode(x, add_special_tokens=False).ids[:11] for x in asked]
+    rows = np.array([[*x, 1, *[-1] * (11 - len(x))] for x in ids])
+    for beams, row in (
+        (1, decode(model, state.params["model"], KEY, rows, 12)),
+        (3, beam_search(model, state.params["model"], rows, 12, 3, 0.6)[0]),
+    ):
+        texts = [tokenizer.decode(x[x >= 0], skip_special_tokens=False) for x in np.asarray(row)]
+        assert answers(tmp_path / "run", asked, beams) == texts
+    save_run(bert, tmp_path / "bert", net=Transformer(1, 2, 8), length=12, vocabulary=400)
+    with pytest.raises(InputError, match="no run of an encoder and decoder.*experiments/t5.py"):
+        text_to_text(**given | {"pretrained": str(tmp_path / "bert")})
+    with pytest.raises(InputError, match="no run of a language model"):
+        finetune_text(pretrained=str(tmp_path / "run"))
+    with pytest.raises(InputError, match="leaves none of the"):
+        text_to_text(fraction=1e-6)

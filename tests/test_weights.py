@@ -16,6 +16,8 @@ from experiments.gpt import gpt
 from experiments.mae import mae
 from experiments.simclr import simclr
 from experiments.simcse import simcse
+from experiments.t5 import t5
+from experiments.text_to_text import text_to_text
 from experiments.vae import vae
 from ssljax import load
 from ssljax.checkpoint import flatten
@@ -23,7 +25,7 @@ from ssljax.data import Images, images, PlainImages
 from ssljax.data.views import Views
 from ssljax.errors import InputError
 from ssljax.export import export, main
-from ssljax.foreign import read_encoder, read_language_model
+from ssljax.foreign import read_encoder, read_encoder_decoder, read_language_model
 from ssljax.models.coder import Dense
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Normalised
@@ -33,7 +35,7 @@ from ssljax.models.transformer import Transformer
 from ssljax.models.vit import ViT
 from ssljax.pretrained import encoder_of, pretrained
 from ssljax.weights import nested, read_weights, write_weights
-from tests.peers.foreign import FILE, pictures, TOKENS, values
+from tests.peers.foreign import FILE, pictures, TARGETS, TOKENS, values
 from tests.saved_runs import random_state, save_run
 
 FOREIGN = json.loads(FILE.read_text())
@@ -51,23 +53,57 @@ def test_outputs_are_those_of_the_library_that_the_weights_are_of(name):
     if told["side"]:
         found = read_encoder(arrays, config, "file")
         channels = next(x[1] for x in told["shapes"].values() if len(x) == 4)
-        x = pictures(told["side"], channels)
+        x = (pictures(told["side"], channels),)
+    elif config["model_type"] == "t5":
+        found = read_encoder_decoder(arrays, config, "file", 32)
+        x = np.array(TOKENS), np.array(TARGETS)
     else:
         found = read_language_model(arrays, config, "file", 30)
-        x = np.array(TOKENS)
+        x = (np.array(TOKENS),)
         assert found.net.causal == (config["model_type"] in ("gpt2", "llama"))
     variables = {
         k: nested(found.variables, f"{k}/")
         for k in ("params", "batch_stats")
         if any(name.startswith(k) for name in found.variables)
     }
-    y = jax.jit(found.net.apply)(variables, x)
+    y = jax.jit(found.net.apply)(variables, *x)
     expected = np.array(told["outputs"])
     assert y.shape == expected.shape and np.abs(expected).max() > 0.1
     np.testing.assert_allclose(y, expected, atol=1e-4 * np.abs(expected).max())
     heads = ("fc.", "head.", "heads.", "pooler.")
     assert all(k.startswith(heads) for k in found.left_out)
     assert len(found.left_out) == sum(k.startswith(heads) for k in arrays)
+
+
+def test_more_rows_than_tokens_and_other_forms_of_t5():
+    told = FOREIGN["transformers T5"]
+    arrays, config = values(told["shapes"]), told["config"]
+    found = read_encoder_decoder(arrays, config, "file", 29)
+    variables = {"params": nested(found.variables, "params/")}
+    y = found.net.apply(variables, np.array(TOKENS), np.array(TARGETS) % 29)
+    assert found.net.vocabulary == y.shape[-1] == 29
+    for changes, message in (
+        ({"feed_forward_proj": "relu"}, "units are relu"),
+        ({"relative_attention_max_distance": 64}, "up to 64, and ours 32 up to 128"),
+        ({"num_decoder_layers": 3}, "encoder has 2 layers and its decoder 3"),
+        ({"d_ff": "many"}, "can't be used"),
+        ({"model_type": "bart"}, "model_type is t5, not bart"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_encoder_decoder(arrays, {**config, **changes}, "file", 32)
+    # A head that is scaled, and one that is the table, as transformers says it today and before.
+    tied = {k: x for k, x in arrays.items() if k != "lm_head.weight"}
+    plain = {k: x for k, x in config.items() if k != "scale_decoder_outputs"}
+    for said, factor in (
+        ({**plain, "scale_decoder_outputs": False, "tie_word_embeddings": True}, 1),
+        ({**plain, "tie_word_embeddings": False}, 1),
+        ({**plain, "scale_decoder_outputs": True}, 4),
+        ({**plain, "tie_word_embeddings": True}, 4),
+    ):
+        head = read_encoder_decoder(tied, said, "file", 32).variables["params/head/kernel"]
+        np.testing.assert_allclose(factor * head, arrays["shared.weight"].T, rtol=1e-6)
+    with pytest.raises(InputError, match="33 tokens"):
+        read_encoder_decoder(arrays, config, "file", 33)
 
 
 def arrays_in(folder):
@@ -159,6 +195,32 @@ def test_exported_language_models_are_read_back(kind, to, tmp_path, capsys):
         assert (
             simcse(pretrained=str(tmp_path / "out"), length=16, batch_size=4).files == tuned.files
         )
+
+
+@pytest.mark.parametrize("to", ["hf", "safetensors"])
+@pytest.mark.parametrize("sizes", [{}, {"head_width": 3, "hidden": 10}], ids=["usual", "others"])
+def test_exported_encoders_and_decoders_are_read_back(sizes, to, tmp_path, capsys):
+    net = SMALL.clone(positions="relative", unit="geglu", **sizes)
+    state = save_run(t5, tmp_path / "run", net=net, length=12, batch_size=4, vocabulary=300)
+    export(tmp_path / "run", to, tmp_path / "out")
+    capsys.readouterr()
+    found = pretrained(str(tmp_path / "out"), "EncoderDecoder")
+    assert re.search(r"arrays loaded from .*out", capsys.readouterr().out)
+    assert found.model == pretrained(tmp_path / "run", "EncoderDecoder").model
+    params, ours = flatten(found.params), flatten(state.params["model"])
+    assert params.keys() == ours.keys()
+    for name, x in ours.items():  # √3 is rounded.
+        np.testing.assert_allclose(params[name], x, rtol=3e-7, err_msg=name)
+    tuned = text_to_text(pretrained=str(tmp_path / "out"), batch_size=4)
+    start = tuned.warm_start(random_state(tuned)).params["model"]
+    jax.tree.map(np.testing.assert_array_equal, start, found.params)
+    assert tuned.files == found._replace(model=found.model.clone(net=net.clone(dropout=0.1))).files
+    with pytest.raises(InputError, match="t5" if to == "hf" else "no run of a language model"):
+        pretrained(str(tmp_path / "out"))
+    mixed = net.clone(unit="swiglu")
+    save_run(t5, tmp_path / "mixed", net=mixed, length=12, batch_size=4, vocabulary=300)
+    with pytest.raises(InputError, match="--unit swiglu.*T5 is expressible"):
+        export(tmp_path / "mixed", "hf", tmp_path / "none")
 
 
 def test_what_no_other_library_can_express_is_refused_by_name(tmp_path):

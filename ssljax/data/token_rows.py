@@ -26,6 +26,7 @@ from ssljax.data.tokenizers import (
     encode,
     id_of,
     masked_bpe,
+    PAD_AND_STOP,
     SPECIAL_TOKENS,
     wordpiece,
 )
@@ -132,10 +133,11 @@ def word_starts(
 def labelled_rows(tokenizer: "Tokenizer", docs: Documents, length: int) -> Arrays:
     """A row of each document, cut or padded, as a set whose images are rows (n, length) int32.
 
-    With [CLS] and [SEP] around each document, where the tokenizer has them; -1 where there is no
-    token.
+    With [CLS] and [SEP] around each document, or </s> at its end, where the tokenizer has them; -1
+    where there is no token.
     """
-    cls, sep = map(tokenizer.token_to_id, ("[CLS]", "[SEP]"))
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    sep = tokenizer.token_to_id(PAD_AND_STOP[1]) if sep is None else sep
     rows = document_rows(*encode(tokenizer, docs), length, -1, cls, sep)
     labels = np.zeros(len(rows), np.int32) if docs.labels is None else docs.labels
     return Arrays(rows, labels, list(docs.class_names))

@@ -20,6 +20,8 @@ from tests.saved_runs import drawn
 FILE = pathlib.Path(__file__).parent.parent / "foreign.json"
 HALF = {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.2]}
 TOKENS = [[5, 9, 17, 2, 28, 11], [3, 3, 21, 14, 7, 25]]
+TARGETS = [[8, 2, 29, 1], [4, 4, 12, 30]]  # Of a model with a decoder,
+BEFORE = [[0, *row[:-1]] for row in TARGETS]  # and what it has read before each.
 
 
 def values(shapes: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -74,6 +76,11 @@ def nets() -> Iterator[tuple[str, Any, dict[str, Any], int]]:
     special = dict(pad_token_id=0, mask_token_id=4, bos_token_id=2, eos_token_id=3)
     config = t.EuroBertConfig(**sizes, **rope, **special)
     yield "transformers EuroBERT", t.EuroBertForMaskedLM(config), config.to_dict(), 0
+    sizes = dict(vocab_size=32, d_model=16, d_kv=6, d_ff=20, num_layers=2, num_heads=2)
+    config = t.T5Config(**sizes, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    net = t.T5ForConditionalGeneration(config)
+    net.lm_head.weight = torch.nn.Parameter(net.lm_head.weight.clone())
+    yield "transformers T5", net, config.to_dict(), 0
 
 
 def outputs(name: str, net: Any, side: int) -> tuple[dict[str, list[int]], np.ndarray]:
@@ -93,7 +100,8 @@ def outputs(name: str, net: Any, side: int) -> tuple[dict[str, list[int]], np.nd
     net = net.double().eval()
     with torch.no_grad():
         if not side:
-            return shapes, net(torch.tensor(TOKENS)).logits.numpy()
+            given = {"decoder_input_ids": torch.tensor(BEFORE)} if "T5" in name else {}
+            return shapes, net(torch.tensor(TOKENS), **given).logits.numpy()
         channels = next(x for x in shapes.values() if len(x) == 4)[1]
         x = torch.tensor(pictures(side, channels)).permute(0, 3, 1, 2).double()
         for last in ("fc", "head", "heads"):
@@ -121,7 +129,10 @@ READ = [
     *("activation_function", "layer_norm_epsilon", "resid_pdrop", "hidden_size", "hidden_act"),
     *("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "type_vocab_size"),
     *("max_position_embeddings", "layer_norm_eps", "hidden_dropout_prob", "rms_norm_eps"),
-    "rope_parameters",
+    *("rope_parameters", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers"),
+    *("num_heads", "relative_attention_num_buckets", "relative_attention_max_distance"),
+    *("dropout_rate", "layer_norm_epsilon", "feed_forward_proj"),
+    "scale_decoder_outputs",
 ]
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax.models.attention import attend
+from ssljax.models.attention import attend, distance_buckets
 from ssljax.models.rnn import RNN
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import ViT
@@ -262,6 +262,76 @@ def test_llama_generation(row):
         temperature=0.0,
     )
     row.agree(ours, theirs[:, 4:], 0)
+
+
+def test_encoder_and_decoder(row):
+    """Encoder and decoder: features of the target tokens, gradients by both inputs
+
+    PyTorch's `nn.Transformer` with the same weights (pre-norm, exact GELU), a causal mask and
+    padded memories.
+    """
+    torch = row.peer("torch")
+    net = torch.nn.Transformer(
+        24, 4, 2, 2, dim_feedforward=96, dropout=0.0, activation="gelu", batch_first=True,
+        norm_first=True,
+    )  # fmt: skip
+    disturb(net)
+
+    def weights(side) -> dict:
+        found = {"positions": np.zeros((32, 24), np.float32), "norm": norm(side.norm)}
+        for i, block in enumerate(side.layers, 1):
+            attentions = {"qkv": block.self_attn}
+            unit, names = block.norm2, {"out": block.self_attn.out_proj}
+            if hasattr(block, "multihead_attn"):
+                across = block.multihead_attn
+                parts = zip(
+                    np.split(array(across.in_proj_weight).T, [24], axis=1),
+                    np.split(array(across.in_proj_bias), [24]),
+                )
+                for name, (kernel, bias) in zip(("q", "kv"), parts):
+                    found[f"{name}{i}"] = {"kernel": kernel, "bias": bias}
+                found[f"norm{i}c"] = norm(block.norm2)
+                unit, names["cross"] = block.norm3, across.out_proj
+            for name, a in attentions.items():
+                w, b = array(a.in_proj_weight).T, array(a.in_proj_bias)
+                found[f"{name}{i}"] = {"kernel": w, "bias": b}
+            names |= {"up": block.linear1, "down": block.linear2}
+            found |= {f"{name}{i}": dense(module) for name, module in names.items()}
+            found |= {f"norm{i}a": norm(block.norm1), f"norm{i}b": norm(unit)}
+        return {"params": found}
+
+    ours = Transformer(2, 4, 24, norm="layer", positions="learned", unit="gelu", reach=32)
+    both = weights(net.encoder), weights(net.decoder)
+    rng = np.random.default_rng(0)
+    x, y, probe = (rng.normal(size=(3, n, 24)).astype(np.float32) for n in (9, 7, 7))
+    mask = np.arange(9) < np.array([[9], [4], [1]])
+
+    def features(x, y):
+        memory = ours.apply(both[0], x, mask=jnp.asarray(mask))[0]
+        given = dict(memory=memory, memory_mask=jnp.asarray(mask))
+        return jnp.sum(ours.apply(both[1], y, causal=True, **given)[0] * probe)
+
+    net = net.double().eval()
+
+    def theirs(x, y):
+        padded, ahead = tensor(~mask), tensor(~np.tri(7, dtype=bool))
+        masks = dict(src_key_padding_mask=padded, memory_key_padding_mask=padded)
+        return (net(x, y, tgt_mask=ahead, **masks) * tensor(probe)).sum()
+
+    agree_with_gradients(row, 1e-5, features, theirs, x, y)
+
+
+def test_distance_buckets(row):
+    """Buckets of distances, the numbers themselves
+
+    `T5Attention._relative_position_bucket` for all distances up to 300, of encoders and decoders.
+    """
+    t5 = row.peer("transformers.models.t5.modeling_t5")
+    distance = np.arange(-300, 301)
+    for both in (True, False):
+        bucket = t5.T5Attention._relative_position_bucket
+        theirs = bucket(tensor(distance), both, num_buckets=32, max_distance=128)
+        row.agree(distance_buckets(jnp.asarray(distance), both), theirs, 0)
 
 
 def recurrent_weights(net, cell: str, layers: int) -> dict:
