@@ -8,6 +8,7 @@ from typing import Any
 from ssljax.data.described import described
 from ssljax.errors import InputError
 from ssljax.experiment import Experiment
+from ssljax.models import has_field, with_fields
 from ssljax.plan import report
 from ssljax.plan.estimate import largest_batch, Plan, plan_step
 from ssljax.plan.machines import Machine, machine_of
@@ -75,8 +76,19 @@ def remedies(
     arguments: Mapping[str, Any], run: Run, machine: Machine
 ) -> list[tuple[str, Mapping[str, Any], Run]]:
     """What makes a step smaller: a name, arguments and options of a run with one change each."""
-    found = []
+    fields, found = {}, []
+    if has_field(arguments, "dtype"):
+        fields["dtype"] = "bfloat16"
+        found.append(("--dtype bfloat16", with_fields(arguments, dtype="bfloat16"), run))
+    if has_field(arguments, "remat"):
+        fields["remat"] = "blocks"
+        found.append(("remat blocks", with_fields(arguments, remat="blocks"), run))
+    split = run
     if run.fsdp == 1 and machine.count > 1:
-        n = machine.per_node
-        found.append((f"--run.fsdp {n}", arguments, replace(run, fsdp=n)))
+        n = machine.per_node if machine.is_gpu else min(machine.count, 8)
+        split = replace(run, fsdp=n)
+        found.append((f"--run.fsdp {n}", arguments, split))
+    found = [(name, changed, r) for name, changed, r in found if (changed, r) != (arguments, run)]
+    if len(found) > 1:
+        found.append(("these together", with_fields(arguments, **fields), split))
     return found

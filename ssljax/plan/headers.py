@@ -28,10 +28,18 @@ SCALED = ("v5e:4x4", "v5e:8x8", "v5e:16x16")
 GRADIENT = "all-reduce"
 PAGE_TEXT = """# Plans of the commands at the papers' sizes
 
-Written by `python -m ssljax.plan`, which compiles the step of each command that the headers of
-`experiments/` mark. Nothing here was run: memory is that of the compiled program, times are bounds
-by peaks and bandwidths (the largest of compute, memory and interconnect), and MFU is what that
-bound allows. `--run.plan` prints more of one command, for any machine.
+Written by `python -m ssljax.plan` (`pip install "ssljax[plan]"` first), which compiles the step of
+each command that the headers of `experiments/` mark. Nothing was run:
+
+- memory is that of the compiled program; workspaces of cuDNN, cuBLAS and NCCL are not in it, for
+  which 5 % of a GPU are left;
+- times are bounds by peaks and bandwidths, the largest of compute, memory and interconnect, and MFU
+  is the share of the bfloat16 peak that this bound allows: runs are slower;
+- FLOPs are counted from the jaxpr, augmentation included;
+- programs were compiled on two cores that others used as well.
+
+`--run.plan` prints more on one command, for any machine: memory by kind, collectives by line, and
+the largest batch.
 
 {tables}
 """
