@@ -93,7 +93,9 @@ def parse(
     """
     signature = inspect.signature(make)
 
-    def entry(run: Run, dtype: Dtype | None, **arguments: Any) -> tuple[Run, dict[str, Any]]:
+    hints = get_type_hints(make, include_extras=True)
+
+    def entry(run: Run, dtype: Dtype | None = None, **arguments: Any) -> tuple[Run, dict[str, Any]]:
         if dtype is None:
             return run, arguments
         if not has_field(arguments, "dtype"):
@@ -103,17 +105,24 @@ def parse(
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [p.replace(kind=keyword) for p in signature.parameters.values()]
     own = {"dtype": (None, PRECISION), "run": (Run(), Run)}
+    if any(_is_unnamed(hints.get(p.name)) and has_field(p.default, "dtype") for p in parameters):
+        del own["dtype"]  # A net whose flags have no prefix has one.
     for name, (default, kind) in own.items():
         parameters.append(inspect.Parameter(name, keyword, default=default, annotation=kind))
     entry.__signature__ = signature.replace(
         parameters=parameters, return_annotation=signature.empty
     )
     kinds = {name: kind for name, (_, kind) in own.items()}
-    entry.__annotations__ = {**get_type_hints(make, include_extras=True), **kinds}
+    entry.__annotations__ = {**hints, **kinds}
     entry.__annotations__.pop("return", None)
     entry.__doc__, entry.__name__ = make.__doc__, make.__name__
     entry.__module__ = make.__module__
     return flags.parse(entry, args)
+
+
+def _is_unnamed(hint: Any) -> bool:
+    """Whether the flags of an argument's fields go without the argument's name."""
+    return any(getattr(x, "name", None) == "" for x in getattr(hint, "__metadata__", ()))
 
 
 def _exit(status: int, line: str) -> NoReturn:
