@@ -137,10 +137,8 @@ def _machine_table(plans: dict[str, dict[str, Any]], machine: str) -> str:
         "compiled in",
     ]
     rows = [head]
-    for key, of_machines in plans.items():
-        if machine not in of_machines:
-            continue
-        p = of_machines[machine]
+    for key in (key_of(*c) for c in marked_commands()):
+        p = plans.get(key, {}).get(machine, {"error": "not planned yet"})
         if "error" in p:
             rows.append([f"`{key.partition(' ')[0]}` {_what(key)}", "", p["error"], *[""] * 7])
             continue
