@@ -1,0 +1,207 @@
+"""Diffusion and flow matching: noise schedules, what a net predicts, and the bound in nats.
+
+A noised example is x_t = a x + s ε, with ε standard normal. In a diffusion a² + s² = 1, and a² is
+the ᾱ_t of Ho et al., 2020 (https://arxiv.org/abs/2006.11239, "DDPM" below); on the straight paths
+of Lipman et al., 2023 (https://arxiv.org/abs/2210.02747), a = t and s = 1 - (1 - σ_min) t. Here a
+and s are numbers, or arrays that broadcast to the examples'.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax.errors import InputError
+from ssljax.losses.elbo import LOG_2PI
+from ssljax.sharding import over_batch
+
+Prediction = Literal["epsilon", "v"]
+Schedule = Literal["linear", "cosine"]
+
+
+class Noise(NamedTuple):
+    """a and s of the steps 0, ..., T of a diffusion, (T + 1,) each; step 0 is the data."""
+
+    a: np.ndarray
+    s: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.a) - 1
+
+    def at(self, t: Array, dims: int) -> tuple[Array, Array]:
+        """a and s at steps `t`, (n,), to broadcast to examples of `dims` dimensions."""
+        shape = (-1, *[1] * (dims - 1))
+        a, s = (jnp.asarray(x, jnp.float32)[t].reshape(shape) for x in self)
+        return a, s
+
+
+def noise_schedule(kind: Schedule, steps: int) -> Noise:
+    """A schedule of `steps` T.
+
+    - linear: β_t from 1e-4 to 0.02 for T = 1000 (DDPM, section 4), and 1000 / T times that for
+      another T, as in the code of Nichol and Dhariwal.
+    - cosine: ᾱ_t = f(t) / f(0) with f(t) = cos²((t/T + 0.008) / 1.008 · π/2) and β_t <= 0.999
+      (Nichol and Dhariwal, 2021, arXiv:2102.09672, eq. 17).
+
+    InputError where a linear β_t would reach 1, for T of 20 or less.
+    """
+    if kind == "cosine":
+        f = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+        beta = np.minimum(1 - f[1:] / f[:-1], 0.999)
+    else:
+        beta = np.linspace(1e-4, 0.02, steps) * 1000 / steps
+        if beta[-1] >= 1:
+            raise InputError(f"A linear schedule needs more than 20 steps, not {steps}.")
+    log_bar = np.concatenate([[0], np.cumsum(np.log1p(-beta))])
+    return Noise(np.exp(log_bar / 2), np.sqrt(-np.expm1(log_bar)))
+
+
+def spread_times(key: Array, n: int) -> Array:
+    """`n` times, uniform on [0, 1), one in each n-th of it: (n,).
+
+    Each is uniform alone; together they vary less than n independent draws, and so does the mean of
+    a loss over them (Kingma et al., 2021, arXiv:2107.00630, appendix I.1).
+    """
+    return over_batch((jax.random.uniform(key) + jnp.arange(n) / n) % 1)
+
+
+def noised(x: Array, noise: Array, a: Array | float, s: Array | float) -> Array:
+    """x_t of examples `x` and standard normal `noise` (DDPM, eq. 4)."""
+    return a * x + s * noise
+
+
+def target(
+    x: Array, noise: Array, a: Array | float, s: Array | float, predict: Prediction
+) -> Array:
+    """What a net is to predict: ε (DDPM, eq. 14), or v = a ε - s x.
+
+    v is the velocity of Salimans and Ho, 2022, arXiv:2202.00512, section 4.
+    """
+    return noise if predict == "epsilon" else a * noise - s * x
+
+
+def denoised(
+    output: Array, x_t: Array, a: Array | float, s: Array | float, predict: Prediction
+) -> tuple[Array, Array]:
+    """The examples and the noise, (x, ε), that a net's `output` at `x_t` stands for.
+
+    DDPM, eq. 15; for v, x = a x_t - s v and ε = s x_t + a v, as a² + s² = 1.
+    """
+    if predict == "epsilon":
+        return (x_t - s * output) / a, output
+    return a * x_t - s * output, s * x_t + a * output
+
+
+def guided(with_class: Array, without: Array, weight: float) -> Array:
+    """(1 + w) times the prediction with the class, minus w times the one without.
+
+    Ho and Salimans, 2022, arXiv:2207.12598, eq. 6.
+    """
+    return (1 + weight) * with_class - weight * without
+
+
+def drop_classes(key: Array, y: Array, p: float) -> Array:
+    """One-hot classes (n, k) of which each is replaced by zeros with probability `p`.
+
+    So that one net also learns to predict without a class (Ho and Salimans, algorithm 1).
+    """
+    return y * over_batch(jax.random.bernoulli(key, 1 - p, (len(y), 1)))
+
+
+# The terms of the bound on -log p(x), DDPM, eq. 5: L_T + sum of L_{t-1} over t > 1, + L_0.
+
+
+def prior_kl(x: Array, a: Array | float, s: Array | float) -> Array:
+    """L_T = KL(q(x_T|x) || N(0, 1)), with a and s of the last step, elementwise."""
+    return 0.5 * ((a * x) ** 2 + s**2 - 1 - 2 * jnp.log(s))
+
+
+def step_kl(
+    x: Array,
+    predicted: Array,
+    now: tuple[Array | float, Array | float],
+    before: tuple[Array | float, Array | float],
+) -> Array:
+    """L_{t-1} = KL(q(x_{t-1}|x_t, x) || p(x_{t-1}|x_t)), t > 1, elementwise.
+
+    `now` and `before` are (a, s) of the steps t and t - 1, and `predicted` is the net's x. p has
+    the variance of q, β̃_t of eq. 7, so that with the means of eq. 7 the KL of eq. 8 is
+    (a²/s² at t - 1, minus a²/s² at t) · (x - predicted)² / 2.
+    """
+    (a, s), (a1, s1) = now, before
+    return 0.5 * ((a1 / s1) ** 2 - (a / s) ** 2) * (x - predicted) ** 2
+
+
+def last_log_prob(x: Array, predicted: Array, s: Array | float) -> Array:
+    """-L_0 as a density: log N(x; predicted, s²), with s of step 1, elementwise.
+
+    At step 1 the mean of p(x|x_1) is the net's x, and its variance β_1 = s².
+    """
+    return -0.5 * (LOG_2PI + 2 * jnp.log(s) + ((x - predicted) / s) ** 2)
+
+
+def last_log_prob_of_levels(x: Array, predicted: Array, s: Array | float) -> Array:
+    """-L_0 of pixels in [-1, 1] with 256 levels, DDPM, eq. 13, elementwise.
+
+    The probability that N(predicted, s²) has within half a level, 1/255, of x; the levels at both
+    ends have all that lies beyond them.
+    """
+    upper = jnp.where(x > 0.999, jnp.inf, (x + 1 / 255 - predicted) / s)
+    lower = jnp.where(x < -0.999, -jnp.inf, (x - 1 / 255 - predicted) / s)
+    # On the side where both are negative, no digits cancel.
+    flip = lower + upper > 0
+    upper, lower = jnp.where(flip, -lower, upper), jnp.where(flip, -upper, lower)
+    high, low = jax.scipy.special.log_ndtr(upper), jax.scipy.special.log_ndtr(lower)
+    return high + jnp.log1p(-jnp.exp(jnp.minimum(low - high, -1e-7)))
+
+
+def diffusion_bound(
+    predict: Callable[[Array, Array, Array, Array], tuple[Array, Array]],
+    noise: Noise,
+    x: Array,
+    key: Array,
+    draws: int,
+    last: Callable[[Array, Array, Array], Array] = last_log_prob_of_levels,
+) -> Array:
+    """An unbiased estimate of the bound on log p(x) in nats, (n,), of examples `x` (n, ...).
+
+    `predict(x_t, t, a, s)` gives (x, ε) as `denoised` does. L_T is exact, L_0 has one draw of
+    noise, and the sum over t = 2, ..., T has `draws`, spread over t: with T - 1 of them each term
+    is computed. `last` is -L_0 as a function of x, the net's x at step 1, and s.
+    """
+    axes, n, middle = tuple(range(1, x.ndim)), len(x), noise.steps - 1
+
+    def at(t: Array, key: Array) -> tuple[Array, tuple[Array, Array]]:
+        a, s = noise.at(t, x.ndim)
+        x_t = noised(x, over_batch(jax.random.normal(key, x.shape)), a, s)
+        return predict(x_t, t, a, s)[0], (a, s)
+
+    def one(total: Array, j: Array) -> tuple[Array, None]:
+        ku, kn = jax.random.split(jax.random.fold_in(key, j))
+        u = (j + spread_times(ku, n)) / draws
+        t = 2 + jnp.minimum((middle * u).astype(jnp.int32), middle - 1)
+        found, now = at(t, kn)
+        return total + step_kl(x, found, now, noise.at(t - 1, x.ndim)).sum(axes), None
+
+    total = jax.lax.scan(one, jnp.zeros(n), jnp.arange(draws))[0] * middle / draws
+    found, (_, s) = at(jnp.ones(n, jnp.int32), jax.random.fold_in(key, draws))
+    a_end, s_end = (jnp.float32(v[-1]) for v in noise)
+    return last(x, found, s).sum(axes) - total - prior_kl(x, a_end, s_end).sum(axes)
+
+
+# Flow matching, from noise at time 0 to data at time 1.
+
+
+def straight(t: Array | float, sigma_min: float) -> tuple[Array | float, Array | float]:
+    """a and s of the paths ψ_t of optimal transport (Lipman et al., eq. 20 and 22)."""
+    return t, 1 - (1 - sigma_min) * t
+
+
+def flow_target(x: Array, noise: Array, sigma_min: float) -> Array:
+    """The velocity dψ_t/dt = x - (1 - σ_min) ε of a path (Lipman et al., eq. 23)."""
+    return x - (1 - sigma_min) * noise
