@@ -1,8 +1,9 @@
-"""Figures of a run: its pictures, feature maps and texts, the last and some of each evaluation.
+"""Figures of a run: its pictures, animations, feature maps and texts, the last and some of each
+evaluation.
 
-`figures/NAME.png` or `.txt` is the last one. `figures/by_step/NAME/STEP.png`, `.txt` or, for a
-feature map, `.json` are those of at most `MOST` steps: whenever there are more, the one whose
-neighbours are closest is dropped, but neither the first nor the last.
+`figures/NAME.png`, `.gif` or `.txt` is the last one. `figures/by_step/NAME/STEP.png`, `.gif`,
+`.txt` or, for a feature map, `.json` are those of at most `MOST` steps: whenever there are more,
+the one whose neighbours are closest is dropped, but neither the first nor the last.
 """
 
 import json
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 MOST = 16  # Steps of which a figure of a name is kept, at most.
 CELL = 32  # Largest side of a thumbnail, in pixels.
 SHEET = 40  # Thumbnails in a row of their sheet.
+FRAME, LAST_FRAME = 100, 2000  # Milliseconds that frames of an animation are shown, and the last.
 
 
 def figure_name(name: str) -> str:
@@ -28,11 +30,16 @@ def figure_name(name: str) -> str:
 
 
 def write_picture(workdir: pathlib.Path, step: int, name: str, pixels: np.ndarray) -> None:
-    """Writes a picture (height, width, 3) uint8."""
+    """Writes a picture (height, width, 3) uint8, or an animation (frames, height, width, 3)."""
     from PIL import Image
 
-    last, kept = _places(workdir, step, name, "png")
-    Image.fromarray(pixels).save(last)
+    last, kept = _places(workdir, step, name, "gif" if pixels.ndim == 4 else "png")
+    if pixels.ndim == 4:
+        first, *others = (Image.fromarray(frame) for frame in pixels)
+        shown = [FRAME] * len(others) + [LAST_FRAME]
+        first.save(last, save_all=True, append_images=others, duration=shown, loop=0)
+    else:
+        Image.fromarray(pixels).save(last)
     shutil.copyfile(last, kept)
     _thin(kept.parent)
 

@@ -125,11 +125,15 @@ class Log:
                 write_rows(self.workdir / "metrics.jsonl", kept)
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A picture (height, width, 3) uint8, written as a figure (`figures`)."""
+        """A picture (height, width, 3) uint8, written as a figure (`figures`).
+
+        Of an animation, (frames, height, width, 3), TensorBoard and W&B have the last frame.
+        """
         if self.workdir and self.board:
             figures.write_picture(self.workdir, step, name, np.asarray(pixels))
-            self.board.picture(step, name, np.asarray(pixels))
-            self._wandb_picture(step, name, np.asarray(pixels))
+            still = np.asarray(pixels if np.ndim(pixels) == 3 else pixels[-1])
+            self.board.picture(step, name, still)
+            self._wandb_picture(step, name, still)
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text, written as a figure and, but for the untrained net's, printed."""

@@ -38,6 +38,7 @@ POINTS = 500  # Most points of a curve; of longer ones, means of as many stretch
 SHOWN = 8  # Most steps of which a picture is shown, the first and the last among them.
 EVALUATED = 3  # Fewest steps that an evaluated number is drawn as a curve for.
 SPEED = "examples_per_second"
+MIME = {".png": "image/png", ".gif": "image/gif"}  # Of pictures and animations.
 
 escape = html.escape  # Quotes too.
 
@@ -72,7 +73,7 @@ def page(workdir: pathlib.Path) -> str:
         "Results": _results(workdir, found, judged),
         "Curves": _curves(drawn["curves"], rows, record.get("reference") or ""),
         "Features": _maps(maps),
-        "Pictures": "".join(_pictures(figure) for figure in shown if figure.kind == ".png"),
+        "Pictures": "".join(_pictures(figure) for figure in shown if figure.kind in MIME),
         "Texts": "".join(_texts(figure) for figure in shown if figure.kind == ".txt"),
         "Settings": _settings(record),
         "Data": _data(record),
@@ -363,7 +364,7 @@ def _curves(
 class Figure:
     """What an evaluator draws or writes under one name, at several steps."""
 
-    kind: str  # Suffix of the files: .json of a feature map, .png or .txt.
+    kind: str  # Suffix of the files: .json of a feature map, .png, .gif or .txt.
     title: str
     caption: str
     files: Mapping[int, pathlib.Path]  # By step, in the order of steps.
@@ -420,7 +421,7 @@ def _pictures(figure: Figure) -> str:
     if len(set(content.values())) == 1:  # It does not depend on the net.
         steps = steps[-1:]
     title = escape(figure.title)
-    urls = {step: _url(files[step], "image/png") for step in steps}
+    urls = {step: _url(files[step], MIME[figure.kind]) for step in steps}
     images = {s: f'<img alt="{title} at step {s}" src="{urls[s]}">' for s in steps}
 
     def pane(step: int, image: str) -> str:

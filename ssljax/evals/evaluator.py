@@ -9,7 +9,8 @@ from flax.errors import ScopeParamShapeError
 from ssljax.errors import InputError
 
 Tree = Any
-Metrics = Mapping[str, Any]  # Numbers, pictures (H, W, 3) uint8, and texts, by name.
+# Numbers, texts, pictures (H, W, 3) uint8 and animations (frames, H, W, 3) uint8, by name.
+Metrics = Mapping[str, Any]
 Direction = Literal["higher", "lower"]
 
 

@@ -1,6 +1,7 @@
-"""Likelihood of a test set under a latent-variable model, and the latent dimensions in use."""
+"""Likelihood of a test set under a generative model, and the latent dimensions in use."""
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, TYPE_CHECKING
 
 import jax
@@ -92,6 +93,73 @@ def likelihood(
         better={"nll": "lower", "elbo": "higher"},
         settings={"samples": samples, "n": n, "seed": seed},
         trace=trace,
+        queries=test,
+    )
+
+
+def bits(
+    log_prob: Callable[[Tree, Array, Array], Array],
+    train: Any,
+    test: Any,
+    n: int = 1000,
+    batch_size: int = 500,
+    seed: int = 0,
+) -> Evaluator:
+    """`bits`: -log2 p(x) for each of the numbers of an image, the mean over `n` images of `test`.
+
+    `log_prob(state, key, images)` is log p(x) in nats, a bound on it, or an estimate, (n,), of
+    uint8 images. `bits_error` is the standard error of the mean over images. The floor
+    `independent_bits` is what pixels cost that are independent of each other, each with the
+    frequencies of its 256 levels in 10,000 images of `train`, with one more image's worth of those
+    of all pixels. InputError for fewer than two images.
+    """
+    indices, shape = subset(test, n, seed), tuple(test.shape)
+    if len(indices) < 2:
+        raise InputError(f"A likelihood needs 2 test images or more, not {len(indices)}.")
+    unit = np.log(2) * np.prod(shape)
+
+    @gathered
+    def run(state, key, images):
+        found = log_prob(state, key, images)
+        if found.shape != (len(images),):
+            raise InputError(
+                f"log_prob must give one number for each of {len(images)} images, not "
+                f"{found.shape}."
+            )
+        return found
+
+    @functools.cache
+    def floor() -> float:
+        levels = train.read(subset(train, 10_000, seed))["image"].reshape(-1, np.prod(shape))
+        counts = np.stack([np.bincount(x, minlength=256) for x in levels.T])
+        overall = (counts.sum(0) + 1) / (counts.sum() + 256)
+        p = (counts + overall) / (len(levels) + 1)
+        images = test.read(indices)["image"].reshape(len(indices), -1)
+        return float(-np.log(p[np.arange(p.shape[0]), images]).sum(1).mean() / unit)
+
+    def evaluate(state: Tree) -> Mapping[str, float]:
+        found = []
+        for start, count, images in batches(test, indices, batch_size, split=True):
+            key = jax.random.fold_in(jax.random.key(seed), start)
+            found.append(np.asarray(run(state, key, put(images, split=True)))[:count])
+        each = -np.concatenate(found).astype(np.float64) / unit
+        return {
+            "bits": each.mean(),
+            "bits_error": each.std(ddof=1) / np.sqrt(len(each)),
+            "independent_bits": floor(),
+        }
+
+    def trace(state: Tree) -> None:
+        images = examples(test, part_size(test, len(indices), batch_size))
+        jax.eval_shape(run, state, jax.random.key(seed), images)
+
+    return Evaluator(
+        evaluate,
+        better={"bits": "lower"},
+        floors={"bits": "independent_bits"},
+        settings={"n": n, "seed": seed},
+        trace=trace,
+        bank=train,
         queries=test,
     )
 

@@ -176,11 +176,15 @@ def views(
 
 
 def samples(
-    draw: Callable[[Tree, Array, int], Array], rows: int = 8, columns: int = 8, seed: int = 0
+    draw: Callable[[Tree, Array, int], Array],
+    rows: int = 8,
+    columns: int = 8,
+    seed: int = 0,
+    names: Sequence[str] = (),
 ) -> Evaluator:
     """`samples`: a grid of `draw(state, key, n)`, (n, H, W, 1 or 3) in [0, 1].
 
-    The noise is the same each time.
+    The noise is the same each time. `names` of the rows are for the caption.
     """
 
     @gathered
@@ -193,12 +197,59 @@ def samples(
         images = np.asarray(run(state))
         return {"samples": grid(images.reshape(rows, columns, *images.shape[1:]))}
 
+    by_row = f" From the top: {', '.join(names)}." if names else ""
+    caption = f"Samples, from the same noise at each step. None is an original.{by_row}"
     return Evaluator(
         evaluate,
         pictures=True,
-        captions={"samples": "Samples, from the same noise at each step. None is an original."},
+        captions={"samples": caption},
         trace=lambda state: jax.eval_shape(run, state),
     )
+
+
+def denoising(
+    path: Callable[[Tree, Array, int], Array],
+    rows: int = 8,
+    columns: int = 8,
+    seed: int = 0,
+    most: int = 16,
+) -> Evaluator:
+    """`animation` of samples as they are made from noise, and a `strip` of some of them.
+
+    `path(state, key, n)` gives the points of a sampler, (steps, n, H, W, 1 or 3) in [0, 1], from
+    the noise to the samples. The animation has at most `most` of them, evenly spread, of `rows` x
+    `columns` samples, row by row; the strip has `columns` of them, of the first of each row.
+    """
+
+    @gathered
+    def run(state):
+        points = path(state, jax.random.key(seed), rows * columns)
+        _check_pictures("Points of a sampler", points.shape[1:], rows * columns)
+        strip = points[_spread(len(points), columns), ::columns]
+        return points[_spread(len(points), most)], strip
+
+    def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
+        moving, strip = map(np.asarray, run(state))
+        frames = moving.reshape(len(moving), rows, columns, *moving.shape[2:])
+        return {
+            "animation": np.stack([grid(frame, cell=24) for frame in frames]),
+            "strip": grid(strip.swapaxes(0, 1)),
+        }
+
+    return Evaluator(
+        evaluate,
+        pictures=True,
+        captions={
+            "animation": "Samples as they are made, from the same noise at each step.",
+            "strip": "Some of them: a row for each sample, from the noise to the sample.",
+        },
+        trace=lambda state: jax.eval_shape(run, state),
+    )
+
+
+def _spread(n: int, most: int) -> np.ndarray:
+    """Up to `most` of the numbers 0, ..., n - 1, evenly spread, with both ends."""
+    return np.unique(np.round(np.linspace(0, n - 1, most)).astype(int))
 
 
 def compared(
