@@ -54,7 +54,7 @@ def plan(make: Callable[..., Experiment], arguments: Mapping[str, Any], run: Run
         if best:
             found = replace(found, largest_batch=best[0], largest_total=best[1])
             print(
-                f"The largest batch that fits is about {best[0]:,} "
+                f"The largest batch that was found to fit is {best[0]:,} "
                 f"({best[0] // found.devices:,} a device: {report.amount(best[1])}).",
                 flush=True,
             )

@@ -14,8 +14,8 @@ from ssljax.plan.program import bytes_of, compile_step, Step
 from ssljax.run import Run
 
 KINDS = ("parameters", "optimizer", "extra", "batch", "resident data")
-STEPS = 8  # Batches that are tried between one and its double.
-MOST = 4  # Programs that are compiled to find the largest batch.
+MOST = 4  # Programs that are compiled to find the largest batch,
+MORE = 32  # each of at most so many times the batch of one that was.
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ def largest_batch(
         say(f"Trying a batch of {batch:,} ...")
         try:
             found = plan_of(batch)
-        except InputError:  # Of a set that has no such batch.
+        except InputError as e:  # Of a set that has no such batch.
+            say(f"{e}")
             break
         known[batch] = found
         if found.fits and (best is None or batch > best.batch_size):
@@ -150,7 +151,8 @@ def largest_batch(
         (b1, p1), (b2, p2) = sorted(known.items())[-2:]
         slope = (p2.total - p1.total) / (b2 - b1)
         fixed = p1.total - slope * b1
-        target = (first.available - fixed) / slope if slope > 0 else 2 * b2
+        target = (first.available - fixed) / slope if slope > 0 else MORE * b2
+        target = min(target, MORE * b2)
         if failing:
             target = min(target, min(failing) - 1)
         if fitting:

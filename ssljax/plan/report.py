@@ -44,7 +44,8 @@ def table(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]
 
 def describe(plan: Plan, machine: Machine) -> str:
     """The tables of a plan."""
-    many = f"{plan.devices} x {machine.chip.title or machine.name.partition(':')[0].upper()}"
+    version = machine.name.partition(":")[0].removeprefix("tpu")
+    many = f"{plan.devices} x {machine.chip.title or f'TPU {version}'}"
     nodes = plan.devices // machine.per_node
     lines = [
         f"Plan for {plan.machine}: {many}{f' in {nodes} nodes' if nodes > 1 else ''}, a batch of "
