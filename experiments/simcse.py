@@ -6,6 +6,9 @@ launch/local.sh experiments/simcse.py                    # half pages of Python'
 launch/local.sh experiments/simcse.py --pretrained runs/bert
 launch/local.sh experiments/simcse.py --data imdb_reviews --pretrained runs/BERT-ON-IMDB \\
     --length 128
+
+From scratch features spread and name no kind of page better: probe 52.8 ± 12.6 % (untrained net
+51.1, words 98.3), three seeds. Start from a language model, as the paper does.
 """
 
 from typing import Annotated
