@@ -57,9 +57,22 @@ def platform() -> str:
 
     The mesh may be that of another machine, for which a program is compiled on this one.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    device = None if mesh.empty else mesh.abstract_device
+    device = _mesh_device()
     return jax.default_backend() if device is None else device.platform
+
+
+def device_kind() -> str:
+    """Kind of device that a program is traced for, as in "NVIDIA H100 80GB HBM3" or "TPU v5 lite".
+
+    Of the mesh, as for `platform`, else of JAX's first device.
+    """
+    device = _mesh_device()
+    return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
+def _mesh_device() -> Any:
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh.abstract_device
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

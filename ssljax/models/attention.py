@@ -1,6 +1,11 @@
-"""Attention for all nets, JAX's on an accelerator and our own on a CPU, and relative positions."""
+"""Attention for all nets, fused on accelerators and our own on a CPU, and relative positions."""
 
+from collections.abc import Iterator
+import contextlib
 import math
+import re
+from typing import Literal
+from unittest import mock
 
 import jax
 from jax import Array
@@ -9,9 +14,18 @@ import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.models.blocks import map_blocks, per_block
-from ssljax.sharding import platform
+from ssljax.sharding import BATCH, device_kind, platform
 
 CACHE = 2**18  # Scores at a time, 1 MiB of them, in `cpu_attention`'s gradient.
+CUDNN = 91000  # A version of cuDNN that has what we use, for programs of a GPU that isn't there.
+BEFORE_AMPERE = r"GTX|TITAN|RTX 20\d\d|Quadro"  # Names that begin with NVIDIA; others have Tesla.
+NAMES = {
+    "cudnn": "cuDNN's flash attention",
+    "splash": "the TPU's splash kernel",
+    "xla": "XLA's, with all scores in memory",
+    "cpu": "our own for CPUs",
+}
+_listeners: list[dict[str, str]] = []
 
 
 def attend(
@@ -26,13 +40,146 @@ def attend(
 
     With `causal` a token attends to itself and those before it; keys where `mask`, (n or 1, 1, t or
     1, s), is false are not attended to. `bias`, (1, heads, t, s), is added to q kᵀ / √d. On a CPU
-    there are gradients of any order, but without a bias no forward mode (`jax.jvp`).
+    there are gradients of any order, but without a bias no forward mode (`jax.jvp`); the fused ones
+    of GPUs and TPUs have a first gradient alone. `implementation` says which is used.
     """
-    if platform() != "cpu":
+    name, why = implementation(q, k, causal, mask, bias)
+    for found in _listeners:
+        found[name] = why
+    if name == "splash":
+        return splash_attention(q, k, v, causal)
+    if name == "cudnn":
+        return even_attention(q, k, v, causal)
+    if name == "xla":
         return jax.nn.dot_product_attention(q, k, v, bias, mask, is_causal=causal)
     if bias is not None:
         return biased_attention(q, k, v, bias, causal, mask)
     return cpu_attention(q, k, v, causal, mask)
+
+
+def implementation(
+    q: Array, k: Array, causal: bool = False, mask: Array | None = None, bias: Array | None = None
+) -> tuple[str, str]:
+    """The attention that `attend` uses on the mesh's device: a key of `NAMES`, and for "xla" why.
+
+    cuDNN's flash attention is for NVIDIA's GPUs from Ampere on; the splash kernel is for TPUs.
+    """
+    where = platform()
+    if where == "cpu":
+        return "cpu", ""
+    n, t, _, d = q.shape
+    kind = device_kind()
+    limits = [
+        (mask is not None, "a mask"),
+        (bias is not None, "a bias"),
+        (t != k.shape[1], "other queries than keys"),
+    ]
+    if where == "tpu":
+        limits += [
+            (t % 128 > 0, f"{t} tokens, where the kernel takes multiples of 128"),
+            (n % _devices() > 0, f"{n} rows on {_devices()} devices"),
+        ]
+        name = "splash"
+    else:
+        old = not kind.startswith("NVIDIA") or bool(re.search(BEFORE_AMPERE, kind))
+        limits += [
+            (old, kind),
+            (q.dtype not in (jnp.bfloat16, jnp.float16), "float32: --dtype bfloat16 to fuse it"),
+            (d % 8 > 0 or d > 128, f"heads of {d} channels"),
+            (t < 64, f"{t} tokens"),
+            (not _has_cudnn(), "no cuDNN found"),
+        ]
+        name = "cudnn"
+    why = next((reason for holds, reason in limits if holds), "")
+    return ("xla", why) if why else (name, "")
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[dict[str, str]]:
+    """{implementation: why} of what `attend` uses while programs are traced here."""
+    found: dict[str, str] = {}
+    _listeners.append(found)
+    try:
+        yield found
+    finally:
+        _listeners.remove(found)
+
+
+def described(found: dict[str, str]) -> str:
+    """What `listening` has heard, for a line of a log."""
+    return "; ".join(NAMES[name] + (f" ({why})" if why else "") for name, why in found.items())
+
+
+def _has_cudnn() -> bool:
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    try:
+        return fused.check_cudnn_version() >= CUDNN
+    except RuntimeError:
+        return False
+
+
+@contextlib.contextmanager
+def assumed_cudnn() -> Iterator[None]:
+    """Lets programs be compiled for a GPU that isn't there, by a process without cuDNN."""
+    with mock.patch("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: CUDNN):
+        yield
+
+
+def _devices() -> int:
+    return max(1, jax.sharding.get_abstract_mesh().size)
+
+
+def even_attention(
+    q: Array, k: Array, v: Array, causal: bool = False, name: Literal["cudnn", "xla"] = "cudnn"
+) -> Array:
+    """Attention of `attend` by `jax.nn.dot_product_attention`, of any number of tokens.
+
+    cuDNN's gradient takes an even number of tokens, and a class token often makes it odd: one more
+    is added then, which is not attended to.
+    """
+    n, t = q.shape[:2]
+    if t % 2 == 0:
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=name)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+    lengths = jnp.full(n, t, jnp.int32)
+    how = {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths, "is_causal": causal}
+    return jax.nn.dot_product_attention(q, k, v, **how, implementation=name)[:, :t]
+
+
+def splash_attention(
+    q: Array, k: Array, v: Array, causal: bool = False, interpret: bool = False
+) -> Array:
+    """Attention of `attend` by JAX's splash kernel for TPUs, which keeps no scores.
+
+    The rows are split over the devices of the mesh, which must divide them. `interpret` runs the
+    kernel on any machine, slowly.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    t, heads, d = q.shape[1:]
+    block = max(size for size in (128, 256, 512) if t % size == 0)
+    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    sizes = kernel.BlockSizes(**{f"block_{name}": block for name in names})
+
+    def local(q: Array, k: Array, v: Array) -> Array:
+        mask = (masks.CausalMask if causal else masks.FullMask)((t, t))
+        of_row = kernel.make_splash_mha(
+            masks.MultiHeadMask([mask] * heads),
+            block_sizes=sizes,
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+        q, k, v = (x.swapaxes(1, 2) for x in (q / math.sqrt(d), k, v))
+        return jax.vmap(of_row)(q, k, v).swapaxes(1, 2)
+
+    if _devices() == 1:
+        return local(q, k, v)
+    # A kernel is opaque to the partitioner, which would gather all rows on each device.
+    specs = (BATCH, BATCH, BATCH)
+    return jax.shard_map(local, in_specs=specs, out_specs=BATCH, check_vma=False)(q, k, v)
 
 
 def biased_attention(

@@ -16,6 +16,7 @@ from ssljax import sharding
 from ssljax.backends import quiet
 from ssljax.errors import InputError
 from ssljax.experiment import Experiment
+from ssljax.models.attention import assumed_cudnn
 from ssljax.plan.machines import Machine
 from ssljax.program import Program
 from ssljax.run import Run
@@ -59,7 +60,7 @@ def compile_step(exp: Experiment, run: Run, machine: Machine) -> Step:
             f"{machine.name}: choose a --batch-size that is a multiple of {mesh.size}."
         )
     fed, resident = shapes_of_data(exp.data, mesh)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), _without_cache():
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), _without_cache(), assumed_cudnn():
         program = Program(exp, run, mesh, fed, resident)
         lead = (run.seeds,) if program.vmapped else ()
 
