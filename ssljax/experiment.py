@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 import optax
 
-from ssljax import sharding
+from ssljax import accumulation, sharding
 from ssljax.data.feed import Data
 from ssljax.errors import InputError
 from ssljax.optim import ema_decay, learning_rate_at
@@ -98,18 +98,24 @@ def descend(
 
     Returns the new parameters, the new optimizer state, and aux.
     """
-    params, opt_state, (aux, _) = _descend(tx, loss, params, opt_state)
+    accumulation.needs_batch()
+    params, opt_state, (aux, _) = _descend(tx, lambda p, *_: loss(p), params, opt_state, (), ())
     return params, opt_state, aux
 
 
 def _descend(
     tx: optax.GradientTransformation,
-    loss: Callable[[Tree], tuple[Array, Any]],
+    loss: Callable[[Tree, Batch, Array], tuple[Array, Any]],
     params: Tree,
     opt_state: Tree,
+    batch: Batch,
+    key: Array,
 ) -> tuple[Tree, Tree, tuple[Any, Array]]:
-    """`descend`, with the gradient's L2 norm over all parameters, before `tx` clips it."""
-    (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    """A step down `loss(params, batch, key)`, in parts of the batch where `accumulated` asks.
+
+    With aux it returns the gradient's L2 norm over all parameters, before `tx` clips it.
+    """
+    (_, aux), grads = accumulation.value_and_grad(loss, params, batch, key)
     updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, (aux, optax.global_norm(grads))
 
@@ -130,7 +136,12 @@ def minimize(tx: optax.GradientTransformation, loss: Callable) -> Callable:
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         params, opt_state, ((extra, metrics), norm) = _descend(
-            tx, lambda p: loss_of_params(p, state, batch, key), state.params, state.opt_state
+            tx,
+            lambda params, batch, key: loss_of_params(params, state, batch, key),
+            state.params,
+            state.opt_state,
+            batch,
+            key,
         )
         metrics = {"grad_norm": norm, **learning_rate_at(tx, state.step), **metrics}
         return state.replace(params=params, opt_state=opt_state, extra=extra), metrics
@@ -158,9 +169,11 @@ def alternate(
         for player, loss in losses.items():
             params, opt_state, ((extra, found), norm) = _descend(
                 tx,
-                lambda p: loss(p, state, batch, key),
+                lambda params, batch, key: loss(params, state, batch, key),
                 state.params[player],
                 state.opt_state[player],
+                batch,
+                key,
             )
             state = state.replace(
                 params={**state.params, player: params},

@@ -1,6 +1,7 @@
 """Compiled side of a run: how the state is laid out on devices, initialised and advanced."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 from typing import Any, TYPE_CHECKING
 
@@ -12,9 +13,11 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssljax import sharding
+from ssljax.accumulation import accumulated
 from ssljax.checkpoint import flatten
 from ssljax.errors import InputError
 from ssljax.experiment import Experiment, TrainState
+from ssljax.models import attention
 
 if TYPE_CHECKING:
     from ssljax.run import Run
@@ -43,6 +46,8 @@ class Program:
     """
 
     def __init__(self, exp: Experiment, run: "Run", mesh: Mesh, fed: Tree, resident: Tree):
+        step, self.accumulation = accumulated(exp.step, run.accumulate)
+        exp = dataclasses.replace(exp, step=step)
         self.exp, self.mesh, self.resident = exp, mesh, resident
         self.seeds = [run.seed + i for i in range(run.seeds)]
         split = [jax.random.split(jax.random.key(seed)) for seed in self.seeds]
@@ -51,7 +56,8 @@ class Program:
         key = jax.eval_shape(lambda: jax.random.key(0))
         self.state = jax.eval_shape(exp.init, key, batch)
         self.layout = sharding.shard_state(self.state, exp.partition, mesh)
-        jaxpr = jax.make_jaxpr(exp.step, return_shape=True)(self.state, batch, key)
+        with attention.listening() as self.attention:  # Which runs, for the log.
+            jaxpr = jax.make_jaxpr(exp.step, return_shape=True)(self.state, batch, key)
         new, metrics = jaxpr[1]
         if jax.tree.map(_form, new) != jax.tree.map(_form, self.state):
             change = _first_change(self.state, new)

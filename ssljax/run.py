@@ -19,6 +19,7 @@ from ssljax.errors import check_local, InputError
 from ssljax.experiment import Experiment, TrainState
 from ssljax.fingerprint import Read
 from ssljax.lock import lock
+from ssljax.models import attention
 from ssljax.processes import agree, labelled
 from ssljax.program import everywhere, Program
 from ssljax.ranges import check_value, Count, CountOrZero
@@ -31,7 +32,7 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Run:
-    """Runtime options; only the seeds affect results."""
+    """Runtime options; only the seeds affect results, and `accumulate`, as it says."""
 
     workdir: str = ""
     """Folder for everything that the run writes; a run found there resumes. By default a folder in
@@ -46,6 +47,10 @@ class Run:
     fsdp: Count = 1
     """Number of devices over which to split each large parameter and its optimizer state at rest;
     1 for plain data parallelism."""
+    accumulate: Count = 1
+    """Parts into which a batch is split, computed one after another, to need less memory. The step
+    is that of the whole batch, but that BatchNorm normalises each part by itself, and that random
+    draws are others."""
     cpu_devices: CountOrZero = 0
     """Number of devices into which to split a CPU, at most one for each core: nets of convolutions
     train about a third faster on two cores, language models do not. 0 to leave it whole."""
@@ -165,6 +170,7 @@ def _train(
     feeds = [exp.data.feed(seed, 0, mesh) for seed in seeds]
     first = [next(feed) for feed in feeds]
     program = Program(exp, run, mesh, first[0], resident)
+    exp = program.exp
     old = None
     if workdir:
         old = record.check_record(
@@ -285,7 +291,8 @@ def _header(program: Program, workdir: pathlib.Path | None, computes: Mapping[st
     fields = {
         "device": device,
         "model": model,
-        "training": steps,
+        "training": steps + (f", {program.accumulation}" if program.accumulation.how else ""),
+        **({"attention": attention.described(used)} if (used := program.attention) else {}),
         "folder": str(workdir or "none: nothing is saved without --run.workdir"),
     }
     return "\n".join(labelled(label, text) for label, text in fields.items())

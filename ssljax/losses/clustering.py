@@ -6,6 +6,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
+from ssljax.accumulation import whole_batch
 from ssljax.errors import InputError
 from ssljax.losses.distillation import cross_view_loss
 
@@ -16,6 +17,7 @@ def sinkhorn(scores: Array, eps: float = 0.05, steps: int = 3) -> Array:
     Rows sum to 1; columns approach n/k with more `steps`. Caron et al., 2020, arXiv:2006.09882,
     eqs. 3 to 5, computed in logarithms. InputError unless ε (`eps`) and `steps` are positive.
     """
+    whole_batch()
     if eps <= 0 or steps < 1:
         raise InputError(
             f"Sinkhorn's algorithm needs a positive epsilon and a step, not {eps} and {steps}."

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import optax
 
+from ssljax.accumulation import whole_batch
 from ssljax.errors import InputError
 from ssljax.sharding import BATCH
 
@@ -21,6 +22,7 @@ def cpc_loss(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
 
     van den Oord et al., 2018, arXiv:1807.03748, eqs. 3 and 4.
     """
+    whole_batch()
     steps, time = len(w), c.shape[1]
     if z.shape[:2] != c.shape[:2] or w.shape[1:] != (c.shape[-1], z.shape[-1]):
         raise InputError(

@@ -5,6 +5,7 @@ from jax import Array
 import jax.numpy as jnp
 import optax
 
+from ssljax.accumulation import whole_batch
 from ssljax.errors import InputError
 from ssljax.losses.tiled import log_partition, product, TILE
 from ssljax.sharding import whole
@@ -25,6 +26,7 @@ def nt_xent_loss(za: Array, zb: Array, tau: float = 0.5, tiled: bool | None = No
 
     Chen et al., 2020, arXiv:2002.05709, eq. 1.
     """
+    whole_batch()
     _check(za, zb, tau)
     n = len(za)
     # An image's views are next to each other, so that devices that share the images share the rows.
@@ -54,6 +56,8 @@ def info_nce_loss(
 
     van den Oord et al., 2018, arXiv:1807.03748, eq. 4.
     """
+    if negatives is None:
+        whole_batch()
     if tiled and negatives is not None:
         raise InputError("With given negatives the whole matrix is computed: leave `tiled` out.")
     _check(q, k, tau)
@@ -94,6 +98,7 @@ def supcon_loss(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = 
 
     Khosla et al., 2020, arXiv:2004.11362, eq. 2.
     """
+    whole_batch()
     if z.ndim != 2 or labels.shape != z.shape[:1]:
         raise InputError(
             f"Views (n, d) and their labels (n,) are needed, not {z.shape} and {labels.shape}."
@@ -132,6 +137,7 @@ def enqueue(queue: Array, rows: Array) -> Array:
 
     MoCo: He et al., 2019, arXiv:1911.05722, section 3.1. InputError unless m is a multiple of n.
     """
+    whole_batch()
     check_queue(len(queue), len(rows))
     rows = whole(rows.astype(queue.dtype))  # The queue is on every device.
     return jax.lax.stop_gradient(jnp.concatenate([rows, queue[: -len(rows)]]))

@@ -4,6 +4,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
+from ssljax.accumulation import whole_batch
 from ssljax.errors import InputError
 
 
@@ -15,6 +16,7 @@ def barlow_twins_loss(za: Array, zb: Array, lam: float = 5e-3) -> Array:
 
     Zbontar et al., 2021, arXiv:2103.03230, eqs. 1 and 2.
     """
+    whole_batch()
     _check(za, zb)
     za, zb = (_standardize(z.astype(jnp.float32)) for z in (za, zb))
     square = (za.T @ zb / len(za) - jnp.eye(za.shape[1])) ** 2
@@ -40,11 +42,13 @@ def vicreg_loss(
 
 def variance_loss(z: Array, gamma: float = 1.0, eps: float = 1e-4) -> Array:
     """v(Z) = 1/d Σ_j max(0, γ - √(Var(z_j) + ε)) of `z`, (n, d): VICReg's eqs. 1 and 2."""
+    whole_batch()
     return jnp.mean(jax.nn.relu(gamma - jnp.sqrt(z.var(0, ddof=1) + eps)))
 
 
 def covariance_loss(z: Array) -> Array:
     """c(Z) = 1/d Σ_{i≠j} C_ij², C the covariance of `z`, (n, d): VICReg's eqs. 3 and 4."""
+    whole_batch()
     n, d = z.shape
     z = z - z.mean(0)
     square = (z.T @ z / (n - 1)) ** 2
@@ -85,6 +89,7 @@ def lejepa_loss(z: Array, directions: Array, lam: float = 0.05, large: int | Non
     Balestriero and LeCun, 2025, arXiv:2511.08544, algorithm 2. InputError for fewer than two views,
     `large` outside [1, views], or λ outside [0, 1].
     """
+    whole_batch()
     if z.ndim != 3 or len(z) < 2:
         raise InputError(f"Two or more views (views, n, d) are needed, not {z.shape}.")
     if large is not None and not 1 <= large <= len(z):

@@ -1,0 +1,210 @@
+"""Gradient accumulation: a batch in parts, one after another, in the memory of one part."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import Array
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from ssljax.errors import InputError
+from ssljax.sharding import BATCH, platform
+
+Tree = Any
+
+
+class _ComparesExamples(Exception):
+    """A function that needs the whole batch was given a part of it."""
+
+
+@dataclass
+class Accumulation:
+    """How a step that is being traced splits its batch, and what was found on the way."""
+
+    parts: int
+    how: str = ""  # "gradients" or "representations", once it is known.
+    splits: bool = False  # Whether nets split what they are given, as in GradCache.
+    whole: bool = True  # Whether the loss sees the whole batch.
+    normalises: bool = False  # Whether a BatchNorm uses the statistics of a part.
+
+    def __str__(self) -> str:
+        said = {
+            "gradients": "whose gradients are averaged",
+            "representations": "which nets compute twice, and the loss sees together (GradCache)",
+        }[self.how]
+        norm = "; BatchNorm normalises each part by itself" if self.normalises else ""
+        return f"in {self.parts} parts {said}{norm}"
+
+
+_now: list[Accumulation] = []
+
+
+def accumulated(step: Callable, parts: int) -> tuple[Callable, Accumulation]:
+    """`step` of an experiment with each batch in `parts` parts, and how, once it has been traced.
+
+    Of a loss that is a mean over examples, the gradients, metrics and floats of `extra` of the
+    parts are averaged: a teacher, a centre and batch statistics move once a step, as with the whole
+    batch. Each part starts from the state before the step and draws with a key of its own, so
+    noise, masks and crops are others than those of the whole batch, of the same distribution.
+    Perplexities and other metrics that are no means over examples are means over the parts.
+
+    A loss that compares examples (`whole_batch`), or a queue, sees the whole batch: where the net
+    is a `Chain`, its outputs are computed in parts, and in parts once more for their gradients,
+    with the values of the whole batch: GradCache (Gao et al., 2021, arXiv:2101.06983).
+
+    BatchNorm normalises each part by itself in either case, which the whole batch does not.
+    InputError, when the step is traced, where there is no such net, the step is not that of
+    `minimize` or `alternate`, or the parts are not of one size.
+    """
+    found = Accumulation(parts)
+
+    def step_in_parts(state: Tree, batch: Tree, key: Array) -> tuple[Tree, Tree]:
+        with _accumulating(found):
+            return step(state, batch, key)
+
+    return step_in_parts if parts > 1 else step, found
+
+
+def whole_batch() -> None:
+    """Says that the calling function compares examples, and is not to be given a part of a batch.
+
+    It costs nothing outside of gradient accumulation, which then keeps the batch together.
+    """
+    if _now and not _now[-1].whole:
+        raise _ComparesExamples
+
+
+def value_and_grad(loss: Callable, params: Tree, batch: Tree, key: Array) -> tuple[Tree, Tree]:
+    """((value, aux), gradient) of `loss(params, batch, key)`, in parts where a step is to be."""
+    of = jax.value_and_grad(loss, has_aux=True)
+    if not _now:
+        return of(params, batch, key)
+    found = _now[-1]
+    n, parts = found.parts, jax.tree.map(lambda x: _split(x, found.parts), batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    found.whole = False
+    try:
+        with nn.intercept_methods(_notice(found)):
+            jaxpr, shapes = jax.make_jaxpr(of, return_shape=True)(params, first, key)
+    except _ComparesExamples:
+        found.whole = True
+        return _cached(found, of, params, batch, key)
+    except (TypeError, ValueError) as e:
+        if isinstance(e, InputError):
+            raise
+        raise InputError(
+            "--run.accumulate: the loss can't be computed of a part of the batch, perhaps because "
+            f"extra has a row for each example: leave it out ({str(e).splitlines()[0][:200]})."
+        ) from e
+    else:
+
+        def add(total, i_part):
+            i, part = i_part
+            new = of(params, part, jax.random.fold_in(key, i))
+            return jax.tree.map(lambda a, b: a + b / n if _is_float(b) else b, total, new), None
+
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, _wide(x)), shapes)
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(n), parts), unroll=_unroll(jaxpr, n))
+        found.how = "gradients"
+        return jax.tree.map(lambda x, like: x.astype(like.dtype), total, shapes)
+    finally:
+        found.whole = True
+
+
+def needs_batch() -> None:
+    """InputError where a step is to be accumulated whose gradient is of no batch."""
+    if _now:
+        raise InputError(
+            "--run.accumulate splits the batch of steps made by minimize or alternate, and this "
+            "experiment has a step of its own: leave it out."
+        )
+
+
+def splitting() -> bool:
+    """Whether a net is to compute its outputs in parts (`in_parts`)."""
+    return bool(_now) and _now[-1].splits
+
+
+def in_parts(f: Callable[[Tree, Array], tuple[Array, Tree]], params: Tree, x: Array) -> Tree:
+    """`f(params, x)` -> (outputs, statistics), of x (n, ...) in parts, which are not kept.
+
+    The gradient computes each part once more. Statistics are averaged over the parts.
+    """
+    found = _now[-1]
+    found.how, n = "representations", found.parts
+    parts = _split(x, n)
+    with nn.intercept_methods(_notice(found)):
+        jaxpr = jax.make_jaxpr(f)(params, parts[0])
+    once_more = jax.checkpoint(f)
+    ys, stats = jax.lax.scan(
+        lambda _, part: (None, once_more(params, part)), None, parts, unroll=_unroll(jaxpr, n)
+    )[1]
+    y = ys.swapaxes(0, 1).reshape(len(x), *ys.shape[2:])
+    return y, jax.tree.map(lambda s: s.mean(0), stats)
+
+
+def _cached(found: Accumulation, of: Callable, params: Tree, batch: Tree, key: Array) -> Tree:
+    found.splits = True
+    try:
+        out = of(params, batch, key)
+    finally:
+        found.splits = False
+    if found.how != "representations":
+        raise InputError(
+            "--run.accumulate would change the result: this loss compares the examples of a batch, "
+            "and the net is no Chain, whose outputs could be computed in parts: leave it out."
+        )
+    return out
+
+
+def _split(x: Array, n: int) -> Array:
+    """(batch, ...) as (n, batch / n, ...): part i has every n-th row from i on.
+
+    So each device's rows of a part are among its rows of the batch.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    each, rest = divmod(len(x), max(1, mesh.size))
+    if rest or each % n:
+        raise InputError(
+            f"--run.accumulate {n} can't split the {each} examples of each device evenly: choose "
+            f"a divisor of {each}, or another --batch-size."
+        )
+    x = x.reshape(len(x) // n, n, *x.shape[1:]).swapaxes(0, 1)
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, P(None, *BATCH))
+
+
+def _notice(found: Accumulation) -> Callable:
+    def notice(run, args, kwargs, context):
+        norm = context.module
+        if isinstance(norm, nn.BatchNorm) and context.method_name == "__call__":
+            given = kwargs.get("use_running_average", args[1] if len(args) > 1 else None)
+            found.normalises |= not (norm.use_running_average if given is None else given)
+        return run(*args, **kwargs)
+
+    return notice
+
+
+def _unroll(jaxpr: Any, n: int) -> int:
+    """On a CPU, convolutions inside lax.scan run an order of magnitude slower."""
+    return n if platform() == "cpu" and "conv_general_dilated" in str(jaxpr) else 1
+
+
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _wide(x: Any) -> Any:
+    return jnp.promote_types(x.dtype, jnp.float32) if _is_float(x) else x.dtype
+
+
+@contextlib.contextmanager
+def _accumulating(found: Accumulation) -> Iterator[None]:
+    _now.append(found)
+    try:
+        yield
+    finally:
+        _now.pop()
