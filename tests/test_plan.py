@@ -478,7 +478,7 @@ def test_what_helps_is_compiled_where_a_step_does_not_fit(tmp_path, monkeypatch,
 
     def plan_of(make, arguments, run, machine):
         encoder = arguments["encoder"]
-        bytes_each = 2e7 / run.fsdp / (2 if encoder.dtype == "bfloat16" else 1)
+        bytes_each = 2e7 / run.fsdp / run.accumulate / (2 if encoder.dtype == "bfloat16" else 1)
         bytes_each /= 4 if encoder.remat == "blocks" else 1
         total = bytes_each * arguments["batch_size"]
         return replace(fake_plan(arguments["batch_size"], total, 8e10), machine="h100x8")
@@ -489,6 +489,7 @@ def test_what_helps_is_compiled_where_a_step_does_not_fit(tmp_path, monkeypatch,
     assert [(t["change"], t["fits"]) for t in found.tried] == [
         ("--dtype bfloat16", False),
         ("remat blocks", True),
+        ("--run.accumulate 4", True),
         ("--run.fsdp 8", True),
         ("these together", True),
     ]

@@ -14,6 +14,7 @@ from ssljax.plan.estimate import largest_batch, Plan, plan_step
 from ssljax.plan.machines import Machine, machine_of
 from ssljax.run import Run
 
+PARTS = 4  # Of a batch, with which accumulation is tried.
 SLOW = 5.0  # Seconds of a compilation from which on it is said what another one is for.
 
 
@@ -83,12 +84,15 @@ def remedies(
     if has_field(arguments, "remat"):
         fields["remat"] = "blocks"
         found.append(("remat blocks", with_fields(arguments, remat="blocks"), run))
-    split = run
+    changed_run = run
+    if run.accumulate == 1:
+        changed_run = replace(run, accumulate=PARTS)
+        found.append((f"--run.accumulate {PARTS}", arguments, changed_run))
     if run.fsdp == 1 and machine.count > 1:
         n = machine.per_node if machine.is_gpu else min(machine.count, 8)
-        split = replace(run, fsdp=n)
-        found.append((f"--run.fsdp {n}", arguments, split))
+        found.append((f"--run.fsdp {n}", arguments, replace(run, fsdp=n)))
+        changed_run = replace(changed_run, fsdp=n)
     found = [(name, changed, r) for name, changed, r in found if (changed, r) != (arguments, run)]
     if len(found) > 1:
-        found.append(("these together", with_fields(arguments, **fields), split))
+        found.append(("these together", with_fields(arguments, **fields), changed_run))
     return found
