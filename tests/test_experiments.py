@@ -22,7 +22,9 @@ from ssljax.data.views import MultiCrop, Views
 from ssljax.models.convnet import ConvNet
 from ssljax.models.mlp import MLP
 from ssljax.models.transformer import Transformer
+from ssljax.models.unet import TimeUNet
 from ssljax.models.vit import ViT
+from ssljax.plan.hlo import collectives, parse
 from ssljax.program import everywhere, Program
 from tests.conftest import ROOT
 
@@ -36,6 +38,8 @@ SMALL = {
     "critic_steps": 2,
     "adversarial": 0.5,
     "net": Transformer(2, 2, 16, dropout=0.1),
+    "unet": TimeUNet(widths=(8, 16), heads=2, groups=4),
+    "sampling_steps": 4,
     "length": 16,
     "vocabulary": 512,
     "predictor": MLP((16, 128), norm=True),
@@ -55,6 +59,7 @@ LAYOUTS = SMALL | {
     "decoder_width": 12,
     "predictor_width": 12,
     "net": Transformer(2, 1, 12, dropout=0.1),
+    "unet": TimeUNet(widths=(8, 12), heads=2, groups=4, dropout=0.1),
     "vocabulary": 300,
     "head": MLP((16, 10), norm=True),
     "predictor": MLP((12, 10), norm=True),
@@ -64,26 +69,24 @@ LAYOUTS = SMALL | {
     "window": 24,  # A spectrogram of 9 frames.
     "at_once": BATCH,
 }
-# Files with an array of the whole batch on each device, and why.
+# Files with an array of the whole batch on each device, why, and how many numbers of an example
+# the devices exchange for it in a step.
 NEGATIVES = "the loss compares each example with all others"
-VIEWS = "views are concatenated one set after another, which moves examples between devices"
 CARRIED = "the hidden state is carried from step to step by the state, which is on each device"
+QUEUE = "the queue is on each device, and takes all keys"
 WHOLE_BATCH = {
-    "awd_lstm": CARRIED,
-    "colourise": "XLA does not split top_k, which finds a pixel's nearest bins",
-    "cpc": NEGATIVES,
-    "dino": VIEWS,
-    "iwae": "the draws of an image are in front of the batch, which moves them between devices",
-    "lejepa": VIEWS,
-    "lstm": CARRIED,
-    "moco": "the queue is on each device, and takes all keys",
-    "mocov3": NEGATIVES,
-    "nnclr": "the queue is on each device, and takes all projections",
-    "simclr": f"{NEGATIVES}; {VIEWS}",
-    "simcse": NEGATIVES,
-    "supcon": f"{NEGATIVES}; {VIEWS}",
-    "swav": VIEWS,
+    "awd_lstm": (CARRIED, 4 * 200),  # c and h of two layers.
+    "cpc": (NEGATIVES, 16 * 64),  # The codes of a wave.
+    "lstm": (CARRIED, 4 * 200),
+    "moco": (QUEUE, 10),
+    "mocov3": (NEGATIVES, 2 * 10),
+    "nnclr": (f"{NEGATIVES}; {QUEUE}", 4 * 10),
+    "simclr": (NEGATIVES, 2 * 10),
+    "simcse": (NEGATIVES, 12),
+    "supcon": (f"{NEGATIVES}, also by their labels", 2 * 11),
 }
+# What moves an array from device to device as it is; sums over devices, as of gradients, do not.
+EXCHANGES = ("all-gather", "all-to-all", "collective-permute")
 
 
 def make(file, num_steps, settings=SMALL, **changes):
@@ -134,6 +137,19 @@ class Layout:
         fed = {x.shape for x in jax.tree.leaves((self.resident, self.first))}  # On every device.
         return {s for s in shapes - fed if any(d % BATCH == 0 for d in s)}
 
+    def exchanged(self):
+        """Bytes of arrays that move from device to device as they are, by kind and line.
+
+        On all devices, of arrays with at least one number for each example.
+        """
+        found = {}
+        for c in collectives(parse(self.step.as_text()), self.mesh.size, self.mesh.size):
+            copies = 1 if c.kind == "all-gather" else self.mesh.size
+            if c.kind in EXCHANGES and copies * c.bytes >= 4 * BATCH:
+                what = f"{c.kind} of {c.line or 'the new state'}"
+                found[what] = found.get(what, 0) + copies * c.bytes
+        return found
+
 
 def mesh_of(n, fsdp):
     kinds = (jax.sharding.AxisType.Auto,) * 2
@@ -179,6 +195,7 @@ class TestFile:
                 np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(a).max() + 1e-6)
             for a, b in zip(moments, other_moments, strict=True):
                 np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max() + 5e-8)
+        check_exchanged(file, seven)
         found = seven.whole_batches()
         if file.stem in WHOLE_BATCH:
             assert found, "no reason needed any more: remove it from WHOLE_BATCH"
@@ -188,6 +205,12 @@ class TestFile:
                 "masks and indices that are born in the step. If the method needs the whole batch, "
                 f"as a queue does, add {file.stem} to WHOLE_BATCH with the reason."
             )
+
+    def test_devices_exchange_no_activations(self, file, costly):
+        """On eight devices: each step moves what the loss compares, and sums over the devices."""
+        costly(FILES.index(file) + 2)
+        exp = replace(make(file, 4, LAYOUTS), evals={})
+        check_exchanged(file, Layout(exp, 8, 1))
 
     def test_trains_resumes_and_evaluates(self, file, costly, tmp_path, one_device):
         """A run that was killed ends with the bits of an unbroken one, and with all results."""
@@ -206,6 +229,18 @@ class TestFile:
         assert (tmp_path / "report.html").exists()
 
 
+def check_exchanged(file, layout):
+    """Devices exchange the numbers of `WHOLE_BATCH` at most, and some if there are any."""
+    found = layout.exchanged()
+    most = 4 * BATCH * WHOLE_BATCH.get(file.stem, ("", 0))[1]
+    assert sum(found.values()) <= most, (
+        f"Devices exchange {found} bytes. Keep the examples first, and what belongs to one example "
+        "next to each other, as Views.several does; put over_batch around arrays that are born in "
+        "the step. If the loss needs them, give the reason in WHOLE_BATCH."
+    )
+    assert not most or found, "no reason needed any more: remove it from WHOLE_BATCH"
+
+
 def moving(state):
     """Arrays of a state that show its gradients, and floats that move without one."""
     moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
@@ -222,6 +257,8 @@ def moving(state):
         ),
         ("gan", 200, "test/kid_pixels", 0.4),
         ("wgan_gp", 100, "test/kid_pixels", 0.95),
+        ("ddpm", 150, "test/kid_pixels", 0.5),
+        ("flow", 150, "test/kid_pixels", 0.5),
         ("vae", 150, "test/nll", 0.7),
         ("iwae", 150, "test/nll", 0.75),
         ("cvae", 150, "classify/accuracy", 5),

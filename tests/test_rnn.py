@@ -8,6 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from experiments.awd_lstm import awd_lstm
 from experiments.lstm import lstm as lstm_experiment
 from experiments.lstm import RATES
+from ssljax import sharding
 from ssljax.data.token_feeds import Tokenized
 from ssljax.errors import InputError
 from ssljax.evals.lag import gradient_by_lag
@@ -25,6 +27,7 @@ from ssljax.evals.recurrent import (
 )
 from ssljax.experiment import TrainState
 from ssljax.models.rnn import CELLS, lstm, nats, recur, RNN, RNNLanguageModel
+from ssljax.plan.hlo import collectives, parse
 from tests.losses.test_softmax import naive_cross_entropy
 from tests.test_data import batches, mesh_of
 
@@ -193,6 +196,37 @@ def test_gradient_of_a_masked_recurrence_matches_a_plain_scan():
         for f in (lambda x, u, c: recur(lstm, x, u, c, mask), plain)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, theirs)
+
+
+def test_devices_exchange_nothing_within_the_loop():
+    """Where the weights and the carry are split by width at rest, as by fsdp, also when dropped."""
+    mesh, time = mesh_of(2, 4), 40
+    net = RNN(width=16, layers=2, weight_dropout=0.3)
+    x = jax.random.normal(jax.random.key(0), (16, time, 8))
+    params = net.init(jax.random.key(1), x)
+    carry = jax.tree.map(lambda c: c + 0.1, net.zeros(16))
+
+    def loss(params, carry, x):
+        h, carry, _ = net.apply(params, x, carry, jax.random.key(2))
+        return jnp.mean(h**2), carry
+
+    both = jax.value_and_grad(loss, has_aux=True)
+    want = jax.jit(both)(params, carry, x)
+    split, along = P(None, "fsdp"), jax.NamedSharding(mesh, sharding.BATCH)
+    of = lambda a: jax.NamedSharding(mesh, split if a.ndim == 2 else P("fsdp"))
+    placed = jax.device_put((params, carry), jax.tree.map(of, (params, carry)))
+    with jax.set_mesh(mesh):
+        every = sharding.replicated(mesh)
+        step = lambda params, carry, x: both(
+            jax.lax.with_sharding_constraint(params, every), carry, x
+        )
+        out = ((None, jax.tree.map(of, carry)), jax.tree.map(of, params))
+        step = jax.jit(step, out_shardings=out)
+        compiled = step.lower(*placed, jax.device_put(x, along)).compile()
+        found = compiled(*placed, jax.device_put(x, along))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, want)
+    for c in collectives(parse(compiled.as_text()), 8, 8):
+        assert c.arrays < time, f"{c.kind} at each time, of {c.line}"
 
 
 def test_forget_bias():

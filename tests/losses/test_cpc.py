@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssljax import sharding
 from ssljax.errors import InputError
 from ssljax.losses.cpc import cpc_loss
+from ssljax.plan.hlo import collectives, parse
 
 
 def naive(c, z, w):
@@ -25,6 +27,22 @@ def naive(c, z, w):
 def draw():
     rng = np.random.default_rng(0)
     return [rng.normal(size=s) for s in ((5, 6, 3), (5, 6, 2), (4, 3, 2))]
+
+
+def test_devices_gather_the_codes_once():
+    """Not at each step into the future; loss, accuracy and gradients are those of one device."""
+    rng, mesh = np.random.default_rng(0), sharding.make_mesh(2)
+    args = [jnp.float32(rng.normal(size=s)) for s in ((16, 6, 3), (16, 6, 2), (4, 3, 2))]
+    both = lambda: jax.jit(jax.value_and_grad(cpc_loss, (0, 1, 2), has_aux=True))
+    want = both()(*args)
+    along, every = jax.NamedSharding(mesh, sharding.BATCH), sharding.replicated(mesh)
+    with jax.set_mesh(mesh):
+        compiled = both().lower(*jax.device_put(args, [along, along, every])).compile()
+        found = compiled(*jax.device_put(args, [along, along, every]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, want)
+    seen = {c.kind: c.arrays for c in collectives(parse(compiled.as_text()), 8, 8)}
+    assert seen["all-gather"] == seen["reduce-scatter"] == 1
+    assert seen.get("all-reduce", 0) <= 3  # The sums, and the gradient of w.
 
 
 def test_equals_the_equation():
