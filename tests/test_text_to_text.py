@@ -152,9 +152,9 @@ def test_greedy_answers_match_full_forward_passes(form):
     model, params = made(form, scale=20.0)
     inputs = jnp.array([[3, 4, 5, 6], [9, 2, -1, -1], [7, 7, 8, -1]])
     found = np.asarray(jax.jit(lambda x: decode(model, params, KEY, x, 6))(inputs))
-    tokens = np.full((3, 6), -1)
+    tokens, logits = np.full((3, 6), -1), jax.jit(model.apply)
     for i in range(6):
-        tokens[:, i] = model.apply(params, inputs, tokens)[:, i].argmax(-1)
+        tokens[:, i] = logits(params, inputs, tokens)[:, i].argmax(-1)
     for row, want in zip(found, tokens):
         end = list(want).index(1) if 1 in want else 6
         np.testing.assert_array_equal(row, [*want[:end], *[-1] * (6 - end)])
@@ -504,10 +504,10 @@ def test_filled_text():
 
 def nll_by_hand(model, params, inputs, targets):
     """The mean of -log p over the targets that are there, one prefix after the other."""
-    total, n = 0.0, 0
+    total, n, logits = 0.0, 0, jax.jit(model.apply)
     for i in range(targets.shape[1]):
         before = np.where(np.arange(targets.shape[1]) < i, targets, -1)
-        z = np.asarray(model.apply(params, inputs, before)[:, i], np.float64)
+        z = np.asarray(logits(params, inputs, before)[:, i], np.float64)
         logp = z - np.log(np.exp(z).sum(-1, keepdims=True))
         for row, t in zip(logp, targets[:, i]):
             total, n = total - (row[t] if t >= 0 else 0), n + (t >= 0)
@@ -588,7 +588,7 @@ def test_reversal_is_learned_by_attention_across_alone(tmp_path, monkeypatch, on
     def learned(steps):
         exp = text_to_text(data=str(tmp_path / "p.tsv"), **sizes, steps=steps, lr=5e-3)
         fed = batches(exp.data, 0, 0, steps, mesh_of(1))
-        state, step = exp.init(KEY, fed[0]), jax.jit(exp.step)
+        state, step = jax.jit(exp.init)(KEY, fed[0]), jax.jit(exp.step)
         for i, batch in enumerate(fed):
             state, _ = step(state.replace(step=jnp.array(i)), batch, jax.random.fold_in(KEY, i))
         return exp.evals["test"](state)

@@ -324,7 +324,7 @@ def log_softmax(z):
 def begun(exp):
     """A batch, and the state far from its start."""
     batch = batches(exp.data, 0, 0, 1, mesh_of(1))[0]
-    state = exp.init(KEY, batch)
+    state = jax.jit(exp.init)(KEY, batch)
     return batch, state.replace(params=far(state.params))
 
 

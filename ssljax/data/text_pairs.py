@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+import functools
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -127,17 +128,24 @@ def text_pairs(data: str, split: str) -> TextPairs:
 
 
 def _generated(name: str, split: str) -> TextPairs:
-    """Lists drawn once and for all, none of which is in both splits."""
-    rng, lists = np.random.default_rng(0), {}
-    while len(lists) < sum(PAIRS.values()):
-        words = tuple(rng.choice(WORDS.split(), rng.integers(2, 9)))
-        lists[words] = None
-    every = list(lists)
-    # Short lists are few, and drawn first: the order is made anew.
-    chosen = [every[i] for i in rng.permutation(len(every))]
-    chosen = chosen[: PAIRS["train"]] if split == "train" else chosen[PAIRS["train"] :]
+    """Generated lists and their targets, of which none is in both splits."""
+    n = PAIRS["train"]
+    chosen = _lists()[:n] if split == "train" else _lists()[n:]
     targets = [" ".join(GENERATED[name](list(words))) for words in chosen]
     return TextPairs([" ".join(words) for words in chosen], targets)
+
+
+@functools.cache
+def _lists() -> list[tuple[str, ...]]:
+    """Lists of 2 to 8 words, drawn once and for all, each once, in a random order."""
+    rng = np.random.default_rng(0)
+    found: dict[tuple[str, ...], None] = {}
+    names = WORDS.split()
+    while len(found) < sum(PAIRS.values()):
+        at = rng.integers(len(names), size=rng.integers(2, 9))
+        found[tuple(names[i] for i in at)] = None
+    every = list(found)  # Lists of two words are few, and most of them drawn early.
+    return [every[i] for i in rng.permutation(len(every))]
 
 
 def _pairs(files: Sequence[pathlib.Path]) -> TextPairs:
