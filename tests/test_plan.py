@@ -21,6 +21,7 @@ from ssljax.data.described import described
 from ssljax.data.token_feeds import tokenized
 from ssljax.data.token_rows import token_rows
 from ssljax.errors import InputError
+from ssljax.models import attention
 from ssljax.models.mlp import MLP
 from ssljax.models.resnet import ResNet
 from ssljax.plan import command, estimate, headers, hlo, machines, program, report
@@ -204,6 +205,17 @@ def test_flops_of_recomputation_custom_gradients_branches_and_types():
     assert flops_of(branch, w).products == {"float32": 2 * 2 * 16 * 32 * 32}
     half = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
     assert flops_of(lambda a, b: a @ b, *half).products == {"bfloat16": 2 * 16 * 32 * 32}
+
+
+@compilers
+def test_flops_of_cudnns_attention():
+    """Two products forward and five backward, of which plain attention has four."""
+    mesh = sharding.make_mesh(1, devices=list(machines.machine_of("h100x1").devices))
+    q = jax.ShapeDtypeStruct((4, 128, 2, 64), jnp.bfloat16)
+    f = lambda q: jnp.sum(attention.attend(q, q, q).astype(jnp.float32) ** 2)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), attention.assumed_cudnn():
+        found = flops_of(jax.value_and_grad(f), q).products
+    assert found == {"bfloat16": 7 * 2 * 4 * 2 * 128 * 128 * 64}
 
 
 # HLO

@@ -70,6 +70,7 @@ REDUCTIONS = frozenset(
         "cumlogsumexp",
     }
 )
+CUDNN = "dot_product_attention_"
 HASH = 100  # Of a random number by Threefry-2x32: 20 rounds of 4 for two, and what is around them.
 
 
@@ -121,6 +122,8 @@ def _count(jaxpr: Any, times: float, found: Flops) -> None:
             _kernel(eqn, times, found)
         elif name in ("random_bits", "threefry2x32"):
             found.others += times * HASH * sum(_size(v.aval) for v in eqn.outvars) / 2
+        elif name.startswith(CUDNN):
+            _add_product(eqn, times * _cudnn(eqn, 2 if "_fwd" in name else 5), found)
         elif name in ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"):
             _count(params.get("call_jaxpr") or params["fun_jaxpr"], times, found)
         elif inner := list(core.jaxprs_in_params(params)) if _has_program(eqn) else []:
@@ -156,6 +159,12 @@ def _dot(eqn: Any) -> float:
     (contracted, _), _ = eqn.params["dimension_numbers"]
     k = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
     return 2.0 * _size(eqn.outvars[0].aval) * k
+
+
+def _cudnn(eqn: Any, products: int) -> float:
+    """Products of cuDNN's attention, of masked scores as of others; its gradient's take five."""
+    (n, t, heads, d), keys = (v.aval.shape for v in eqn.invars[:2])
+    return 2.0 * products * n * t * keys[1] * heads * d
 
 
 def _convolution(eqn: Any) -> float:
