@@ -6,6 +6,9 @@ training converges near the data. The networks are DCGAN's without a norm.
     launch/local.sh experiments/r1gan.py                # digits, on a laptop CPU
     launch/local.sh experiments/r1gan.py --data cifar10 --widths 128 256 512 --lr 1e-4 --gamma 10 \
         --epochs 200
+
+Digits, three seeds: FID of pixels .17 ± .03 (held-out digits .15, untrained 10.4), recall .86 ± .06
+(held-out digits .96).
 """
 
 import jax
