@@ -60,11 +60,14 @@ def _from_environment() -> dict[str, Any]:
             "process_id": int(number),
             "cluster_detection_method": "deactivate",
         }
-    # Slurm's --gpus-per-task shows each task its own GPU only, as number 0; JAX would take the one
-    # of the task's number.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    bound = "SLURM_LOCALID" in os.environ and visible and "," not in visible
-    return {"local_device_ids": [0]} if bound else {}
+    # JAX takes one GPU for a task of Slurm: that of the task's number on its node. Where Slurm
+    # shows a task its own GPU only (--gpus-per-task), that has the number 0. A task that is alone on its
+    # node is for all GPUs there.
+    visible = [x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x]
+    alone = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
+    if "SLURM_LOCALID" in os.environ and (len(visible) == 1 or (alone and visible)):
+        return {"local_device_ids": [*range(len(visible))]}
+    return {}
 
 
 def start() -> None:

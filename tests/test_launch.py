@@ -216,6 +216,15 @@ def test_image_copies_what_the_package_is_made_of():
         ({"SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": "3"}, {"local_device_ids": [0]}),
         ({"SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, {}),
         ({"SLURM_LOCALID": "3"}, {}),
+        # Tasks that are alone on their nodes.
+        (
+            {
+                "SLURM_LOCALID": "0",
+                "CUDA_VISIBLE_DEVICES": "0,1,2",
+                "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+            },
+            {"local_device_ids": [0, 1, 2]},
+        ),
         ({"CUDA_VISIBLE_DEVICES": "3"}, {}),
     ],
 )
