@@ -337,6 +337,24 @@ def test_pictures_of_the_first_and_last_steps_are_embedded(tmp_path):
     assert "First column: the <original>." in page.texts("figcaption")
 
 
+def test_animations_of_the_first_and_last_steps_are_embedded(tmp_path):
+    workdir = recorded(tmp_path / "run")
+    for step in (0, 300):
+        frames = np.stack([picture(level + step // 4) for level in (10, 20, 30)])
+        figures.write_picture(workdir, step, "knn/moving", frames)
+    images = [a for tag, a, _ in read_page(workdir).elements if tag == "img" and "src" in a]
+    assert len(images) == 2
+    for image, step in zip(images, (0, 300), strict=True):
+        kind, content = image["src"].split(",")
+        assert kind == "data:image/gif;base64" and f"step {step}" in image["alt"]
+        with Image.open(io.BytesIO(base64.b64decode(content))) as file:
+            levels = []
+            for i in range(file.n_frames):
+                file.seek(i)
+                levels.append(int(np.asarray(file.convert("L")).max()))
+        np.testing.assert_allclose(levels, np.array([10, 20, 30]) + step // 4, atol=1)
+
+
 def test_prompts_are_marked_and_samples_set_apart(tmp_path):
     texts = ["⟦import n⟧umpy", "a ⟦b⟧ c", "― 1 of 2 ―", "⟦never"]
     assert split_apart(set_apart(texts)) == texts and split_apart("one") == ["one"]
