@@ -9,7 +9,7 @@ and guided towards their class (Ho and Salimans, 2022, https://arxiv.org/abs/220
     launch/local.sh experiments/ddpm.py --data cifar10 --unet.widths 128 256 256 256 \
         --unet.blocks 2 --unet.attention 16 --unet.heads 1 --unet.groups 32 --unet.dropout 0.1 \
         --flip --batch-size 128 --lr 2e-4 --warmup 0.00625 --decay 0.9999 --epochs 2052 \
-        --sampling-steps 1000 --eta 1 --features inception
+        --sampling-steps 1000 --eta 1
 """
 
 import jax
