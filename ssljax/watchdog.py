@@ -61,8 +61,8 @@ def _from_environment() -> dict[str, Any]:
             "cluster_detection_method": "deactivate",
         }
     # JAX takes one GPU for a task of Slurm: that of the task's number on its node. Where Slurm
-    # shows a task its own GPU only (--gpus-per-task), that has the number 0. A task that is alone on its
-    # node is for all GPUs there.
+    # shows a task its own GPU only (--gpus-per-task), that has the number 0. A task that is alone
+    # on its node is for all GPUs there.
     visible = [x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x]
     alone = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
     if "SLURM_LOCALID" in os.environ and (len(visible) == 1 or (alone and visible)):
