@@ -96,7 +96,9 @@ def contractive_penalty(
 
     def one(key: Array) -> Array:
         v = over_batch(jax.random.rademacher(key, x.shape, x.dtype))
-        jv = jax.jvp(encode, (x,), (v,))[1]
+        # The transpose of reverse mode, as some layers have no forward mode.
+        y, back = jax.vjp(encode, x)
+        (jv,) = jax.linear_transpose(lambda u: back(u)[0], y)(v)
         return jnp.sum(jv.reshape(len(x), -1) ** 2, axis=1)
 
     return functools.reduce(jnp.add, map(one, jax.random.split(key, draws))) / draws

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ssljax.models import activate, Activation, Dtype
 from ssljax.models.convnet import Conv, halved, Up
+from ssljax.models.dense import wide_gradient
 from ssljax.models.mlp import MLP
 from ssljax.ranges import Counts
 
@@ -88,7 +89,8 @@ class ConvEncoder(nn.Module):
     def __call__(self, x: Array) -> Array:
         for width in self.widths:
             x = activate(self.activation)(Conv(width, 4, stride=2, bias=True, dtype=self.dtype)(x))
-        return nn.Dense(self.out, dtype=self.dtype)(x.reshape(len(x), -1)).astype(jnp.float32)
+        dense = nn.Dense(self.out, dtype=self.dtype, dot_general=wide_gradient)
+        return dense(x.reshape(len(x), -1)).astype(jnp.float32)
 
 
 class ConvDecoder(nn.Module):
@@ -111,7 +113,8 @@ class ConvDecoder(nn.Module):
         height, width, channels = self.shape
         sizes = halved(height, width, len(self.widths))
         x = z.reshape(-1, z.shape[-1])
-        x = nn.Dense(math.prod(sizes[-1]) * self.widths[0], dtype=self.dtype)(x)
+        units = math.prod(sizes[-1]) * self.widths[0]
+        x = nn.Dense(units, dtype=self.dtype, dot_general=wide_gradient)(x)
         x = activate(self.activation)(x.reshape(-1, *sizes[-1], self.widths[0]))
         for of_layer, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):
             x = activate(self.activation)(Up(of_layer, bias=True, dtype=self.dtype)(x)[:, :h, :w])

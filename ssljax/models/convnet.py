@@ -1,6 +1,7 @@
 """A small convolutional network that halves the resolution in every layer, and its convolutions."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -8,6 +9,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.models import Dtype
+from ssljax.models.convolution import wide_kernel_gradient
 from ssljax.models.norm import BatchNorm
 from ssljax.ranges import Count, Counts
 from ssljax.sharding import platform
@@ -59,7 +61,8 @@ class Conv(nn.Module):
             "kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.width)
         )
         convolve = patch_matmul if platform() == "cpu" else lax_conv
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        conv = partial(convolve, stride=self.stride)
+        y = wide_kernel_gradient(conv, x.astype(self.dtype), kernel.astype(self.dtype))
         return (
             y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
             if self.bias
@@ -83,7 +86,7 @@ class Up(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], self.width))
         expand = patch_matmul_transpose if platform() == "cpu" else lax_conv_transpose
-        y = expand(x.astype(self.dtype), kernel.astype(self.dtype))
+        y = wide_kernel_gradient(expand, x.astype(self.dtype), kernel.astype(self.dtype))
         return (
             y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
             if self.bias

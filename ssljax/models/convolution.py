@@ -8,17 +8,20 @@ deviation in float32. A 1x1 convolution is one matrix product, and so is the gra
 kernels, of patches and gradients. On accelerators all are XLA's.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 from jax import Array
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from ssljax.models.blocks import map_blocks, per_block, sum_blocks
-from ssljax.sharding import platform
+from ssljax.sharding import BATCH, batch_parts, platform
 
 Size = tuple[int, ...]
+Convolution = Callable[[Array, Array], Array]  # Of images and a kernel.
 Padding = tuple[tuple[int, int], ...]
 
 ROWS = 256  # Tiles of a block, the rows of its products: these fill a core, and a cache of 1 MiB.
@@ -38,7 +41,10 @@ def convolve(lhs: Array, rhs: Array, window_strides: Any, padding: Any, **option
         and all(d == 1 for k in ("lhs_dilation", "rhs_dilation") for d in options.get(k) or (1,))
     )
     if not plain:
-        return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+        conv = partial(
+            jax.lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options
+        )
+        return wide_kernel_gradient(conv, lhs, rhs)
     size, strides = rhs.shape[:2], tuple(window_strides)
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(lhs.shape[1:3], size, strides, padding)
@@ -49,6 +55,39 @@ def convolve(lhs: Array, rhs: Array, window_strides: Any, padding: Any, **option
     if size == (3, 3) and strides == (1, 1) and padding == ((1, 1), (1, 1)) and _pays(lhs, rhs):
         return winograd(lhs, rhs)
     return by_patches(lhs, rhs, strides, padding)
+
+
+def wide_kernel_gradient(conv: Convolution, x: Array, kernel: Array) -> Array:
+    """conv(x, kernel), linear in both, of x (n, ...); the kernel's gradient is added up over
+    devices in float32.
+
+    XLA adds up that of a net of bfloat16 in bfloat16. There it has no forward mode (`jax.jvp`).
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if x.dtype == jnp.float32 or mesh.size == 1 or mesh.empty or len(x) % batch_parts():
+        return conv(x, kernel)
+    return _low(conv, x, kernel)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _low(conv: Convolution, x: Array, kernel: Array) -> Array:
+    return conv(x, kernel)
+
+
+def _low_backward(conv: Convolution, kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    shape = jax.ShapeDtypeStruct(kernel.shape, kernel.dtype)
+
+    def local(x: Array, dy: Array) -> Array:
+        (dk,) = jax.linear_transpose(lambda kernel: conv(x, kernel), shape)(dy)
+        return jax.lax.psum(dk.astype(jnp.float32), BATCH[0])
+
+    dk = jax.shard_map(local, in_specs=(BATCH, BATCH), out_specs=P(), check_vma=False)(x, dy)
+    (dx,) = jax.linear_transpose(lambda x: conv(x, kernel), x)(dy)
+    return dx, dk.astype(kernel.dtype)
+
+
+_low.defvjp(lambda conv, x, kernel: (conv(x, kernel), (x, kernel)), _low_backward)
 
 
 def _pays(x: Array, kernel: Array) -> bool:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ssljax.errors import InputError
 from ssljax.models import activate, Dtype
 from ssljax.models.convnet import Conv, halved, Up
+from ssljax.models.dense import wide_gradient
 
 Norm = Literal["batch", "layer", "spectral", "none"]
 
@@ -112,10 +113,12 @@ def _layers(
         raise InputError(f"Only BatchNorms can depend on a class, and this net's norm is {norm}.")
 
     def layer(kind, *sizes, last=False, bias=True):
-        uses = {
-            "use_bias" if kind is nn.Dense else "bias": bias
-            and (last or norm in ("spectral", "none"))
-        }
+        biased = bias and (last or norm in ("spectral", "none"))
+        uses = (
+            {"use_bias": biased, "dot_general": wide_gradient}
+            if kind is nn.Dense
+            else {"bias": biased}
+        )
         made = kind(*sizes, dtype=dtype, **uses, **({"kernel_init": small} if small else {}))
         return (
             (lambda x: nn.SpectralNorm(made)(x, update_stats=train)) if norm == "spectral" else made

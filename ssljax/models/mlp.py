@@ -6,6 +6,7 @@ import flax.linen as nn
 from jax import Array
 
 from ssljax.models import activate, Activation, Dtype
+from ssljax.models.dense import wide_gradient
 from ssljax.ranges import Count, Counts
 
 
@@ -31,13 +32,12 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
+        dense = partial(nn.Dense, dtype=self.dtype, dot_general=wide_gradient)
         x = x.reshape(len(x), -1)
         for width in self.widths[:-1]:
-            x = nn.Dense(width, use_bias=not self.norm, dtype=self.dtype)(x)
+            x = dense(width, use_bias=not self.norm)(x)
             x = activate(self.activation)(norm()(x) if self.norm else x)
-        x = nn.Dense(
-            self.widths[-1], use_bias=self.last_bias and not self.last_norm, dtype=self.dtype
-        )(x)
+        x = dense(self.widths[-1], use_bias=self.last_bias and not self.last_norm)(x)
         return norm(use_scale=False, use_bias=False, name="last_norm")(x) if self.last_norm else x
 
 
