@@ -242,6 +242,16 @@ def test_bad_decoding(call, message):
         call(model, params, jnp.array([[3, 4]]))
 
 
+def test_answers_beyond_learned_positions():
+    model, params = made("Vaswani", reach=6)
+    for search in (
+        lambda x, n: decode(model, params, KEY, x, n),
+        partial(beam_search, model, params),
+    ):
+        with pytest.raises(InputError, match="at most the 6 whose positions are learned, not 7"):
+            search(jnp.array([[3, 4]]), 7)
+
+
 def test_relative_positions_and_gates_in_a_causal_model():
     """A language model in this form continues with its cache as without it."""
     model = LanguageModel(Transformer(2, 2, 8, **T5), 9)

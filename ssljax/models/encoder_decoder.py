@@ -11,6 +11,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.errors import InputError
+from ssljax.models.dense import product
 from ssljax.models.transformer import (
     Cache,
     check_sampling,
@@ -38,9 +39,11 @@ class EncoderDecoder(nn.Module):
 
     def setup(self) -> None:
         normal, dtype = nn.initializers.normal(0.02), self.net.dtype
-        self.embed = nn.Embed(self.vocabulary, self.net.width, embedding_init=normal, dtype=dtype)
+        self.embed = nn.Embed(self.vocabulary, self.net.width, embedding_init=normal)
         self.encoder, self.decoder = (self.net.clone(parent=None) for _ in range(2))
-        self.head = nn.Dense(self.vocabulary, use_bias=False, kernel_init=normal, dtype=dtype)
+        self.head = nn.Dense(
+            self.vocabulary, use_bias=False, kernel_init=normal, dtype=dtype, dot_general=product
+        )
 
     def __call__(self, inputs: Array, targets: Array, train: bool = False) -> Array:
         memory = self.encode(inputs, train)
@@ -97,10 +100,11 @@ def decode(
     """Answers to `inputs` (n, s), up to `length` tokens each drawn given all before: (n, length).
 
     Call it jitted. By default each is the most likely token; else as `sample_token` draws. -1 from
-    the end of an answer on. InputError for a length below 1, and as from `check_sampling`.
+    the end of an answer on. InputError for a length below 1 or beyond learned positions, and as
+    from `check_sampling`.
     """
     check_sampling(temperature, top_k, top_p)
-    _check_length(length)
+    _check_length(model, length)
 
     def draw(logits: Array, at: Array | int) -> Array:
         return sample_token(jax.random.fold_in(key, at), logits, temperature, top_k, top_p)
@@ -129,9 +133,9 @@ def beam_search(
     Wu et al., 2016, https://arxiv.org/abs/1609.08144, eq. 14 without coverage. At each place, the
     `beams` likeliest beginnings and the `beams` best answers that have ended are kept. An answer
     that has not ended after `length` tokens is given only where none has. -1 from the end on.
-    InputError for a length or a number of beams below 1.
+    InputError for a length or a number of beams below 1, and a length beyond learned positions.
     """
-    _check_length(length)
+    _check_length(model, length)
     if beams < 1:
         raise InputError(f"A search needs at least 1 beam, not {beams}.")
     n, v = len(inputs), model.vocabulary
@@ -191,6 +195,11 @@ def _until_end(tokens: Array) -> Array:
     return jnp.where(jnp.cumsum(tokens == END, axis=1) > 0, -1, tokens)
 
 
-def _check_length(length: int) -> None:
-    if length < 1:
-        raise InputError(f"An answer has at least 1 token, not {length}.")
+def _check_length(model: EncoderDecoder, length: int) -> None:
+    net = model.net
+    if length < 1 or (net.positions == "learned" and length > net.reach):
+        most = f", and at most the {net.reach} whose positions are learned"
+        raise InputError(
+            f"An answer has at least 1 token{most if net.positions == 'learned' else ''}, not "
+            f"{length}."
+        )
