@@ -29,7 +29,7 @@ PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (39, 35, 34, 31, 28, 27, 24, 17)
 PLATFORMS += ["manylinux2014_x86_64", "manylinux1_x86_64"]
 SETS = pathlib.Path("~/tensorflow_datasets").expanduser()
 UNPACK = """#!/usr/bin/env bash
-# unpack.sh PARTS WHERE: the checkout, wheels and data of PARTS/01, PARTS/02, ....
+# unpack.sh PARTS WHERE: the checkout, wheels and data of PARTS/01, PARTS/02, and so on.
 set -eu  # Without pipefail: tar stops reading at the end of the archive.
 parts=$1
 mkdir -p "$2"
@@ -95,7 +95,7 @@ def checkout(to: pathlib.Path) -> None:
 
 
 def split(folder: pathlib.Path, to: pathlib.Path, size: int) -> int:
-    """Writes a folder as one archive, in to/01, to/02, ... of at most `size` bytes; their number."""
+    """Writes a folder as one archive in to/01, to/02, ..., of `size` bytes each; their number."""
     part, written, file = 0, size, None
 
     class Parts:

@@ -14,6 +14,7 @@ from ssljax.models import has_field, with_fields
 from ssljax.models.convnet import ConvNet
 from ssljax.models.mlp import MLP
 from ssljax.models.transformer import Transformer
+from ssljax.models.unet import TimeUNet
 from ssljax.models.vit import ViT
 
 SMALL = {
@@ -25,6 +26,8 @@ SMALL = {
     "critic_steps": 2,
     "adversarial": 0.5,
     "net": Transformer(2, 2, 16, dropout=0.1),
+    "unet": TimeUNet(widths=(8, 16), heads=2, groups=4),
+    "sampling_steps": 4,
     "length": 16,
     "vocabulary": 512,
     "predictor": MLP((16, 128), norm=True),

@@ -4,8 +4,6 @@ on any layout of devices, of which none computes the whole batch."""
 import ast
 from dataclasses import replace
 from functools import partial
-import importlib
-import inspect
 import itertools
 import json
 import re
@@ -16,8 +14,6 @@ import numpy as np
 import pytest
 
 from ssljax import Run, sharding, train
-from ssljax.data import PlainImages
-from ssljax.data.image_sets import DEFAULT
 from ssljax.data.views import MultiCrop, Views
 from ssljax.models.convnet import ConvNet
 from ssljax.models.mlp import MLP
@@ -27,25 +23,9 @@ from ssljax.models.vit import ViT
 from ssljax.plan.hlo import collectives, parse
 from ssljax.program import everywhere, Program
 from tests.conftest import ROOT
+from tests.small import make, SMALL
 
 FILES = sorted(p for p in (ROOT / "experiments").glob("*.py"))
-SMALL = {
-    "encoder": ConvNet(widths=(8, 16)),
-    "batch_size": 32,
-    "widths": (8, 16),
-    "width": 8,
-    "vit": ViT(patch=2, width=96, depth=4, heads=3),
-    "critic_steps": 2,
-    "adversarial": 0.5,
-    "net": Transformer(2, 2, 16, dropout=0.1),
-    "unet": TimeUNet(widths=(8, 16), heads=2, groups=4),
-    "sampling_steps": 4,
-    "length": 16,
-    "vocabulary": 512,
-    "predictor": MLP((16, 128), norm=True),
-    "queue": 64,
-    "prototypes": 8,
-}
 # Layouts are of one, seven and eight devices. On seven, each has 8 of the 56 examples; as no other
 # length has 7 as a factor, an array with a multiple of 56 as a length holds the whole batch.
 BATCH = 56
@@ -87,18 +67,6 @@ WHOLE_BATCH = {
 }
 # What moves an array from device to device as it is; sums over devices, as of gradients, do not.
 EXCHANGES = ("all-gather", "all-to-all", "collective-permute")
-
-
-def make(file, num_steps, settings=SMALL, **changes):
-    function = getattr(importlib.import_module(f"experiments.{file.stem}"), file.stem)
-    known = inspect.signature(function).parameters
-    settings = settings | changes
-    if "data" in known and isinstance(images := known["data"].default, PlainImages):
-        name = "digits" if images.data == DEFAULT else images.data  # Smaller, for time.
-        images = replace(images, data=name, image_size=settings.get("image_size", 0))
-        settings = {"data": images} | settings
-    exp = function(**{k: v for k, v in settings.items() if k in known})
-    return replace(exp, num_steps=num_steps)
 
 
 class Layout:
