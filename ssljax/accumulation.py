@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from ssljax.errors import InputError
-from ssljax.sharding import BATCH, platform
+from ssljax.sharding import BATCH, batch_parts, platform
 
 Tree = Any
 
@@ -167,7 +167,7 @@ def _split(x: Array, n: int) -> Array:
     So each device's rows of a part are among its rows of the batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    each, rest = divmod(len(x), max(1, mesh.size))
+    each, rest = divmod(len(x), batch_parts())
     if rest or each % n:
         raise InputError(
             f"--run.accumulate {n} can't split the {each} examples of each device evenly: choose "

@@ -55,7 +55,14 @@ class Program:
         batch = jax.eval_shape(exp.data.batch, resident, fed)
         key = jax.eval_shape(lambda: jax.random.key(0))
         self.state = jax.eval_shape(exp.init, key, batch)
-        self.layout = sharding.shard_state(self.state, exp.partition, mesh)
+        rule = functools.partial(sharding.tensor, other=exp.partition)
+        self.layout = sharding.shard_state(self.state, rule, mesh)
+        specs = [x.spec for x in jax.tree.leaves(self.layout.params)]
+        if run.tensor > 1 and not any("tensor" in spec for spec in specs):
+            raise InputError(
+                "--run.tensor splits the layers of ViTs and Transformers, and this experiment has "
+                "none: leave it out."
+            )
         with attention.listening() as self.attention:  # Which runs, for the log.
             jaxpr = jax.make_jaxpr(exp.step, return_shape=True)(self.state, batch, key)
         new, metrics = jaxpr[1]
@@ -163,9 +170,8 @@ class Program:
         batch = self.exp.data.batch(resident, fed)
         # Parameters are split at rest and gathered here: XLA would otherwise split activations by
         # channel wherever a parameter is split.
-        whole = jax.lax.with_sharding_constraint(
-            (state.params, state.extra), sharding.replicated(self.mesh)
-        )
+        at = sharding.gathered((self.layout.params, self.layout.extra), self.mesh)
+        whole = jax.lax.with_sharding_constraint((state.params, state.extra), at)
         gathered = state.replace(params=whole[0], extra=whole[1])
         new, metrics = self.exp.step(gathered, batch, jax.random.fold_in(key, state.step))
         values = jnp.array([metrics[name] for name in self.metrics], jnp.float32)

@@ -47,6 +47,9 @@ class Run:
     fsdp: Count = 1
     """Number of devices over which to split each large parameter and its optimizer state at rest;
     1 for plain data parallelism."""
+    tensor: Count = 1
+    """Number of devices over which to split the heads and hidden channels of ViTs and Transformers,
+    which compute the same examples together; 1 for none."""
     accumulate: Count = 1
     """Parts into which a batch is split, computed one after another, to need less memory. The step
     is that of the whole batch, but that BatchNorm normalises each part by itself, and that random
@@ -112,7 +115,7 @@ def train(
     check_local(run.workdir, "--run.workdir")
     use_compilation_cache()
     sharding.split_cpu(run.cpu_devices)
-    mesh = sharding.make_mesh(run.fsdp)
+    mesh = sharding.make_mesh(run.fsdp, tensor=run.tensor)
     _check(exp, run, mesh)
     workdir = pathlib.Path(run.workdir).expanduser() if run.workdir else None
     if workdir and not read:
@@ -135,10 +138,10 @@ def train(
 
 def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
     """InputError for settings that are not possible."""
-    if exp.data.batch_size % mesh.size:
+    if exp.data.batch_size % (n := sharding.batch_parts(mesh)):
         raise InputError(
-            f"A batch of {exp.data.batch_size} can't be split over {mesh.size} devices: choose a "
-            f"--batch-size that is a multiple of {mesh.size}."
+            f"A batch of {exp.data.batch_size} can't be split over {n} devices: choose a "
+            f"--batch-size that is a multiple of {n}."
         )
     if run.profile and not run.workdir:
         raise InputError("--run.profile writes into the run's folder: give --run.workdir.")
@@ -275,9 +278,11 @@ def _header(program: Program, workdir: pathlib.Path | None, computes: Mapping[st
     if jax.process_count() > 1:
         device += f", {jax.process_count()} processes"
     if mesh.size > 1:
-        device += f", {mesh.size} parts of each batch"
+        device += f", {sharding.batch_parts(mesh)} parts of each batch"
     if (fsdp := mesh.shape["fsdp"]) > 1:
         device += f", large parameters split over {fsdp}"
+    if (tensor := sharding.tensor_parts(mesh)) > 1:
+        device += f", heads and hidden channels split over {tensor}"
     model = f"{sum(x.size for x in flatten(program.state.params).values()):,} parameters"
     if seeds > 1:
         together = "in one batched program" if program.vmapped else "one after another in each step"

@@ -1,7 +1,8 @@
-"""Sharding: batches are split over all devices, states by a rule on path and shape."""
+"""Sharding: batches are split over devices, states by a rule on path and shape."""
 
 from collections.abc import Sequence
 import math
+import re
 from typing import Any
 
 import jax
@@ -12,7 +13,12 @@ from ssljax.errors import InputError
 
 Tree = Any
 
-BATCH = P(("data", "fsdp"))  # Examples are split over all devices, on both axes of the mesh.
+BATCH = P(("data", "fsdp"))  # Examples are split over both axes; those of tensor share them.
+# Parameters of ViTs and Transformers that are split over the axis tensor: Shoeybi et al., 2019,
+# arXiv:1909.08053, section 3. A product of columns and one of rows need one sum over devices.
+COLUMNS = re.compile(r"(^|/)(up|gate|q)\d+/kernel$")
+ROWS = re.compile(r"(^|/)(out|down|cross|qkv|kv)\d+/kernel$")
+BIASES = re.compile(r"(^|/)(up|gate)\d+/bias$")
 
 
 def split_cpu(n: int) -> None:
@@ -33,23 +39,37 @@ def split_cpu(n: int) -> None:
             ) from None
 
 
-def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None, tensor: int = 1) -> Mesh:
     """Mesh of all devices, (data, fsdp); `fsdp=1` is plain data parallelism.
 
-    `devices` are another machine's, to compile a program for it. InputError if `fsdp` does not
-    divide their number.
+    With `tensor` above 1 it has a third axis of that name, of devices that share their examples.
+    `devices` are another machine's, to compile a program for it. InputError if `fsdp` times
+    `tensor` does not divide their number.
     """
     n = jax.device_count() if devices is None else len(devices)
-    if fsdp < 1 or n % fsdp:
+    if fsdp < 1 or tensor < 1 or n % (fsdp * tensor):
+        times = f" times --run.tensor {tensor}" if tensor > 1 else ""
         raise InputError(
-            f"--run.fsdp {fsdp} does not divide the {n} device{'s' * (n > 1)} of this machine."
+            f"--run.fsdp {fsdp}{times} does not divide the {n} device{'s' * (n > 1)} of this "
+            "machine."
         )
-    return jax.make_mesh(
-        (n // fsdp, fsdp),
-        ("data", "fsdp"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices,
-    )
+    sizes = {"data": n // (fsdp * tensor), "fsdp": fsdp}
+    # Last, so that the devices that talk most are neighbours.
+    sizes |= {"tensor": tensor} if tensor > 1 else {}
+    kinds = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
+
+
+def batch_parts(mesh: Any = None) -> int:
+    """Number of parts into which a batch is split on a mesh, by default that of the context."""
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH[0])
+
+
+def tensor_parts(mesh: Any = None) -> int:
+    """Number of parts into which heads and hidden channels are split on a mesh, as above."""
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    return mesh.shape.get("tensor", 1)
 
 
 def platform() -> str:
@@ -94,6 +114,37 @@ def fsdp(path: str, x: jax.ShapeDtypeStruct, mesh: Mesh, min_size: int = 2**16) 
     return P(*spec)
 
 
+def tensor(path: str, x: jax.ShapeDtypeStruct, mesh: Mesh, other: Any = fsdp) -> P:
+    """Splits the layers of ViTs and Transformers over the axis tensor, and all by `other`.
+
+    That is by columns what heads and hidden units are computed by, and by rows what they are summed
+    by (Megatron). Queries, keys and values of one kernel are split by its rows at rest, as its
+    columns are not in the order of the heads. InputError where a dimension is not divisible.
+    """
+    n = tensor_parts(mesh)
+    at = 1 if COLUMNS.search(path) else 0 if ROWS.search(path) or BIASES.search(path) else None
+    if n == 1 or at is None or x.ndim != (1 if BIASES.search(path) else 2):
+        return other(path, x, mesh)
+    if x.shape[at] % n:
+        raise InputError(f"--run.tensor {n} does not divide the {x.shape[at]} channels of {path}.")
+    spec: list[str | None] = [None] * x.ndim
+    spec[at] = "tensor"
+    if x.ndim == 2:
+        splits = other(path, x, mesh) != P() and x.shape[1 - at] % mesh.shape["fsdp"] == 0
+        spec[1 - at] = "fsdp" if splits else None
+    return P(*spec)
+
+
+def gathered(layout: Tree, mesh: Mesh) -> Tree:
+    """Shardings of parameters while a step computes: those at rest, without the axis fsdp."""
+
+    def without(at: NamedSharding) -> NamedSharding:
+        kept = [axis if axis == "tensor" else None for axis in at.spec]
+        return NamedSharding(mesh, P(*kept)) if any(kept) else replicated(mesh)
+
+    return jax.tree.map(without, layout)
+
+
 def over_batch(x: jax.Array) -> jax.Array:
     """Splits an array made inside a step (latents, masks) over the devices, as a batch is.
 
@@ -102,7 +153,7 @@ def over_batch(x: jax.Array) -> jax.Array:
     number of rows that the devices don't divide, the array is returned as it is.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.shape[0] % mesh.size:
+    if mesh.empty or x.shape[0] % batch_parts():
         return x
     return jax.lax.with_sharding_constraint(x, BATCH)
 

@@ -40,15 +40,12 @@ def devices(monkeypatch):
     """devices(n): from here on, runs use n of the eight devices."""
 
     def use(n: int) -> None:
-        def make_mesh(fsdp: int = 1):
-            return jax.make_mesh(
-                (n // fsdp, fsdp),
-                ("data", "fsdp"),
-                axis_types=(jax.sharding.AxisType.Auto,) * 2,
-                devices=jax.devices()[:n],
-            )
+        def make_mesh(fsdp: int = 1, devices=None, tensor: int = 1):
+            return whole(fsdp, devices or jax.devices()[:n], tensor)
 
         monkeypatch.setattr(sharding, "make_mesh", make_mesh)
+
+    whole = sharding.make_mesh
 
     return use
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 import os
+import re
 import subprocess
 import sys
 
@@ -10,9 +11,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
+import optax
 import pytest
 
-from ssljax import InputError, Run, sharding, train
+from experiments.simmim import simmim
+from ssljax import InputError, minimize, Run, sharding, train, TrainState
+from ssljax.checkpoint import flatten
+from ssljax.data import Images
+from ssljax.models.transformer import Transformer
+from ssljax.models.vit import ViT
 from tests.conftest import ROOT
 from tests.tiny import tiny
 
@@ -123,3 +130,101 @@ def test_split_cpu_before_any_computation():
         env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
     )
     assert done.returncode == 0 and done.stdout.strip() == "3", done.stderr
+
+
+NETS = {
+    "vit": (ViT(patch=4, width=16, depth=2, heads=4), jnp.zeros((8, 8, 8, 3))),
+    "decoder": (Transformer(2, 4, 16, norm="layer", positions="learned"), jnp.zeros((8, 6, 16))),
+    "cross": (Transformer(1, 4, 16, positions="relative", unit="geglu"), jnp.zeros((8, 6, 16))),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_tensor_parallelism_computes_the_same(name):
+    """Heads and hidden channels split over two or four devices, with fsdp: Adam's moments, and no
+    activation that is gathered."""
+    net, x = NETS[name]
+    x = jax.random.normal(jax.random.key(1), x.shape)
+    given = (lambda x: {"memory": x}) if name == "cross" else lambda x: {}
+    tx = optax.adam(1e-2)
+
+    def init():
+        return TrainState.create(tx, net.init(jax.random.key(0), x[:1], **given(x[:1]))["params"])
+
+    def loss(params, state, batch, key):
+        y = net.apply({"params": params}, batch["x"], **given(batch["x"][:, ::-1]))
+        return jnp.sum(jnp.sin(y if name == "vit" else y[0])), (state.extra, {})
+
+    states = {}
+    for layout in ((1, 1, 1), (8, 1, 2), (8, 2, 4)):
+        n, fsdp, tensor = layout
+        mesh = sharding.make_mesh(fsdp, jax.devices()[:n], tensor)
+        rule = partial(sharding.tensor, other=partial(sharding.fsdp, min_size=1))
+        with jax.set_mesh(mesh):
+            at = sharding.shard_state(jax.eval_shape(init), rule, mesh)
+            whole = sharding.gathered(at.params, mesh)
+
+            def step(state, x):
+                params = jax.lax.with_sharding_constraint(state.params, whole)
+                return minimize(tx, loss)(state.replace(params=params), {"x": x}, jax.random.key(0))
+
+            state = jax.jit(init, out_shardings=at)()
+            split = jax.device_put(x, jax.NamedSharding(mesh, sharding.BATCH))
+            compiled = jax.jit(step, out_shardings=(at, None)).lower(state, split).compile()
+            states[layout] = compiled(state, split)[0]
+        if tensor > 1:
+            kernels = [k for k in flatten(state.params) if "up1/kernel" in k or "out1/kernel" in k]
+            for path in kernels:
+                kernel = flatten(state.params)[path]
+                assert kernel.size == fsdp * tensor * np.prod(
+                    kernel.sharding.shard_shape(kernel.shape)
+                )
+        if layout == (8, 1, 2):
+            text = compiled.as_text()
+            gathers = re.findall(r"= (\S+?)\{\S+ all-gather\(", text)
+            # What is whole at rest, and each head's gradient on its device: biases and distances.
+            assert "all-reduce" in text
+            assert set(gathers) <= {"f32[3,4,4]", "f32[32,4]"}, gathers
+    for layout in ((8, 1, 2), (8, 2, 4)):
+        for a, b in zip(
+            jax.tree.leaves(states[1, 1, 1].opt_state), jax.tree.leaves(states[layout].opt_state)
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max() + 1e-8)
+
+
+def test_a_run_split_by_heads_resumes_whole(devices, tmp_path, capsys):
+    """The header says that it is split, and the numbers are those of one device."""
+    vit = ViT(patch=2, width=24, depth=1, heads=2)
+    make = lambda steps: replace(
+        simmim(Images("digits"), vit, batch_size=16, lr=1e-4),
+        num_steps=steps,
+        evals={},
+        partition=partial(sharding.fsdp, min_size=1),
+    )
+    for steps, (n, run) in enumerate([(8, Run(tensor=2, fsdp=2)), (1, Run())]):
+        devices(n)
+        state = train(make(steps + 1), replace(run, workdir=str(tmp_path)))
+        header = capsys.readouterr().out
+        assert ("heads and hidden channels split over 2" in header) == (run.tensor == 2)
+        kernel = state.params["encoder"]["params"]["blocks"]["up1"]["kernel"]
+        assert kernel.sharding.shard_shape(kernel.shape)[1] * run.tensor == kernel.shape[1]
+    devices(1)
+    whole = train(make(2))
+    for x, y in zip(*(jax.tree.leaves(s.opt_state) for s in (whole, state)), strict=True):
+        np.testing.assert_allclose(y, x, atol=2e-2 * np.abs(x).max() + 1e-8)
+
+
+def test_tensor_parallelism_that_is_not_possible(devices):
+    with pytest.raises(InputError, match="splits the layers of ViTs and Transformers"):
+        train(tiny(num_steps=1), Run(tensor=2))
+    with pytest.raises(InputError, match="--run.fsdp 2 times --run.tensor 3 does not divide the 8"):
+        sharding.make_mesh(2, tensor=3)
+    mesh = sharding.make_mesh(1, tensor=4)
+    with pytest.raises(InputError, match="--run.tensor 4 does not divide the 30 channels of a/up1"):
+        sharding.tensor("a/up1/kernel", shape(8, 30), mesh)
+    with (
+        jax.set_mesh(mesh),
+        pytest.raises(InputError, match="--run.tensor 4 can't split 6 heads evenly"),
+    ):
+        net = ViT(patch=4, width=24, depth=1, heads=6)
+        jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((8, 8, 8, 3)))

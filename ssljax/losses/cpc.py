@@ -8,7 +8,7 @@ import optax
 
 from ssljax.accumulation import whole_batch
 from ssljax.errors import InputError
-from ssljax.sharding import BATCH
+from ssljax.sharding import BATCH, batch_parts
 
 
 def cpc_loss(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
@@ -35,7 +35,7 @@ def cpc_loss(c: Array, z: Array, w: Array) -> tuple[Array, Array]:
             "longer waves."
         )
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or len(c) % mesh.size:
+    if mesh.empty or len(c) % batch_parts():
         total = _sums(c, z, w, jnp.arange(len(c)))
     else:
         # Codes of the other devices are gathered once, not at each step into the future.

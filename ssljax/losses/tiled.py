@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from ssljax.errors import InputError
-from ssljax.sharding import BATCH
+from ssljax.sharding import BATCH, batch_parts
 
 TILE = 2**23  # Elements of the matrix in memory at once: 32 MB in float32.
 NONE = -1e9  # exp(-1e9) is 0, and unlike -inf passes jax_debug_infs.
@@ -151,7 +151,7 @@ def _on_devices(f, out_specs, q, k, weights, scale):
     """f on each device's part of the arrays if they divide by the mesh's size, else on the
     whole."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or any(len(x) % mesh.size for x in (q, k)):
+    if mesh.empty or mesh.size == 1 or any(len(x) % batch_parts() for x in (q, k)):
         return f(q, k, weights, scale)
     return jax.shard_map(
         f, in_specs=(BATCH, BATCH, BATCH, P()), out_specs=out_specs, check_vma=False

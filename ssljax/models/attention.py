@@ -7,14 +7,17 @@ import re
 from typing import Literal
 from unittest import mock
 
+import flax.linen as nn
+from flax.linen.dtypes import promote_dtype
 import jax
 from jax import Array
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.models.blocks import map_blocks, per_block
-from ssljax.sharding import BATCH, device_kind, platform
+from ssljax.sharding import BATCH, batch_parts, device_kind, platform, tensor_parts
 
 CACHE = 2**18  # Scores at a time, 1 MiB of them, in `cpu_attention`'s gradient.
 CUDNN = 91000  # A version of cuDNN that has what we use, for programs of a GPU that isn't there.
@@ -66,7 +69,8 @@ def implementation(
     """
     where = platform()
     if where == "cpu":
-        return "cpu", ""
+        # There heads are an axis of their own, and not joined with the rows.
+        return ("xla", "heads on several devices") if tensor_parts() > 1 else ("cpu", "")
     n, t, _, d = q.shape
     kind = device_kind()
     limits = [
@@ -77,7 +81,7 @@ def implementation(
     if where == "tpu":
         limits += [
             (t % 128 > 0, f"{t} tokens, where the kernel takes multiples of 128"),
-            (n % _devices() > 0, f"{n} rows on {_devices()} devices"),
+            (n % batch_parts() > 0, f"{n} rows on {batch_parts()} devices"),
         ]
         name = "splash"
     else:
@@ -126,8 +130,38 @@ def assumed_cudnn() -> Iterator[None]:
         yield
 
 
-def _devices() -> int:
-    return max(1, jax.sharding.get_abstract_mesh().size)
+class Projections(nn.Dense):
+    """`nn.Dense` of rows (n, d) to (n, parts, heads, channels): queries, keys and values of heads.
+
+    `features` are those of all parts. Where heads are split over devices (`sharding.tensor`), each
+    computes its own from its columns of the kernel; InputError where they can't be.
+    """
+
+    parts: int = 3
+    """Queries, keys and values: how many of them."""
+    heads: int = 1
+    """Attention heads of each."""
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        size = (self.parts, self.heads, self.features // (self.parts * self.heads))
+        if (n := tensor_parts()) == 1:
+            return super().__call__(inputs).reshape(len(inputs), *size)
+        if self.heads % n:
+            raise InputError(
+                f"--run.tensor {n} can't split {self.heads} heads evenly: choose a divisor."
+            )
+        shape = (inputs.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        given = [inputs, kernel.reshape(-1, *size)]
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, shape[1:], self.param_dtype)
+            given.append(bias.reshape(size))
+        x, kernel, *biases = promote_dtype(*given, dtype=self.dtype)
+        kernel = jax.lax.with_sharding_constraint(kernel, P(None, None, "tensor", None))
+        y = jnp.tensordot(x, kernel, 1)
+        y = jax.lax.with_sharding_constraint(y, P(P.UNCONSTRAINED, None, "tensor", None))
+        return y + biases[0] if biases else y
 
 
 def even_attention(
@@ -158,12 +192,13 @@ def splash_attention(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    t, heads, d = q.shape[1:]
+    t, _, d = q.shape[1:]
     block = max(size for size in (128, 256, 512) if t % size == 0)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     sizes = kernel.BlockSizes(**{f"block_{name}": block for name in names})
 
     def local(q: Array, k: Array, v: Array) -> Array:
+        heads = q.shape[2]  # Of this device.
         mask = (masks.CausalMask if causal else masks.FullMask)((t, t))
         of_row = kernel.make_splash_mha(
             masks.MultiHeadMask([mask] * heads),
@@ -175,11 +210,11 @@ def splash_attention(
         q, k, v = (x.swapaxes(1, 2) for x in (q / math.sqrt(d), k, v))
         return jax.vmap(of_row)(q, k, v).swapaxes(1, 2)
 
-    if _devices() == 1:
+    if batch_parts() * tensor_parts() == 1:
         return local(q, k, v)
     # A kernel is opaque to the partitioner, which would gather all rows on each device.
-    specs = (BATCH, BATCH, BATCH)
-    return jax.shard_map(local, in_specs=specs, out_specs=BATCH, check_vma=False)(q, k, v)
+    at = P(*BATCH, None, "tensor" if tensor_parts() > 1 else None)
+    return jax.shard_map(local, in_specs=(at, at, at), out_specs=at, check_vma=False)(q, k, v)
 
 
 def biased_attention(

@@ -7,7 +7,7 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-from ssljax.sharding import over_batch
+from ssljax.sharding import batch_parts, over_batch
 
 Tree = Any
 
@@ -17,7 +17,7 @@ def per_block(n: int, most: int) -> int:
 
     0 where the devices of the mesh do not divide n.
     """
-    each, rest = divmod(n, _devices())
+    each, rest = divmod(n, batch_parts())
     return 0 if rest else max(b for b in range(1, each + 1) if each % b == 0 and b <= most)
 
 
@@ -27,7 +27,7 @@ def map_blocks(f: Callable[..., Tree], args: Tree, size: int) -> Tree:
     `f` treats examples independently and takes any number of them. `size` is from `per_block`;
     with 0, f is called once.
     """
-    n, devices = len(jax.tree.leaves(args)[0]), _devices()
+    n, devices = len(jax.tree.leaves(args)[0]), batch_parts()
     if size in (0, n // devices):
         return f(*args)
 
@@ -66,9 +66,5 @@ def _split(args: Tree, size: int) -> Tree:
     The axis that is split over devices is kept apart, so that a loop over blocks needs no
     communication.
     """
-    devices = _devices()
+    devices = batch_parts()
     return jax.tree.map(lambda x: x.reshape(devices, -1, size, *x.shape[1:]).swapaxes(0, 1), args)
-
-
-def _devices() -> int:
-    return max(1, jax.sharding.get_abstract_mesh().size)

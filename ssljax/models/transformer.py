@@ -16,7 +16,7 @@ import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.models import Dtype, recomputed, Remat
-from ssljax.models.attention import attend, BUCKETS, distance_buckets, rotary
+from ssljax.models.attention import attend, BUCKETS, distance_buckets, Projections, rotary
 from ssljax.models.dense import gelu, product
 from ssljax.ranges import Count, CountOrZero, FractionBelowOne, NotNegative
 from ssljax.sharding import over_batch
@@ -107,13 +107,17 @@ class Transformer(nn.Module):
         post, normal = self.blocks == "post-norm", nn.initializers.normal
         inner = self.heads * (self.head_width or d // self.heads)
         across = memory is not None or (cache is not None and len(cache[0]) > 2)
+        same = {"use_bias": self.norm == "layer", "dtype": self.dtype, "dot_general": product}
         dense = lambda size, name, scale=1.0: nn.Dense(
-            size,
-            use_bias=self.norm == "layer",
-            dtype=self.dtype,
-            kernel_init=normal(0.02 * scale),
-            dot_general=product,
+            size, kernel_init=normal(0.02 * scale), name=name, **same
+        )
+        project = lambda name, parts: Projections(
+            parts * inner,
+            kernel_init=normal(0.02),
             name=name,
+            parts=parts,
+            heads=self.heads,
+            **same,
         )
         # Before norms, the sum over layers then has one layer's variance, as in GPT-2.
         last = 1 if post else 1 / math.sqrt((3 if across else 2) * self.layers)
@@ -135,7 +139,7 @@ class Transformer(nn.Module):
 
         def block(net, x, old, memory, mask, bias, memory_mask, i):
             y = x if post else norm_of(net, f"norm{i}a")(x)
-            y = dense(3 * inner, f"qkv{i}")(y).reshape(n, t, 3, net.heads, -1)
+            y = project(f"qkv{i}", 3)(y).reshape(n, t, 3, net.heads, -1)
             q, k, v = (y[:, :, j] for j in range(3))
             if net.positions == "rotary":
                 q, k = rotary(q, place), rotary(k, place)
@@ -150,13 +154,12 @@ class Transformer(nn.Module):
             x = norm_of(net, f"norm{i}a")(x) if post else x
             if across:
                 y = x if post else norm_of(net, f"norm{i}c")(x)
-                q = dense(inner, f"q{i}")(y).reshape(n, t, net.heads, -1)
+                q = project(f"q{i}", 1)(y).reshape(n, t, net.heads, -1)
                 if memory is None:
                     k, v = old[2:]
                 else:
-                    y = dense(2 * inner, f"kv{i}")(memory).reshape(
-                        n, -1, 2, net.heads, inner // net.heads
-                    )
+                    size = (2, net.heads, inner // net.heads)
+                    y = project(f"kv{i}", 2)(memory).reshape(n, -1, *size)
                     k, v = y[:, :, 0], y[:, :, 1]
                 new = *new, k, v
                 y = attend(q, k, v, mask=memory_mask).reshape(n * t, inner)
@@ -229,13 +232,15 @@ class LanguageModel(nn.Module):
         size, dtype, normal = self.size or self.net.width, self.net.dtype, nn.initializers.normal
         self.embed = nn.Embed(self.vocabulary, size, embedding_init=normal(0.02), dtype=dtype)
         if size != self.net.width:
-            self.into = nn.Dense(self.net.width, dtype=dtype)
+            self.into = nn.Dense(self.net.width, dtype=dtype, dot_general=product)
         if self.transforms:
-            self.transform = nn.Dense(size, dtype=dtype, kernel_init=normal(0.02))
+            self.transform = nn.Dense(
+                size, dtype=dtype, kernel_init=normal(0.02), dot_general=product
+            )
             self.transform_norm = norm_of(self.net)
             self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
         elif size != self.net.width:
-            self.onto = nn.Dense(size, dtype=dtype)
+            self.onto = nn.Dense(size, dtype=dtype, dot_general=product)
 
     @property
     def transforms(self) -> bool:
@@ -269,7 +274,8 @@ class LanguageModel(nn.Module):
             h = self.transform_norm(nn.gelu(self.transform(h), approximate=False))
         elif self.embed.features != self.net.width:
             h = self.onto(h)
-        y = self.embed.attend(h).astype(jnp.float32)
+        h, table = (a.astype(self.net.dtype) for a in (h, self.embed.embedding))
+        y = product(h, table.T, (((1,), (0,)), ((), ()))).astype(jnp.float32)
         return (y + self.bias if self.transforms else y).reshape(*shape, -1)
 
     def logits_at(self, tokens: Array, at: Array, train: bool = False) -> Array:
@@ -291,7 +297,7 @@ class LanguageModel(nn.Module):
 
     def embedded(self, tokens: Array) -> Array:
         """Tokens (n, t) to the net's inputs (n, t, width)."""
-        x = self.embed(tokens)
+        x = jnp.take(self.embed.embedding, tokens, axis=0)  # In float32, and so is its gradient.
         return self.into(x) if self.embed.features != self.net.width else x
 
 

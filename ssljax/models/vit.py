@@ -15,7 +15,8 @@ import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.models import Dtype, recomputed, Remat
-from ssljax.models.attention import attend
+from ssljax.models.attention import attend, Projections
+from ssljax.models.dense import wide_gradient
 from ssljax.ranges import Count
 
 Tree = Any
@@ -46,7 +47,7 @@ class ViT(nn.Module):
     whole blocks, or all but their matrix products."""
 
     def setup(self) -> None:
-        self.embed = nn.Dense(self.width, dtype=self.dtype)
+        self.embed = nn.Dense(self.width, dtype=self.dtype, dot_general=wide_gradient)
         if self.pool == "token":
             self.token = self.param("token", nn.initializers.normal(0.02), (self.width,))
         if self.positions == "learned":
@@ -147,13 +148,15 @@ class MAEDecoder(nn.Module):
     @nn.compact
     def __call__(self, y: Array, place: Array) -> Array:
         """`place`, (n, patches), is the index of each patch among the visible, or seen or more."""
-        y = nn.Dense(self.width, dtype=self.dtype)(y)
+        y = nn.Dense(self.width, dtype=self.dtype, dot_general=wide_gradient)(y)
         blank = self.param("blank", nn.initializers.normal(0.02), (self.width,)).astype(y.dtype)
         y = jnp.concatenate([y, jnp.broadcast_to(blank, (len(y), 1, self.width))], axis=1)
         y = jnp.take_along_axis(y, jnp.minimum(place, y.shape[1] - 1)[:, :, None], axis=1)
         y = y + sincos_positions(*self.grid, self.width).astype(y.dtype)
         y = ViTBlocks(self.depth, self.heads, self.dtype, self.remat, name=BLOCKS)(y)
-        return nn.Dense(self.out, dtype=self.dtype)(y).astype(jnp.float32)
+        return nn.Dense(self.out, dtype=self.dtype, dot_general=wide_gradient)(y).astype(
+            jnp.float32
+        )
 
 
 class Predictor(nn.Module):
@@ -183,13 +186,15 @@ class Predictor(nn.Module):
     def __call__(self, y: Array, seen: Array, asked: Array) -> Array:
         """`seen` and `asked`, (n, patches), are disjoint; patches in neither are not attended
         to."""
-        y = nn.Dense(self.width, dtype=self.dtype)(y)
+        y = nn.Dense(self.width, dtype=self.dtype, dot_general=wide_gradient)(y)
         blank = self.param("blank", nn.initializers.normal(0.02), (self.width,)).astype(y.dtype)
         y = jnp.where(seen[:, :, None], y, blank) + sincos_positions(*self.grid, self.width).astype(
             y.dtype
         )
         y = ViTBlocks(self.depth, self.heads, self.dtype, self.remat, name=BLOCKS)(y, seen | asked)
-        return nn.Dense(self.out, dtype=self.dtype)(y).astype(jnp.float32)
+        return nn.Dense(self.out, dtype=self.dtype, dot_general=wide_gradient)(y).astype(
+            jnp.float32
+        )
 
 
 class ViTBlocks(nn.Module):
@@ -217,12 +222,14 @@ class ViTBlocks(nn.Module):
                 f"{self.heads} heads can't share {d} channels evenly: choose a divisor of {d}."
             )
         xavier = nn.initializers.xavier_uniform()
-        dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name=name)
+        same = {"dtype": self.dtype, "kernel_init": xavier, "dot_general": wide_gradient}
+        dense = lambda width, name: nn.Dense(width, name=name, **same)
+        heads = lambda width, name: Projections(width, name=name, heads=self.heads, **same)
         norm = lambda name: nn.LayerNorm(1e-6, dtype=self.dtype, name=name)
 
         def block(_, x, mask, i):
-            y = dense(3 * d, f"qkv{i}")(norm(f"norm{i}a")(x))
-            q, k, v = jnp.split(y.reshape(n, t, 3 * self.heads, -1), 3, axis=2)
+            y = heads(3 * d, f"qkv{i}")(norm(f"norm{i}a")(x)).reshape(n, t, 3, self.heads, -1)
+            q, k, v = (y[:, :, j] for j in range(3))
             x = x + dense(d, f"out{i}")(attend(q, k, v, mask=mask).reshape(n * t, d))
             y = nn.gelu(dense(4 * d, f"up{i}")(norm(f"norm{i}b")(x)), approximate=False)
             return x + dense(d, f"down{i}")(y)

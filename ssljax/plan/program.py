@@ -53,11 +53,11 @@ def compile_step(exp: Experiment, run: Run, machine: Machine) -> Step:
 
     InputError for settings that are not possible there.
     """
-    mesh = sharding.make_mesh(run.fsdp, devices=list(machine.devices))
-    if exp.data.batch_size % mesh.size:
+    mesh = sharding.make_mesh(run.fsdp, list(machine.devices), run.tensor)
+    if exp.data.batch_size % (n := sharding.batch_parts(mesh)):
         raise InputError(
-            f"A batch of {exp.data.batch_size} can't be split over the {mesh.size} devices of "
-            f"{machine.name}: choose a --batch-size that is a multiple of {mesh.size}."
+            f"A batch of {exp.data.batch_size} can't be split over the {n} devices of "
+            f"{machine.name}: choose a --batch-size that is a multiple of {n}."
         )
     fed, resident = shapes_of_data(exp.data, mesh)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), _without_cache(), assumed_cudnn():

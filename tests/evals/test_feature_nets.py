@@ -34,7 +34,7 @@ def workdir(tmp_path_factory):
         (1, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1]
     )
     with pytest.MonkeyPatch.context() as patch:  # Of one device, whose steps are quicker here.
-        patch.setattr(sharding, "make_mesh", lambda fsdp: mesh)
+        patch.setattr(sharding, "make_mesh", lambda *_, **__: mesh)
         main(
             supervised,
             [
