@@ -5,6 +5,9 @@ DCGAN's.
 
     launch/local.sh experiments/lsgan.py                # digits, on a laptop CPU
     launch/local.sh experiments/lsgan.py --data cifar10 --widths 128 256 512 --lr 2e-4 --epochs 100
+
+Digits, three seeds: FID of pixels .24 for two (held-out digits .15, untrained 11.5), recall .79 and
+.73 (held-out digits .96); seed 0 collapsed: see --run.seed 1.
 """
 
 import jax
