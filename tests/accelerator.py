@@ -452,8 +452,10 @@ def _numerics(
 ) -> None:
     left = [name for name in names if not (out / "numerics" / f"{name}.json").exists()]
     shares = [s for s in (left[i :: asked.workers] for i in range(asked.workers)) if s]
+    if not shares:
+        return
     print(f"Numerics of {len(left)} experiments in {len(shares)} processes ...", flush=True)
-    with ThreadPoolExecutor(max(1, len(shares))) as pool:
+    with ThreadPoolExecutor(len(shares)) as pool:
         list(pool.map(lambda s: _wait(_start(asked, out, "numerics", *s), end), shares))
 
 
