@@ -85,6 +85,9 @@ def test_output_has_the_shape_of_the_image_and_depends_on_all_that_is_given(chan
     start = jax.jit(net.init)(KEY, x, t, y)
     run = jax.jit(net.apply)
     np.testing.assert_array_equal(run(start, x, t, y), jnp.zeros(x.shape))
+    share = {"kernel": start["params"]["share"]["kernel"], "bias": jnp.array([2.0])}
+    twice = run({"params": start["params"] | {"share": share}}, x, t, y)
+    np.testing.assert_allclose(twice, 2 * x, rtol=1e-6)  # The image, times a number of the time.
     params = scrambled(start)
     out = run(params, x, t, y)
     assert out.shape == x.shape and out.dtype == jnp.float32

@@ -55,6 +55,11 @@ class TimeUNet(nn.Module):
     the way down to one on the way up. The time shifts and scales the second norm of each block, as
     in Dhariwal and Nichol, 2021, arXiv:2105.05233, section 3; the paper's only shifts. There are no
     blocks in the middle besides the coarsest resolution's own.
+
+    The image, times a learned function of the time, is added to the output, as c_skip of Karras et
+    al., 2022, arXiv:2206.00364, eq. 7: the channels of a small net then need not carry the noise.
+    With patches of 4 pixels and width 64, flow matching's loss on MNIST was 0.467 with it and 0.538
+    without, in steps 201 to 300 of 64 images.
     """
 
     widths: Counts = (32, 64)

@@ -15,7 +15,7 @@ from ssljax.errors import InputError
 from ssljax.evals.features import subset
 from ssljax.evals.likelihood import bits
 from ssljax.evals.modes import recovered
-from ssljax.evals.pictures import denoising
+from ssljax.evals.pictures import denoising, samples
 from ssljax.losses import diffusion as d
 from ssljax.models.mlp import MLP
 from ssljax.models.sampler import ddim, flow
@@ -92,6 +92,13 @@ def test_samples_on_their_way_are_an_animation_and_a_strip(tmp_path):
     assert durations == [100] * 16 + [2000]
     (kept,) = figures.kept_figures(tmp_path)["denoising_animation"].values()
     assert kept.suffix == ".gif"
+
+
+def test_rows_of_samples_are_named_in_the_caption():
+    draw = lambda state, key, n: jnp.zeros((n, 8, 8, 1))
+    caption = samples(draw, 2, 3, names=["apple", "bear"]).captions["samples"]
+    assert caption.endswith("None is an original. From the top: apple, bear.")
+    assert samples(draw, 2, 3).captions["samples"].endswith("None is an original.")
 
 
 def trained(loss, steps=500, batch=256):
