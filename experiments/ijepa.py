@@ -108,7 +108,7 @@ def ijepa(
 
     def loss(params, state, batch, key):
         k1, k2 = jax.random.split(key)
-        x, (asked, seen) = view(k1, batch), masks(k2, batch_size)
+        x, (asked, seen) = view(k1, batch), masks(k2, len(batch["image"]))
         target = ema(state.extra["teacher"]["encoder"], params["encoder"], m(state.step))
         y, goal = tokens(params["encoder"], x, seen), tokens(target, x)
         # The predictor sees each block of targets alone: an image is repeated for each block.

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import tyro
 
 from ssljax import Experiment, main, minimize, TrainState
+from ssljax.accumulation import by_parts
 from ssljax.data.documents import EMBEDDED, labelled_documents
 from ssljax.data.feed import Rows
 from ssljax.data.token_rows import labelled_splits, TokenKind
@@ -88,7 +89,8 @@ def simcse(
 
     def loss(params, state, batch, key):
         twice = jnp.repeat(batch["tokens"], 2, axis=0)  # Each copy gets its own dropout.
-        z = head.apply(params["head"], embed(params, twice, train=True, key=key))
+        project = lambda p, x, key: (head.apply(p["head"], embed(p, x, True, key)), {})
+        z, _ = by_parts(project, params, twice, key)
         value = info_nce_loss(z[0::2], z[1::2], tau=temperature)
         return value, (state.extra, {"loss": value})
 

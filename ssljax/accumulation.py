@@ -27,7 +27,7 @@ class Accumulation:
 
     parts: int
     how: str = ""  # "gradients" or "representations", once it is known.
-    splits: bool = False  # Whether nets split what they are given, as in GradCache.
+    splits: bool = False  # Whether nets split what they are given (`by_parts`).
     whole: bool = True  # Whether the loss sees the whole batch.
     normalises: bool = False  # Whether a BatchNorm uses the statistics of a part.
 
@@ -53,8 +53,9 @@ def accumulated(step: Callable, parts: int) -> tuple[Callable, Accumulation]:
     Perplexities and other metrics that are no means over examples are means over the parts.
 
     A loss that compares examples (`whole_batch`), or a queue, sees the whole batch: where the net
-    is a `Chain`, its outputs are computed in parts, and in parts once more for their gradients,
-    with the values of the whole batch: GradCache (Gao et al., 2021, arXiv:2101.06983).
+    is a `Chain`, or is called through `by_parts`, its outputs are computed in parts, and in parts
+    once more for their gradients, with the values of the whole batch: GradCache (Gao et al., 2021,
+    arXiv:2101.06983).
 
     BatchNorm normalises each part by itself in either case, which the whole batch does not.
     InputError, when the step is traced, where there is no such net, the step is not that of
@@ -124,24 +125,27 @@ def needs_batch() -> None:
         )
 
 
-def splitting() -> bool:
-    """Whether a net is to compute its outputs in parts (`in_parts`)."""
-    return bool(_now) and _now[-1].splits
+def by_parts(f: Callable, params: Tree, x: Array, key: Array | None = None) -> Tree:
+    """`f(params, x, key)` -> (outputs, statistics) of a net that treats rows of x (n, ...) alone.
 
-
-def in_parts(f: Callable[[Tree, Array], tuple[Array, Tree]], params: Tree, x: Array) -> Tree:
-    """`f(params, x)` -> (outputs, statistics), of x (n, ...) in parts, which are not kept.
-
-    The gradient computes each part once more. Statistics are averaged over the parts.
+    Where a step is accumulated whose loss compares examples, f is computed in parts, with keys of
+    their own, and once more for the gradient, so that only the outputs are kept. Statistics are
+    averaged over the parts then.
     """
+    if not _now or not _now[-1].splits:
+        return f(params, x, key)
     found = _now[-1]
     found.how, n = "representations", found.parts
     parts = _split(x, n)
+    of = lambda i, part: f(params, part, None if key is None else jax.random.fold_in(key, i))
     with nn.intercept_methods(_notice(found)):
-        jaxpr = jax.make_jaxpr(f)(params, parts[0])
-    once_more = jax.checkpoint(f)
+        jaxpr = jax.make_jaxpr(of)(0, parts[0])
+    once_more = jax.checkpoint(of)
     ys, stats = jax.lax.scan(
-        lambda _, part: (None, once_more(params, part)), None, parts, unroll=_unroll(jaxpr, n)
+        lambda _, part: (None, once_more(*part)),
+        None,
+        (jnp.arange(n), parts),
+        unroll=_unroll(jaxpr, n),
     )[1]
     y = ys.swapaxes(0, 1).reshape(len(x), *ys.shape[2:])
     return y, jax.tree.map(lambda s: s.mean(0), stats)
@@ -156,7 +160,7 @@ def _cached(found: Accumulation, of: Callable, params: Tree, batch: Tree, key: A
     if found.how != "representations":
         raise InputError(
             "--run.accumulate would change the result: this loss compares the examples of a batch, "
-            "and the net is no Chain, whose outputs could be computed in parts: leave it out."
+            "and its net is no Chain, whose outputs could be computed in parts: leave it out."
         )
     return out
 

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from ssljax import alternate, descend, ema, InputError, minimize, Run, sharding, train, TrainState
-from ssljax.accumulation import accumulated
+from ssljax.accumulation import accumulated, by_parts
 from ssljax.losses.infonce import enqueue, info_nce_loss, nt_xent_loss
 from ssljax.losses.redundancy import barlow_twins_loss, vicreg_loss
 from ssljax.models.encoder import Chain
@@ -88,6 +88,29 @@ def test_a_queue_takes_the_whole_batch():
     whole, split, found = both(minimize(TX, loss), TrainState.create(TX, params, queue=queue), 3)
     same(whole, split, atol=2e-5)
     assert found.how == "representations"
+
+
+def test_a_net_by_parts_draws_with_keys_of_its_own():
+    """Noise within the net, as SimCSE's dropout: that of each part, and the whole loss of both."""
+
+    def net(params, x, key):
+        return (x + jax.random.normal(key, x.shape)) @ params, {}
+
+    def loss(params, state, batch, key):
+        z, _ = by_parts(net, params, batch["image"], key)
+        value = info_nce_loss(z, z[::-1])
+        return value, (state.extra, {"loss": value})
+
+    def wanted(params, state, batch, key):
+        z = jnp.zeros((24, 4))
+        for i in range(3):
+            part, _ = net(params, batch["image"][i::3], jax.random.fold_in(key, i))
+            z = z.at[i::3].set(part)
+        return info_nce_loss(z, z[::-1]), (state.extra, {"loss": info_nce_loss(z, z[::-1])})
+
+    state, key = TrainState.create(TX, jnp.ones((6, 4)) + jnp.eye(6, 4)), jax.random.key(1)
+    found = jax.jit(accumulated(minimize(TX, loss), 3)[0])(state, BATCH, key)
+    same(jax.jit(minimize(TX, wanted))(state, BATCH, key), found, atol=2e-5)
 
 
 def test_players_in_alternation():

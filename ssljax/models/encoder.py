@@ -9,7 +9,7 @@ from jax import Array
 import jax.numpy as jnp
 import tyro
 
-from ssljax import accumulation
+from ssljax.accumulation import by_parts
 from ssljax.errors import InputError
 from ssljax.models.convnet import ConvNet
 from ssljax.models.mlp import MLP
@@ -128,14 +128,12 @@ class Chain:
         self, params: Tree, stats: Tree, x: Array, train: bool
     ) -> tuple[Array, dict[str, Tree]]:
         """The output, and the batch statistics, updated if `train`."""
-        if train and accumulation.splitting():
-            return accumulation.in_parts(lambda p, x: self.all(p, stats, x, train), params, x)
-        return self.all(params, stats, x, train)
+        of = lambda params, x, _: self._all(params, stats, x, train)
+        return by_parts(of, params, x) if train else of(params, x, None)
 
-    def all(
+    def _all(
         self, params: Tree, stats: Tree, x: Array, train: bool
     ) -> tuple[Array, dict[str, Tree]]:
-        """What a call returns, without looking at gradient accumulation."""
         new = {}
         for name, net in self.nets.items():
             variables = {"params": params[name], "batch_stats": stats[name]}
