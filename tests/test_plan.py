@@ -436,6 +436,26 @@ def test_several_nodes_have_a_network():
     assert plan.seconds["network"] > 0 and {c["nodes"] for c in plan.collectives} == {2}
 
 
+@compilers
+def test_from_16_to_256_chips_flops_of_a_chip_stay_and_gradients_cost_as_in_theory():
+    plans = [
+        estimate.plan_step(
+            tiny(width=256, norm=False, batch_size=4 * n), Run(), machines.machine_of(name)
+        )
+        for name, n in (("v5e:4x4", 16), ("v5e:16x16", 256))
+    ]
+    few, many = plans
+    assert many.flops_by_type["float32"] == 16 * few.flops_by_type["float32"]
+    assert many.flops_per_device == pytest.approx(few.flops_per_device, rel=0.02)
+    reduced = [
+        sum(np.array([c["bytes"], c["sent_by_links"]]) for c in p.collectives) for p in plans
+    ]
+    assert reduced[0][0] == pytest.approx(reduced[1][0], rel=0.02)
+    for p, (size, sent) in zip(plans, reduced):
+        assert {c["kind"] for c in p.collectives} == {"all-reduce"}
+        assert sent == pytest.approx(2 * size * (p.devices - 1) / p.devices)
+
+
 def fake_plan(batch, total, available, devices=8):
     """A plan whose only figures are its memory's."""
     fits = total <= available
