@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssljax import ema, Experiment, main, minimize, TrainState
+from ssljax import ema, Experiment, InputError, main, minimize, TrainState
 from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -97,6 +97,8 @@ def ddpm(
     tx = clipped(1.0, scheduled(optax.adam(rate), rate))
     levels = noise_schedule(schedule, diffusion_steps)
     classes = 0 if train.labels is None else train.num_classes
+    if guidance and not classes:
+        raise InputError("--guidance is towards classes: leave it out, or give images with labels.")
     rows = min(classes, 10) or 8
     shown = np.arange(rows) * max(classes, rows) // rows  # Classes that are drawn.
 
@@ -149,7 +151,7 @@ def ddpm(
 
     def bound(state, key, images):
         find = predictor(state, one_hot(jnp.full(len(images), -1)), 0.0)
-        return diffusion_bound(find, levels, augment.to_signed(images), key, 16)
+        return diffusion_bound(find, levels, augment.to_signed(images), key, 16, clip=1.0)
 
     names = [train.class_names[y] for y in shown] if classes else ()
     return Experiment(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssljax import ema, Experiment, main, minimize, TrainState
+from ssljax import ema, Experiment, InputError, main, minimize, TrainState
 from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -88,6 +88,8 @@ def flow(
     rate = warmup_cosine(lr, num_steps, warmup)
     tx = clipped(1.0, scheduled(optax.adam(rate), rate))
     classes = 0 if train.labels is None else train.num_classes
+    if guidance and not classes:
+        raise InputError("--guidance is towards classes: leave it out, or give images with labels.")
     rows = min(classes, 10) or 8
     shown = np.arange(rows) * max(classes, rows) // rows  # Classes that are drawn.
 

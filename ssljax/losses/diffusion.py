@@ -7,6 +7,7 @@ and s are numbers, or arrays that broadcast to the examples'.
 """
 
 from collections.abc import Callable
+import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -167,19 +168,21 @@ def diffusion_bound(
     key: Array,
     draws: int,
     last: Callable[[Array, Array, Array], Array] = last_log_prob_of_levels,
+    clip: float = math.inf,
 ) -> Array:
     """An unbiased estimate of the bound on log p(x) in nats, (n,), of examples `x` (n, ...).
 
     `predict(x_t, t, a, s)` gives (x, ε) as `denoised` does. L_T is exact, L_0 has one draw of
     noise, and the sum over t = 2, ..., T has `draws`, spread over t: with T - 1 of them each term
-    is computed. `last` is -L_0 as a function of x, the net's x at step 1, and s.
+    is computed. `last` is -L_0 as a function of x, the net's x at step 1, and s. Predicted examples
+    are clipped to ±`clip`, as by the sampler whose bound it is.
     """
     axes, n, middle = tuple(range(1, x.ndim)), len(x), noise.steps - 1
 
     def at(t: Array, key: Array) -> tuple[Array, tuple[Array, Array]]:
         a, s = noise.at(t, x.ndim)
         x_t = noised(x, over_batch(jax.random.normal(key, x.shape)), a, s)
-        return predict(x_t, t, a, s)[0], (a, s)
+        return jnp.clip(predict(x_t, t, a, s)[0], -clip, clip), (a, s)
 
     def one(total: Array, j: Array) -> tuple[Array, None]:
         ku, kn = jax.random.split(jax.random.fold_in(key, j))

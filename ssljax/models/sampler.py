@@ -39,7 +39,10 @@ def ddim(
     the code of DDPM. InputError for more steps than T.
     """
     if steps > noise.steps:
-        raise InputError(f"A diffusion of {noise.steps} steps can't be sampled in {steps}.")
+        raise InputError(
+            f"A diffusion of {noise.steps} steps can't be sampled in {steps}: choose as many or "
+            "fewer."
+        )
     if eta and key is None:
         raise InputError("A sampler that adds noise needs a key.")
     at = np.round(np.linspace(noise.steps, 0, steps + 1)).astype(int)

@@ -169,6 +169,16 @@ def test_bound_is_the_sum_of_its_terms(draws):
         assert abs(each.mean() - want) < 0.1
 
 
+def test_bound_of_clipped_predictions():
+    """A net that predicts too much, clipped, has the bound of one that predicts the limit."""
+    levels, x = d.noise_schedule("cosine", 20), jax.random.uniform(KEY, (50, 3), minval=-1)
+    too_much = lambda x, t, a, s: (jnp.full_like(x, 7.0), x)
+    limit = lambda x, t, a, s: (jnp.full_like(x, 1.0), x)
+    found = d.diffusion_bound(too_much, levels, x, KEY, 19, clip=1.0)
+    np.testing.assert_array_equal(found, d.diffusion_bound(limit, levels, x, KEY, 19))
+    assert (found > d.diffusion_bound(too_much, levels, x, KEY, 19)).all()
+
+
 @SCHEDULES
 def test_bound_of_the_best_net_is_the_entropy_and_what_the_steps_lose(kind):
     """The chain's steps are normal with the right means; what they lose is in their variances."""
