@@ -19,7 +19,8 @@ from ssljax.optim import ema_decay, learning_rate_at
 
 Tree = Any  # A pytree of arrays.
 Batch = Mapping[str, Array]  # Named arrays, the examples along their first axis.
-# Named scalars; an evaluator's may also be pictures, (height, width, 3) uint8, or texts.
+# Named scalars; an evaluator's may also be pictures, (height, width, 3) uint8, animations, (frames,
+# height, width, 3), or texts.
 Metrics = Mapping[str, Any]
 
 
