@@ -71,7 +71,8 @@ def ddpm(
 ) -> Experiment:
     """DDPM: a U-Net learns to predict the noise in an image, and samples are made from noise.
 
-    With labels the net is given the class; without, it learns and draws images of any kind.
+    With labels the net is given the class, and draws each class equally often; without, it learns
+    and draws images of any kind.
 
     Args:
         data: Images to learn from.

@@ -65,7 +65,8 @@ def flow(
 ) -> Experiment:
     """Flow matching: a U-Net learns the velocity from noise to images along straight paths.
 
-    With labels the net is given the class; without, it learns and draws images of any kind.
+    With labels the net is given the class, and draws each class equally often; without, it learns
+    and draws images of any kind.
 
     Args:
         data: Images to learn from.
