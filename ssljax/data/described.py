@@ -48,7 +48,7 @@ def planning() -> bool:
 
 
 def image_set(
-    name: str, split: str, shape: tuple[int, int, int], class_names: list[str], aspects: bool
+    name: str, split: str, shape: tuple[int, ...], class_names: list[str], aspects: bool
 ) -> tuple[Source, str]:
     """The "train" or "test" split of a set that isn't there, or another one, and the line on it.
 
