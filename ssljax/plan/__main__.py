@@ -70,11 +70,11 @@ def _plan(name: str, words: Sequence[str], machine: str, batch: int | None = Non
 
 def _scale(name: str, words: Sequence[str]) -> None:
     plans = headers.read_plans().get(headers.key_of(name, words), {})
-    last = plans.get(headers.SCALED[-1])
+    last = plans.get(headers.LARGEST)
     if last is None or "error" in last:
         return
     each = last["batch_size"] // last["devices"]
-    for machine, chips in zip(headers.SCALED, (16, 64, 256), strict=True):
+    for machine, chips in headers.SCALED.items():
         if machine not in plans.get("scaled", {}):
             _plan(name, words, machine, each * chips)
 

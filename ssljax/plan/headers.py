@@ -24,7 +24,8 @@ COMMAND = re.compile(
 )
 MACHINES = ("h100x8", "v5e:16x16")
 # Of a batch that grows with the devices: FLOPs of a device stay, and so do an all-reduce's bytes.
-SCALED = ("v5e:4x4", "v5e:8x8", "v5e:16x16")
+SCALED = {"v5e:4x4": 16, "v5e:8x8": 64}  # And
+LARGEST = "v5e:16x16"
 GRADIENT = "all-reduce"
 PAGE_TEXT = """# Plans of the commands at the papers' sizes
 
@@ -180,9 +181,10 @@ def _what(key: str) -> str:
 def _scaling_rows(plans: dict[str, dict[str, Any]]) -> list[list[str]]:
     rows = []
     for key, of_machines in plans.items():
-        for machine, p in sorted(
-            of_machines.get("scaled", {}).items(), key=lambda item: item[1]["devices"]
-        ):
+        scaled = of_machines.get("scaled", {})
+        if scaled and LARGEST in of_machines:
+            scaled = {**scaled, LARGEST: of_machines[LARGEST]}
+        for machine, p in sorted(scaled.items(), key=lambda item: item[1]["devices"]):
             n = p["devices"]
             reduced = p["collectives"].get(GRADIENT, {"bytes": 0.0, "sent": 0.0})
             rest = sum(c["bytes"] for k, c in p["collectives"].items() if k != GRADIENT)
