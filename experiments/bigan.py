@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import Experiment, main, minimize, player_variables, TrainState
+from ssljax.accumulation import rows
 from ssljax.data import augment, feed, Images, steps_of
 from ssljax.evals.knn import knn
 from ssljax.evals.pictures import compared, samples
@@ -72,7 +73,7 @@ def bigan(
 
     def loss(params, state, batch, key):
         x = flat(batch["image"])
-        z = over_batch(jax.random.uniform(key, (batch_size, latents), minval=-1))
+        z = over_batch(jax.random.uniform(key, (rows(batch_size), latents), minval=-1))
         code, enc_stats = apply_training(enc, params["enc"], state.extra["enc"], x)
         logits, gen_stats = apply_training(gen, params["gen"], state.extra["gen"], z)
         fake = jnp.tanh(logits)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, main, player_ema, player_variables, TrainState
+from ssljax.accumulation import rows
 from ssljax.data import augment, feed, Images, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -72,7 +73,7 @@ def dcgan(
 
     def views(g, state, batch, key):  # The same for both players.
         kz, kr, kf = jax.random.split(key, 3)
-        z = over_batch(jax.random.normal(kz, (batch_size, latents)))
+        z = over_batch(jax.random.normal(kz, (rows(batch_size), latents)))
         fake, stats = apply_training(gen, g, state.extra["gen"], z)
         return augmented(kr, augment.to_signed(batch["image"])), augmented(kf, fake), stats
 

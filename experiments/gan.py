@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, main, player_ema, TrainState
+from ssljax.accumulation import rows
 from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -74,7 +75,7 @@ def gan(
         return TrainState.game(tx, {"gen": g["params"], "disc": d["params"]}, ema=g)
 
     def fakes(params, key):  # The same for both players, so that XLA generates once.
-        z = over_batch(jax.random.normal(key, (batch_size, latents)))
+        z = over_batch(jax.random.normal(key, (rows(batch_size), latents)))
         return generate({"params": params}, z)
 
     def disc_loss(d, state, batch, key):

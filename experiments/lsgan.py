@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, main, player_ema, TrainState
+from ssljax.accumulation import rows
 from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -65,7 +66,7 @@ def lsgan(
         return TrainState.game(tx, params, gen=g, disc=d, ema={"params": params["gen"], **g})
 
     def generate(g, state, key):  # The same for both players.
-        z = over_batch(jax.random.normal(key, (batch_size, latents)))
+        z = over_batch(jax.random.normal(key, (rows(batch_size), latents)))
         return apply_training(gen, g, state.extra["gen"], z)
 
     def disc_loss(d, state, batch, key):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, InputError, main, player_variables, TrainState
+from ssljax.accumulation import rows
 from ssljax.data import augment, feed, PlainImages
 from ssljax.data.feed import check_batch
 from ssljax.evals.feature_nets import classifier, nearest_image_classifier
@@ -70,8 +71,8 @@ def pacdcgan(
 
     def packed(x, k):
         """Each k of the images (batch_size k, height, width, c) as one: (batch_size, ..., k c)."""
-        x = x.reshape(batch_size, k, height, width, -1)
-        return jnp.moveaxis(x, 1, 3).reshape(batch_size, height, width, digits)
+        x = x.reshape(-1, k, height, width, x.shape[-1])
+        return jnp.moveaxis(x, 1, 3).reshape(-1, height, width, digits)
 
     def init(key, batch):
         g = gen.init(key, jnp.zeros((1, latents)))
@@ -79,7 +80,7 @@ def pacdcgan(
         return TrainState.game(tx, {"gen": g.pop("params"), "disc": d.pop("params")}, gen=g, disc=d)
 
     def generate(g, state, key):  # The same for both players.
-        z = over_batch(jax.random.uniform(key, (batch_size, pack, latents), minval=-1))
+        z = over_batch(jax.random.uniform(key, (rows(batch_size), pack, latents), minval=-1))
         fake, stats = apply_training(gen, g, state.extra["gen"], z.reshape(-1, latents))
         return packed(fake, pack), stats
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, main, player_ema, TrainState
+from ssljax.accumulation import rows
 from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -67,8 +68,8 @@ def projection(
 
     def generate(g, state, key):  # The same for both players.
         kz, ky = jax.random.split(key)
-        z = over_batch(jax.random.normal(kz, (batch_size, latents)))
-        y = over_batch(jax.random.randint(ky, (batch_size,), 0, classes))
+        z = over_batch(jax.random.normal(kz, (rows(batch_size), latents)))
+        y = over_batch(jax.random.randint(ky, (rows(batch_size),), 0, classes))
         return *apply_training(gen, g, state.extra["gen"], z, y), y
 
     def disc_loss(d, state, batch, key):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, main, player_ema, TrainState
+from ssljax.accumulation import rows
 from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -66,7 +67,9 @@ def r1gan(
         return TrainState.game(tx, {"gen": g["params"], "disc": d["params"]}, ema=g)
 
     def generate(g, key):  # The same for both players, so that XLA generates once.
-        return gen.apply({"params": g}, over_batch(jax.random.normal(key, (batch_size, latents))))
+        return gen.apply(
+            {"params": g}, over_batch(jax.random.normal(key, (rows(batch_size), latents)))
+        )
 
     def disc_loss(d, state, batch, key):
         real, fake = augment.to_signed(batch["image"]), generate(state.params["gen"], key)

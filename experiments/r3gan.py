@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import alternate, Experiment, main, player_ema, TrainState
+from ssljax.accumulation import rows
 from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
@@ -75,7 +76,9 @@ def r3gan(
 
     def pairs(g, batch, key):  # The same for both players, so that XLA generates once.
         kz, kr, kf = jax.random.split(key, 3)
-        fake = gen.apply({"params": g}, over_batch(jax.random.normal(kz, (batch_size, latents))))
+        fake = gen.apply(
+            {"params": g}, over_batch(jax.random.normal(kz, (rows(batch_size), latents)))
+        )
         return augmented(kr, augment.to_signed(batch["image"])), augmented(kf, fake)
 
     def disc_loss(d, state, batch, key):

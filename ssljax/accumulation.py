@@ -65,7 +65,10 @@ def accumulated(step: Callable, parts: int) -> tuple[Callable, Accumulation]:
 
     def step_in_parts(state: Tree, batch: Tree, key: Array) -> tuple[Tree, Tree]:
         with _accumulating(found):
-            return step(state, batch, key)
+            out = step(state, batch, key)
+            if not found.how:
+                needs_batch()
+            return out
 
     return step_in_parts if parts > 1 else step, found
 
@@ -77,6 +80,14 @@ def whole_batch() -> None:
     """
     if _now and not _now[-1].whole:
         raise _ComparesExamples
+
+
+def rows(batch_size: int) -> int:
+    """Examples that a loss is given of a batch: its size, or that of a part (`accumulated`).
+
+    As many latents are to be drawn by a loss that draws without looking at the batch.
+    """
+    return batch_size if not _now or _now[-1].whole else batch_size // _now[-1].parts
 
 
 def value_and_grad(loss: Callable, params: Tree, batch: Tree, key: Array) -> tuple[Tree, Tree]:

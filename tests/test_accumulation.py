@@ -17,6 +17,7 @@ from ssljax.losses.redundancy import barlow_twins_loss, vicreg_loss
 from ssljax.models.encoder import Chain
 from ssljax.models.mlp import MLP
 from ssljax.models.transformer import LanguageModel, Transformer
+from tests.test_experiments import FILES, make
 from tests.tiny import tiny
 
 TX = optax.adam(1e-2)
@@ -189,6 +190,47 @@ def test_what_cannot_be_accumulated_says_so():
             jax.eval_shape(accumulated(step, 2)[0], state, BATCH, jax.random.key(1))
     with pytest.raises(InputError, match="--run.accumulate 5 can't split the 24 examples"):
         jax.eval_shape(accumulated(minimize(TX, carries), 5)[0], state, BATCH, jax.random.key(1))
+
+
+COMPARES = [
+    "barlow",
+    "lejepa",
+    "moco",
+    "mocov3",
+    "nnclr",
+    "simclr",
+    "simcse",
+    "supcon",
+    "swav",
+    "vicreg",
+]
+REFUSES = {
+    "awd_lstm": "extra has a row for each example",  # The hidden state of the text before.
+    "cpc": "compares the examples of a batch",
+    "inpainting": "a step of its own",
+    "lstm": "extra has a row for each example",
+    "sdae": "a step of its own",
+    "word2vec": "a step of its own",
+}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_every_experiment_is_accumulated_or_says_why_not(file, costly):
+    costly(0 if file.stem in ("dcgan", "lstm", "mae", "simclr", "word2vec") else 1)
+    exp, mesh = make(file, 2), sharding.make_mesh(devices=jax.devices()[:1])
+    step, found = accumulated(exp.step, 2)
+    with jax.set_mesh(mesh):
+        batch = jax.eval_shape(exp.data.batch, exp.data.resident(), next(exp.data.feed(0, 0, mesh)))
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        state = jax.eval_shape(exp.init, key, batch)
+        if file.stem in REFUSES:
+            with pytest.raises(InputError, match=REFUSES[file.stem]):
+                jax.eval_shape(step, state, batch, key)
+            return
+        new, _ = jax.eval_shape(step, state, batch, key)
+    forms = [[(x.shape, x.dtype) for x in jax.tree.leaves(s)] for s in (state, new)]
+    assert forms[0] == forms[1]
+    assert found.how == ("representations" if file.stem in COMPARES else "gradients")
 
 
 def test_a_run_in_parts_is_the_same_on_any_devices(devices, capsys):
