@@ -3,13 +3,18 @@
     launch/local.sh experiments/simsiam.py  # doodles
     launch/local.sh experiments/simsiam.py --data cifar10 --view-size 24 --epochs 15
     # The paper's appendix D
-    launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 --lr 0.06 \
-        --head.widths 2048 2048 --predictor.widths 512 2048 encoder:res-net
+    launch/local.sh experiments/simsiam.py --data cifar10 --epochs 800 --batch-size 512 \
+        --optimizer sgd --lr 0.06 --weight-decay 5e-4 --head.widths 2048 2048 \
+        --predictor.widths 512 2048 encoder:res-net
     # The paper's setting; planned in launch/plans.md
     launch/local.sh experiments/simsiam.py --data imagenet2012 --image-size 320 --view-size 224 \
-        --epochs 100 --batch-size 256 --lr 0.05 --warmup 0 --weight-decay 1e-4 --blur 0.5 \
-        --head.widths 2048 2048 2048 --predictor.widths 512 2048 encoder:res-net \
+        --epochs 100 --batch-size 256 --optimizer sgd --lr 0.05 --warmup 0 --weight-decay 1e-4 \
+        --blur 0.5 --head.widths 2048 2048 2048 --predictor.widths 512 2048 encoder:res-net \
         --encoder.depth 50 --encoder.stem imagenet
+
+Doodles, on training drawings held out, one seed: kNN 27.8 % (untrained net 15.4, pixels 25.3),
+linear probe 37.8 % (18.5, 28.9). The paper's SGD of .05 with decay 5e-4 learns too slowly for 12
+epochs: kNN 22.4 %, probe 24.2 % on the test drawings.
 """
 
 import jax
@@ -36,10 +41,10 @@ def simsiam(
     predictor: MLP = MLP(widths=(64, 128), norm=True),
     epochs: Count = 12,
     batch_size: Count = 128,
-    optimizer: Optimizer = "sgd",
-    lr: Positive = 0.05,
+    optimizer: Optimizer = "adamw",
+    lr: Positive = 2e-3,
     warmup: FractionBelowOne = 0.1,
-    weight_decay: NotNegative = 5e-4,
+    weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
     """SimSiam: from each of two views a predictor finds the other's projection, held constant.
 
