@@ -214,11 +214,11 @@ def pair_rows(
     Each ends with the end of a text, where it is cut too, and is padded with -1.
     """
     stop = id_of(tokenizer, PAD_AND_STOP[1])
-    rows = []
-    for texts, size in ((pairs.text, length), (pairs.targets, target_length)):
-        tokens, offsets = encode(tokenizer, Documents(texts))
-        rows.append(document_rows(tokens, offsets, size, -1, None, stop))
-    return *rows, np.diff(offsets) < target_length
+    tokens, offsets = encode(tokenizer, Documents(pairs.text))
+    inputs = document_rows(tokens, offsets, length, -1, None, stop)
+    tokens, offsets = encode(tokenizer, Documents(pairs.targets))
+    targets = document_rows(tokens, offsets, target_length, -1, None, stop)
+    return inputs, targets, np.diff(offsets) < target_length
 
 
 def pair_splits(
@@ -230,20 +230,18 @@ def pair_splits(
     a text is mostly unknown.
     """
     found = [pair_rows(tokenizer, pairs[split], length, target_length) for split in pairs]
-    report_texts(*(p.texts for p in pairs.values()), [sum(map(_size, rows)) for rows in found])
+    sizes = [sum(int(np.sum(x >= 0)) for x in rows[:2]) for rows in found]
+    report_texts(pairs["train"].texts, pairs["test"].texts, sizes)
     for split, (_, _, whole) in zip(pairs, found, strict=True):
         if not whole.all():
             say(
                 f"{np.sum(~whole):,} of {len(whole):,} targets of {split} are longer than "
                 f"--target-length {target_length} and cut: their answers can't be right"
             )
-    counts = [sum(counts_of(tokenizer, x) for x in rows[:2]) for rows in found]
-    check_unknown(tokenizer, *counts, "take a --pretrained that was trained on such text")
+    counts = [np.add(*(counts_of(tokenizer, x) for x in rows[:2])) for rows in found]
+    cure = "take a --pretrained that was trained on such text"
+    check_unknown(tokenizer, counts[0], counts[1], cure)
     return found
-
-
-def _size(rows: np.ndarray) -> int:
-    return int(np.sum(rows >= 0)) if rows.dtype != bool else 0
 
 
 def sentinel_ids(tokenizer: "Tokenizer") -> np.ndarray:

@@ -96,7 +96,8 @@ def fillings(
 
     def evaluate(state: Tree) -> Mapping[str, str]:
         found = jax.device_get(run(state, jax.random.key(seed), put(rows)))
-        return {"fillings": set_apart([filled(*x, sentinels, decode) for x in zip(*found)])}
+        texts = [filled(x, y, z, sentinels, decode) for x, y, z in zip(*found, strict=True)]
+        return {"fillings": set_apart(texts)}
 
     return Evaluator(
         evaluate,

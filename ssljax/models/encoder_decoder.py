@@ -77,8 +77,17 @@ class EncoderDecoder(nn.Module):
         """
         return self._next(token[:, None], cache, at, mask)
 
-    def _next(self, tokens: Array, cache: Cache, at: Array | int, mask: Array, **memory: Array):
-        h, cache = self.decoder(self.embed(tokens), cache=cache, at=at, memory_mask=mask, **memory)
+    def _next(
+        self,
+        tokens: Array,
+        cache: Cache,
+        at: Array | int,
+        mask: Array,
+        memory: Array | None = None,
+    ) -> tuple[Array, Cache]:
+        h, cache = self.decoder(
+            self.embed(tokens), cache=cache, at=at, memory=memory, memory_mask=mask
+        )
         return self.logits(h[:, -1]), cache
 
     def logits(self, h: Array) -> Array:
@@ -167,7 +176,8 @@ def beam_search(
     def more(carry, at):
         cache, alive, ended = carry
         last = alive[1][:, :, at - 1].reshape(-1)
-        logits, cache = model.apply(params, last, cache, at, mask, method="extend")
+        found: Any = model.apply(params, last, cache, at, mask, method="extend")
+        logits, cache = found
         alive, ended, beam = advance(logits, at, alive, ended)
         return (_of_beams(cache, beam), alive, ended), None
 
