@@ -7,7 +7,7 @@ with a vector of the class, and the class chooses scale and shift of the generat
     launch/local.sh experiments/projection.py --data cifar10 --widths 128 256 512 --lr 2e-4 \
         --epochs 200
 
-Digits, three seeds: FID of pixels .60 ± .22 (held-out digits .15), recall .18 ± .18 (held-out
+Digits, three seeds: FID of pixels .60 ± .21 (held-out digits .15), recall .18 ± .18 (held-out
 digits .96): each class has its digit, which hardly varies.
 """
 
