@@ -100,17 +100,18 @@ def descend(
     Returns the new parameters, the new optimizer state, and aux.
     """
     accumulation.needs_batch()
-    params, opt_state, (aux, _) = _descend(tx, lambda p, *_: loss(p), params, opt_state, (), ())
+    of = lambda params, *_: loss(params)
+    params, opt_state, (aux, _) = _descend(tx, of, params, opt_state, {}, None)
     return params, opt_state, aux
 
 
 def _descend(
     tx: optax.GradientTransformation,
-    loss: Callable[[Tree, Batch, Array], tuple[Array, Any]],
+    loss: Callable[[Tree, Batch, Any], tuple[Array, Any]],
     params: Tree,
     opt_state: Tree,
     batch: Batch,
-    key: Array,
+    key: Any,
 ) -> tuple[Tree, Tree, tuple[Any, Array]]:
     """A step down `loss(params, batch, key)`, in parts of the batch where `accumulated` asks.
 

@@ -50,8 +50,8 @@ def recomputed(block: Callable[..., Any], net: nn.Module, policy: Remat) -> Call
     """
     if policy == "none":
         return lambda *arrays: block(net, *arrays)
-    keep = {"policy": _products} if policy == "products" else {}
-    return lambda *arrays: nn.remat(block, **keep)(net, *arrays)
+    keep = _products if policy == "products" else None
+    return lambda *arrays: nn.remat(block, policy=keep)(net, *arrays)
 
 
 def _products(primitive: Any, *_: Any, **__: Any) -> bool:

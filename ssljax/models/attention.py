@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import math
 import re
-from typing import Literal
+from typing import Any, Literal
 from unittest import mock
 
 import flax.linen as nn
@@ -195,7 +195,8 @@ def splash_attention(
     t, _, d = q.shape[1:]
     block = max(size for size in (128, 256, 512) if t % size == 0)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
-    sizes = kernel.BlockSizes(**{f"block_{name}": block for name in names})
+    blocks: dict[str, Any] = {f"block_{name}": block for name in names}
+    sizes = kernel.BlockSizes(**blocks)
 
     def local(q: Array, k: Array, v: Array) -> Array:
         heads = q.shape[2]  # Of this device.
@@ -208,7 +209,8 @@ def splash_attention(
             interpret=interpret,
         )
         q, k, v = (x.swapaxes(1, 2) for x in (q / math.sqrt(d), k, v))
-        return jax.vmap(of_row)(q, k, v).swapaxes(1, 2)
+        y: Any = jax.vmap(of_row)(q, k, v)  # An array, without residuals.
+        return y.swapaxes(1, 2)
 
     if batch_parts() * tensor_parts() == 1:
         return local(q, k, v)

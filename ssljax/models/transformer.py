@@ -6,7 +6,7 @@ Vaswani et al., 2017, https://arxiv.org/abs/1706.03762.
 from collections.abc import Sequence
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -122,7 +122,8 @@ class Transformer(nn.Module):
         # Before norms, the sum over layers then has one layer's variance, as in GPT-2.
         last = 1 if post else 1 / math.sqrt((3 if across else 2) * self.layers)
         place = at + jnp.arange(t)
-        keys = jnp.arange(t if cache is None else cache[0][0].shape[1])  # Their places.
+        first: Any = cache and cache[0]
+        keys = jnp.arange(t if cache is None else first[0].shape[1])  # Their places.
         bias = None
         if self.positions == "relative":
             table = self.param("distances", normal(0.02), (BUCKETS, self.heads))
@@ -137,7 +138,7 @@ class Transformer(nn.Module):
         if memory_mask is not None:
             memory_mask = memory_mask[:, None, None, :]
 
-        def block(net, x, old, memory, mask, bias, memory_mask, i):
+        def block(net, x, old: Any, memory, mask, bias, memory_mask, i):
             y = x if post else norm_of(net, f"norm{i}a")(x)
             y = project(f"qkv{i}", 3)(y).reshape(n, t, 3, net.heads, -1)
             q, k, v = (y[:, :, j] for j in range(3))
