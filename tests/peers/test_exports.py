@@ -159,50 +159,65 @@ def test_transformers_of_text(row, make, net, arguments, tmp_path):
     del row.peers["torch"]
 
 
-@pytest.mark.parametrize("net", [T5, T5.clone(head_width=5, hidden=24)], ids=["t5", "head-width"])
-def test_transformers_of_text_to_text(row, net, tmp_path):
-    """`--to hf`: logits of T5 and its greedy answers and those of 4 beams, the tokens themselves
-
-    `T5ForConditionalGeneration` in float64, with padded inputs; its `generate` with no penalty.
-    """
+def exported_t5(row, net, tmp_path):
+    """A run of t5, transformers' net of its export, padded inputs, and these as it takes them."""
     torch = row.peer("torch")
     row.peer("transformers")
     save_run(t5, tmp_path / "run", net=net, length=16, batch_size=4, vocabulary=300)
     export(tmp_path / "run", "hf", tmp_path / "out")
     old = pretrained(tmp_path / "run", "EncoderDecoder")
-    theirs = loaded_by(tmp_path / "out", "net")
-    rng = np.random.default_rng(0)
-    inputs, targets = rng.integers(2, 400, (6, 12)), rng.integers(2, 400, (6, 7))
+    inputs = np.random.default_rng(0).integers(2, 400, (6, 12))
     inputs = np.where(np.arange(12) < np.array([[12], [7], [12], [1], [5], [9]]), inputs, -1)
-    before = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
     given = {
         "input_ids": torch.tensor(np.maximum(inputs, 0)),
         "attention_mask": torch.tensor((inputs >= 0).astype(int)),
     }
-    with torch.no_grad():
-        logits = theirs(**given, decoder_input_ids=torch.tensor(before)).logits
-    row.agree(old.model.apply(old.params, inputs, targets), logits, 1e-4)
-    # Logits that differ enough that rounding doesn't choose.
-    params = jax.tree.map(lambda x: x, old.params)
-    params["params"]["head"]["kernel"] = 3 * params["params"]["head"]["kernel"]
-    theirs.lm_head.weight.data *= 3
-    for beams in (1, 4):
-        how = dict(num_beams=beams, do_sample=False, max_new_tokens=8, length_penalty=0.0)
-        how |= {"early_stopping": "never"} if beams > 1 else {}
-        with torch.no_grad():
-            answers = theirs.generate(**given, **how).numpy()[:, 1:]
-        answers = np.pad(answers, ((0, 0), (0, 8 - answers.shape[1])))
-        ended = np.cumsum(answers == 1, axis=1) > 0
-        answer = jax.jit(
-            lambda p, x, n=beams: (
-                beam_search(old.model, p, x, 8, n)[0]
-                if n > 1
-                else decode(old.model, p, jax.random.key(0), x, 8)
-            )
-        )
-        found = answer(params, inputs)
-        row.agree(found, np.where(ended, -1, answers), 0)
     del row.peers["torch"]
+    return old, loaded_by(tmp_path / "out", "net"), inputs, given
+
+
+@pytest.mark.parametrize("net", [T5, T5.clone(head_width=5, hidden=24)], ids=["t5", "head-width"])
+def test_transformers_of_text_to_text(row, net, tmp_path):
+    """`--to hf`: logits of T5
+
+    `T5ForConditionalGeneration` in float64, with padded inputs.
+    """
+    old, theirs, inputs, given = exported_t5(row, net, tmp_path)
+    import torch
+
+    targets = np.random.default_rng(1).integers(2, 400, (6, 7))
+    before = torch.tensor(np.pad(targets[:, :-1], ((0, 0), (1, 0))))
+    with torch.no_grad():
+        logits = theirs(**given, decoder_input_ids=before).logits
+    row.agree(old.model.apply(old.params, inputs, targets), logits, 1e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_answers_of_text_to_text(row, beams, tmp_path):
+    """T5's greedy answers and those of 4 beams, the tokens themselves
+
+    `generate` of the exported net, without a penalty of the length.
+    """
+    old, theirs, inputs, given = exported_t5(row, T5, tmp_path)
+    import torch
+
+    # Logits that differ enough that rounding doesn't choose.
+    params = jax.tree.map(np.copy, old.params)
+    params["params"]["head"]["kernel"] *= 3
+    theirs.lm_head.weight.data *= 3
+    how = dict(num_beams=beams, do_sample=False, max_new_tokens=8, length_penalty=0.0)
+    how |= {"early_stopping": "never"} if beams > 1 else {}
+    with torch.no_grad():
+        answers = theirs.generate(**given, **how).numpy()[:, 1:]
+    answers = np.pad(answers, ((0, 0), (0, 8 - answers.shape[1])))
+    ended = np.cumsum(answers == 1, axis=1) > 0
+
+    def answer(params, x):
+        if beams > 1:
+            return beam_search(old.model, params, x, 8, beams)[0]
+        return decode(old.model, params, jax.random.key(0), x, 8)
+
+    row.agree(jax.jit(answer)(params, inputs), np.where(ended, -1, answers), 0)
 
 
 def test_stored_outputs(row):
