@@ -293,6 +293,12 @@ def test_collectives_of_hlo():
     assert found["collective-permute"].nodes == 1
 
 
+def test_a_kernels_text_with_brackets_ends_no_computation():
+    kernel = '  %k = f32[8,4]{1,0} custom-call(%w), backend_config={"a": {\n}}, metadata={}\n'
+    text = TEXT.replace("  %zero.1 =", f"{kernel}  %zero.1 =")
+    assert hlo.collectives(hlo.parse(text), 8, 4) == hlo.collectives(hlo.parse(TEXT), 8, 4)
+
+
 def test_groups_of_devices():
     for text, groups in [
         ("replica_groups={{0,1},{2,3}}", [[0, 1], [2, 3]]),

@@ -35,6 +35,7 @@ FREE = frozenset(
 )
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](\{[^{}]*\})?")
+HEAD = re.compile(r"(ENTRY )?%[\w.\-]+ \(.*\{$")  # Of a computation.
 NAME = re.compile(r"%([\w.\-]+)")
 
 
@@ -189,15 +190,12 @@ def parse(text: str) -> Module:
             table = line
         elif table and line[:1].isdigit():
             _add_row(module, table, line)
-        elif current is None and line.endswith("{") and not line.startswith("HloModule"):
-            table = ""
-            name = NAME.search(line)
-            if name:
-                current = module.computations.setdefault(name[1], {})
-                if line.startswith("ENTRY"):
-                    module.entry = name[1]
-        elif line.startswith("}"):
-            current = None
+        elif HEAD.match(line):
+            # Not where a bracket closes: a kernel's text may have such lines.
+            table, name = "", line.split("%", 1)[1].split(" ", 1)[0]
+            current = module.computations.setdefault(name, {})
+            if line.startswith("ENTRY"):
+                module.entry = name
         elif current is not None and (one := _instruction(line)):
             current[one.name] = one
     return module
@@ -328,13 +326,18 @@ def collectives(module: Module, devices: int, per_node: int) -> list[Collective]
 
 def _with_fusions(module: Module) -> Iterator[tuple[str, float, str]]:
     """Computations, those of fusions among them, how often they run, and the line of a fusion."""
-    for name, times in module.times().items():
+
+    def visit(name: str, times: float, line: str) -> Iterator[tuple[str, float, str]]:
         inside = module.computations.get(name, {})
-        yield name, times, ""
+        yield name, times, line
         for one in inside.values():
             if one.op == "fusion":
-                line = _line_of(module, inside, one)
-                yield from ((inner, times, line) for inner in one.called())
+                own = _line_of(module, inside, one) or line
+                for inner in one.called():
+                    yield from visit(inner, times, own)
+
+    for name, times in module.times().items():
+        yield from visit(name, times, "")
 
 
 def _line_of(module: Module, inside: Mapping[str, Instruction], one: Instruction) -> str:
