@@ -161,7 +161,8 @@ def _machine_table(plans: dict[str, dict[str, Any]], machine: str) -> str:
     available = next(
         (m[machine]["available"] for m in plans.values() if "total" in m.get(machine, {})), 0
     )
-    return f"## {machine}, {amount(available)} a device\n\n" + _markdown(rows)
+    size = f", {amount(available)} a device" if available else ""
+    return f"## {machine}{size}\n\n" + _markdown(rows)
 
 
 def _what(key: str) -> str:
