@@ -298,7 +298,7 @@ def test_encoder_and_decoder(row):
             names |= {"up": block.linear1, "down": block.linear2}
             found |= {f"{name}{i}": dense(module) for name, module in names.items()}
             found |= {f"norm{i}a": norm(block.norm1), f"norm{i}b": norm(unit)}
-        return {"params": found}
+        return {"params": jax.tree.map(jnp.asarray, found)}
 
     ours = Transformer(2, 4, 24, norm="layer", positions="learned", unit="gelu", reach=32)
     both = weights(net.encoder), weights(net.decoder)
