@@ -10,6 +10,9 @@ https://arxiv.org/abs/2207.12598.
         --unet.blocks 2 --unet.attention 16 --unet.heads 1 --unet.groups 32 --flip \
         --batch-size 128 --lr 2e-4 --warmup 0.01 --decay 0.9999 --epochs 1000 \
         --sampling-steps 50
+
+Digits with `--epochs 25`, one seed, 138 s of CPU time with its evaluations: the FID of pixels is
+11.23 (untrained net 11.23, held-out digits 0.15), coverage 0.91 (held-out digits 0.95).
 """
 
 import jax
