@@ -157,7 +157,7 @@ class Transformer(nn.Module):
                 y = x if post else norm_of(net, f"norm{i}c")(x)
                 q = project(f"q{i}", 1)(y).reshape(n, t, net.heads, -1)
                 if memory is None:
-                    k, v = old[2:]
+                    k, v = old[2:]  # pyright: ignore[reportOptionalSubscript]
                 else:
                     size = (2, net.heads, inner // net.heads)
                     y = project(f"kv{i}", 2)(memory).reshape(n, -1, *size)
