@@ -43,6 +43,7 @@ import numpy as np
 import tyro
 
 from ssljax import flags, record
+from ssljax.backends import start_backends
 from ssljax.checkpoint import flatten
 from ssljax.data import augment
 from ssljax.data.image_sets import MIDDLE
@@ -95,6 +96,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(asked: Command) -> None:
+    start_backends()
     print(export(asked.run, asked.to, asked.out, asked.lane))
 
 

@@ -30,6 +30,7 @@ from tqdm import tqdm
 import tyro
 
 from ssljax import extras, flags
+from ssljax.backends import start_backends
 from ssljax.data.audio import read_wave, recordings_in
 from ssljax.data.decode import decoder, Unreadable
 from ssljax.data.documents import Documents
@@ -74,6 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(asked: Command) -> None:
     _writer(asked.out)  # Before anything is computed.
+    start_backends()
     run = load(asked.run, asked.lane)
     count = write_features(run, asked.folder, asked.out, asked.batch_size, asked.skip_bad)
     print(f"{asked.out}: features of {count:,} files")

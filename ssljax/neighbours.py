@@ -12,6 +12,7 @@ from PIL import Image
 import tyro
 
 from ssljax import sharding
+from ssljax.backends import start_backends
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import Evaluator
 from ssljax.evals.features import Encode, extractor, subset, Tree
@@ -81,6 +82,7 @@ def draw(
 
 
 if __name__ == "__main__":
+    start_backends()
     try:
         tyro.cli(draw)
     except InputError as e:

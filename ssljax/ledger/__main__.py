@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
+from ssljax.backends import start_backends
 from ssljax.errors import InputError
 from ssljax.ledger.commands import commands_today
 from ssljax.ledger.pages import render
@@ -131,6 +132,7 @@ def _shared(r: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    start_backends()
     try:
         tyro.cli(write)
     except InputError as e:
