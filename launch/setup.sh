@@ -9,15 +9,16 @@ set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$checkout/.venv/bin/python
 
-extras=all${1:+,$1}
+extras=all
 case ${1:-} in
-  cuda*|tpu) ;;
+  cuda*|tpu) extras="$extras,$1" ;;
   *)
     if nvidia-smi -L >/dev/null 2>&1; then
       extras="$extras,cuda12"
     elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then
       extras="$extras,tpu"
     fi
+    extras=$extras${1:+,$1}
     ;;
 esac
 
@@ -52,7 +53,7 @@ stamp=$checkout/.venv/.ssljax-$(
 )
 if [ "${1:-}" = --installed ]; then
   [ -x "$python" ] || die "there is no $checkout/.venv: run launch/setup.sh cuda12 (or tpu) first."
-elif [ ! -e "$stamp" ] || ! grep -qxF "$extras" "$stamp"; then
+elif [ ! -e "$stamp" ] || ! grep -qE "^$extras(,|$)" "$stamp"; then  # More may be installed.
   install
   echo "$extras" >> "$stamp"
 fi

@@ -93,8 +93,12 @@ def test_extras_for_tests_and_gpus(checkout, tmp_path):
     done, asked = checkout("test.sh", "-k", "loop")
     assert done.stdout.startswith(f"python -m pytest -k loop; in {tmp_path};")
     assert asked.splitlines()[-1].endswith("[all,test]")
+    done, asked = checkout("local.sh", "x.py")
+    assert done.returncode == 0 and asked == ""  # What tests need has what a run needs.
     done, asked = checkout("local.sh", "x.py", nvidia_smi="echo GPU 0")
     assert done.returncode == 0 and asked.splitlines()[-1].endswith("[all,cuda12]")
+    done, asked = checkout("test.sh", nvidia_smi="echo GPU 0")
+    assert done.returncode == 0 and asked.splitlines()[-1].endswith("[all,cuda12,test]")
 
 
 def test_old_python_error(checkout):
