@@ -37,8 +37,10 @@ def unbroken():
     )
     patch = pytest.MonkeyPatch()
     patch.setattr("ssljax.sharding.make_mesh", lambda *_, **__: mesh)
-    yield digest(train(tiny()))
-    patch.undo()
+    try:
+        return digest(train(tiny()))
+    finally:
+        patch.undo()
 
 
 def test_two_runs_are_equal_and_seeds_differ(unbroken):

@@ -16,8 +16,8 @@ from experiments.byol import byol
 from experiments.dino import dino
 from experiments.finetune import finetune
 from experiments.finetune_text import finetune_text
-from experiments.gpt import gpt
 from experiments.inpainting import inpainting
+from experiments.lstm import lstm
 from experiments.mae import mae
 from experiments.rotation import rotation
 from experiments.simclr import simclr
@@ -31,6 +31,7 @@ from ssljax.data.views import MultiCrop, Views
 from ssljax.errors import InputError
 from ssljax.models.convnet import ConvNet
 from ssljax.models.mlp import MLP
+from ssljax.models.rnn import RNN
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import ViT
 from ssljax.pretrained import encoder_of, pretrained, pretrained_or_new
@@ -417,10 +418,10 @@ def test_encoder_of_ones_own_is_given_as_a_module(tmp_path, one_device):
 
 
 def test_runs_that_cannot_encode_are_one_sentence(tmp_path, one_device):
-    text = tmp_path / "gpt"
-    arguments = dict(net=NET, length=16, batch_size=8)
-    exp = replace(gpt(**arguments), num_steps=1, evals={})
-    file = inspect.getsourcefile(inspect.unwrap(gpt))
+    text = tmp_path / "lstm"
+    arguments = dict(tokens="characters", rnn=RNN(layers=1, width=8), batch_size=8)
+    exp = replace(lstm(**arguments), num_steps=1, evals={})
+    file = inspect.getsourcefile(inspect.unwrap(lstm))
     train(exp, Run(workdir=str(text)), record.computes_of(arguments), file)
     with pytest.raises(InputError, match="has no encode: compute features from the arrays"):
         load(text).encode(np.zeros((2, 16), np.int32))
