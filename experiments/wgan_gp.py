@@ -3,6 +3,9 @@
     launch/local.sh experiments/wgan_gp.py              # digits, on a laptop CPU
     launch/local.sh experiments/wgan_gp.py --data cifar10 --widths 128 256 512 --lr 1e-4 \
         --epochs 200
+
+Digits, three seeds: FID of pixels .12 ± .01 (held-out digits .15, untrained 11.5), recall .91 ± .04
+(held-out digits .96).
 """
 
 import jax
