@@ -553,14 +553,21 @@ def _language_model(run: Loaded) -> Exported:
     config |= {f"{k}_token_id": id_of(token) for k, token in ids.items()}
     if config["model_type"] == "eurobert":
         config |= {"mask_token_id": id_of("[MASK]")}
+    return _with_tokenizer(theirs, config, tokens, rows, old, "AutoModel")
+
+
+def _with_tokenizer(
+    theirs: Arrays, config: dict, tokens: dict[str, str], rows: int, old: Any, loader: str
+) -> Exported:
+    """What transformers reads by its class `loader`: a text net's arrays, and its tokenizer."""
     tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": rows} | tokens
     card = {
         "architecture": json.loads(old.files["net.json"]),
         "preprocessing": {"tokenizer": "tokenizer.json", "length": rows},
     }
     load = [
-        "from transformers import AutoModel, AutoTokenizer",
-        'net = AutoModel.from_pretrained("{folder}")',
+        f"from transformers import {loader}, AutoTokenizer",
+        f'net = {loader}.from_pretrained("{{folder}}")',
         'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
     ]
     files = {
@@ -610,23 +617,9 @@ def _t5(run: Loaded) -> Exported:
         "dtype": "float32",
     }
     rows = int(run.record["computes"]["length"])
-    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": rows}
-    tokenizer |= {"pad_token": PAD_AND_STOP[0], "eos_token": PAD_AND_STOP[1]}
-    card = {
-        "architecture": json.loads(old.files["net.json"]),
-        "preprocessing": {"tokenizer": "tokenizer.json", "length": rows},
-    }
-    load = [
-        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
-        'net = AutoModelForSeq2SeqLM.from_pretrained("{folder}")',
-        'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
-    ]
-    files = {
-        "config.json": json.dumps(config, indent=1),
-        "tokenizer.json": old.tokenizer.to_str(),
-        "tokenizer_config.json": json.dumps(tokenizer, indent=1),
-    }
-    return Exported(to_theirs(t5(net), arrays), card, load, files)
+    tokens = {"pad_token": PAD_AND_STOP[0], "eos_token": PAD_AND_STOP[1]}
+    theirs = to_theirs(t5(net), arrays)
+    return _with_tokenizer(theirs, config, tokens, rows, old, "AutoModelForSeq2SeqLM")
 
 
 EUROBERT = "eurobert", "EuroBertForMaskedLM"

@@ -7,6 +7,7 @@ import itertools
 import json
 import pathlib
 import re
+from typing import Any
 import unicodedata
 import zlib
 
@@ -183,13 +184,7 @@ def _json_lines(path: pathlib.Path) -> Iterator[str]:
         if not line.strip():
             continue
         where = f"{path}, line {number},"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise InputError(
-                f"{where} is not JSON ({e}): each line must be an object with a text, such as "
-                '{"text": "..."}.'
-            ) from None
+        row = _json_of(line, where, 'an object with a text, such as {"text": "..."}')
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(text, str):
             raise InputError(
@@ -198,6 +193,14 @@ def _json_lines(path: pathlib.Path) -> Iterator[str]:
         if "\\u" in line:
             _check_unicode(text, where)
         yield text
+
+
+def _json_of(line: str, where: str, must_be: str) -> Any:
+    """What a line holds; InputError with its place, and what it must be, where that is no JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{where} is not JSON ({e}): each line must be {must_be}.") from None
 
 
 def read_pairs(path: pathlib.Path) -> Iterator[tuple[str, str]]:
@@ -212,13 +215,7 @@ def read_pairs(path: pathlib.Path) -> Iterator[tuple[str, str]]:
             continue
         where, n = f"{path}, line {number},", n + 1
         if jsonl:
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as e:
-                raise InputError(
-                    f"{where} is not JSON ({e}): each line must be an object such as "
-                    '{"input": "...", "target": "..."}.'
-                ) from None
+            row = _json_of(line, where, 'an object such as {"input": "...", "target": "..."}')
             pair = [row.get(k) if isinstance(row, dict) else None for k in ("input", "target")]
             if not all(isinstance(text, str) for text in pair):
                 raise InputError(
