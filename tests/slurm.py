@@ -11,8 +11,8 @@ import subprocess
 import time
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
-# Two devices that exist stand for GPUs. Credentials that end early let a job that was queued again
-# start soon.
+# Two devices that exist stand for GPUs. A job that was queued again starts when the credentials of
+# its first start have ended, here after 5 s (Slurm refuses it before, so a test must not hurry it).
 CONF = """ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={ports[0]}
@@ -32,7 +32,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=0,sched_min_interval=0
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1
 GresTypes=gpu
 MpiDefault=none
 NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 CPUs=4 Gres=gpu:2

@@ -83,7 +83,6 @@ def test_run_of_two_tasks_goes_on_after_a_requeue_in_an_evaluation(cluster, chec
     cluster.run("scancel", "--batch", "--signal=USR1", job)
     assert cluster.wait(job, "PENDING", "FAILED", "COMPLETED") == "PENDING", log.read_text()
     (folder / "resumed").touch()
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", log.read_text()
     said = log.read_text()
     assert "2 processes, 2 parts of each batch" in said and said.count("all is saved") == 1
@@ -134,7 +133,6 @@ def test_one_task_of_an_array_is_queued_again(cluster, checkout):
     cluster.wait(f"{job}_2", "PENDING")
     assert cluster.state(f"{job}_1") == "RUNNING"
     (folder / "again").touch()
-    cluster.run("scontrol", "update", f"JobId={job}_2", "StartTime=now")
     for task in (1, 2):
         cluster.wait(f"{job}_{task}", "COMPLETED")
     said = [(folder / f"log{task}").read_text() for task in (1, 2)]
