@@ -57,17 +57,20 @@ def one_device(devices):
 
 
 def pytest_addoption(parser):
-    """--long runs the costly tests of every experiment, rather than of every third one."""
+    """--long runs the costly tests of every experiment, rather than of some."""
     parser.addoption("--long", action="store_true", help="all costly tests of all experiments")
 
 
 @pytest.fixture
 def costly(request):
-    """costly(number): skips two of three tests of a kind, unless --long or -k asks for them."""
+    """costly(number): skips two of three tests of a kind, unless --long or -k asks for them.
 
-    def skip(number: int) -> None:
+    costly(number, of=n) skips n - 1 of n.
+    """
+
+    def skip(number: int, of: int = 3) -> None:
         option = request.config.option
-        if number % 3 and not (option.long or option.keyword):
-            pytest.skip("a third of these runs unless --long or -k is given")
+        if number % of and not (option.long or option.keyword):
+            pytest.skip("only some of these run unless --long or -k is given")
 
     return skip

@@ -28,6 +28,7 @@ SMALL = {
     "net": Transformer(2, 2, 16, dropout=0.1),
     "unet": TimeUNet(widths=(8, 16), heads=2, groups=4),
     "sampling_steps": 4,
+    "importance": 500,
     "length": 16,
     "vocabulary": 512,
     "predictor": MLP((16, 128), norm=True),

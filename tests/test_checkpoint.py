@@ -157,19 +157,19 @@ def test_a_checkpoint_is_restored_in_another_layout(saved):
 
 
 def test_flipped_bits_in_any_file_never_give_wrong_weights(saved, tmp_path, capfd):
-    """Sixty bits, spread over all files of the newest step."""
+    """Two or three bits of each file of the newest step."""
     rng = np.random.default_rng(0)
     files = sorted(f for f in (saved / "checkpoints" / "20").rglob("*") if f.stat().st_size)
     files = [f for f in files if f.is_file()]
     steps = []
-    for trial in range(60):
+    for trial in range(24):
         folder = shutil.copytree(saved, tmp_path / str(trial))
         file = folder / files[trial % len(files)].relative_to(saved)
         content = bytearray(file.read_bytes())
         content[rng.integers(len(content))] ^= 1 << rng.integers(8)
         file.write_bytes(content)
         steps += [loaded(folder), restored(folder)]
-    assert set(steps) == {10, 20} and steps.count(10) > 20
+    assert set(steps) == {10, 20} and steps.count(10) > 8
     said = capfd.readouterr()
     assert "Traceback" not in said.err + said.out and "Error" not in said.err
     assert said.out.count("Note: Damaged checkpoints") == steps.count(10)

@@ -148,7 +148,7 @@ LOWERED = [
 
 @pytest.mark.parametrize("command", LOWERED, ids=name_of)
 def test_steps_lower_for_gpus_at_full_size(command, costly, monkeypatch, constants, tmp_path):
-    costly(LOWERED.index(command))
+    costly(LOWERED.index(command), of=6)
     monkeypatch.chdir(tmp_path)
     exp = called(monkeypatch, command, build=True)
     batch = {
