@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from ssljax.errors import InputError
+
 F = TypeVar("F", bound=Callable)
 Read = dict[str, dict[str, dict[str, Any]]]  # {name: {part: {"count", "digest"}}}
 
@@ -40,12 +42,18 @@ def reported(what: str) -> Callable[[F], F]:
     """Decorator of a reader `read(name, split, ...)` of sets that reports what it returns.
 
     Sets read within it, to make this one up, are not reported. A set's content is its attributes
-    `labels`, `class_names` and, where it is not in memory, `files`, else `image` or `text`.
+    `labels`, `class_names` and, where it is not in memory, `files`, else `image` or `text`. An
+    empty name, which as a path is the current folder, is an InputError.
     """
 
     def decorate(read: F) -> F:
         @functools.wraps(read)
         def call(name: str, split: str, *args: Any, **kwargs: Any) -> Any:
+            if not name.strip():
+                raise InputError(
+                    "The name of the data is empty: give a set or a folder as --data (of the "
+                    "current folder: .)."
+                )
             asked = _read.get()
             token = _read.set(None)
             try:

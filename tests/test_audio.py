@@ -198,7 +198,12 @@ class TestRecordings:
         np.testing.assert_array_equal(found["image"], whole.read(at)["image"])
         np.testing.assert_array_equal(found["label"], whole.labels[at])
         assert rest.class_names == ["a", "b", "c"]
-        assert f"Left out: 1 that can't be read. {bad}" in capsys.readouterr().out
+        assert f"Left out: 1 that can't be read, such as: {bad}" in capsys.readouterr().out
+
+    def test_one_recording_leaves_none_to_test_on(self, tmp_path):
+        write(tmp_path / "0.wav", tone(200, 8000, 2))
+        with pytest.raises(InputError, match="has too few files to hold some out to test on"):
+            audio.recordings(str(tmp_path), "test", 1000)
 
     def test_folder_of_bad_files_is_a_sentence(self, tmp_path):
         for i in range(3):

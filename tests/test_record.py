@@ -15,8 +15,10 @@ import pytest
 import ssljax
 from ssljax import cli, fingerprint, InputError, record, Run, train
 from ssljax.data import feed, images
+from ssljax.data.audio import recordings
 from ssljax.data.documents import documents, labelled_documents
 from ssljax.data.sources import Arrays, OnDisk
+from ssljax.data.text_pairs import text_pairs
 from ssljax.lock import lock
 from tests.conftest import ROOT
 from tests.tiny import tiny
@@ -197,6 +199,14 @@ def test_streamed_sets_have_names_and_sizes_as_their_fingerprint(tmp_path, monke
     assert changed["digest"] != first["digest"] and changed["count"] == 37
     (tmp_path / "a" / "class0" / "001.bmp").rename(tmp_path / "a" / "class0" / "001b.bmp")
     assert read(tmp_path / "a")["digest"] != first["digest"]
+
+
+@pytest.mark.parametrize("read", [images, documents, labelled_documents, text_pairs, recordings])
+def test_an_empty_name_is_not_the_current_folder(read, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("", " "):
+        with pytest.raises(InputError, match="name of the data is empty"):
+            read(name, "train", *[100] * (read is recordings))
 
 
 def test_texts_are_reported_by_the_name_given(tmp_path):

@@ -414,7 +414,7 @@ def test_files_of_pairs(tmp_path):
     lines = "".join(f"{a}\t{b}\n" for a, b in PAIRS) + "\n"
     (tmp_path / "p.tsv").write_text(lines)
     with gzip.open(tmp_path / "q.tsv.gz", "wt") as file:
-        file.write(lines.replace("\n", "\r\n"))
+        file.write("Input\tTarget\n" + lines.replace("\n", "\r\n"))
     objects = [json.dumps({"input": a, "target": b, "id": 1}) for a, b in PAIRS]
     (tmp_path / "r.jsonl").write_text("\n".join(objects))
     for name in ("p.tsv", "q.tsv.gz", "r.jsonl"):
@@ -443,6 +443,8 @@ def test_folders_of_pairs(tmp_path):
         ("p.tsv", "a\t \nc\td\n", "empty input or target"),
         ("p.tsv", "\n", "empty"),
         ("p.tsv", "a\tb\n", "one pair"),
+        ("p.tsv", "Input\tTarget\n", "empty"),
+        ("p.tsv", 'a\t"b"\n"c ""d"" e"\tf\n', "line 2, has a text in quotes that doubles"),
         ("p.jsonl", '{"text": "a"}\n', "no input and target"),
         ("p.jsonl", '{"input": "a", "target": 3}\n', "no input and target"),
         ("p.jsonl", "{\n", "not JSON"),

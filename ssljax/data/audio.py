@@ -121,6 +121,7 @@ def recordings(
         )
     files = find_files(root, RECORDINGS, named, bool(whole))
     say(files.line)
+    files.check(split)
     labels, names = files.labels[split], files.classes(split)
     # A quarter of a million of `Path`s take seconds to make.
     paths = [os.path.join(root, name) for name in files.names[split]]
@@ -284,7 +285,8 @@ def _print_found(
     if rest := np.maximum(0, samples - counts * length).sum():
         lines[0] += f". Left out: {_time(rest / rate)}, ends shorter than half a window"
     if bad:
-        lines.append(f"Left out: {len(bad):,} that can't be read. {next(iter(bad.values()))}")
+        one = next(iter(bad.values())).removesuffix(f": {REMOVE}")
+        lines.append(f"Left out: {len(bad):,} that can't be read, such as: {one}")
     loud = max(found, key=lambda r: r.peak)
     if loud.peak > 1:
         lines.append(

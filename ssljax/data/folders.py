@@ -129,13 +129,17 @@ class Found:
     line: str  # How many files were found, and what was left out, to be printed.
 
     def paths(self, split: str) -> list[pathlib.Path]:
-        """Files of a split; InputError where there is none, for want of files to hold out."""
+        """Files of a split; InputError as of `check`."""
+        self.check(split)
+        return [self.root / name for name in self.names[split]]
+
+    def check(self, split: str) -> None:
+        """InputError where a split has no files, for want of some to hold out."""
         if not self.names[split]:
             raise InputError(
                 f"{_show(self.root)} has too few files to hold some out to {split} on, no class of "
                 "two: add files."
             )
-        return [self.root / name for name in self.names[split]]
 
     def classes(self, split: str) -> list[str]:
         """Names of the classes; none for a split without labels."""
@@ -416,7 +420,7 @@ def _by_folders(
 ) -> _Reading:
     """Splits by the folders of one level: see above."""
     paths = {folder: folder.split("/") if folder else [] for folder in folders}
-    whole = _Reading({"train": folders}, {f: f for f in folders}, [], Counter(), {})
+    whole = _Reading({"train": dict(folders)}, {f: f for f in folders}, [], Counter(), {})
     total = sum(map(len, folders.values()))
     for depth in range(min(5, max(map(len, paths.values())))):
         at_depth = {path[depth] for path in paths.values() if len(path) > depth}

@@ -20,6 +20,8 @@ COMPRESSED = (".gz", ".zst")
 # No token reaches over such a place, nor does Unicode's composed form: after a line end between two
 # lines, or before a space between two words.
 PLACE = re.compile(r"(?<=\S)(?:\n(?=\S)|(?= \S))")
+# A text that CSV's writers have quoted, which is certain only where it holds a quote.
+QUOTED = re.compile(r'"([^"]|"")*[^"]""([^"]|"")*"')
 # Those of UTF-32 begin with those of UTF-16.
 MARKS: dict[bytes, tuple[str, Callable]] = {
     codecs.BOM_UTF8: ("UTF-8", codecs.utf_8_decode),
@@ -206,14 +208,15 @@ def _json_of(line: str, where: str, must_be: str) -> Any:
 def read_pairs(path: pathlib.Path) -> Iterator[tuple[str, str]]:
     """The pairs of a .tsv or .jsonl file, compressed or not, each in composed form.
 
-    A line of .tsv is the input, a tab and the target; of .jsonl, an object with the texts "input"
-    and "target". InputError with the place of what is wrong.
+    A line of .tsv is the input, a tab and the target, without quoting, after a first line "input",
+    tab, "target", if there is one; of .jsonl, an object with the texts "input" and "target".
+    InputError with the place of what is wrong.
     """
     jsonl, n = kind_of(path) == ".jsonl", 0
     for number, line in enumerate(_lines(_text(path)), 1):
         if not line.strip():
             continue
-        where, n = f"{path}, line {number},", n + 1
+        where = f"{path}, line {number},"
         if jsonl:
             row = _json_of(line, where, 'an object such as {"input": "...", "target": "..."}')
             pair = [row.get(k) if isinstance(row, dict) else None for k in ("input", "target")]
@@ -229,9 +232,17 @@ def read_pairs(path: pathlib.Path) -> Iterator[tuple[str, str]]:
                 f"{where} has {len(pair) - 1} tabs: each line must be an input, one tab and its "
                 "target (texts with tabs or line ends can be given as .jsonl)."
             )
+        elif number == 1 and [text.strip().lower() for text in pair] == ["input", "target"]:
+            continue
+        elif any(map(QUOTED.fullmatch, pair)):
+            raise InputError(
+                f"{where} has a text in quotes that doubles those within it, as CSV does: write "
+                "texts as they are, or as .jsonl."
+            )
         a, b = (compose(str(text).replace("\r\n", "\n")) for text in pair)
         if not a.strip() or not b.strip():
             raise InputError(f"{where} has an empty input or target: remove the line.")
+        n += 1
         yield a, b
     if not n:
         raise _is_empty(path)

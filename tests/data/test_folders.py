@@ -319,6 +319,17 @@ def test_another_folder_to_train_on(tmp_path):
     assert find_files(root, IMAGES, "unlabelled").labels == {"train": None, "test": None}
 
 
+@pytest.mark.parametrize("validation", [False, True])
+def test_one_folder_of_a_set_without_splits(tmp_path, validation):
+    root = make(tmp_path / "set", "a/%.png*30", "b/x/%.png*20", "c/%.png*10")
+    found = find_files(root, IMAGES, "b", validation)
+    names = [name for own in found.names.values() for name in own]
+    held_out_too = 20 - len(names)
+    assert all(name.startswith("b/x/") for name in names) and len(set(names)) == len(names)
+    assert 0 < len(found.names["test"]) < len(found.names["train"]) < 20
+    assert (held_out_too > 0) == validation and found.class_names == []
+
+
 def test_doubtful_folders_are_read_as_asked(tmp_path):
     root = make(tmp_path / "set", "2019/05/%.png*9", "2020/01/%.png*9")
     assert find_files(root, IMAGES, "classes").class_names == ["2019", "2020"]
