@@ -29,6 +29,8 @@ class Accumulation:
     how: str = ""  # "gradients" or "representations", once it is known.
     splits: bool = False  # Whether nets split what they are given (`by_parts`).
     whole: bool = True  # Whether the loss sees the whole batch.
+    sums: list[Array] | None = None  # Of a part, those that `mean_over_parts` is asked for;
+    means: Iterator[Array] | None = None  # and its answers, once they are known.
     normalises: bool = False  # Whether a BatchNorm uses the statistics of a part.
 
     def __str__(self) -> str:
@@ -46,10 +48,11 @@ _now: list[Accumulation] = []
 def accumulated(step: Callable, parts: int) -> tuple[Callable, Accumulation]:
     """`step` of an experiment with each batch in `parts` parts, and how, once it has been traced.
 
-    Of a loss that is a mean over examples, the gradients, metrics and floats of `extra` of the
-    parts are averaged: a teacher, a centre and batch statistics move once a step, as with the whole
-    batch. Each part starts from the state before the step and draws with a key of its own, so
-    noise, masks and crops are others than those of the whole batch, of the same distribution.
+    Of a loss that is a mean over examples, or over tokens (`mean_over_parts`), the gradients,
+    metrics and floats of `extra` of the parts are averaged: a teacher, a centre and batch
+    statistics move once a step, as with the whole batch. Each part starts from the state before the
+    step and draws with a key of its own, so noise, masks and crops are others than those of the
+    whole batch, of the same distribution.
     Perplexities and other metrics that are no means over examples are means over the parts.
 
     A loss that compares examples (`whole_batch`), or a queue, sees the whole batch: where the net
@@ -90,6 +93,23 @@ def rows(batch_size: int) -> int:
     return batch_size if not _now or _now[-1].whole else batch_size // _now[-1].parts
 
 
+def mean_over_parts(x: Array) -> Array:
+    """The mean over the parts of a batch of a number that depends on no parameter: a count.
+
+    A loss that divides a sum by a count which varies, of tokens for instance, divides by this, so
+    that the mean of the parts' losses is the loss of the whole batch. Without parts it is `x`. Call
+    it in the loss itself, not in a function that JAX transforms there.
+    """
+    if not _now or _now[-1].whole:
+        return x
+    found = _now[-1]
+    if found.means is not None:
+        return next(found.means)
+    if found.sums is not None:
+        found.sums.append(x)
+    return x
+
+
 def value_and_grad(loss: Callable, params: Tree, batch: Tree, key: Array) -> tuple[Tree, Tree]:
     """((value, aux), gradient) of `loss(params, batch, key)`, in parts where a step is to be."""
     of = jax.value_and_grad(loss, has_aux=True)
@@ -98,10 +118,11 @@ def value_and_grad(loss: Callable, params: Tree, batch: Tree, key: Array) -> tup
     found = _now[-1]
     n, parts = found.parts, jax.tree.map(lambda x: _split(x, found.parts), batch)
     first = jax.tree.map(lambda x: x[0], parts)
-    found.whole = False
+    found.whole, found.sums = False, []
     try:
         with nn.intercept_methods(_notice(found)):
             jaxpr, shapes = jax.make_jaxpr(of, return_shape=True)(params, first, key)
+        means = _means(found, loss, params, parts, key) if found.sums else []
     except _ComparesExamples:
         found.whole = True
         return _cached(found, of, params, batch, key)
@@ -116,6 +137,7 @@ def value_and_grad(loss: Callable, params: Tree, batch: Tree, key: Array) -> tup
 
         def add(total, i_part):
             i, part = i_part
+            found.means = iter(means)
             new = of(params, part, jax.random.fold_in(key, i))
             return jax.tree.map(lambda a, b: a + b / n if _is_float(b) else b, total, new), None
 
@@ -124,7 +146,20 @@ def value_and_grad(loss: Callable, params: Tree, batch: Tree, key: Array) -> tup
         found.how = "gradients"
         return jax.tree.map(lambda x, like: x.astype(like.dtype), total, shapes)
     finally:
-        found.whole = True
+        found.whole, found.sums, found.means = True, None, None
+
+
+def _means(found: Accumulation, loss: Callable, params: Tree, parts: Tree, key: Array) -> Tree:
+    """What `mean_over_parts` returns, by a pass over the parts that computes nothing else."""
+
+    def sums(_, i_part):
+        i, part = i_part
+        found.sums = []
+        loss(params, part, jax.random.fold_in(key, i))
+        return None, found.sums
+
+    every = jax.lax.scan(sums, None, (jnp.arange(found.parts), parts))[1]
+    return [x.mean(0) for x in every]
 
 
 def needs_batch() -> None:

@@ -13,6 +13,7 @@ import pytest
 from ssljax import alternate, descend, ema, InputError, minimize, Run, sharding, train, TrainState
 from ssljax.accumulation import accumulated, by_parts
 from ssljax.losses.infonce import enqueue, info_nce_loss, nt_xent_loss
+from ssljax.losses.language import masked_lm_loss
 from ssljax.losses.redundancy import barlow_twins_loss, vicreg_loss
 from ssljax.models.encoder import Chain
 from ssljax.models.mlp import MLP
@@ -20,6 +21,7 @@ from ssljax.models.transformer import LanguageModel, Transformer
 from tests.test_experiments import FILES, make
 from tests.tiny import tiny
 
+KEY = jax.random.key(1)
 TX = optax.adam(1e-2)
 BATCH = {"image": jax.random.normal(jax.random.key(7), (24, 6)), "label": jnp.arange(24) % 3}
 
@@ -33,8 +35,7 @@ def same(a, b, atol=3e-6):
 def both(step, state, parts):
     """The new state and metrics of a step of the whole batch, in parts, and how."""
     other, found = accumulated(step, parts)
-    key = jax.random.key(1)
-    return jax.jit(step)(state, BATCH, key), jax.jit(other)(state, BATCH, key), found
+    return jax.jit(step)(state, BATCH, KEY), jax.jit(other)(state, BATCH, KEY), found
 
 
 @pytest.mark.parametrize("parts", [2, 3])
@@ -109,9 +110,28 @@ def test_a_net_by_parts_draws_with_keys_of_its_own():
             z = z.at[i::3].set(part)
         return info_nce_loss(z, z[::-1]), (state.extra, {"loss": info_nce_loss(z, z[::-1])})
 
-    state, key = TrainState.create(TX, jnp.ones((6, 4)) + jnp.eye(6, 4)), jax.random.key(1)
-    found = jax.jit(accumulated(minimize(TX, loss), 3)[0])(state, BATCH, key)
-    same(jax.jit(minimize(TX, wanted))(state, BATCH, key), found, atol=2e-5)
+    state = TrainState.create(TX, jnp.ones((6, 4)) + jnp.eye(6, 4))
+    found = jax.jit(accumulated(minimize(TX, loss), 3)[0])(state, BATCH, KEY)
+    same(jax.jit(minimize(TX, wanted))(state, BATCH, KEY), found, atol=2e-5)
+
+
+def test_a_mean_over_tokens_is_that_of_the_whole_batch():
+    """Rows have from 1 to 5 tokens that count, and two rows none: parts have other numbers."""
+    weight = np.arange(5) < np.r_[np.tile(np.arange(1, 6), 5)[:22], 0, 0][:, None]
+    tokens = jax.random.randint(jax.random.key(2), (24, 5), 0, 7)
+    batch = {"image": BATCH["image"], "target": tokens, "weight": jnp.asarray(weight)}
+
+    def loss(params, state, batch, key):
+        logits = (batch["image"] @ params).reshape(-1, 5, 7)
+        value = masked_lm_loss(logits, batch["target"], batch["weight"])
+        return value, (state.extra, {"loss": value})
+
+    state = TrainState.create(TX, jax.random.normal(jax.random.key(3), (6, 35)))
+    for parts in (2, 12):
+        split = accumulated(minimize(TX, loss), parts)[0]
+        for given in (batch, batch | {"weight": jnp.zeros((24, 5))}):
+            whole = jax.jit(minimize(TX, loss))(state, given, KEY)
+            same(whole, jax.jit(split)(state, given, KEY), atol=2e-5)
 
 
 def test_players_in_alternation():
@@ -160,8 +180,8 @@ def test_draws_of_parts_differ():
 
     state = TrainState.create(TX, jnp.ones(6))
     step = jax.jit(accumulated(minimize(TX, loss), 2)[0])
-    metrics = step(state, BATCH, jax.random.key(1))[1]
-    keys = [jax.random.fold_in(jax.random.key(1), i) for i in range(2)]
+    metrics = step(state, BATCH, KEY)[1]
+    keys = [jax.random.fold_in(KEY, i) for i in range(2)]
     wanted = np.mean([jax.random.normal(key, (12, 6)).mean() for key in keys])
     np.testing.assert_allclose(metrics["all"], wanted, rtol=1e-5)
 
@@ -187,9 +207,9 @@ def test_what_cannot_be_accumulated_says_so():
         (own, "this experiment has a step of its own"),
     ):
         with pytest.raises(InputError, match=sentence):
-            jax.eval_shape(accumulated(step, 2)[0], state, BATCH, jax.random.key(1))
+            jax.eval_shape(accumulated(step, 2)[0], state, BATCH, KEY)
     with pytest.raises(InputError, match="--run.accumulate 5 can't split the 24 examples"):
-        jax.eval_shape(accumulated(minimize(TX, carries), 5)[0], state, BATCH, jax.random.key(1))
+        jax.eval_shape(accumulated(minimize(TX, carries), 5)[0], state, BATCH, KEY)
 
 
 COMPARES = [

@@ -7,6 +7,7 @@ from jax import Array
 import jax.numpy as jnp
 import optax
 
+from ssljax.accumulation import mean_over_parts
 from ssljax.errors import InputError
 from ssljax.sharding import over_batch
 
@@ -132,7 +133,8 @@ def masked_lm_loss(logits: Array, targets: Array, weight: Array) -> Array:
 
     `logits` (n, k, v), `targets` and `weight` (n, k): Devlin et al., 2018, section 3.1.
     """
-    return jnp.sum(weight * token_nll(logits, targets)) / jnp.maximum(weight.sum(), 1)
+    count = mean_over_parts(jnp.sum(weight, dtype=jnp.float32))
+    return jnp.sum(weight * token_nll(logits, targets)) / jnp.where(count > 0, count, 1)
 
 
 def replace_tokens(key: Array, logits: Array, masked: MaskedTokens) -> tuple[Array, Array]:
