@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 import functools
 from typing import Any, TYPE_CHECKING
+import warnings
 
 import jax
 from jax import Array
@@ -197,12 +198,10 @@ def samples(
         images = np.asarray(run(state))
         return {"samples": grid(images.reshape(rows, columns, *images.shape[1:]))}
 
-    by_row = f" From the top: {', '.join(names)}." if names else ""
-    caption = f"Samples, from the same noise at each step. None is an original.{by_row}"
     return Evaluator(
         evaluate,
         pictures=True,
-        captions={"samples": caption},
+        captions={"samples": _of_samples(names)},
         trace=lambda state: jax.eval_shape(run, state),
     )
 
@@ -213,12 +212,14 @@ def denoising(
     columns: int = 8,
     seed: int = 0,
     most: int = 16,
+    names: Sequence[str] = (),
 ) -> Evaluator:
-    """`animation` of samples as they are made from noise, and a `strip` of some of them.
+    """`samples`, an `animation` of them as they are made from noise, and a `strip` of some.
 
     `path(state, key, n)` gives the points of a sampler, (steps, n, H, W, 1 or 3) in [0, 1], from
-    the noise to the samples. The animation has at most `most` of them, evenly spread, of `rows` x
-    `columns` samples, row by row; the strip has `columns` of them, of the first of each row.
+    the noise to the samples; the noise is the same each time. The samples are `rows` x `columns`,
+    row by row. The animation has at most `most` points, evenly spread; the strip has `columns` of
+    them, of the first sample of each row. `names` of the rows are for the caption.
     """
 
     @gathered
@@ -232,6 +233,7 @@ def denoising(
         moving, strip = map(np.asarray, run(state))
         frames = moving.reshape(len(moving), rows, columns, *moving.shape[2:])
         return {
+            "samples": grid(frames[-1]),
             "animation": np.stack([grid(frame, cell=24) for frame in frames]),
             "strip": grid(strip.swapaxes(0, 1)),
         }
@@ -240,11 +242,18 @@ def denoising(
         evaluate,
         pictures=True,
         captions={
+            "samples": _of_samples(names),
             "animation": "Samples as they are made, from the same noise at each step.",
             "strip": "Some of them: a row for each sample, from the noise to the sample.",
         },
         trace=lambda state: jax.eval_shape(run, state),
     )
+
+
+def _of_samples(names: Sequence[str]) -> str:
+    """A caption; `names` are those of the rows."""
+    by_row = f" From the top: {', '.join(names)}." if names else ""
+    return f"Samples, from the same noise at each step. None is an original.{by_row}"
 
 
 def _spread(n: int, most: int) -> np.ndarray:
@@ -449,10 +458,16 @@ def scatter_figure(points: np.ndarray, labels: np.ndarray, names: Sequence[str])
     axes = figure.add_subplot(xticks=[], yticks=[])
     palette = colormaps["tab10" if len(names) <= 10 else "tab20" if len(names) <= 20 else "turbo"]
     colours = palette.resampled(len(names))(range(len(names)))
-    for c, name in enumerate(names):
+    drawn = [
         axes.scatter(*points[labels == c].T, s=8, color=colours[c], label=name)
+        for c, name in enumerate(names)
+    ]
     if len(names) <= 20:
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", markerscale=2)
+        lines = [" ".join(name.split()) for name in names]
+        short = [line if len(line) <= 30 else f"{line[:29]}…" for line in lines]
+        legend = figure.legend(drawn, short, loc="outside right upper", markerscale=2)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # A $ in a folder's name is no formula.
     return figure
 
 
@@ -461,7 +476,9 @@ def rendered(figure: "Figure") -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # It is drawn as a box.
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

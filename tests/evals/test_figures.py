@@ -2,6 +2,7 @@
 
 from matplotlib import colors
 import numpy as np
+import pytest
 
 from ssljax.evals.lag import lag_curves, lag_figure
 from ssljax.evals.likelihood import kl_figure
@@ -47,6 +48,19 @@ def test_scatter_shows_the_points_of_each_class_in_its_colour():
         assert dots.get_label() == names[c]
         seen.add(tuple(dots.get_facecolor()[0]))
     assert len(seen) == 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_legends_have_the_names_of_any_folders():
+    names = ["_noise_", r"$\frac$", "花", "a" * 200, "x\ny", "plain"]
+    points = np.random.default_rng(0).normal(size=(12, 2))
+    figure = scatter_figure(points, np.arange(12) % 6, names)
+    found = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert found == ["_noise_", r"$\frac$", "花", "a" * 29 + "…", "x y", "plain"]
+    picture = rendered(figure)
+    width = picture.shape[1]
+    assert figure.axes[0].get_window_extent().width > width / 2  # The legend leaves it room.
+    assert (picture[:, : width // 2] != 255).any()
 
 
 def test_rendered_figures_have_the_colours_drawn():
