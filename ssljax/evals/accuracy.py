@@ -33,7 +33,7 @@ def accuracy(logits: Encode, test: Any) -> Evaluator:
         }
 
     if not len(test):
-        raise InputError("A set to evaluate on is empty.")
+        raise InputError("A set to evaluate on is empty: add examples to the data.")
     run = average(measure, test, len(test))
     floor = 100 * float(np.bincount(test.labels).max() / len(test))
     return Evaluator(

@@ -26,7 +26,9 @@ def alignment_uniformity(
     """
     indices = subset(data, n, seed)
     if len(indices) < 2:
-        raise InputError(f"Uniformity needs 2 examples or more, not {len(indices)}.")
+        raise InputError(
+            f"Uniformity needs 2 test examples or more, not {len(indices)}: add some to the data."
+        )
     run = gathered(view)
 
     def evaluate(state: Tree) -> Mapping[str, float]:

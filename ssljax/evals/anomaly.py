@@ -41,10 +41,13 @@ def anomaly_auroc(
     strange = test.labels[indices] != normal_class
     if strange.all() or not strange.any():
         raise InputError(
-            f"The test set must hold images of class {normal_class} and of other classes."
+            f"The test set must hold images of class {normal_class} and of other classes: add some "
+            "of the kind that it lacks."
         )
     if len(normal) < k:
-        raise InputError(f"{len(normal)} normal images are too few for {k} neighbours.")
+        raise InputError(
+            f"{len(normal)} normal images are too few for {k} neighbours: add some to the data."
+        )
     check_shapes(normal, test)
     column = _column(score)
     extract = extractor(column)

@@ -157,7 +157,7 @@ def exact_answers(
     target that is most frequent in pairs["train"]. InputError where a -log p is not finite.
     """
     if not len(pairs["test"]):
-        raise InputError("A set to evaluate on is empty.")
+        raise InputError("A set to evaluate on is empty: add examples to the data.")
     at = subset(pairs["test"], n)
     inputs, targets, whole = (x[at] for x in rows)
     width, both = inputs.shape[1], np.concatenate([inputs, targets], axis=1)

@@ -30,7 +30,9 @@ def clusters(
     """
     k, indices, extract = k or data.num_classes, subset(data, n, seed), extractor(encode)
     if not 1 <= k <= len(indices):
-        raise InputError(f"{len(indices)} images can't be put into {k} clusters.")
+        raise InputError(
+            f"{len(indices)} images can't be put into {k} clusters: add some to the data."
+        )
     labels = data.labels[indices]
 
     @functools.cache

@@ -83,7 +83,7 @@ def examples(data: Any, n: int) -> jax.ShapeDtypeStruct:
 
 def _shape(data: Any) -> tuple[int, ...]:
     if not len(data):
-        raise InputError("A set to evaluate on is empty.")
+        raise InputError("A set to evaluate on is empty: add examples to the data.")
     return tuple(data.shape)
 
 
@@ -178,7 +178,7 @@ def in_parts(
     on the number of devices. InputError without indices; a signal to the run ends it between parts.
     """
     if not len(indices):
-        raise InputError("A set to evaluate on is empty.")
+        raise InputError("A set to evaluate on is empty: add examples to the data.")
     size = min(size, len(indices))
     room = round_up(size)
     with ThreadPoolExecutor(1) as pool:

@@ -54,7 +54,10 @@ def generated(
     real, held = subset(reference, most, seed), subset(test, n, seed)
     fewest = min(n, len(real), len(held))
     if fewest <= k:
-        raise InputError(f"{fewest} images are too few to compare: {k + 1} or more are needed.")
+        raise InputError(
+            f"{fewest} images are too few to compare: {k + 1} or more are needed both to train and "
+            "to test; add some to the data."
+        )
     check_shapes(reference, test)
     shape = tuple(reference.shape)
     extract, size = extractor(features.apply, features.batch_size), features.batch_size

@@ -50,7 +50,10 @@ def linear_probe(
     """
     classes = train.num_classes
     if len(train) < 2:
-        raise InputError(f"A linear probe needs 2 training images or more, not {len(train)}.")
+        raise InputError(
+            f"A linear probe needs 2 training images or more, not {len(train)}: add some to the "
+            "data."
+        )
     if not 0 <= train.labels.min() <= train.labels.max() < classes:
         raise InputError(f"A label of the training set is not in [0, {classes}).")
     check_shapes(train, test)
