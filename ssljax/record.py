@@ -376,7 +376,7 @@ def read_file(workdir: pathlib.Path, name: str, otherwise: str) -> str:
 def write_whole(file: pathlib.Path, text: str) -> None:
     """Writes a text whole or, where the disk is full or the run is killed, not at all."""
     part = file.with_name(f"{file.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")  # Names of any bytes.
     part.replace(file)
 
 

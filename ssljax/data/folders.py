@@ -675,7 +675,8 @@ def _chosen(
     line = "; ".join([line, *notes])
     if left or reading.left:
         line += f". Left out: {_counted(reading.left + left)}"
-    return Found(root, names, labels, classes, line)
+    # Names are drawn, logged and learned to write, so they must be Unicode.
+    return Found(root, names, labels, list(map(_show, classes)), line)
 
 
 def _counted(left: Counter) -> str:

@@ -407,6 +407,13 @@ def test_lists_of_texts_are_no_texts(tmp_path):
 # Links.
 
 
+def test_class_names_are_unicode(tmp_path):
+    root = make(tmp_path / "set", "caf\udce9/%\udce9.png*9", "tea/%.png*9")
+    found = find_files(root, IMAGES)
+    assert found.class_names == [r"caf\udce9", "tea"] and set(found.labels["train"]) == {0, 1}
+    assert all(path.is_file() for split in ("train", "test") for path in found.paths(split))
+
+
 def test_links_are_followed_and_loops_are_not(tmp_path):
     make(tmp_path / "elsewhere", "cat/%.png*9", "one.png")
     root = make(tmp_path / "set", "dog/%.png*9")
