@@ -423,16 +423,21 @@ def test_files_of_pairs(tmp_path):
         assert list(zip(train.text, train.targets)) == [*PAIRS[1:3], ("naïve", "é")]
 
 
-def test_folders_of_pairs(tmp_path):
+def test_folders_of_pairs(tmp_path, capsys):
     (tmp_path / "train.tsv").write_text("a\tb\nc\td\n")
     (tmp_path / "valid.tsv").write_text("e\tf\n")
     assert text_pairs(str(tmp_path), "train").targets == ["b", "d"]
     assert text_pairs(str(tmp_path), "test").targets == ["f"]
     (tmp_path / "test.tsv").write_text("g\th\n")
     assert text_pairs(str(tmp_path), "test").targets == ["h"]
-    (tmp_path / "train.tsv").rename(tmp_path / "others.tsv")
-    with pytest.raises(InputError, match="name the files train and test"):
-        text_pairs(str(tmp_path), "train")
+    assert "train.tsv to train; test.tsv to test; valid.tsv left out" in capsys.readouterr().out
+    (tmp_path / "train_2.jsonl").write_text('{"input": "i", "target": "j"}')
+    assert text_pairs(str(tmp_path), "train").targets == ["b", "d", "j"]
+    for old, new in (("train_2.jsonl", "others.jsonl"), ("train.tsv", "test_2.tsv")):
+        (tmp_path / old).rename(tmp_path / new)
+        with pytest.raises(InputError, match="name the files of pairs train and test"):
+            text_pairs(str(tmp_path), "train")
+        (tmp_path / "others.jsonl").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(

@@ -158,23 +158,24 @@ def _split_files(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
     InputError where one is of no split, or a split is missing.
     """
-    files = [f for f in sorted(folder.iterdir()) if f.is_file() and kind_of(f) == ".tsv"]
-    named = [f for f in sorted(folder.iterdir()) if f.is_file() and kind_of(f) == ".jsonl"]
-    named = [f for f in named if split_of(f.name.partition(".")[0])]
-    files = files or named
+    every = [f for f in sorted(folder.iterdir()) if f.is_file() and kind_of(f) in SUFFIXES]
+    split = {f: split_of(f.name.partition(".")[0]) for f in every}
+    # A .jsonl alone, named as no split, may be one of texts with classes.
+    if not any(kind_of(f) == ".tsv" or split[f] for f in every):
+        return {}
     found: dict[str, list[pathlib.Path]] = {}
-    for file in files:
-        found.setdefault(split_of(file.name.partition(".")[0]), []).append(file)
-    found["test"] = found.get("test") or found.get("val") or []
-    if files and (not found.get("train") or not found["test"]):
+    for file in every:
+        found.setdefault(split[file], []).append(file)
+    names = {s: ", ".join(f.name for f in files) for s, files in found.items()}
+    test = "test" if "test" in found else "val"
+    if "train" not in found or test not in found or not names.keys() <= {"train", "test", "val"}:
         raise InputError(
-            f"{folder} holds {', '.join(f.name for f in files)}: name the files train and test, as "
-            "in train.tsv and test.tsv."
+            f"{folder} holds {', '.join(names.values())}: name the files of pairs train and test, "
+            "as in train.tsv and test.tsv, and keep others elsewhere."
         )
-    if files:
-        names = [f"{', '.join(f.name for f in found[s])} to {s}" for s in ("train", "test")]
-        say(f"{folder}: {'; '.join(names)}")
-    return found if files else {}
+    unused = f"; {names['val']} left out" if test == "test" and "val" in found else ""
+    say(f"{folder}: {names['train']} to train; {names[test]} to test{unused}")
+    return {"train": found["train"], "test": found[test]}
 
 
 def text_rows(data: str, vocabulary: int, length: int) -> TokenRows:
