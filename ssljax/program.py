@@ -1,6 +1,7 @@
 """Compiled side of a run: how the state is laid out on devices, initialised and advanced."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 import dataclasses
 import functools
 from typing import Any, TYPE_CHECKING
@@ -81,6 +82,7 @@ class Program:
         self.lanes = run.lanes if run.lanes != "auto" else "loop" if slow else "vmap"
         # On a CPU, convolutions inside lax.scan run an order of magnitude slower.
         self.unroll = run.steps_per_call if slow else 1
+        self.ahead: Future | None = None  # Compiles the step, which its first call waits for.
 
     @property
     def platform(self) -> str:
@@ -205,23 +207,44 @@ class Program:
         out = (self.layouts, sharding.replicated(self.mesh))
         return jax.jit(scan_steps, donate_argnums=(0, 1), out_shardings=out)
 
+    def compile_ahead(self, state: Tree, fed: Sequence[Sequence[Tree]]) -> None:
+        """Starts to compile `update` for such arguments, on a thread that the first call waits for.
+
+        On a CPU and in one process alone: elsewhere compiling may measure kernels on the devices
+        that compute meanwhile.
+        """
+        if self.platform != "cpu" or jax.process_count() > 1:
+            return
+        lowered = self.compiled.lower(*self._calls(state, self.new_accumulator(), fed)[0])
+        pool = ThreadPoolExecutor(1, "compile")
+        self.ahead = pool.submit(lowered.compile)
+        pool.shutdown(wait=False)
+
     def update(
         self, state: Tree, metrics: Tree, fed: Sequence[Sequence[Tree]]
     ) -> tuple[Tree, Tree]:
         """Advances each seed by the k steps of `fed[seed][k]`; donates `state` and `metrics`."""
-        if self.vmapped:
-            stacked = tuple(jax.tree.map(_stack, *items) for items in zip(*fed, strict=True))
-            return self._call(state, metrics, self.stacked_keys, stacked)
-        if len(self.seeds) == 1:
-            return self._call(state, metrics, self.keys[0], tuple(fed[0]))
-        done = [
-            self._call(s, m, k, tuple(f))
-            for s, m, k, f in zip(state, metrics, self.keys, fed, strict=True)
-        ]
+        if self.ahead:
+            wait([self.ahead])  # Its error, if there was one, is that of the call below too.
+            self.ahead = None
+        done = [self._call(*args) for args in self._calls(state, metrics, fed)]
+        if self.vmapped or len(self.seeds) == 1:
+            return done[0]
         return [s for s, _ in done], [m for _, m in done]
 
-    def _call(self, state: Tree, metrics: Tree, key: jax.Array, fed: tuple) -> tuple[Tree, Tree]:
-        state, metrics = self.compiled(state, metrics, key, self.resident, fed)
+    def _calls(self, state: Tree, metrics: Tree, fed: Sequence[Sequence[Tree]]) -> list[tuple]:
+        """The arguments of each call of the compiled program, one for each seed unless vmapped."""
+        if self.vmapped:
+            stacked = tuple(jax.tree.map(_stack, *items) for items in zip(*fed, strict=True))
+            return [(state, metrics, self.stacked_keys, self.resident, stacked)]
+        states, metrics = (state, metrics) if len(self.seeds) > 1 else ([state], [metrics])
+        return [
+            (s, m, k, self.resident, tuple(f))
+            for s, m, k, f in zip(states, metrics, self.keys, fed, strict=True)
+        ]
+
+    def _call(self, *args: Tree) -> tuple[Tree, Tree]:
+        state, metrics = self.compiled(*args)
         # Devices that are parts of one CPU share its threads: calls queued behind one another
         # deadlock.
         if self.mesh.size > 1 and self.platform == "cpu":

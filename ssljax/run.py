@@ -237,6 +237,8 @@ def _train(
             results.drop(exp.num_steps)
         if not start or not results.rows:
             untrained = state
+            if start < exp.num_steps:
+                program.compile_ahead(state, [[fed] * run.steps_per_call for fed in first])
             if start or exp.warm_start:
                 untrained = program.init(first, warm=False)
             session.evaluate(untrained, 0)

@@ -181,9 +181,11 @@ class Session:
             trained += now - clock
             seconds, clock, since = now - clock, now, step
             examples = rate * exp.data.batch_size * run.seeds
-            note = f"  {format_rate(rate)} steps/s, {examples:.0f} examples/s"
-            note += f", {share:.0%} waiting for input" if share > MUCH else ""
-            speed = {"steps_per_second": [rate], "examples_per_second": [examples]}
+            note, speed = "", {}
+            if rate:  # None of the steps was the first of a program, which is not timed.
+                note = f"  {format_rate(rate)} steps/s, {examples:.0f} examples/s"
+                note += f", {share:.0%} waiting for input" if share > MUCH else ""
+                speed = {"steps_per_second": [rate], "examples_per_second": [examples]}
             log.scalars(step, values | {"seconds": [trained]} | speed, note)
             if share > MUCH and idle > 1 and not said:
                 log.line(WAITED.format(share=share, seconds=seconds, cores=CORES))

@@ -84,6 +84,8 @@ def test_metrics_are_means_since_the_last_log(tmp_path):
     each = tmp_path / "each"
     train(replace(tiny(), num_steps=10), Run(workdir=str(each), log_every=1))
     losses = [r["loss"] for r in logs.read_metrics(each) if "loss" in r]
+    speeds = [r.get("steps_per_second") for r in logs.read_metrics(each) if "loss" in r]
+    assert speeds[0] is None and min(speeds[1:]) > 0  # The first step was compiled.
     np.testing.assert_allclose(
         [np.mean(losses[:5]), np.mean(losses[5:])],
         [r["loss"] for r in rows if "loss" in r][:2],
@@ -98,6 +100,18 @@ def test_evaluates_the_trained_and_the_untrained_net(tmp_path, capsys):
     assert "untrained" in capsys.readouterr().out
     assert (tmp_path / "report.html").stat().st_size > 1000
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("lanes", ["vmap", "loop"])
+def test_step_is_compiled_once_on_a_thread_of_its_own(lanes, caplog):
+    jax.config.update("jax_log_compiles", True)
+    try:
+        train(replace(tiny(), num_steps=2), Run(seeds=2, lanes=lanes))
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    said = "Finished XLA compilation of jit(scan_steps)"
+    threads = [r.threadName for r in caplog.records if said in r.getMessage()]
+    assert len(threads) == 1 and threads[0].startswith("compile")
 
 
 def test_results_before_a_failing_evaluator_are_shown(capsys):
