@@ -12,6 +12,8 @@ and guided towards their class (Ho and Salimans, 2022, https://arxiv.org/abs/220
         --sampling-steps 1000 --eta 1
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,19 +22,23 @@ import optax
 from ssljax import ema, Experiment, InputError, main, minimize, TrainState
 from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
+from ssljax.evals.features import subset
 from ssljax.evals.fid import generated
 from ssljax.evals.likelihood import bits
-from ssljax.evals.pictures import denoising, samples
+from ssljax.evals.pictures import denoising
 from ssljax.losses.diffusion import (
     denoised,
     diffusion_bound,
     drop_classes,
     guided,
+    last_log_prob_of_levels,
+    level_frequencies,
     noise_schedule,
     noised,
     Prediction,
     Schedule,
     spread_times,
+    step_to_decode_at,
     target,
 )
 from ssljax.models.sampler import ddim
@@ -126,14 +132,12 @@ def ddpm(
         return value, ({"ema": slow}, {"loss": value})
 
     def predictor(state, y, weight):
-        def output(x_t, t, y):
+        def net(x_t, t, y):
             t = jnp.broadcast_to(t / levels.steps, len(x_t))
             return unet.apply({"params": state.extra["ema"]}, x_t, t, y)
 
         def find(x_t, t, a, s):
-            out = output(x_t, t, y)
-            out = guided(out, output(x_t, t, 0 * y), weight) if classes and weight else out
-            return denoised(out, x_t, a, s, predict)
+            return denoised(guided(net, x_t, t, y, weight), x_t, a, s, predict)
 
         return find
 
@@ -147,12 +151,19 @@ def ddpm(
         ky, kx = jax.random.split(key)
         return sample(state, kx, jax.random.randint(ky, (n,), 0, classes or 1))
 
-    def draw_by_class(state, key, n, path=False):  # A row for each class.
-        return sample(state, key, jnp.repeat(shown, n // rows), path)
+    def path(state, key, n):  # A row for each class.
+        return sample(state, key, jnp.repeat(shown, n // rows), path=True)
 
     def bound(state, key, images):
         find = predictor(state, one_hot(jnp.full(len(images), -1)), 0.0)
-        return diffusion_bound(find, levels, augment.to_signed(images), key, 16, clip=1.0)
+        last, first = decoder()
+        x = augment.to_signed(images)
+        return diffusion_bound(find, levels, x, key, 16, last, first, clip=1.0)
+
+    @functools.cache
+    def decoder():  # Of the last steps of the bound, which knows the levels of pixels.
+        some = train.read(subset(train, 1000))["image"]
+        return last_log_prob_of_levels(level_frequencies(some)), step_to_decode_at(levels, some)
 
     names = [train.class_names[y] for y in shown] if classes else ()
     return Experiment(
@@ -162,9 +173,8 @@ def ddpm(
         num_steps=num_steps,
         evals={
             "test": generated(draw, feature_net(features), train, test),
-            "samples": samples(draw_by_class, rows, 8, names=names),
+            "samples": denoising(path, rows, names=names),
             "bound": bits(bound, train, test),
-            "denoising": denoising(lambda *args: draw_by_class(*args, path=True), rows),
         },
     )
 

@@ -24,7 +24,7 @@ from ssljax import ema, Experiment, InputError, main, minimize, TrainState
 from ssljax.data import augment, feed, PlainImages, steps_of
 from ssljax.evals.feature_nets import feature_net
 from ssljax.evals.fid import generated
-from ssljax.evals.pictures import denoising, samples
+from ssljax.evals.pictures import denoising
 from ssljax.losses.diffusion import (
     drop_classes,
     flow_target,
@@ -121,12 +121,11 @@ def flow(
     def sample(state, key, y, path=False):
         x, y = jax.random.normal(key, (len(y), *train.shape)), one_hot(y)
 
+        def net(x, t, y):
+            return unet.apply({"params": state.extra["ema"]}, x, jnp.broadcast_to(t, len(x)), y)
+
         def velocity(x, t):
-            t = jnp.broadcast_to(t, len(x))
-            v = unet.apply({"params": state.extra["ema"]}, x, t, y)
-            if not (classes and guidance):
-                return v
-            return guided(v, unet.apply({"params": state.extra["ema"]}, x, t, 0 * y), guidance)
+            return guided(net, x, t, y, guidance)
 
         return (follow(velocity, x, sampling_steps, method, path) + 1) / 2
 
@@ -134,8 +133,8 @@ def flow(
         ky, kx = jax.random.split(key)
         return sample(state, kx, jax.random.randint(ky, (n,), 0, classes or 1))
 
-    def draw_by_class(state, key, n, path=False):  # A row for each class.
-        return sample(state, key, jnp.repeat(shown, n // rows), path)
+    def path(state, key, n):  # A row for each class.
+        return sample(state, key, jnp.repeat(shown, n // rows), path=True)
 
     names = [train.class_names[y] for y in shown] if classes else ()
     return Experiment(
@@ -145,8 +144,7 @@ def flow(
         num_steps=num_steps,
         evals={
             "test": generated(draw, feature_net(features), train, test),
-            "samples": samples(draw_by_class, rows, 8, names=names),
-            "denoising": denoising(lambda *args: draw_by_class(*args, path=True), rows),
+            "samples": denoising(path, rows, names=names),
         },
     )
 

@@ -42,7 +42,7 @@ def test_images_without_labels_are_learned_and_drawn(make, unlabelled, one_devic
     shapes = jax.eval_shape(lambda: state)
     for evaluate in exp.evals.values():
         evaluate.trace(shapes)
-    found = exp.evals["denoising"](state)
+    found = exp.evals["samples"](state)
     assert found["animation"].shape[0] == 3  # The noise, and two steps.
     assert len({frame.tobytes() for frame in found["animation"]}) == 3
 
@@ -63,7 +63,7 @@ def test_guidance_moves_samples_away_from_those_without_a_class(make, one_device
         exp = make(PlainImages("digits"), guidance=guidance, **settings)
         batch = {"image": jnp.zeros((2, 8, 8, 1), jnp.uint8), "label": jnp.zeros(2, jnp.int32)}
         state = started(exp, batch)
-        return exp.evals["denoising"](state)["animation"][-1].astype(float)
+        return exp.evals["samples"](state)["animation"][-1].astype(float)
 
     none, some, more = map(drawn, (0.0, 1.0, 2.0))
     assert np.abs(some - none).max() > 2

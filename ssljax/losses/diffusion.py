@@ -21,6 +21,8 @@ from ssljax.sharding import over_batch
 
 Prediction = Literal["epsilon", "v"]
 Schedule = Literal["linear", "cosine"]
+# -L_0 of examples x, the net's x and s: (n, ...) of the same shape.
+LastLogProb = Callable[[Array, Array, Array], Array]
 
 
 class Noise(NamedTuple):
@@ -98,12 +100,22 @@ def denoised(
     return a * x_t - s * output, s * x_t + a * output
 
 
-def guided(with_class: Array, without: Array, weight: float) -> Array:
-    """(1 + w) times the prediction with the class, minus w times the one without.
+def guided(
+    net: Callable[[Array, Array, Array | None], Array],
+    x_t: Array,
+    t: Array,
+    y: Array | None,
+    weight: float,
+) -> Array:
+    """(1 + w) times the output net(x_t, t, y), minus w times that without a class, y = 0.
 
-    Ho and Salimans, 2022, arXiv:2207.12598, eq. 6.
+    Ho and Salimans, 2022, arXiv:2207.12598, eq. 6. `y` has one-hot classes (n, k), or is None for a
+    net that takes none; then, and for a `weight` w of 0, the net is called once.
     """
-    return (1 + weight) * with_class - weight * without
+    out = net(x_t, t, y)
+    if y is None or not weight:
+        return out
+    return (1 + weight) * out - weight * net(x_t, t, jnp.zeros_like(y))
 
 
 def drop_classes(key: Array, y: Array, p: float) -> Array:
@@ -146,11 +158,10 @@ def last_log_prob(x: Array, predicted: Array, s: Array | float) -> Array:
     return -0.5 * (LOG_2PI + 2 * jnp.log(s) + ((x - predicted) / s) ** 2)
 
 
-def last_log_prob_of_levels(x: Array, predicted: Array, s: Array | float) -> Array:
-    """-L_0 of pixels in [-1, 1] with 256 levels, DDPM, eq. 13, elementwise.
+def log_mass_of_level(x: Array, predicted: Array, s: Array | float) -> Array:
+    """log of N(predicted, s²) within half a level, 1/255, of pixels `x`, elementwise (eq. 13).
 
-    The probability that N(predicted, s²) has within half a level, 1/255, of x; the levels at both
-    ends have all that lies beyond them.
+    Pixels are in [-1, 1] and have 256 levels; those at both ends have all that lies beyond them.
     """
     upper = jnp.where(x > 0.999, jnp.inf, (x + 1 / 255 - predicted) / s)
     lower = jnp.where(x < -0.999, -jnp.inf, (x - 1 / 255 - predicted) / s)
@@ -161,40 +172,80 @@ def last_log_prob_of_levels(x: Array, predicted: Array, s: Array | float) -> Arr
     return high + jnp.log1p(-jnp.exp(jnp.minimum(low - high, -1e-7)))
 
 
+def last_log_prob_of_levels(frequency: np.ndarray) -> LastLogProb:
+    """-L_0 of pixels in [-1, 1] whose 256 levels have these frequencies (256,), elementwise.
+
+    The probability of each level is that of DDPM's eq. 13, `log_mass_of_level`, times its
+    frequency, divided by the sum of these products. With equal frequencies it is eq. 13; otherwise
+    it knows of levels that no image has, as the frequencies of single pixels do.
+    """
+
+    def last(x: Array, predicted: Array, s: Array) -> Array:
+        log_f = jnp.log(jnp.asarray(frequency, jnp.float32))
+
+        def add(total: Array, level: Array) -> tuple[Array, None]:
+            mass = log_mass_of_level(level / 127.5 - 1, predicted, s)
+            return total + jnp.exp(log_f[level] + mass), None
+
+        total = jax.lax.scan(add, jnp.zeros_like(predicted), jnp.arange(256))[0]
+        level = jnp.round((x + 1) * 127.5).astype(jnp.int32)
+        return log_f[level] + log_mass_of_level(x, predicted, s) - jnp.log(total)
+
+    return last
+
+
+def level_frequencies(images: np.ndarray) -> np.ndarray:
+    """Frequencies (256,) of the levels of uint8 `images`, one added to each count."""
+    counts = np.bincount(images.ravel(), minlength=256) + 1
+    return counts / counts.sum()
+
+
+def step_to_decode_at(noise: Noise, images: np.ndarray) -> int:
+    """The last step whose noise s/a is below half the gap between levels of uint8 `images`.
+
+    The noise before it says little of a pixel's level. 1 for photographs, which have all levels;
+    14 for digits, with their 17 levels, by the linear schedule with T = 1000.
+    """
+    gap = 2 / 255 * int(np.diff(np.unique(images)).min(initial=255))
+    return max(1, int(np.sum(noise.s[1:] / noise.a[1:] < gap / 2)))
+
+
 def diffusion_bound(
     predict: Callable[[Array, Array, Array, Array], tuple[Array, Array]],
     noise: Noise,
     x: Array,
     key: Array,
     draws: int,
-    last: Callable[[Array, Array, Array], Array] = last_log_prob_of_levels,
+    last: LastLogProb,
+    first: int = 1,
     clip: float = math.inf,
 ) -> Array:
     """An unbiased estimate of the bound on log p(x) in nats, (n,), of examples `x` (n, ...).
 
     `predict(x_t, t, a, s)` gives (x, ε) as `denoised` does. L_T is exact, L_0 has one draw of
     noise, and the sum over t = 2, ..., T has `draws`, spread over t: with T - 1 of them each term
-    is computed. `last` is -L_0 as a function of x, the net's x at step 1, and s. Predicted examples
-    are clipped to ±`clip`, as by the sampler whose bound it is.
+    is computed. `last` is -L_0 as a function of x, the net's x at step 1, and s. With `first` above
+    1 the steps before it are left out: the sum begins at first + 1, and x follows from the net's x
+    at step `first` directly. Predicted examples are clipped to ±`clip`, as by the sampler.
     """
-    axes, n, middle = tuple(range(1, x.ndim)), len(x), noise.steps - 1
+    axes, n, middle = tuple(range(1, x.ndim)), len(x), noise.steps - first
 
-    def at(t: Array, key: Array) -> tuple[Array, tuple[Array, Array]]:
-        a, s = noise.at(t, x.ndim)
-        x_t = noised(x, over_batch(jax.random.normal(key, x.shape)), a, s)
-        return jnp.clip(predict(x_t, t, a, s)[0], -clip, clip), (a, s)
-
-    def one(total: Array, j: Array) -> tuple[Array, None]:
+    def one(carry: tuple[Array, Array], j: Array) -> tuple[tuple[Array, Array], None]:
         ku, kn = jax.random.split(jax.random.fold_in(key, j))
         u = (j + spread_times(ku, n)) / draws
-        t = 2 + jnp.minimum((middle * u).astype(jnp.int32), middle - 1)
-        found, now = at(t, kn)
-        return total + step_kl(x, found, now, noise.at(t - 1, x.ndim)).sum(axes), None
+        t = first + 1 + jnp.minimum((middle * u).astype(jnp.int32), middle - 1)
+        t = jnp.where(j < draws, t, first)  # The last of all is L_0's, whose net's x is kept.
+        a, s = noise.at(t, x.ndim)
+        x_t = noised(x, over_batch(jax.random.normal(kn, x.shape)), a, s)
+        found = jnp.clip(predict(x_t, t, a, s)[0], -clip, clip)
+        kl = step_kl(x, found, (a, s), noise.at(jnp.maximum(t - 1, 1), x.ndim)).sum(axes)
+        return (carry[0] + jnp.where(j < draws, kl, 0), found), None
 
-    total = jax.lax.scan(one, jnp.zeros(n), jnp.arange(draws))[0] * middle / draws
-    found, (_, s) = at(jnp.ones(n, jnp.int32), jax.random.fold_in(key, draws))
+    total, found = jax.lax.scan(one, (jnp.zeros(n), x), jnp.arange(draws + 1))[0]
+    s = jnp.float32(noise.s[first])
     a_end, s_end = (jnp.float32(v[-1]) for v in noise)
-    return last(x, found, s).sum(axes) - total - prior_kl(x, a_end, s_end).sum(axes)
+    sums = total * middle / draws + prior_kl(x, a_end, s_end).sum(axes)
+    return last(x, found, s).sum(axes) - sums
 
 
 # Flow matching, from noise at time 0 to data at time 1.

@@ -90,6 +90,9 @@ def test_samples_on_their_way_are_an_animation_and_a_strip(tmp_path):
             durations.append(file.info["duration"])
             np.testing.assert_allclose(np.asarray(file.convert("RGB")), moving[i], atol=3)
     assert durations == [100] * 16 + [2000]
+    side = (found["samples"].shape[1] + 2) // 5
+    drawn = found["samples"][5::side, 5::side, 0]
+    np.testing.assert_array_equal(drawn, shade(32, np.arange(10).reshape(2, 5)))
     (kept,) = figures.kept_figures(tmp_path)["denoising_animation"].values()
     assert kept.suffix == ".gif"
 
@@ -99,6 +102,8 @@ def test_rows_of_samples_are_named_in_the_caption():
     caption = samples(draw, 2, 3, names=["apple", "bear"]).captions["samples"]
     assert caption.endswith("None is an original. From the top: apple, bear.")
     assert samples(draw, 2, 3).captions["samples"].endswith("None is an original.")
+    path = lambda state, key, n: jnp.zeros((2, n, 8, 8, 1))
+    assert denoising(path, 2, 3, names=["apple", "bear"]).captions["samples"] == caption
 
 
 def trained(loss, steps=500, batch=256):

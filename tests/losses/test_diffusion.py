@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ssljax.data import images
 from ssljax.errors import InputError
 from ssljax.losses import diffusion as d
 from ssljax.models.sampler import ddim, flow
@@ -89,9 +90,13 @@ def test_v_and_epsilon_are_the_same_net_in_other_units():
     np.testing.assert_allclose(*samples, rtol=1e-3, atol=1e-4)
 
 
-def test_guidance_leaves_the_class_alone_at_weight_zero():
-    np.testing.assert_allclose(d.guided(jnp.array(3.0), jnp.array(1.0), 0.0), 3)
-    np.testing.assert_allclose(d.guided(jnp.array(3.0), jnp.array(1.0), 2.0), 7)
+def test_guidance_is_away_from_the_output_without_a_class():
+    net = lambda x, t, y: x + t + (0 if y is None else y.sum(1, keepdims=True))
+    x, y = jnp.full((2, 1), 0.5), jax.nn.one_hot(jnp.array([1, 2]), 3)
+    t = jnp.float32(0.25)
+    np.testing.assert_allclose(d.guided(net, x, t, y, 0.0), 1.75)
+    np.testing.assert_allclose(d.guided(net, x, t, y, 2.0), 3 * 1.75 - 2 * 0.75)
+    np.testing.assert_allclose(d.guided(net, x, t, None, 2.0), 0.75)
 
 
 def test_classes_are_dropped_whole_and_as_often_as_said():
@@ -115,17 +120,17 @@ def gaussian_kl(m1, v1, m2, v2):
     return 0.5 * (np.log(v2 / v1) + (v1 + (m1 - m2) ** 2) / v2 - 1)
 
 
-def terms_in_closed_form(levels):
-    """L_0, [L_1, ...], L_T of the best net, sums over axes, in float64."""
+def terms_in_closed_form(levels, k=1):
+    """L_0, from step `k`, [L_1, ...], L_T of the best net, sums over axes, in float64."""
     a, s = levels
     left = VARIANCE * s[:, None] ** 2 / (a[:, None] ** 2 * VARIANCE + s[:, None] ** 2)  # Var x|x_t.
     middle = []
-    for t in range(2, len(a)):
+    for t in range(k + 1, len(a)):
         alpha = (a[t] / a[t - 1]) ** 2
         beta = (1 - alpha) * s[t - 1] ** 2 / s[t] ** 2  # β̃_t, eq. 7
         at_x = a[t - 1] * (1 - alpha) / s[t] ** 2  # The factor of x in the mean of eq. 7.
         middle.append((at_x**2 * left[t] / (2 * beta)).sum())  # Eq. 8.
-    first = (0.5 * np.log(2 * np.pi * s[1] ** 2) + left[1] / (2 * s[1] ** 2)).sum()
+    first = (0.5 * np.log(2 * np.pi * s[k] ** 2) + left[k] / (2 * s[k] ** 2)).sum()
     # Of N(ax, s²) and N(0, 1), the mean over x.
     end = 0.5 * (a[-1] ** 2 * (VARIANCE + MEAN**2) + s[-1] ** 2 - 1 - np.log(s[-1] ** 2)).sum()
     return first, np.array(middle), end
@@ -155,17 +160,17 @@ def test_prior_kl_is_that_of_two_normals():
     np.testing.assert_allclose(d.prior_kl(x, a, s), gaussian_kl(a * x, s**2, 0, 1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("draws", [7, 99])
-def test_bound_is_the_sum_of_its_terms(draws):
+@pytest.mark.parametrize("draws, k", [(7, 1), (99, 1), (79, 21)])
+def test_bound_is_the_sum_of_its_terms(draws, k):
     levels = d.noise_schedule("cosine", 100)
-    first, middle, end = terms_in_closed_form(levels)
+    first, middle, end = terms_in_closed_form(levels, k)
     n = 8000
     x = MEAN + np.sqrt(VARIANCE) * jax.random.normal(KEY, (n, 3))
-    each = np.asarray(d.diffusion_bound(best, levels, x, KEY, draws, d.last_log_prob))
+    each = np.asarray(d.diffusion_bound(best, levels, x, KEY, draws, d.last_log_prob, k))
     want = -(first + middle.sum() + end)
     assert abs(each.mean() - want) < 5 * each.std() / math.sqrt(n)
     # With every term computed, what is left varies with the data and the noise alone.
-    if draws == 99:
+    if draws == 100 - k:
         assert abs(each.mean() - want) < 0.1
 
 
@@ -174,9 +179,10 @@ def test_bound_of_clipped_predictions():
     levels, x = d.noise_schedule("cosine", 20), jax.random.uniform(KEY, (50, 3), minval=-1)
     too_much = lambda x, t, a, s: (jnp.full_like(x, 7.0), x)
     limit = lambda x, t, a, s: (jnp.full_like(x, 1.0), x)
-    found = d.diffusion_bound(too_much, levels, x, KEY, 19, clip=1.0)
-    np.testing.assert_array_equal(found, d.diffusion_bound(limit, levels, x, KEY, 19))
-    assert (found > d.diffusion_bound(too_much, levels, x, KEY, 19)).all()
+    last = d.last_log_prob_of_levels(np.ones(256) / 256)
+    found = d.diffusion_bound(too_much, levels, x, KEY, 19, last, clip=1.0)
+    np.testing.assert_array_equal(found, d.diffusion_bound(limit, levels, x, KEY, 19, last))
+    assert (found > d.diffusion_bound(too_much, levels, x, KEY, 19, last)).all()
 
 
 @SCHEDULES
@@ -201,9 +207,8 @@ def test_bound_of_the_best_net_is_the_entropy_and_what_the_steps_lose(kind):
 def test_probabilities_of_levels_sum_to_one_and_are_those_of_scipy():
     levels = np.arange(256) / 127.5 - 1
     for mean, s in ((0.1, 0.3), (-1.0, 0.01), (0.996, 0.02), (5.0, 0.5)):
-        found = d.last_log_prob_of_levels(
-            jnp.asarray(levels, jnp.float32), jnp.float32(mean), jnp.float32(s)
-        )
+        at = jnp.asarray(levels, jnp.float32), jnp.full(256, mean), jnp.float32(s)
+        found = d.log_mass_of_level(*at)
         edges = np.concatenate([[-np.inf], levels[:-1] + 1 / 255, [np.inf]])
         # In the upper tail by the survival function, where no digits cancel.
         lower, upper = (edges[:-1] - mean) / s, (edges[1:] - mean) / s
@@ -216,6 +221,24 @@ def test_probabilities_of_levels_sum_to_one_and_are_those_of_scipy():
         np.testing.assert_allclose(np.exp(found)[near], want[near], rtol=2e-3, atol=1e-12)
         np.testing.assert_allclose(np.exp(found).sum(), 1, rtol=1e-4)
         assert np.isfinite(found).all()
+        equal = d.last_log_prob_of_levels(np.full(256, 1 / 256))(*at)
+        np.testing.assert_allclose(equal, found, rtol=1e-4, atol=1e-4)
+        f = np.where(np.arange(256) % 16 == 0, 1.0, 1e-3)  # As Bayes has it.
+        weighed = np.exp(d.last_log_prob_of_levels(f)(*at))
+        np.testing.assert_allclose(weighed[near], (f * want / (f @ want))[near], rtol=2e-3)
+
+
+def test_levels_of_pixels_are_counted_and_the_first_step_follows_their_gap():
+    digits = images("digits", "train").image  # 0, and 16 levels, some 16 apart.
+    f = d.level_frequencies(digits)
+    assert f.sum() == pytest.approx(1) and np.sum(f > 1e-4) == 17
+    assert f[255] == (np.sum(digits == 255) + 1) / (digits.size + 256)
+    levels = d.noise_schedule("linear", 1000)
+    k, noise = d.step_to_decode_at(levels, digits), levels.s / levels.a
+    assert noise[k] < 15 / 255 < noise[k + 1]
+    every = np.arange(256, dtype=np.uint8)
+    assert d.step_to_decode_at(levels, every) == 1
+    assert d.step_to_decode_at(levels, every[:1]) > d.step_to_decode_at(levels, every[::2])
 
 
 # Samplers. The distribution at time t is N(a m, a² v + s²), and a way without noise keeps each
