@@ -315,9 +315,49 @@ def test_bytes_moved_by_hlo():
     # Of a fusion that picks rows only these are read; a loop's instructions count for each turn.
     batch = 80 + 80 + 4
     loop = 3 * ((32 + 32) + (32 + 128))
-    reduced = (128 + 200) / 2 + (128 + 200)
+    reduced = 2 * (128 + 200)
     permuted = 128 + 128
     assert hlo.bytes_moved(hlo.parse(TEXT)) == batch + loop + reduced + permuted
+
+
+STACKED = """
+%stack (p: f32[100,10], i: s32[], x: f32[10]) -> (f32[100,10], f32[10]) {
+  %p = f32[100,10]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %x = f32[10]{0} parameter(2)
+  %zero = s32[] constant(0)
+  %twice = f32[10]{0} add(%x, %x)
+  %row = f32[1,10]{1,0} bitcast(%twice)
+  %all = f32[100,10]{1,0} dynamic-update-slice(%p, %row, %i, %zero)
+  ROOT %both = (f32[100,10]{1,0}, f32[10]{0}) tuple(%all, %twice)
+}
+
+ENTRY %main (rows: f32[100,10], at: s32[], new: f32[10]) -> f32[100,10] {
+  %rows = f32[100,10]{1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %new = f32[10]{0} parameter(2)
+  %fused = (f32[100,10]{1,0}, f32[10]{0}) fusion(%rows, %at, %new), kind=kLoop, calls=%stack
+  %some = f32[100,10]{1,0} get-tuple-element(%fused), index=0
+  %more = f32[10]{0} get-tuple-element(%fused), index=1
+  %line = f32[1,10]{1,0} bitcast(%more)
+  ROOT %last = f32[100,10]{1,0} dynamic-update-slice(%some, %line, %at, %at)
+}
+"""
+
+
+def test_bytes_moved_by_an_update_in_place_are_those_of_the_update():
+    """As of a scan that stacks its outputs: else its traffic would grow with the square of its
+    steps."""
+    row, number = 40, 4
+    fused = (row + number) + 2 * row
+    alone = (row + 2 * number) + row
+    assert hlo.bytes_moved(hlo.parse(STACKED)) == fused + alone
+    stack = lambda x, n: jax.lax.scan(lambda c, _: (jnp.sin(c) + 1, c * 2), x, length=n)[1]
+    few, many = (
+        hlo.bytes_moved(hlo.parse(jax.jit(stack, static_argnums=1).lower(x, n).compile().as_text()))
+        for x, n in ((jnp.ones(1000), 100), (jnp.ones(1000), 200))
+    )
+    assert few < 100 * 8 * 4000 and many == pytest.approx(2 * few, rel=0.05)
 
 
 def test_bytes_of_types():

@@ -33,6 +33,8 @@ FREE = frozenset(
         "domain",
     }
 )
+SLICES = ("gather", "dynamic-slice", "slice")
+UPDATES = ("dynamic-update-slice", "scatter")  # Of an array that is changed in place.
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](\{[^{}]*\})?")
 HEAD = re.compile(r"(ENTRY )?%[\w.\-]+ \(.*\{$")  # Of a computation.
@@ -46,6 +48,7 @@ class Instruction:
     op: str
     inside: str  # What is between its brackets.
     rest: str  # Attributes.
+    root: bool = False  # Whether it is what its computation returns.
 
     @property
     def operands(self) -> list[str]:
@@ -213,13 +216,16 @@ def _add_row(module: Module, table: str, line: str) -> None:
 
 
 def _instruction(line: str) -> Instruction | None:
-    head, equals, rest = line.strip().removeprefix("ROOT ").partition(" = ")
+    line = line.strip()
+    head, equals, rest = line.removeprefix("ROOT ").partition(" = ")
     if not equals or not head.startswith("%"):
         return None
     kind, rest = _cut(rest) if rest.startswith("(") else _first_word(rest)
     op, _, _ = rest.partition("(")
     inside, attributes = _cut(rest[len(op) :])
-    return Instruction(head[1:], kind, op.strip(), inside[1:-1], attributes)
+    return Instruction(
+        head[1:], kind, op.strip(), inside[1:-1], attributes, line.startswith("ROOT ")
+    )
 
 
 def _first_word(text: str) -> tuple[str, str]:
@@ -257,43 +263,84 @@ def bytes_moved(module: Module) -> float:
         inside = module.computations.get(name, {})
         for one in inside.values():
             if one.op not in FREE and not one.op.endswith("-done"):
-                total += times * (_written(one) + _read(module, inside, one))
+                total += times * (_written(module, inside, one) + _read(module, inside, one))
     return total
 
 
-def _written(one: Instruction) -> float:
-    if one.op.endswith("-start"):
-        return one.bytes / 2  # Of a tuple of operand and result.
-    return one.bytes
+def _written(module: Module, inside: Mapping[str, Instruction], one: Instruction) -> float:
+    if one.op.endswith("-start") and one.op != "all-reduce-start":  # Of operands and results.
+        return max(0, one.bytes - sum(inside[o].bytes for o in one.operands if o in inside))
+    if one.op in UPDATES:
+        return _update_bytes(inside, one)
+    written = one.bytes
+    if one.op == "fusion":
+        body = _body(module, one)
+        roots = [x for x in body.values() if x.root]
+        if roots and roots[0].op == "tuple":
+            roots = [body[o] for o in roots[0].operands]
+        for root in (_renamed(body, x) for x in roots):
+            if root.op in UPDATES and _renamed(body, body[root.operands[0]]).op == "parameter":
+                written -= root.bytes - _update_bytes(body, root)
+    return max(0, written)
 
 
 def _read(module: Module, inside: Mapping[str, Instruction], one: Instruction) -> float:
-    if one.op in ("gather", "dynamic-slice", "slice"):
+    if one.op in SLICES:
         return one.bytes
-    if one.op in ("dynamic-update-slice", "scatter"):
+    if one.op in UPDATES:
         return sum(inside[o].bytes for o in one.operands[1:] if o in inside)
-    taken = _sliced(module, one) if one.op == "fusion" else {}
+    taken = _sliced(_body(module, one)) if one.op == "fusion" else {}
     return sum(taken.get(i, inside[o].bytes) for i, o in enumerate(one.operands) if o in inside)
 
 
-def _sliced(module: Module, fusion: Instruction) -> dict[int, int]:
-    """Bytes of the operands of which a fusion reads only slices, by the operand's number."""
-    found: dict[int, int] = {}
+def _body(module: Module, fusion: Instruction) -> dict[str, Instruction]:
     called = fusion.called()
-    body = module.computations.get(called[0], {}) if called else {}
+    return module.computations.get(called[0], {}) if called else {}
+
+
+def _update_bytes(inside: Mapping[str, Instruction], one: Instruction) -> int:
+    """Bytes of what is written into an array that is changed in place."""
+    return inside[one.operands[1 if one.op == "dynamic-update-slice" else -1]].bytes
+
+
+def _renamed(body: Mapping[str, Instruction], one: Instruction) -> Instruction:
+    """What a bitcast is of."""
+    while one.op == "bitcast" and one.operands[0] in body:
+        one = body[one.operands[0]]
+    return one
+
+
+def _sliced(body: Mapping[str, Instruction]) -> dict[int, int]:
+    """Bytes of the operands of which a fusion reads only slices, by the operand's number.
+
+    None of one that it only changes in place.
+    """
+    found: dict[int, int] = {}
     users: dict[str, list[Instruction]] = {}
     for one in body.values():
         for operand in one.operands:
             users.setdefault(operand, []).append(one)
+
+    def read(name: str) -> int | None:
+        """Bytes that are read of an array; None for all."""
+        total = 0
+        for use in users.get(name, []):
+            if use.op == "bitcast":
+                part = read(use.name)
+            elif name in use.operands[1:] or use.op not in (*SLICES, *UPDATES):
+                part = None
+            else:
+                part = use.bytes if use.op in SLICES else 0
+            if part is None:
+                return None
+            total += part
+        return total
+
     for one in body.values():
-        if one.op != "parameter":
-            continue
-        uses = users.get(one.name, [])
-        if uses and all(
-            use.op in ("gather", "dynamic-slice", "slice") and use.operands[0] == one.name
-            for use in uses
-        ):
-            found[int(one.inside)] = sum(use.bytes for use in uses)
+        if one.op == "parameter" and users.get(one.name):
+            part = read(one.name)
+            if part is not None:
+                found[int(one.inside)] = part
     return found
 
 
