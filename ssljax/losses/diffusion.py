@@ -57,9 +57,9 @@ def noise_schedule(kind: Schedule, steps: int) -> Noise:
         f = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
         beta = np.minimum(1 - f[1:] / f[:-1], 0.999)
     else:
-        beta = np.linspace(1e-4, 0.02, steps) * 1000 / steps
-        if beta[-1] >= 1:
+        if steps <= 20:
             raise InputError(f"A linear schedule needs more than 20 steps, not {steps}.")
+        beta = np.linspace(1e-4, 0.02, steps) * 1000 / steps
     log_bar = np.concatenate([[0], np.cumsum(np.log1p(-beta))])
     return Noise(np.exp(log_bar / 2), np.sqrt(-np.expm1(log_bar)))
 
