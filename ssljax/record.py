@@ -39,9 +39,7 @@ PACKAGES = (
 def plain(x: Any) -> Any:
     """An argument as JSON: a module as its class and fields."""
     if hasattr(x, "__dataclass_fields__"):
-        fields = {
-            k: plain(getattr(x, k)) for k in x.__dataclass_fields__ if k not in ("parent", "name")
-        }
+        fields = {k: plain(getattr(x, k)) for k in x.__dataclass_fields__ if not _is_of_flax(x, k)}
         return {"class": type(x).__name__, **fields}
     if isinstance(x, Mapping):
         return {k: plain(v) for k, v in x.items()}
@@ -54,6 +52,11 @@ def plain(x: Any) -> Any:
             else type(x).__qualname__
         )
     return x if isinstance(x, (str, int, float, bool, type(None))) else repr(x)
+
+
+def _is_of_flax(x: Any, name: str) -> bool:
+    """Whether a field is one of those of every module of Flax, which are no arguments."""
+    return name in ("parent", "name") and hasattr(type(x), "init_with_output")
 
 
 def computes_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +164,7 @@ def _is_fingerprints(x: Any) -> bool:
     names = list(x.values()) if isinstance(x, dict) else [x]
     parts = [part for name in names if isinstance(name, dict) for part in name.values()]
     return all(isinstance(name, dict) for name in names) and all(
-        isinstance(part, dict) and part.keys() == {"count", "digest"} for part in parts
+        isinstance(part, dict) and part.keys() - {"form"} == {"count", "digest"} for part in parts
     )
 
 
@@ -306,29 +309,45 @@ LENGTHS = {"epochs", "steps", "num_steps"}  # Arguments that say how long a run 
 def _same_content(then: fingerprint.Read, read: fingerprint.Read, before: Any, now: Any) -> bool:
     """Whether two values of an argument are names under which the same was read."""
     names = isinstance(before, str) and isinstance(now, str) and before != now
-    return names and now in read and then.get(before) == read[now]
+    content = fingerprint.content_of
+    return names and now in read and content(then.get(before)) == content(read[now])
 
 
 def _changes(
     name: str, then: Mapping[str, Any] | None, now: Mapping[str, Any] | None
 ) -> Iterator[str]:
     """A sentence for each part of what was read under a name that is not what it was."""
-    for part, b in (now or {}).items():
-        a = (then or {}).get(part)
-        if a is not None and a != b:
+    before = fingerprint.content_of(then)
+    for part, b in fingerprint.content_of(now).items():
+        a = before.get(part, b)
+        if a != b:
             what = name or "The data"
-            if a["count"] == b["count"]:
+            if a[0] == b[0]:
                 yield f"{what} has other {part} than when the run began"
             else:
-                yield f"{what} has {b['count']} {part} now, {a['count']} when the run began"
+                yield f"{what} has {b[0]} {part} now, {a[0]} when the run began"
 
 
 def defaults_of(make: Callable, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """{dotted name: default} of a function's arguments and of the fields of those given."""
+    """{dotted name: default} of a function's arguments and of their fields.
+
+    Of an argument that was given an object of another class than its default's, the fields are
+    those of that class, with the default's "class".
+    """
     parameters = inspect.signature(make).parameters.values()
     usual = {p.name: p.default for p in parameters if p.default is not p.empty}
-    fields = {k: _field_defaults(x) for k, x in arguments.items() if not names_itself(k, x)}
-    return flat(computes_of(usual)) | flat(fields)
+    found = flat(computes_of(usual))
+    for name, x in arguments.items():
+        if type(x) is type(usual.get(name)) or names_itself(name, x):
+            continue
+        found = {k: v for k, v in found.items() if not _is_field(k, name)}
+        found |= flat({name: _field_defaults(x)})
+    return found
+
+
+def _is_field(dotted: str, name: str) -> bool:
+    """Whether a dotted name is that of a field of the argument `name`, other than its class."""
+    return dotted.startswith(f"{name}.") and dotted != f"{name}.class"
 
 
 def _field_defaults(x: Any) -> dict[str, Any]:
@@ -336,6 +355,8 @@ def _field_defaults(x: Any) -> dict[str, Any]:
         return {}
     found = {}
     for f in dataclasses.fields(x):
+        if _is_of_flax(x, f.name):
+            continue
         if f.default is not dataclasses.MISSING:
             found[f.name] = plain(f.default)
         elif f.default_factory is not dataclasses.MISSING:

@@ -1,6 +1,7 @@
 """Records of runs: what a run resumes with, damaged files, locks, and fingerprints of data."""
 
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
+import inspect
 import json
 import os
 import pathlib
@@ -117,15 +118,29 @@ def test_arguments_that_an_older_record_lacks_have_their_defaults(tmp_path, caps
 
 
 def test_defaults_of_fields_are_those_of_the_class_given():
+    from experiments.mae import mae
     from experiments.simclr import simclr
     from ssljax.models.vit import ViT
 
     net = ViT(depth=3)
     found = record.defaults_of(simclr, {"encoder": net})
     fields = record.flat(record.plain(ViT()))
-    assert {k: found[f"encoder.{k}"] for k in fields if k != "class"} == {
-        k: v for k, v in fields.items() if k != "class"
-    }
+    # Nothing else, such as the `parent` of each module, whose default is another in each process.
+    expected = {f"encoder.{k}": v for k, v in (fields | {"class": "ConvNet"}).items()}
+    assert {k: v for k, v in found.items() if k.startswith("encoder.")} == expected
+    # An experiment's own default of the class is the default of its fields.
+    found = record.defaults_of(mae, {"vit": ViT(depth=3)})
+    own = inspect.signature(mae).parameters["vit"].default
+    assert own.depth != ViT().depth and found["vit.depth"] == own.depth
+    assert found["vit.patch"] == own.patch and found["vit.class"] == "ViT"
+
+
+def test_a_field_name_of_an_own_option_is_an_argument():
+    option = make_dataclass("Option", [("name", str, "adam"), ("parent", str, "none")])
+    form = {"class": "Option", "name": "adam", "parent": "none"}
+    assert record.computes_of({"option": option()}) == {"option": form}
+    found = record.defaults_of(tiny, {"option": option()})
+    assert found["option.name"] == "adam" and found["option.parent"] == "none"
 
 
 def test_longer_training_is_another_run(tmp_path, capsys, monkeypatch):
