@@ -60,7 +60,7 @@ def flow(
     drop: ProperFraction = 0.1,
     flip: bool = False,
     features: str = "",
-    epochs: Count = 60,
+    epochs: Count = 40,
     batch_size: Count = 64,
     lr: Positive = 1e-3,
     warmup: FractionBelowOne = 0.05,
