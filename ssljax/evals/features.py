@@ -232,7 +232,8 @@ def round_up(n: int) -> int:
 
 
 def _remember(extract: Callable[[Tree, Any, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
-    """`extract` with a memory for the same images and the very same arrays of the state.
+    """`extract` with a memory for the same images, or some of them, of the very same arrays of the
+    state.
 
     jax.Arrays cannot change, so identity is enough; the memory is emptied when one is deleted.
     """
@@ -249,6 +250,10 @@ def _remember(extract: Callable[[Tree, Any, np.ndarray], np.ndarray]) -> Callabl
         if structure != tree or any(r() is not x for r, x in zip(refs, leaves, strict=True)):
             found.clear()
             refs, tree = [weakref.ref(x, lambda _: found.clear()) for x in leaves], structure
+        if (whole := found.get((id(data), None))) and key[1] is not None:
+            rows = whole[0][indices]
+            rows.flags.writeable = False
+            return rows
         if key not in found:
             # While the data is held, no other can have its id.
             found[key] = extract(state, data, indices), data

@@ -183,7 +183,9 @@ def _begin(params: Params, cov: Array | None, lam: Array) -> tuple[Any, Array]:
             inverse = jax.scipy.linalg.solve_triangular(chol, eye, lower=True)
             w = params["w"] @ chol
         p = {"w": w, "b": params["b"]}
-        return (p, _solver().init(p), jnp.int32(0), jnp.float32(1), jnp.float32(jnp.inf)), inverse
+        # Optax's scalars are of weak types, for which `_descend` would be compiled once more.
+        state = jax.tree.map(lambda x: jnp.asarray(x).astype(x.dtype), _solver().init(p))
+        return (p, state, jnp.int32(0), jnp.float32(1), jnp.float32(jnp.inf)), inverse
 
 
 @gathered

@@ -90,8 +90,12 @@ def test_features_compile_once_and_read_once_a_state(test):
     again = extractor(encode, 100)(dict(state), test)  # Another evaluator, the same arrays.
     assert len(test.reads) == 5 and again is first
     np.testing.assert_array_equal(extract(state, Digits(slice(0, 100))).shape, (100, 32))
-    np.testing.assert_allclose(extract(state, test, np.array([5, 3])), first[[5, 3]], atol=1e-5)
-    assert traces == [(100, 8, 8, 1), (2, 8, 8, 1)]
+    some = np.array([5, 3])
+    np.testing.assert_array_equal(extract(state, test, some), first[some])
+    assert len(test.reads) == 5 and traces == [(100, 8, 8, 1)]
+    alone = extract(other, test, some)
+    assert len(test.reads) == 6 and traces[1:] == [(2, 8, 8, 1)]
+    np.testing.assert_allclose(extract(other, test)[some], alone, atol=1e-5)
     assert not np.array_equal(extract(other, test), first)
     assert len(test.reads) == 11 and len(traces) == 2
     assert not np.array_equal(extract({"w": other["w"] + 1}, test), extract(other, test))
@@ -368,16 +372,21 @@ def test_probe_without_a_matrix_of_features_finds_the_same_minimum(train, test, 
     assert found["train_accuracy"] == pytest.approx(expected["train_accuracy"], abs=0.5)
 
 
-def test_minimise_does_not_depend_on_chunks(train):
+def test_minimise_does_not_depend_on_chunks(train, caplog):
     x = StandardScaler().fit_transform(raw_pixels(train)).astype(np.float32)
     zeros = {"w": np.zeros((10, 64), np.float32), "b": np.zeros(10, np.float32)}
     weight = np.ones(len(x), np.float32)
     cov = probe._second_moment(x, weight)
-    one, many = (
-        probe.minimise(zeros, x, train.labels, weight, cov, 1e-3, 1e-6, chunk=chunk)
-        for chunk in (200, 3)
-    )
+    jax.config.update("jax_log_compiles", True)
+    try:
+        one, many = (
+            probe.minimise(zeros, x, train.labels, weight, cov, 1e-3, 1e-6, chunk=chunk)
+            for chunk in (200, 3)
+        )
+    finally:
+        jax.config.update("jax_log_compiles", False)
     np.testing.assert_allclose(one["w"], many["w"], atol=1e-5)
+    assert caplog.text.count("Finished XLA compilation of jit(_descend)") == 1
 
 
 def test_probe_of_one_training_image_is_refused(test):
