@@ -31,6 +31,8 @@ PRECISION = Annotated[
     ),
 ]
 
+MOST_BYTES = 255  # Of a file's name, on the usual file systems.
+
 
 def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> None:
     """Trains `make(...)`, with each of its arguments and each field of `Run` as a flag."""
@@ -153,6 +155,8 @@ def default_workdir(make: Callable, arguments: Mapping[str, Any], run: Run) -> s
     }
     name = ",".join([make.__name__, *(f"{k}={v}" for k, v in changed.items())])
     name = "".join(c if c.isalnum() or c in "=,.-_" else "-" for c in name)
-    if len(name) > 120:
-        name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    if len(name) > 120 or len(name.encode()) > MOST_BYTES:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        start = name[:100].encode()[: MOST_BYTES - len(digest) - 1].decode(errors="ignore")
+        name = f"{start}-{digest}"
     return os.path.join("runs", name)

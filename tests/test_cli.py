@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from ssljax import main
+from ssljax import main, Run
+from ssljax.cli import default_workdir
+from ssljax.data import Images
 from tests.conftest import ROOT
 from tests.tiny import tiny
 
@@ -124,6 +126,16 @@ def test_flags_reach_the_experiment_and_name_the_folder(cli, tmp_path):
     assert (
         cli(tiny, "--num-steps", "2")[0] == 0 and (tmp_path / "runs" / "tiny,num_steps=2").exists()
     )
+
+
+def test_default_folder_has_a_name_that_file_systems_take(simclr, tmp_path):
+    found = set()
+    for path in ("花/" * 30, "花" * 90, "花" * 91, "a" * 300, "é" * 119):
+        workdir = default_workdir(simclr, {"data": Images(path)}, Run())
+        (tmp_path / workdir).mkdir(parents=True)
+        assert workdir.startswith(f"runs/simclr,data={path[:20].replace('/', '-')}")
+        found.add(workdir)
+    assert len(found) == 5
 
 
 def test_other_arguments_in_the_folder_are_shown(cli):
