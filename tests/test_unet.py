@@ -8,13 +8,13 @@ import pytest
 
 from ssljax.errors import InputError
 from ssljax.models.unet import (
+    AdaptiveGroupNorm,
     Attention2D,
     from_patches,
-    Normalise,
+    sinusoids,
     TimeBlock,
     TimeUNet,
     to_patches,
-    waves,
 )
 
 KEY = jax.random.key(0)
@@ -29,7 +29,7 @@ def scrambled(variables, seed=1):
 @pytest.mark.parametrize("channels, groups", [(12, 4), (12, 8), (6, 1), (7, 4)])
 def test_group_norm_is_flaxs(channels, groups):
     x = 3 + 2 * jax.random.normal(KEY, (3, 4, 5, channels))
-    net = Normalise(groups)
+    net = AdaptiveGroupNorm(groups)
     variables = scrambled(net.init(KEY, x))
     used = max(g for g in range(1, groups + 1) if channels % g == 0)
     want = nn.GroupNorm(used).apply(variables, x)
@@ -56,8 +56,8 @@ def test_attention_is_between_the_places_of_an_image():
         np.testing.assert_allclose(got, image + out.reshape(2, 3, 8), atol=1e-4)
 
 
-def test_waves_tell_all_steps_of_a_thousand_from_each_other():
-    found = np.asarray(waves(jnp.arange(1000) / 1000, 32))
+def test_sinusoids_of_a_thousand_steps_all_differ():
+    found = np.asarray(sinusoids(jnp.arange(1000) / 1000, 32))
     t, i = 437, 5
     np.testing.assert_allclose(found[t, i], np.sin(t * 10_000.0 ** (-i / 16)), atol=2e-4)
     np.testing.assert_allclose(found[t, 16 + i], np.cos(t * 10_000.0 ** (-i / 16)), atol=2e-4)

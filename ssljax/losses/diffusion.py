@@ -25,7 +25,7 @@ Schedule = Literal["linear", "cosine"]
 LastLogProb = Callable[[Array, Array, Array], Array]
 
 
-class Noise(NamedTuple):
+class NoiseSchedule(NamedTuple):
     """a and s of the steps 0, ..., T of a diffusion, (T + 1,) each; step 0 is the data."""
 
     a: np.ndarray
@@ -43,7 +43,7 @@ class Noise(NamedTuple):
         return a, s
 
 
-def noise_schedule(kind: Schedule, steps: int) -> Noise:
+def noise_schedule(kind: Schedule, steps: int) -> NoiseSchedule:
     """A schedule of `steps` T.
 
     - linear: β_t from 1e-4 to 0.02 for T = 1000 (DDPM, section 4), and 1000 / T times that for
@@ -61,7 +61,7 @@ def noise_schedule(kind: Schedule, steps: int) -> Noise:
             raise InputError(f"A linear schedule needs more than 20 steps, not {steps}.")
         beta = np.linspace(1e-4, 0.02, steps) * 1000 / steps
     log_bar = np.concatenate([[0], np.cumsum(np.log1p(-beta))])
-    return Noise(np.exp(log_bar / 2), np.sqrt(-np.expm1(log_bar)))
+    return NoiseSchedule(np.exp(log_bar / 2), np.sqrt(-np.expm1(log_bar)))
 
 
 def spread_times(key: Array, n: int) -> Array:
@@ -200,19 +200,19 @@ def level_frequencies(images: np.ndarray) -> np.ndarray:
     return counts / counts.sum()
 
 
-def step_to_decode_at(noise: Noise, images: np.ndarray) -> int:
+def step_to_decode_at(schedule: NoiseSchedule, images: np.ndarray) -> int:
     """The last step whose noise s/a is below half the gap between levels of uint8 `images`.
 
     The noise before it says little of a pixel's level. 1 for photographs, which have all levels;
     14 for digits, with their 17 levels, by the linear schedule with T = 1000.
     """
     gap = 2 / 255 * int(np.diff(np.unique(images)).min(initial=255))
-    return max(1, int(np.sum(noise.s[1:] / noise.a[1:] < gap / 2)))
+    return max(1, int(np.sum(schedule.s[1:] / schedule.a[1:] < gap / 2)))
 
 
 def diffusion_bound(
     predict: Callable[[Array, Array, Array, Array], tuple[Array, Array]],
-    noise: Noise,
+    schedule: NoiseSchedule,
     x: Array,
     key: Array,
     draws: int,
@@ -228,22 +228,22 @@ def diffusion_bound(
     1 the steps before it are left out: the sum begins at first + 1, and x follows from the net's x
     at step `first` directly. Predicted examples are clipped to ±`clip`, as by the sampler.
     """
-    axes, n, middle = tuple(range(1, x.ndim)), len(x), noise.steps - first
+    axes, n, middle = tuple(range(1, x.ndim)), len(x), schedule.steps - first
 
     def one(carry: tuple[Array, Array], j: Array) -> tuple[tuple[Array, Array], None]:
         ku, kn = jax.random.split(jax.random.fold_in(key, j))
         u = (j + spread_times(ku, n)) / draws
         t = first + 1 + jnp.minimum((middle * u).astype(jnp.int32), middle - 1)
         t = jnp.where(j < draws, t, first)  # The last of all is L_0's, whose net's x is kept.
-        a, s = noise.at(t, x.ndim)
+        a, s = schedule.at(t, x.ndim)
         x_t = noised(x, over_batch(jax.random.normal(kn, x.shape)), a, s)
         found = jnp.clip(predict(x_t, t, a, s)[0], -clip, clip)
-        kl = step_kl(x, found, (a, s), noise.at(jnp.maximum(t - 1, 1), x.ndim)).sum(axes)
+        kl = step_kl(x, found, (a, s), schedule.at(jnp.maximum(t - 1, 1), x.ndim)).sum(axes)
         return (carry[0] + jnp.where(j < draws, kl, 0), found), None
 
     total, found = jax.lax.scan(one, (jnp.zeros(n), x), jnp.arange(draws + 1))[0]
-    s = jnp.float32(noise.s[first])
-    a_end, s_end = (jnp.float32(v[-1]) for v in noise)
+    s = jnp.float32(schedule.s[first])
+    a_end, s_end = (jnp.float32(v[-1]) for v in schedule)
     sums = total * middle / draws + prior_kl(x, a_end, s_end).sum(axes)
     return last(x, found, s).sum(axes) - sums
 

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.losses.diffusion import Noise
+from ssljax.losses.diffusion import NoiseSchedule
 
 Method = Literal["euler", "heun"]
 
 
 def ddim(
     predict: Callable[[Array, Array, Array, Array], tuple[Array, Array]],
-    noise: Noise,
+    schedule: NoiseSchedule,
     x: Array,
     steps: int,
     eta: float = 0.0,
@@ -33,20 +33,20 @@ def ddim(
 
     `predict(x_t, t, a, s)` gives the example and the noise, (x, ε), that a net finds in x_t, where
     t is the step's number, and a and s are numbers. Song et al., 2020, arXiv:2010.02502, eq. 12 and
-    16: with `eta` 0 the way is deterministic, with 1 and all T steps it is the sampler of DDPM
+    16: with `eta` 0 sampling is deterministic, with 1 and all T steps it is the sampler of DDPM
     (Ho et al., 2020, arXiv:2006.11239, algorithm 2) with the variance β̃_t; above 0 it needs a
     `key`. Steps are spread evenly over 1, ..., T. Predicted examples are clipped to ±`clip`, as in
     the code of DDPM. InputError for more steps than T.
     """
-    if steps > noise.steps:
+    if steps > schedule.steps:
         raise InputError(
-            f"A diffusion of {noise.steps} steps can't be sampled in {steps}: choose as many or "
+            f"A diffusion of {schedule.steps} steps can't be sampled in {steps}: choose as many or "
             "fewer."
         )
     if eta and key is None:
         raise InputError("A sampler that adds noise needs a key.")
-    at = np.round(np.linspace(noise.steps, 0, steps + 1)).astype(int)
-    a, s = noise.a[at], noise.s[at]
+    at = np.round(np.linspace(schedule.steps, 0, steps + 1)).astype(int)
+    a, s = schedule.a[at], schedule.s[at]
     # The deviation σ of eq. 16, and what is left of s for the predicted noise.
     fresh = eta * s[1:] / s[:-1] * np.sqrt(np.maximum(0, 1 - (a[:-1] / a[1:]) ** 2))
     kept = np.sqrt(np.maximum(0, s[1:] ** 2 - fresh**2))

@@ -90,7 +90,7 @@ class TimeUNet(nn.Module):
         )
         image, (height, width, channels) = x.astype(jnp.float32), x.shape[1:]
         dense = partial(nn.Dense, dtype=self.dtype, dot_general=wide_gradient)
-        e = dense(4 * self.widths[0], name="time1")(waves(t, self.widths[0]))
+        e = dense(4 * self.widths[0], name="time1")(sinusoids(t, self.widths[0]))
         e = dense(4 * self.widths[0], name="time2")(nn.silu(e))
         if y is not None:
             e = e + dense(4 * self.widths[0], use_bias=False, name="class")(y)
@@ -117,7 +117,7 @@ class TimeUNet(nn.Module):
                 x = block(jnp.concatenate([x, skip], axis=-1), size, f"up{i}_{j}")
             if i:
                 x = Up(self.widths[i - 1], bias=True, dtype=self.dtype, name=f"up{i}")(x)
-        x = nn.silu(Normalise(self.groups, name="last_norm")(x))
+        x = nn.silu(AdaptiveGroupNorm(self.groups, name="last_norm")(x))
         zeros = nn.initializers.zeros
         x = conv(channels * self.patch**2, 3, kernel_init=zeros, name="last")(x)
         x = from_patches(x, self.patch)[:, :height, :width].astype(jnp.float32)
@@ -144,9 +144,9 @@ class TimeBlock(nn.Module):
         dense = partial(nn.Dense, dtype=self.dtype, dot_general=wide_gradient)
         both = dense(2 * self.width, name="time")(e)
         scale, shift = jnp.split(both, 2, axis=-1)
-        y = nn.silu(Normalise(self.groups, name="norm1")(x))
+        y = nn.silu(AdaptiveGroupNorm(self.groups, name="norm1")(x))
         y = conv((3, 3), name="conv1")(y)
-        y = nn.silu(Normalise(self.groups, name="norm2")(y, scale, shift))
+        y = nn.silu(AdaptiveGroupNorm(self.groups, name="norm2")(y, scale, shift))
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
         y = conv((3, 3), kernel_init=zeros, name="conv2")(y)
         if x.shape[-1] != self.width:
@@ -171,7 +171,7 @@ class Attention2D(nn.Module):
             raise InputError(
                 f"{self.heads} heads can't share {c} channels evenly: choose a divisor of {c}."
             )
-        flat = Normalise(self.groups, name="norm")(x).reshape(-1, c)
+        flat = AdaptiveGroupNorm(self.groups, name="norm")(x).reshape(-1, c)
         dense = partial(nn.Dense, dtype=self.dtype, dot_general=wide_gradient)
         qkv = dense(3 * c, name="qkv")(flat)
         q, k, v = (p.reshape(n, h * w, self.heads, -1) for p in jnp.split(qkv, 3, axis=-1))
@@ -180,10 +180,11 @@ class Attention2D(nn.Module):
         return x + out(attend(q, k, v).reshape(-1, c)).reshape(x.shape)
 
 
-class Normalise(nn.Module):
-    """GroupNorm of maps (n, h, w, c), then a scale and shift of each image, (n, c).
+class AdaptiveGroupNorm(nn.Module):
+    """GroupNorm of maps (n, h, w, c), then a scale and shift of each image, (n, c), if given.
 
-    As `nn.GroupNorm`, but by sums over whole maps, which XLA computes faster on a CPU.
+    AdaGN of Dhariwal and Nichol, 2021, arXiv:2105.05233, section 3. Without a scale and shift it is
+    `nn.GroupNorm`, but by sums over whole maps, which XLA computes faster on a CPU.
     """
 
     groups: int
@@ -210,7 +211,7 @@ class Normalise(nn.Module):
         )
 
 
-def waves(t: Array, size: int) -> Array:
+def sinusoids(t: Array, size: int) -> Array:
     """Sines and cosines of times `t` (n,) in [0, 1]: (n, size, or one more if that is odd).
 
     As Ho et al., 2020, embed the number of a step of 1000, with the frequencies of Vaswani et al.,
