@@ -5,6 +5,7 @@ import difflib
 import importlib
 import pathlib
 import runpy
+import shlex
 import shutil
 import signal
 import sys
@@ -104,7 +105,8 @@ def _fork(args: Sequence[str]) -> None:
         raise InputError("Give an experiment and a new file: ssljax fork simclr my_method.py.")
     name, file = args
     methods.fork(name, pathlib.Path(file).expanduser())
-    print(f"{file} is a copy of {name}: `ssljax run {file}` or `python {file}` runs it.")
+    quoted = shlex.quote(file)
+    print(f"{file} is a copy of {name}: `ssljax run {quoted}` or `python {quoted}` runs it.")
 
 
 def _of(module: str) -> Callable[[Sequence[str]], None]:

@@ -26,6 +26,7 @@ from ssljax import flags, logs
 from ssljax.changes import changed_code, code_of, Said
 from ssljax.data.sources import HELD_OUT
 from ssljax.errors import InputError
+from ssljax.fingerprint import content_of
 from ssljax.processes import wrapped
 from ssljax.ranges import flag
 from ssljax.record import flat, write_whole
@@ -128,7 +129,8 @@ def _same_but_for_seeds(a: FoundRun, b: FoundRun) -> bool:
     def what(run: FoundRun) -> tuple:
         record, evals = run.record, run.record.get("evals")
         settings = {k: v for k, v in flat(record["computes"]).items() if not k.startswith("run.")}
-        return run.experiment, settings, record["num_steps"], record.get("read"), evals, run.state
+        read = {k: content_of(parts) for k, parts in (record.get("read") or {}).items()}
+        return run.experiment, settings, record["num_steps"], read, evals, run.state
 
     return (
         what(a) == what(b)

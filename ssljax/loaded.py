@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 from dataclasses import dataclass
+import difflib
 import functools
 import importlib.util
 import inspect
 import pathlib
+import sys
 import types
 from typing import Annotated, Any, get_args, get_origin, get_type_hints, Union
 
@@ -17,6 +19,7 @@ import numpy as np
 
 from ssljax import methods, sharding
 from ssljax.checkpoint import flatten, load_state
+from ssljax.data.described import standing_in
 from ssljax.errors import InputError
 from ssljax.experiment import Batch, Experiment, TrainState
 from ssljax.record import names_itself, plain, read_record
@@ -54,11 +57,44 @@ class Loaded:
         except InputError as e:
             raise InputError(f"The experiment of {self.workdir} can't be made again: {e}") from e
 
+    @functools.cached_property
+    def encoding(self) -> Experiment:
+        """`experiment`, or where its data isn't here, one on noise of the form of that data.
+
+        Its `encode` and `init` are those of the run. InputError as of `experiment`, and where
+        features depend on the data, such as on the mean of its images.
+        """
+        try:
+            return self.experiment
+        except InputError as e:
+            error = e
+        make = self.make or make_of(self.record, self.workdir)
+        arguments = restore_arguments(make, self.record["computes"], self.workdir)
+        found = []
+        for seed in (0, 1):
+            with standing_in(self.record.get("read") or {}, seed) as absent:
+                try:
+                    found.append(make(**arguments))
+                except InputError:
+                    raise error from None
+        if not absent:
+            raise error
+        one, other = found
+        if one.encode is not None and other.encode is not None:
+            state, example = self._state_of(one), batch_of(one)["image"]
+            noise = np.random.default_rng(2).integers(0, 256, (2, *example.shape[1:]))
+            z = [e.encode(state, jnp.asarray(noise, example.dtype)) for e in (one, other)]
+            if not np.array_equal(*z):
+                raise InputError(f"{error} Its features depend on the content of the data.")
+        print(f"Note: {', '.join(sorted(absent))} isn't here; features are computed without it.")
+        return one
+
     def encode(self, images: Any) -> Array:
         """Features (n, d) of uint8 images (n, h, w, c), rows of tokens or waves.
 
-        They are those of the run's own evaluators. InputError where the experiment can't be made
-        again or has no `encode`, or where images are not uint8 as in training.
+        They are those of the run's own evaluators, and need its data only where they depend on it.
+        InputError where the experiment can't be made again or has no `encode`, or where images are
+        not uint8 as in training.
         """
         encode, state, kinds = self._encoder
         images = jnp.asarray(images)
@@ -68,13 +104,13 @@ class Loaded:
 
     @functools.cached_property
     def batch(self) -> Batch:
-        """Shapes and types of a batch of training; InputError as of `experiment`."""
-        return batch_of(self.experiment)
+        """Shapes and types of a batch of training; InputError as of `encoding`."""
+        return batch_of(self.encoding)
 
     @functools.cached_property
     def _encoder(self) -> tuple[Callable, TrainState, set[Any]]:
         """The compiled function, the state that it reads, and the types of the training data."""
-        exp = self.experiment
+        exp = self.encoding
         if exp.encode is None:
             raise InputError(
                 f"The experiment of {self.workdir} has no encode: compute features from the "
@@ -88,10 +124,12 @@ class Loaded:
     def train_state(self) -> TrainState:
         """The state as the experiment's functions take it, without an optimizer's.
 
-        InputError as of `experiment`, and where the checkpoint and the experiment have other
-        arrays.
+        InputError as of `encoding`, and where the checkpoint and the experiment have other arrays.
         """
-        shapes = jax.eval_shape(self.experiment.init, jax.random.key(0), self.batch)
+        return self._state_of(self.encoding)
+
+    def _state_of(self, exp: Experiment) -> TrainState:
+        shapes = jax.eval_shape(exp.init, jax.random.key(0), batch_of(exp))
         arrays = flatten({k: self.state.get(k) for k in ("step", "params", "extra")})
 
         def array(path: Any, x: jax.ShapeDtypeStruct) -> Array:
@@ -124,7 +162,8 @@ def load(
 def make_of(record: Mapping[str, Any], workdir: pathlib.Path) -> Callable[..., Experiment]:
     """The function of a run's experiment file: one of ssljax or of the current folder.
 
-    Where both have a file of its name, it is the one that the run was launched with.
+    Where both have a file of its name, it is the one that the run was launched with, or the one
+    that is more like it.
     """
     name = pathlib.Path(record.get("experiment") or record["launches"][-1]["command"][0]).stem
     files = [folder / f"{name}.py" for folder in (methods.FOLDER, pathlib.Path.cwd())]
@@ -132,19 +171,34 @@ def make_of(record: Mapping[str, Any], workdir: pathlib.Path) -> Callable[..., E
     if not files:
         raise InputError(
             f"The run in {workdir} was made by {name}.py, which is no file of {methods.FOLDER} or "
-            "of this folder: give the function that makes its experiment, "
-            "ssljax.load(workdir, make=...)."
+            f"of this folder: go to the folder of {name}.py, or give the function that makes its "
+            "experiment, ssljax.load(workdir, make=...)."
         )
     copies = sorted((workdir / "source").rglob(f"{name}.py"), key=lambda f: f.stat().st_mtime)
-    same = [file for file in files if copies and file.read_bytes() == copies[-1].read_bytes()]
-    if copies and not same:
-        print(f"Note: {name}.py has changed since {workdir} was last launched.")
-    file = [*same, *files][0]
+    file = files[0]
+    if copies:
+        launched = copies[-1].read_bytes().splitlines()
+        alike = [
+            difflib.SequenceMatcher(None, launched, f.read_bytes().splitlines()).ratio()
+            for f in files
+        ]
+        file = files[alike.index(max(alike))]
+        if max(alike) < 1:
+            print(f"Note: {file} is not the {name}.py that {workdir} was last launched with.")
     spec = importlib.util.spec_from_file_location(f"experiments.{name}", file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is no module of Python.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(file.parent))  # Of what it imports, as where `python FILE` runs it.
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.parent))
+    if not hasattr(module, name):
+        raise InputError(
+            f"{file} has no function {name}: name the one that makes its experiment so, or give "
+            "it, ssljax.load(workdir, make=...)."
+        )
     return getattr(module, name)
 
 

@@ -2,8 +2,11 @@
 
 import ast
 import difflib
+import importlib.machinery
+import keyword
 import pathlib
 import re
+import sys
 
 from ssljax.errors import InputError
 
@@ -43,13 +46,20 @@ def fork(name: str, to: pathlib.Path) -> None:
     """Copies an experiment's file to `to`, with its function renamed after the new file.
 
     Runs of both then have folders of their own. InputError where `to` exists, can't be written, or
-    has a name that no function can have.
+    has a name that no function can have, or that a module has, whose imports would find `to`.
     """
     source = path_of(name)
-    if to.suffix != ".py" or not to.stem.isidentifier():
+    if to.suffix != ".py" or not to.stem.isidentifier() or keyword.iskeyword(to.stem):
         raise InputError(
-            f"{to.name} must be a name of letters, digits and _ that ends in .py: its function is "
-            "named after it."
+            f"{to.name} must be a name of letters, digits and _ that ends in .py, and no word of "
+            "Python's: its function is named after it."
+        )
+    found = importlib.machinery.PathFinder.find_spec(to.stem)
+    other = found and found.origin and pathlib.Path(found.origin).resolve() != to.resolve()
+    if other or to.stem in sys.builtin_module_names:
+        raise InputError(
+            f"{to.name} would hide the module {to.stem} from all that import it: choose another "
+            "name."
         )
     text = renamed(source.read_text(encoding="utf-8"), name, to.stem)
     text = text.replace(f"launch/local.sh experiments/{name}.py", f"python {to.name}")

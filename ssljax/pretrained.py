@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import functools
 import json
 import pathlib
+import shlex
 from typing import Any, Literal, NamedTuple, TYPE_CHECKING
 
 import flax.linen as nn
@@ -86,10 +87,7 @@ def encoder_of(
     """
     if is_weights(str(workdir)):
         return _encoder_in(read_weights(str(workdir)), net)
-    none = InputError(
-        f"{workdir} holds no run of a file with an --encoder or a --vit: make one with "
-        f"`{methods.command('simclr')} --run.workdir {workdir}`."
-    )
+    none = _no_run(workdir, "a file with an --encoder or a --vit", "simclr")
     folder = pathlib.Path(workdir).expanduser()
     file = folder / "record.json"
     try:
@@ -297,6 +295,16 @@ def _checked_net(
         raise damaged(file, f"its net can't be built, {e}", TRAIN_AGAIN) from None
 
 
+def _no_run(workdir: str | pathlib.Path, what: str, method: str) -> InputError:
+    """Error for a folder without a run of what is wanted, which `method` makes."""
+    there = pathlib.Path(workdir).expanduser().exists()
+    return InputError(
+        f"{workdir} {'holds' if there else 'does not exist, and so holds'} no run of {what}: check "
+        f"the path, or make one with `{methods.command(method)} --run.workdir "
+        f"{shlex.quote(str(workdir))}`."
+    )
+
+
 def _kept_before(state: Tree) -> dict[str, str]:
     """The paths that a record of an older version lacks: a teacher is kept where there is one."""
     teacher = "teacher" in (state.get("extra") or {})
@@ -449,10 +457,7 @@ def pretrained(
     if is_weights(str(workdir)):
         return _model_in(read_weights(str(workdir)), kind)
     method = {"Transformer": "bert", "EncoderDecoder": "t5"}[kind]
-    none = InputError(
-        f"{workdir} holds no run of {MODELS[kind]}: make one with "
-        f"`{methods.command(method)} --run.workdir {workdir}`."
-    )
+    none = _no_run(workdir, MODELS[kind], method)
     folder = pathlib.Path(workdir).expanduser()
     try:
         form, file = _form(folder, "net")

@@ -2,6 +2,7 @@
 in memory, and features for its projector."""
 
 from collections.abc import Iterator, Mapping
+import logging
 import math
 import os
 import pathlib
@@ -17,6 +18,7 @@ from ssljax.record import write_whole
 if TYPE_CHECKING:
     from ssljax.evals.pictures import FeatureMap
 
+logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # It warns of NaN, which a run names.
 MOST_FEATURES = 1_000_000  # Numbers that the projector is given, at most.
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax import record, TrainState
+from ssljax import fingerprint, record, TrainState
 from ssljax.checkpoint import Checkpoints
 from ssljax.loaded import batch_of
 
@@ -39,7 +39,8 @@ def random_state(exp: Any, seed: int = 0) -> TrainState:
 
 def save_run(make: Callable, folder: pathlib.Path, seed: int = 0, **arguments: Any) -> TrainState:
     """Saves an experiment at a random state, as a run of one step would; returns the state."""
-    exp = make(**arguments)
+    with fingerprint.reading() as read:
+        exp = make(**arguments)
     state = random_state(exp, seed).replace(step=jnp.ones((), jnp.int32))
     source = inspect.getsourcefile(inspect.unwrap(make))
     folder.mkdir(parents=True)
@@ -49,7 +50,7 @@ def save_run(make: Callable, folder: pathlib.Path, seed: int = 0, **arguments: A
         record.computes_of(arguments) | {"run": {"seed": 0, "seeds": 1}},
         source,
         0,
-        {},
+        read,
         lanes="vmap",
         num_steps=1,
         batch_size=exp.data.batch_size,

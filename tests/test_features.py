@@ -1,6 +1,8 @@
 """Features of files: those of the run's evaluators, streamed, written whole."""
 
 import csv
+from dataclasses import replace
+import shutil
 
 import jax
 import numpy as np
@@ -16,8 +18,8 @@ from experiments.simclr import simclr
 from experiments.simcse import simcse
 from experiments.t5 import t5
 from experiments.vae import vae
-from ssljax import features, load, Loaded
-from ssljax.data import Images, images
+from ssljax import Experiment, features, load, Loaded
+from ssljax.data import Images, images, sources
 from ssljax.data.audio import Recordings, recordings
 from ssljax.data.documents import labelled_documents
 from ssljax.data.folders import find_files, IMAGES
@@ -84,6 +86,37 @@ def test_features_of_photographs_are_those_of_the_evaluators(make, photos, tmp_p
     assert np.std(z, axis=0).max() > 0
     assert "60 images; 1 other files" in capsys.readouterr().out
     assert {f.name for f in file.parent.iterdir()} == {"z.parquet", "z.npz", "z.csv"}
+
+
+SMALL = {"encoder": ConvNet((4, 6)), "batch_size": 8}
+
+
+def centred(data: Images = Images()) -> Experiment:
+    """An experiment whose features depend on the mean of its training images."""
+    mean = data.read().train.read(np.arange(9))["image"].mean()
+    exp = rotation(data, encoder=ConvNet((4, 6)), batch_size=8)
+    return replace(exp, encode=lambda state, x: exp.encode(state, x) - mean)
+
+
+@pytest.mark.parametrize("limit", [2**31, 0])
+def test_features_without_the_data_of_the_run(photos, tmp_path, monkeypatch, capsys, limit):
+    monkeypatch.setattr(sources, "RESIDENT_BYTES", limit)  # Resident and streamed.
+    root = shutil.copytree(photos[0], tmp_path / "set")
+    data, x = Images(str(root), image_size=16), images("photos", "test", 16).image[:5]
+    for make, arguments in ((rotation, SMALL), (centred, {})):
+        save_run(make, tmp_path / make.__name__, data=data, **arguments)
+    runs = lambda: (load(tmp_path / make.__name__, make=make) for make in (rotation, centred))
+    z = [run.encode(x) for run in runs()]
+    root.rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    whole, of_content = runs()
+    np.testing.assert_array_equal(whole.encode(x), z[0])
+    assert f"Note: {root} isn't here" in capsys.readouterr().out
+    assert write_features(whole, tmp_path / "elsewhere", tmp_path / "z.npz") == 60
+    with pytest.raises(InputError, match="no folder or .* Its features depend on the content of"):
+        of_content.encode(x)
+    with pytest.raises(InputError, match="can't be made again: There is no folder or"):
+        whole.experiment  # noqa: B018  # What would be evaluated on that data.
 
 
 def test_no_more_than_two_batches_are_read_before_the_first_is_written(photos, tmp_path):

@@ -124,6 +124,9 @@ def test_a_reader_that_leaves_early_ends_the_list_without_a_word():
         (["fork", "simclr", "my-own.py"], ["my-own.py must be a name of letters"]),
         (["fork", "simclr", "own.txt"], ["own.txt must be a name", "ends in .py"]),
         (["fork", "simclr", "nowhere/own.py"], ["nowhere/own.py can't be written"]),
+        (["fork", "simclr", "class.py"], ["class.py must be a name", "no word of Python's"]),
+        (["fork", "simclr", "random.py"], ["random.py would hide the module random"]),
+        (["fork", "simclr", "jax.py"], ["jax.py would hide the module jax"]),
     ],
 )
 def test_commands_that_cannot_be_done_are_one_sentence(capsys, here, args, words):
@@ -170,6 +173,13 @@ def test_a_fork_differs_in_the_name_of_its_function_alone(here, name):
     assert ast.unparse(tree.body[-1].body[-1]) == "main(my_own_method)"
     imports = lambda tree: [ast.unparse(x) for x in tree.body if isinstance(x, ast.ImportFrom)]
     assert imports(tree) == imports(ast.parse(original))
+
+
+def test_a_fork_says_what_runs_it(capsys, here):
+    (here / "my own").mkdir()
+    status, said, _ = run_command(capsys, "fork", "vae", "my own/mine.py")
+    assert status == 0 and "`python 'my own/mine.py'` runs it" in said
+    assert ast.parse((here / "my own" / "mine.py").read_text())
 
 
 # Packages of extras.

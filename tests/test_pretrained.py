@@ -4,6 +4,7 @@ from dataclasses import replace
 import inspect
 import json
 import shutil
+import sys
 
 import flax.linen as nn
 import jax
@@ -285,6 +286,8 @@ def test_damaged_records_of_an_encoder_are_one_sentence(tmp_path, one_device):
     file.unlink()
     with pytest.raises(InputError, match="holds no run of a file with an --encoder"):
         encoder_of(tmp_path)
+    with pytest.raises(InputError, match="none does not exist, and so holds no run of a file with"):
+        encoder_of(tmp_path / "none")
 
 
 def test_weights_and_data_of_a_pretrained_run_are_reported(tmp_path, one_device):
@@ -354,7 +357,7 @@ def test_records_of_older_versions_keep_the_same_encoder(make, tmp_path, one_dev
     assert old.net == net == arguments.get("encoder", arguments.get("vit"))
     jax.tree.map(np.testing.assert_array_equal, old[1:3], (params, stats))
     x = images("digits", "test").image[:12]
-    with pytest.raises(InputError, match=r"which is no file of .*give the function .*make="):
+    with pytest.raises(InputError, match=r"which is no file of .*or give the function .*make="):
         load(tmp_path).encode(x)  # The command of such a record is the name of this test's.
     found = load(tmp_path, make=make).encode(x)
     np.testing.assert_array_equal(found, jax.jit(exp.encode)(state, x))
@@ -462,7 +465,7 @@ def test_code_in_a_runs_folder_is_not_run(tmp_path, one_device, capsys):
     train_briefly(rotation, tmp_path, encoder=ConvNet(widths=(4, 6)))
     (tmp_path / "source" / "rotation.py").write_text("raise SystemExit(3)")
     assert load(tmp_path).encode(images("digits", "test").image[:4]).shape == (4, 6)
-    assert "Note: rotation.py has changed since" in capsys.readouterr().out
+    assert "rotation.py is not the rotation.py that" in capsys.readouterr().out
     file = tmp_path / "record.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"experiment": "elsewhere.py"}))
@@ -493,3 +496,13 @@ def test_own_code_is_found_in_the_current_folder(tmp_path, one_device, capsys, m
     capsys.readouterr()
     np.testing.assert_array_equal(load(workdir).encode(x), z)
     assert "of the current folder" in capsys.readouterr().out
+    # What it imports from its folder is found from wherever Python was started.
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    (project / "rotation.py").write_text(f"import mine_too\nprint(mine_too.word)\n{code}")
+    (project / "mine_too.py").write_text("word = 'from a helper'")
+    np.testing.assert_array_equal(load(workdir).encode(x), z)
+    assert "from a helper" in capsys.readouterr().out
+    for folder in (project, workdir / "source"):
+        (folder / "rotation.py").write_text(code.replace("rotation(", "turned("))
+    with pytest.raises(InputError, match="rotation.py has no function rotation: name the one"):
+        load(workdir).encode(x)

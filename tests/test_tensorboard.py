@@ -74,6 +74,12 @@ def test_a_run_that_is_stopped_is_no_success(tmp_path):
     assert list(hparams(tmp_path / "tensorboard")) == ["_hparams_/session_start_info"]
 
 
+def test_a_number_that_is_not_finite_is_written_without_a_warning(tmp_path, caplog):
+    Board(tmp_path, 0).scalars(1, {"loss": float("nan"), "norm": [1.0, 3.0]})
+    found = {tag: value.simple_value for _, tag, value in summaries(tmp_path)}
+    assert np.isnan(found["loss"]) and found["norm"] == 2 and not caplog.records
+
+
 def test_projector_has_features_classes_and_thumbnails_of_the_same_examples(tmp_path):
     found = digits_map()
     board = Board(tmp_path, 0)

@@ -1,12 +1,12 @@
-"""Stand-ins for data sets that aren't there, so that a program can be planned without them.
+"""Stand-ins for data sets that aren't there: to plan a program, or to encode by a run's net.
 
-They have the shapes, classes and number of examples of the set, and zeros for its content.
+They have the shapes, classes and number of examples of the set, and not its content.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import contextvars
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _planning: contextvars.ContextVar[bool] = contextvars.ContextVar("planning", default=False)
+# What `standing_in` was given, and the names of the sets that were replaced.
+_forms: contextvars.ContextVar[tuple[Mapping[str, Any], int, set[str]] | None]
+_forms = contextvars.ContextVar("forms", default=None)
 
 # Examples of splits, which TFDS knows only of a set that was prepared; of others that aren't:
 EXAMPLES = {
@@ -58,15 +61,46 @@ def image_set(
     if split == "test" and split not in counts:
         split = "validation"
     n = counts.get(split, UNKNOWN)
-    labels = np.arange(n, dtype=np.int32) % len(class_names) if class_names else None
-    zeros = np.zeros(shape, np.uint8)
     line = f"{name} isn't prepared here: planned as {n:,} images of {shape}"
-    if fits_in_memory(n, shape):
-        image = np.broadcast_to(zeros, (n, *shape))
+    return _repeated(np.zeros(shape, np.uint8), n, class_names or None, aspects), line
+
+
+def _repeated(x: np.ndarray, n: int, class_names: list[str] | None, aspects: bool) -> Source:
+    """A set of `n` times the same example; without labels for None as `class_names`."""
+    names = class_names or []
+    labels = None if class_names is None else np.arange(n, dtype=np.int32) % max(1, len(names))
+    if fits_in_memory(n, x.shape):
         aspect = np.ones(n, np.float32) if aspects else None
-        return Arrays(image, labels, class_names, aspect), line
-    image = lambda i: (zeros, 1.0) if aspects else zeros
-    return OnDisk(image, labels, class_names, shape, count=n, aspects=aspects), line
+        return Arrays(np.broadcast_to(x, (n, *x.shape)), labels, names, aspect)
+    image = lambda i: (x, 1.0) if aspects else x
+    return OnDisk(image, labels, names, x.shape, count=n, aspects=aspects)
+
+
+@contextlib.contextmanager
+def standing_in(read: Mapping[str, Mapping[str, Any]], seed: int) -> Iterator[set[str]]:
+    """Context in which a set that can't be read is replaced by noise of its form in a record.
+
+    `read` is what the record has of it, {name: {part: {"count", "form", ...}}}. Gives the names of
+    the sets that were replaced.
+    """
+    used: set[str] = set()
+    token = _forms.set((read, seed, used))
+    try:
+        yield used
+    finally:
+        _forms.reset(token)
+
+
+def stand_in(name: str, part: str) -> Source | None:
+    """The stand-in for a part of a set; None where none is wanted, or its form isn't known."""
+    read, seed, used = _forms.get() or ({}, 0, set())
+    known = read.get(name, {}).get(part, {})
+    form = known.get("form")
+    if not form:
+        return None
+    used.add(name)
+    noise = np.random.default_rng(seed).integers(0, 256, form["shape"]).astype(form["dtype"])
+    return _repeated(noise, known["count"], form["classes"], form["aspects"])
 
 
 def tokenizer(vocabulary: int, special: tuple[str, ...] = ()) -> "Tokenizer":
