@@ -23,7 +23,7 @@ class _ComparesExamples(Exception):
 
 @dataclass
 class Accumulation:
-    """How a step that is being traced splits its batch, and what was found on the way."""
+    """How a step that is being traced splits its batch, and what tracing has found."""
 
     parts: int
     how: str = ""  # "gradients" or "representations", once it is known.

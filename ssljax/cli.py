@@ -101,7 +101,10 @@ def parse(
         if dtype is None:
             return run, arguments
         if not has_field(arguments, "dtype"):
-            raise InputError(f"--dtype is of nets that {make.__name__} has none of: leave it out.")
+            raise InputError(
+                f"--dtype sets the precision of nets, and those of {make.__name__} have float32 "
+                "alone: leave it out."
+            )
         return run, with_fields(arguments, dtype=dtype)
 
     keyword = inspect.Parameter.KEYWORD_ONLY

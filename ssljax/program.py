@@ -64,7 +64,7 @@ class Program:
                 "--run.tensor splits the layers of ViTs and Transformers, and this experiment has "
                 "none: leave it out."
             )
-        with attention.listening() as self.attention:  # Which runs, for the log.
+        with attention.recording() as self.attention:  # Which runs, for the log.
             jaxpr = jax.make_jaxpr(exp.step, return_shape=True)(self.state, batch, key)
         new, metrics = jaxpr[1]
         if jax.tree.map(_form, new) != jax.tree.map(_form, self.state):

@@ -54,7 +54,7 @@ def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None, tensor: int =
             "machine."
         )
     sizes = {"data": n // (fsdp * tensor), "fsdp": fsdp}
-    # Last, so that the devices that talk most are neighbours.
+    # Last, so that the devices that communicate most are neighbours.
     sizes |= {"tensor": tensor} if tensor > 1 else {}
     kinds = (AxisType.Auto,) * len(sizes)
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)

@@ -12,7 +12,7 @@ from ssljax.models.attention import (
     cpu_attention,
     described,
     even_attention,
-    listening,
+    recording,
     splash_attention,
 )
 
@@ -25,7 +25,7 @@ def traced(kind, platform, shape=(4, 256, 2, 64), dtype=jnp.bfloat16, devices=1,
     mesh = AbstractMesh((devices, 1), ("data", "fsdp"), abstract_device=device)
     x = jax.ShapeDtypeStruct(shape, dtype)
     f = lambda q, k, v: attend(q, k, v, **how).astype(jnp.float32).sum()
-    with jax.sharding.use_abstract_mesh(mesh), assumed_cudnn(), listening() as found:
+    with jax.sharding.use_abstract_mesh(mesh), assumed_cudnn(), recording() as found:
         text = str(jax.make_jaxpr(jax.grad(f, argnums=(0, 1, 2)))(x, x, x))
     (name,) = found
     assert ("dot_product_attention_bwd" in text) == (name == "cudnn")
@@ -81,7 +81,7 @@ def test_a_gpu_without_cudnn_uses_xlas():
     device = AbstractDevice(device_kind=H100, num_cores=1, platform="gpu")
     mesh = AbstractMesh((1, 1), ("data", "fsdp"), abstract_device=device)
     x = jax.ShapeDtypeStruct((4, 256, 2, 64), jnp.bfloat16)
-    with jax.sharding.use_abstract_mesh(mesh), listening() as found:
+    with jax.sharding.use_abstract_mesh(mesh), recording() as found:
         jax.make_jaxpr(lambda x: attend(x, x, x))(x)
     assert found == {"xla": "no cuDNN found"}
 

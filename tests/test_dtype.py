@@ -29,7 +29,7 @@ def test_one_flag_is_of_the_encoder_and_the_head():
 
 
 def test_an_experiment_whose_nets_have_no_precision_says_so():
-    with pytest.raises(InputError, match="--dtype is of nets that lstm has none of"):
+    with pytest.raises(InputError, match="those of lstm have float32 alone"):
         parse(lstm, ["--dtype", "bfloat16"])
 
 

@@ -63,7 +63,7 @@ class TextPairs:
 
     @property
     def files(self) -> list[str]:
-        """What stands for the content in a run's record, beside the inputs."""
+        """What a run's record has of the content, in addition to the inputs."""
         return self.targets
 
     def select(self, at: np.ndarray) -> "TextPairs":

@@ -21,14 +21,14 @@ from ssljax.sharding import BATCH, batch_parts, device_kind, platform, tensor_pa
 
 CACHE = 2**18  # Scores at a time, 1 MiB of them, in `cpu_attention`'s gradient.
 CUDNN = 91000  # A version of cuDNN that has what we use, for programs of a GPU that isn't there.
-BEFORE_AMPERE = r"GTX|TITAN|RTX 20\d\d|Quadro"  # Names that begin with NVIDIA; others have Tesla.
+BEFORE_AMPERE = r"GTX|TITAN|RTX 20\d\d|Quadro"  # Besides Tesla, whose names don't begin with NVIDIA.
 NAMES = {
     "cudnn": "cuDNN's flash attention",
     "splash": "the TPU's splash kernel",
     "xla": "XLA's, with all scores in memory",
     "cpu": "our own for CPUs",
 }
-_listeners: list[dict[str, str]] = []
+_records: list[dict[str, str]] = []
 
 
 def attend(
@@ -47,8 +47,8 @@ def attend(
     of GPUs and TPUs have a first gradient alone. `implementation` says which is used.
     """
     name, why = implementation(q, k, causal, mask, bias)
-    for found in _listeners:
-        found[name] = why
+    for record in _records:
+        record[name] = why
     if name == "splash":
         return splash_attention(q, k, v, causal)
     if name == "cudnn":
@@ -99,18 +99,18 @@ def implementation(
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[dict[str, str]]:
-    """{implementation: why} of what `attend` uses while programs are traced here."""
+def recording() -> Iterator[dict[str, str]]:
+    """{implementation: why} of what `attend` uses in programs that are traced in the context."""
     found: dict[str, str] = {}
-    _listeners.append(found)
+    _records.append(found)
     try:
         yield found
     finally:
-        _listeners.remove(found)
+        _records.remove(found)
 
 
 def described(found: dict[str, str]) -> str:
-    """What `listening` has heard, for a line of a log."""
+    """What `recording` gives, for a line of a log."""
     return "; ".join(NAMES[name] + (f" ({why})" if why else "") for name, why in found.items())
 
 

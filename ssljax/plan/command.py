@@ -15,7 +15,7 @@ from ssljax.plan.machines import Machine, machine_of
 from ssljax.run import Run
 
 PARTS = 4  # Of a batch, with which accumulation is tried.
-SLOW = 5.0  # Seconds of a compilation from which on it is said what another one is for.
+SLOW = 5.0  # Seconds: a search by compilations that take longer is announced.
 
 
 def plan(make: Callable[..., Experiment], arguments: Mapping[str, Any], run: Run) -> Plan:

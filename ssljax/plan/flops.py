@@ -1,4 +1,4 @@
-"""FLOPs of a program, counted from its jaxpr: what is asked for, on all devices together.
+"""FLOPs of a program, counted from its jaxpr, before any compiler: of all devices together.
 
 Products and convolutions are counted as XLA does (HloCostAnalysis): a multiplication and an
 addition for each pair of elements that meet, and none for padding or for the zeros that a stride
