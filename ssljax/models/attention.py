@@ -21,7 +21,7 @@ from ssljax.sharding import BATCH, batch_parts, device_kind, platform, tensor_pa
 
 CACHE = 2**18  # Scores at a time, 1 MiB of them, in `cpu_attention`'s gradient.
 CUDNN = 91000  # A version of cuDNN that has what we use, for programs of a GPU that isn't there.
-BEFORE_AMPERE = r"GTX|TITAN|RTX 20\d\d|Quadro"  # Besides Tesla, whose names don't begin with NVIDIA.
+BEFORE_AMPERE = r"GTX|TITAN|RTX 20\d\d|Quadro"  # A Tesla's name begins otherwise.
 NAMES = {
     "cudnn": "cuDNN's flash attention",
     "splash": "the TPU's splash kernel",
