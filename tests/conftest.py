@@ -3,7 +3,7 @@
 Tests spend most of their time compiling. Programs in their process are compiled without XLA's
 costly passes: seven tests that train small nets took 18 to 38 CPU seconds with XLA's defaults and
 take 6 to 17 so. How programs are split over devices is decided before these passes; numbers differ
-by rounding. Commands that tests start as processes of their own are compiled by the defaults.
+by rounding. Commands that tests start as processes of their own are compiled as users' are.
 """
 
 import os
