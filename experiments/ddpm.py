@@ -4,8 +4,8 @@ Samples are drawn by DDIM (Song et al., 2020, https://arxiv.org/abs/2010.02502),
 and guided towards their class (Ho and Salimans, 2022, https://arxiv.org/abs/2207.12598).
 
     launch/local.sh experiments/ddpm.py                 # digits, on a laptop CPU
-    # The paper's net, noise and sampler, for 800,000 steps; its learning rate is constant after
-    # the warm-up, and its net is given no class.
+    # The paper's sizes, noise and sampler, for 800,000 steps. In the paper the learning rate is
+    # constant after the warm-up, no class is given, and the net differs as `TimeUNet` says.
     launch/local.sh experiments/ddpm.py --data cifar10 --unet.widths 128 256 256 256 \
         --unet.blocks 2 --unet.attention 16 --unet.heads 1 --unet.groups 32 --unet.dropout 0.1 \
         --flip --batch-size 128 --lr 2e-4 --warmup 0.00625 --decay 0.9999 --epochs 2052 \

@@ -5,7 +5,7 @@ steps of Euler or Heun. Guided towards a class as in Ho and Salimans, 2022,
 https://arxiv.org/abs/2207.12598.
 
     launch/local.sh experiments/flow.py                 # digits, on a laptop CPU
-    # CIFAR-10 by DDPM's net
+    # CIFAR-10 by a net of DDPM's size
     launch/local.sh experiments/flow.py --data cifar10 --unet.widths 128 256 256 256 \
         --unet.blocks 2 --unet.attention 16 --unet.heads 1 --unet.groups 32 --flip \
         --batch-size 128 --lr 2e-4 --warmup 0.01 --decay 0.9999 --epochs 1000 \

@@ -6,6 +6,9 @@ launch/local.sh experiments/text_to_text.py              # lists of words, to be
 launch/local.sh experiments/text_to_text.py --data pairs.tsv --length 128 --target-length 128
 launch/local.sh experiments/text_to_text.py --data imdb_reviews --pretrained runs/T5-ON-IMDB \\
     --length 256 --target-length 4 --fraction 0.1
+
+Lists of words: 99.8 % of those held out are reversed exactly (untrained net 0), one seed; at most
+15 minutes of training on two cores, which others used too.
 """
 
 from typing import Annotated
