@@ -540,7 +540,7 @@ def text(tmp_path):
 
 def test_t5_loss(text):
     net = Transformer(1, 2, 16, **T5)
-    exp = t5(data=text, net=net, vocabulary=300, length=20, batch_size=4)
+    exp = t5(data=text, net=net, vocabulary=300, share=0.15, length=20, batch_size=4)
     batch, state = begun(exp)
     k = jax.random.key(3)
     metrics = jax.jit(exp.step)(state, batch, k)[1]
@@ -553,7 +553,8 @@ def test_t5_loss(text):
 
 def test_floors_of_held_out_spans(text, one_device):
     """Unigram's -log p and the most frequent token, counted by hand over the tokens left out."""
-    exp = t5(data=text, net=Transformer(1, 2, 16, **T5), vocabulary=300, length=40, batch_size=4)
+    net = Transformer(1, 2, 16, **T5)
+    exp = t5(data=text, net=net, vocabulary=300, share=0.15, length=40, batch_size=4)
     found = exp.evals["test"](begun(exp)[1])
     read = text_rows(text, 300, 40)
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[0]
