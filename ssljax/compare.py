@@ -80,7 +80,10 @@ class Column:
     def settings(self) -> dict[str, Any]:
         """Arguments by dotted name, defaults of the run's version among them, without seeds."""
         record = self.first.record
-        found = (record.get("defaults") or {}) | flat(record["computes"])
+        usual = record.get("defaults") or {}
+        # Those of older versions have an address of memory, as of a field of all modules of Flax.
+        usual = {k: v for k, v in usual.items() if " object at 0x" not in str(v)}
+        found = usual | flat(record["computes"])
         return {k: v for k, v in found.items() if not k.startswith("run.")}
 
     @functools.cached_property
