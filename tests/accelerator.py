@@ -511,7 +511,7 @@ def _with_data(words: Sequence[str]) -> list[str] | None:
 
 
 def _wait(process: subprocess.Popen, end: float) -> None:
-    """Waits for a process, which is told to stop at `end`."""
+    """Waits for a process, and stops it at `end`."""
     try:
         process.wait(max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
