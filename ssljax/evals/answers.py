@@ -177,11 +177,11 @@ def exact_answers(
 
     def evaluate(state: Tree) -> Mapping[str, float]:
         right, nats = 0, 0.0
-        for start, n, part in in_parts(both.__getitem__, np.arange(len(both)), batch_size):
-            found, nll = (x[:n] for x in jax.device_get(run(state, put(part, split=True))))
-            own = targets[start : start + n]
+        for start, count, part in in_parts(both.__getitem__, np.arange(len(both)), batch_size):
+            found, nll = (x[:count] for x in jax.device_get(run(state, put(part, split=True))))
+            own = targets[start : start + count]
             nats += nll.astype(np.float64)[own >= 0].sum()
-            right += np.sum(same_answers(found, own) & whole[start : start + n])
+            right += np.sum(same_answers(found, own) & whole[start : start + count])
         nll = float(nats / np.sum(targets >= 0))
         if not np.isfinite(nll):
             raise InputError("The targets have a -log p that is not finite.")
