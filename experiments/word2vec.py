@@ -18,7 +18,7 @@ from ssljax.evals.words import nearest_words, word_tests
 from ssljax.losses.words import cbow_loss, skip_gram_loss, term_counts
 from ssljax.optim import descend_rows
 from ssljax.ranges import checked, Count, NotNegative, Positive
-from ssljax.sharding import over_batch
+from ssljax.sharding import gathered, over_batch
 
 
 @checked
@@ -113,7 +113,8 @@ def word2vec(
         params, losses = jax.lax.scan(
             lambda params, part: move(params, *part, rate), state.params, parts
         )
-        return state.replace(params=params), {"loss": losses.mean(), "lr": rate}
+        # Tables that are split at rest would be gathered in every turn of the loop.
+        return state.replace(params=gathered(params)), {"loss": losses.mean(), "lr": rate}
 
     def vectors(state):
         return state.params["in"]

@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterator
 import contextlib
 from dataclasses import dataclass
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jax import Array
+from jax.extend import core
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from ssljax.errors import InputError
-from ssljax.sharding import BATCH, batch_parts, platform
+from ssljax.sharding import BATCH, batch_parts, gathered, platform
 
 Tree = Any
 
@@ -59,6 +61,10 @@ def accumulated(step: Callable, parts: int) -> tuple[Callable, Accumulation]:
     is a `Chain`, or is called through `by_parts`, its outputs are computed in parts, and in parts
     once more for their gradients, with the values of the whole batch: GradCache (Gao et al., 2021,
     arXiv:2101.06983).
+
+    A loss that compares all pairs of examples without saying so is found by the size of its
+    arrays. One that compares them otherwise, as by their covariance, must call `whole_batch`: else
+    its parts are averaged.
 
     BatchNorm normalises each part by itself in either case, which the whole batch does not.
     InputError, when the step is traced, where there is no such net, the step is not that of
@@ -112,7 +118,7 @@ def mean_over_parts(x: Array) -> Array:
 
 def value_and_grad(loss: Callable, params: Tree, batch: Tree, key: Array) -> tuple[Tree, Tree]:
     """((value, aux), gradient) of `loss(params, batch, key)`, in parts where a step is to be."""
-    of = jax.value_and_grad(loss, has_aux=True)
+    of = jax.value_and_grad(lambda params, *rest: loss(gathered(params), *rest), has_aux=True)
     if not _now:
         return of(params, batch, key)
     found = _now[-1]
@@ -122,6 +128,8 @@ def value_and_grad(loss: Callable, params: Tree, batch: Tree, key: Array) -> tup
     try:
         with nn.intercept_methods(_notice(found)):
             jaxpr, shapes = jax.make_jaxpr(of, return_shape=True)(params, first, key)
+        if _grows_with_the_square(found, of, jaxpr, params, first, key):
+            raise _ComparesExamples
         means = _means(found, loss, params, parts, key) if found.sums else []
     except _ComparesExamples:
         found.whole = True
@@ -147,6 +155,35 @@ def value_and_grad(loss: Callable, params: Tree, batch: Tree, key: Array) -> tup
         return jax.tree.map(lambda x, like: x.astype(like.dtype), total, shapes)
     finally:
         found.whole, found.sums, found.means = True, None, None
+
+
+def _grows_with_the_square(found: Accumulation, of: Callable, jaxpr: Any, *args: Tree) -> bool:
+    """Whether an array of a loss is four times as large for twice the examples.
+
+    So are the similarities of all pairs, in a loss that doesn't call `whole_batch`.
+    """
+    params, part, key = args
+    twice = lambda x: jax.ShapeDtypeStruct((2 * len(x), *x.shape[1:]), x.dtype)
+    kept, found.sums = found.sums, []
+    try:
+        other = jax.make_jaxpr(of)(params, jax.tree.map(twice, part), key)
+    except (TypeError, ValueError):  # It draws for as many examples as a part has.
+        return False
+    finally:
+        found.sums = kept
+    sizes, larger = list(_sizes(jaxpr)), list(_sizes(other))
+    if [name for name, _ in sizes] != [name for name, _ in larger]:
+        return False  # A program that depends on the number of examples.
+    return any(b >= 4 * a for (_, a), (_, b) in zip(sizes, larger, strict=True) if a)
+
+
+def _sizes(jaxpr: Any) -> Iterator[tuple[str, int]]:
+    """The operations of a program and the sizes of their results, in order."""
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        for inner in core.jaxprs_in_params(eqn.params):
+            yield from _sizes(inner)
+        for x in eqn.outvars:
+            yield eqn.primitive.name, math.prod(getattr(x.aval, "shape", ()))
 
 
 def _means(found: Accumulation, loss: Callable, params: Tree, parts: Tree, key: Array) -> Tree:

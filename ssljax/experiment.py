@@ -122,6 +122,15 @@ def _descend(
     return optax.apply_updates(params, updates), opt_state, (aux, optax.global_norm(grads))
 
 
+def _of(loss: Callable, params: Tree, state: TrainState, batch: Batch, key: Array) -> Any:
+    """(value, (extra, metrics)) of a loss, its extra whole until the step has ended."""
+    out = loss(params, state, batch, key)
+    if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], tuple)):
+        raise InputError("A loss must return (value, (extra, metrics)).")
+    value, (extra, metrics) = out
+    return value, (sharding.gathered(extra), metrics)
+
+
 def minimize(tx: optax.GradientTransformation, loss: Callable) -> Callable:
     """`step` of a method with one loss, which the parameters of `state` descend.
 
@@ -130,16 +139,10 @@ def minimize(tx: optax.GradientTransformation, loss: Callable) -> Callable:
     parameters before it is clipped, and `lr`, where `tx` has a schedule (`optim.scheduled`).
     """
 
-    def loss_of_params(params: Tree, state: TrainState, batch: Batch, key: Array) -> Any:
-        out = loss(params, state, batch, key)
-        if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], tuple)):
-            raise InputError("A loss must return (value, (extra, metrics)).")
-        return out
-
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         params, opt_state, ((extra, metrics), norm) = _descend(
             tx,
-            lambda params, batch, key: loss_of_params(params, state, batch, key),
+            lambda params, batch, key: _of(loss, params, state, batch, key),
             state.params,
             state.opt_state,
             batch,
@@ -169,9 +172,11 @@ def alternate(
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         metrics = {}
         for player, loss in losses.items():
+            # Parameters that another player's loss has moved are split again.
+            whole = state.replace(params=sharding.gathered(state.params))
             params, opt_state, ((extra, found), norm) = _descend(
                 tx,
-                lambda params, batch, key: loss(params, state, batch, key),
+                lambda params, batch, key: _of(loss, params, whole, batch, key),
                 state.params[player],
                 state.opt_state[player],
                 batch,

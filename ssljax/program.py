@@ -170,12 +170,9 @@ class Program:
     ) -> tuple[TrainState, MetricAccumulator]:
         """One step of one seed."""
         batch = self.exp.data.batch(resident, fed)
-        # Parameters are split at rest and gathered here: XLA would otherwise split activations by
-        # channel wherever a parameter is split.
-        at = sharding.gathered((self.layout.params, self.layout.extra), self.mesh)
-        whole = jax.lax.with_sharding_constraint((state.params, state.extra), at)
-        gathered = state.replace(params=whole[0], extra=whole[1])
-        new, metrics = self.exp.step(gathered, batch, jax.random.fold_in(key, state.step))
+        params, extra = sharding.gathered((state.params, state.extra))
+        whole = state.replace(params=params, extra=extra)
+        new, metrics = self.exp.step(whole, batch, jax.random.fold_in(key, state.step))
         values = jnp.array([metrics[name] for name in self.metrics], jnp.float32)
         # The state is not frozen on NaN: the select costs 5 % of a small net's step.
         failed = ~jnp.all(jnp.isfinite(values)) & (old.failed_step < 0)

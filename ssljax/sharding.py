@@ -135,14 +135,24 @@ def tensor(path: str, x: jax.ShapeDtypeStruct, mesh: Mesh, other: Any = fsdp) ->
     return P(*spec)
 
 
-def gathered(layout: Tree, mesh: Mesh) -> Tree:
-    """Shardings of parameters while a step computes: those at rest, without the axis fsdp."""
+def gathered(params: Tree) -> Tree:
+    """Parameters as a step computes with them: whole on every device but for the axis tensor.
 
-    def without(at: NamedSharding) -> NamedSharding:
-        kept = [axis if axis == "tensor" else None for axis in at.spec]
-        return NamedSharding(mesh, P(*kept)) if any(kept) else replicated(mesh)
+    They are split at rest, and XLA would otherwise split activations by channel wherever a
+    parameter, or its gradient, is split. A gradient is summed over the devices whole, too, and only
+    then split as the optimizer's state is. Outside of a mesh they are returned as they are.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return params
 
-    return jax.tree.map(without, layout)
+    def gather(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+        spec = tensor(_name(path), x, mesh, other=lambda *_: P())
+        # Transposed, a gradient is whole by the second constraint, and free by the first.
+        free = jax.lax.with_sharding_constraint(x, P(*[P.UNCONSTRAINED] * x.ndim))
+        return jax.lax.with_sharding_constraint(free, spec)
+
+    return jax.tree_util.tree_map_with_path(gather, params)
 
 
 def over_batch(x: jax.Array) -> jax.Array:
@@ -172,7 +182,10 @@ def shard_state(state: Tree, rule, mesh: Mesh) -> Tree:
     """Sharding of each array of `state`, a tree of shapes, by `rule(path, shape, mesh)`."""
 
     def sharding_of(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, rule(name, x, mesh))
+        return NamedSharding(mesh, rule(_name(path), x, mesh))
 
     return jax.tree_util.tree_map_with_path(sharding_of, state)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -60,7 +60,14 @@ def test_a_mean_over_examples_has_the_step_of_the_whole_batch(parts):
     assert str(found) == f"in {parts} parts whose gradients are averaged"
 
 
-@pytest.mark.parametrize("loss", [nt_xent_loss, info_nce_loss, barlow_twins_loss, vicreg_loss])
+def of_a_user(a, b):
+    """A contrastive loss that says nothing of accumulation."""
+    return optax.softmax_cross_entropy_with_integer_labels(a @ b.T, jnp.arange(len(a))).mean()
+
+
+@pytest.mark.parametrize(
+    "loss", [nt_xent_loss, info_nce_loss, barlow_twins_loss, vicreg_loss, of_a_user]
+)
 def test_a_loss_that_compares_examples_sees_the_whole_batch(loss):
     net = Chain(encoder=MLP((16, 8)), head=MLP((8, 4)))
     params, stats = net.init(jax.random.split(jax.random.key(0)), BATCH["image"])

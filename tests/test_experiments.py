@@ -4,6 +4,7 @@ on any layout of devices, of which none computes the whole batch."""
 import ast
 from dataclasses import replace
 from functools import partial
+import inspect
 import itertools
 import json
 import re
@@ -67,13 +68,16 @@ WHOLE_BATCH = {
 }
 # What moves an array from device to device as it is; sums over devices, as of gradients, do not.
 EXCHANGES = ("all-gather", "all-to-all", "collective-permute")
+# Lines by which parameters and extra are gathered.
+SOURCE, FIRST = inspect.getsourcelines(sharding.gathered)
+GATHERED = {f"ssljax/sharding.py:{FIRST + i}" for i in range(len(SOURCE))}
 
 
 class Layout:
     """An experiment's program on `n` devices, its parameters split over `fsdp` of them."""
 
     def __init__(self, exp, n, fsdp):
-        self.exp, self.mesh = exp, mesh_of(n, fsdp)
+        self.exp, self.mesh, self.split = exp, mesh_of(n, fsdp), fsdp > 1
         with jax.set_mesh(self.mesh):
             self.resident = jax.tree.map(lambda x: everywhere(x, self.mesh), exp.data.resident())
             self.first = next(exp.data.feed(0, 0, self.mesh))
@@ -108,14 +112,19 @@ class Layout:
     def exchanged(self):
         """Bytes of arrays that move from device to device as they are, by kind and line.
 
-        On all devices, of arrays with at least one number for each example.
+        On all devices, of arrays with at least one number for each example. Parameters and what is
+        in extra are not among them: those are gathered once, or twice where they move in between.
         """
-        found = {}
+        found, state = {}, 0
         for c in collectives(parse(self.step.as_text()), self.mesh.size, self.mesh.size):
             copies = 1 if c.kind == "all-gather" else self.mesh.size
-            if c.kind in EXCHANGES and copies * c.bytes >= 4 * BATCH:
+            if c.kind == "all-gather" and c.line in GATHERED:
+                state += c.bytes
+            elif c.kind in EXCHANGES and copies * c.bytes >= 4 * BATCH:
                 what = f"{c.kind} of {c.line or 'the new state'}"
                 found[what] = found.get(what, 0) + copies * c.bytes
+        arrays = jax.tree.leaves((self.program.state.params, self.program.state.extra))
+        assert state <= 2 * sum(x.size * x.dtype.itemsize for x in arrays)
         return found
 
 
@@ -175,10 +184,12 @@ class TestFile:
             )
 
     def test_devices_exchange_no_activations(self, file, costly):
-        """On eight devices: each step moves what the loss compares, and sums over the devices."""
+        """On eight devices, with parameters split over two: each step moves what the loss compares,
+        parameters, and sums over the devices."""
         costly(FILES.index(file) + 2)
-        exp = replace(make(file, 4, LAYOUTS), evals={})
-        check_exchanged(file, Layout(exp, 8, 1))
+        exp = make(file, 4, LAYOUTS)
+        exp = replace(exp, evals={}, partition=partial(sharding.fsdp, min_size=1))
+        check_exchanged(file, Layout(exp, 8, 2))
 
     def test_trains_resumes_and_evaluates(self, file, costly, tmp_path, one_device):
         """A run that was killed ends with the bits of an unbroken one, and with all results."""
@@ -206,7 +217,9 @@ def check_exchanged(file, layout):
         "next to each other, as Views.several does; put over_batch around arrays that are born in "
         "the step. If the loss needs them, give the reason in WHOLE_BATCH."
     )
-    assert not most or found, "no reason needed any more: remove it from WHOLE_BATCH"
+    # What is carried in extra is gathered with it.
+    needed = not most or found or layout.split
+    assert needed, "no reason needed any more: remove it from WHOLE_BATCH"
 
 
 def moving(state):

@@ -162,11 +162,9 @@ def test_tensor_parallelism_computes_the_same(name):
         rule = partial(sharding.tensor, other=partial(sharding.fsdp, min_size=1))
         with jax.set_mesh(mesh):
             at = sharding.shard_state(jax.eval_shape(init), rule, mesh)
-            whole = sharding.gathered(at.params, mesh)
 
             def step(state, x):
-                params = jax.lax.with_sharding_constraint(state.params, whole)
-                return minimize(tx, loss)(state.replace(params=params), {"x": x}, jax.random.key(0))
+                return minimize(tx, loss)(state, {"x": x}, jax.random.key(0))
 
             state = jax.jit(init, out_shardings=at)()
             split = jax.device_put(x, jax.NamedSharding(mesh, sharding.BATCH))

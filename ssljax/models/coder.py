@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ssljax.models import activate, Activation, Dtype
 from ssljax.models.convnet import Conv, halved, Up
-from ssljax.models.dense import wide_gradient
+from ssljax.models.dense import WIDE
 from ssljax.models.mlp import MLP
 from ssljax.ranges import Counts
 
@@ -89,7 +89,7 @@ class ConvEncoder(nn.Module):
     def __call__(self, x: Array) -> Array:
         for width in self.widths:
             x = activate(self.activation)(Conv(width, 4, stride=2, bias=True, dtype=self.dtype)(x))
-        dense = nn.Dense(self.out, dtype=self.dtype, dot_general=wide_gradient)
+        dense = nn.Dense(self.out, dtype=self.dtype, **WIDE)
         return dense(x.reshape(len(x), -1)).astype(jnp.float32)
 
 
@@ -114,7 +114,7 @@ class ConvDecoder(nn.Module):
         sizes = halved(height, width, len(self.widths))
         x = z.reshape(-1, z.shape[-1])
         units = math.prod(sizes[-1]) * self.widths[0]
-        x = nn.Dense(units, dtype=self.dtype, dot_general=wide_gradient)(x)
+        x = nn.Dense(units, dtype=self.dtype, **WIDE)(x)
         x = activate(self.activation)(x.reshape(-1, *sizes[-1], self.widths[0]))
         for of_layer, (h, w) in zip(self.widths[1:], sizes[-2:0:-1]):
             x = activate(self.activation)(Up(of_layer, bias=True, dtype=self.dtype)(x)[:, :h, :w])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ssljax.errors import InputError
 from ssljax.models import activate, Dtype
 from ssljax.models.convnet import Conv, halved, Up
-from ssljax.models.dense import wide_gradient
+from ssljax.models.dense import WIDE
 
 Norm = Literal["batch", "layer", "spectral", "none"]
 
@@ -114,11 +114,7 @@ def _layers(
 
     def layer(kind, *sizes, last=False, bias=True):
         biased = bias and (last or norm in ("spectral", "none"))
-        uses = (
-            {"use_bias": biased, "dot_general": wide_gradient}
-            if kind is nn.Dense
-            else {"bias": biased}
-        )
+        uses = {"use_bias": biased, **WIDE} if kind is nn.Dense else {"bias": biased}
         made = kind(*sizes, dtype=dtype, **uses, **({"kernel_init": small} if small else {}))
         return (
             (lambda x: nn.SpectralNorm(made)(x, update_stats=train)) if norm == "spectral" else made

@@ -4,6 +4,7 @@ derivatives."""
 import math
 from typing import Any
 
+from flax.linen.dtypes import promote_dtype
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from ssljax.sharding import platform
 
 
 def product(lhs: Array, rhs: Array, dimension_numbers: Any, **options: Any) -> Array:
-    """`wide_gradient` for `nn.Dense(dot_general=product)`, faster on a CPU.
+    """`wide_gradient` for `nn.Dense(**PRODUCT)`, faster on a CPU.
 
     There the gradient of a kernel that has more rows than columns is computed transposed, which
     takes half the time (512 by 128, 768 tokens: 1.1 ms in place of 2.0 on one core). It has
@@ -25,7 +26,7 @@ def product(lhs: Array, rhs: Array, dimension_numbers: Any, **options: Any) -> A
 
 
 def wide_gradient(lhs: Array, rhs: Array, dimension_numbers: Any, **options: Any) -> Array:
-    """`jax.lax.dot_general` for `nn.Dense(dot_general=wide_gradient)`, of inputs and a kernel.
+    """`jax.lax.dot_general` for `nn.Dense(**WIDE)`, of inputs and a kernel of float32.
 
     In a net of bfloat16 the kernel's gradient is added up in float32, over examples and over
     devices, from products in bfloat16. XLA's own derivative is rounded before it is added up over
@@ -36,9 +37,24 @@ def wide_gradient(lhs: Array, rhs: Array, dimension_numbers: Any, **options: Any
     return _low(lhs, rhs)
 
 
+def _but_the_kernel(x: Array, kernel: Array, bias: Array | None, **dtype: Any) -> list[Any]:
+    """`promote_dtype` of `nn.Dense` that leaves the kernel in float32.
+
+    The gradient of one in bfloat16 would be rounded, which also keeps XLA from adding up each
+    device's part alone (a reduce-scatter) where kernels are split over devices.
+    """
+    x, bias = promote_dtype(x, bias, **dtype)
+    return [x, kernel, bias]
+
+
+# Options of `nn.Dense`.
+WIDE: dict[str, Any] = {"dot_general": wide_gradient, "promote_dtype": _but_the_kernel}
+PRODUCT: dict[str, Any] = {"dot_general": product, "promote_dtype": _but_the_kernel}
+
+
 @jax.custom_vjp
 def _low(x: Array, kernel: Array) -> Array:
-    return x @ kernel
+    return x @ kernel.astype(x.dtype)
 
 
 def _low_backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
@@ -46,10 +62,10 @@ def _low_backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     examples = tuple(range(x.ndim - 1))
     both = ((examples, examples), ((), ()))
     dk = jax.lax.dot_general(x, dy, both, preferred_element_type=jnp.float32)
-    return dy @ kernel.T, dk.astype(kernel.dtype)
+    return dy @ kernel.T.astype(dy.dtype), dk.astype(kernel.dtype)
 
 
-_low.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _low_backward)
+_low.defvjp(lambda x, kernel: (_low(x, kernel), (x, kernel)), _low_backward)
 
 
 @jax.custom_vjp

@@ -11,7 +11,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from ssljax.errors import InputError
-from ssljax.models.dense import product
+from ssljax.models.dense import PRODUCT
 from ssljax.models.transformer import (
     Cache,
     check_sampling,
@@ -42,7 +42,7 @@ class EncoderDecoder(nn.Module):
         self.embed = nn.Embed(self.vocabulary, self.net.width, embedding_init=normal)
         self.encoder, self.decoder = (self.net.clone(parent=None) for _ in range(2))
         self.head = nn.Dense(
-            self.vocabulary, use_bias=False, kernel_init=normal, dtype=dtype, dot_general=product
+            self.vocabulary, use_bias=False, kernel_init=normal, dtype=dtype, **PRODUCT
         )
 
     def __call__(self, inputs: Array, targets: Array, train: bool = False) -> Array:

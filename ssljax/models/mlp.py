@@ -6,7 +6,7 @@ import flax.linen as nn
 from jax import Array
 
 from ssljax.models import activate, Activation, Dtype
-from ssljax.models.dense import wide_gradient
+from ssljax.models.dense import WIDE
 from ssljax.ranges import Count, Counts
 
 
@@ -32,7 +32,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
-        dense = partial(nn.Dense, dtype=self.dtype, dot_general=wide_gradient)
+        dense = partial(nn.Dense, dtype=self.dtype, **WIDE)
         x = x.reshape(len(x), -1)
         for width in self.widths[:-1]:
             x = dense(width, use_bias=not self.norm)(x)

@@ -17,7 +17,7 @@ import numpy as np
 from ssljax.errors import InputError
 from ssljax.models import Dtype, recomputed, Remat
 from ssljax.models.attention import attend, BUCKETS, distance_buckets, Projections, rotary
-from ssljax.models.dense import gelu, product
+from ssljax.models.dense import gelu, PRODUCT, product
 from ssljax.ranges import Count, CountOrZero, FractionBelowOne, NotNegative
 from ssljax.sharding import over_batch
 
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
         post, normal = self.blocks == "post-norm", nn.initializers.normal
         inner = self.heads * (self.head_width or d // self.heads)
         across = memory is not None or (cache is not None and len(cache[0]) > 2)
-        same = {"use_bias": self.norm == "layer", "dtype": self.dtype, "dot_general": product}
+        same = {"use_bias": self.norm == "layer", "dtype": self.dtype, **PRODUCT}
         dense = lambda size, name, scale=1.0: nn.Dense(
             size, kernel_init=normal(0.02 * scale), name=name, **same
         )
@@ -233,15 +233,13 @@ class LanguageModel(nn.Module):
         size, dtype, normal = self.size or self.net.width, self.net.dtype, nn.initializers.normal
         self.embed = nn.Embed(self.vocabulary, size, embedding_init=normal(0.02), dtype=dtype)
         if size != self.net.width:
-            self.into = nn.Dense(self.net.width, dtype=dtype, dot_general=product)
+            self.into = nn.Dense(self.net.width, dtype=dtype, **PRODUCT)
         if self.transforms:
-            self.transform = nn.Dense(
-                size, dtype=dtype, kernel_init=normal(0.02), dot_general=product
-            )
+            self.transform = nn.Dense(size, dtype=dtype, kernel_init=normal(0.02), **PRODUCT)
             self.transform_norm = norm_of(self.net)
             self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
         elif size != self.net.width:
-            self.onto = nn.Dense(size, dtype=dtype, dot_general=product)
+            self.onto = nn.Dense(size, dtype=dtype, **PRODUCT)
 
     @property
     def transforms(self) -> bool:

@@ -13,7 +13,7 @@ from ssljax.models import Dtype
 from ssljax.models.attention import attend
 from ssljax.models.convnet import Conv, Up
 from ssljax.models.convolution import convolve
-from ssljax.models.dense import wide_gradient
+from ssljax.models.dense import WIDE
 from ssljax.ranges import Count, CountOrZero, Counts, FractionBelowOne
 
 
@@ -89,7 +89,7 @@ class TimeUNet(nn.Module):
             Conv, bias=True, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal()
         )
         image, (height, width, channels) = x.astype(jnp.float32), x.shape[1:]
-        dense = partial(nn.Dense, dtype=self.dtype, dot_general=wide_gradient)
+        dense = partial(nn.Dense, dtype=self.dtype, **WIDE)
         e = dense(4 * self.widths[0], name="time1")(sinusoids(t, self.widths[0]))
         e = dense(4 * self.widths[0], name="time2")(nn.silu(e))
         if y is not None:
@@ -141,7 +141,7 @@ class TimeBlock(nn.Module):
     def __call__(self, x: Array, e: Array, train: bool = False) -> Array:
         zeros = nn.initializers.zeros
         conv = partial(nn.Conv, self.width, dtype=self.dtype, conv_general_dilated=convolve)
-        dense = partial(nn.Dense, dtype=self.dtype, dot_general=wide_gradient)
+        dense = partial(nn.Dense, dtype=self.dtype, **WIDE)
         both = dense(2 * self.width, name="time")(e)
         scale, shift = jnp.split(both, 2, axis=-1)
         y = nn.silu(AdaptiveGroupNorm(self.groups, name="norm1")(x))
@@ -172,7 +172,7 @@ class Attention2D(nn.Module):
                 f"{self.heads} heads can't share {c} channels evenly: choose a divisor of {c}."
             )
         flat = AdaptiveGroupNorm(self.groups, name="norm")(x).reshape(-1, c)
-        dense = partial(nn.Dense, dtype=self.dtype, dot_general=wide_gradient)
+        dense = partial(nn.Dense, dtype=self.dtype, **WIDE)
         qkv = dense(3 * c, name="qkv")(flat)
         q, k, v = (p.reshape(n, h * w, self.heads, -1) for p in jnp.split(qkv, 3, axis=-1))
         zeros = nn.initializers.zeros

@@ -16,7 +16,7 @@ import numpy as np
 from ssljax.errors import InputError
 from ssljax.models import Dtype, recomputed, Remat
 from ssljax.models.attention import attend, Projections
-from ssljax.models.dense import wide_gradient
+from ssljax.models.dense import WIDE
 from ssljax.ranges import Count
 
 Tree = Any
@@ -47,7 +47,7 @@ class ViT(nn.Module):
     whole blocks, or all but their matrix products."""
 
     def setup(self) -> None:
-        self.embed = nn.Dense(self.width, dtype=self.dtype, dot_general=wide_gradient)
+        self.embed = nn.Dense(self.width, dtype=self.dtype, **WIDE)
         if self.pool == "token":
             self.token = self.param("token", nn.initializers.normal(0.02), (self.width,))
         if self.positions == "learned":
@@ -148,15 +148,13 @@ class MAEDecoder(nn.Module):
     @nn.compact
     def __call__(self, y: Array, place: Array) -> Array:
         """`place`, (n, patches), is the index of each patch among the visible, or seen or more."""
-        y = nn.Dense(self.width, dtype=self.dtype, dot_general=wide_gradient)(y)
+        y = nn.Dense(self.width, dtype=self.dtype, **WIDE)(y)
         blank = self.param("blank", nn.initializers.normal(0.02), (self.width,)).astype(y.dtype)
         y = jnp.concatenate([y, jnp.broadcast_to(blank, (len(y), 1, self.width))], axis=1)
         y = jnp.take_along_axis(y, jnp.minimum(place, y.shape[1] - 1)[:, :, None], axis=1)
         y = y + sincos_positions(*self.grid, self.width).astype(y.dtype)
         y = ViTBlocks(self.depth, self.heads, self.dtype, self.remat, name=BLOCKS)(y)
-        return nn.Dense(self.out, dtype=self.dtype, dot_general=wide_gradient)(y).astype(
-            jnp.float32
-        )
+        return nn.Dense(self.out, dtype=self.dtype, **WIDE)(y).astype(jnp.float32)
 
 
 class Predictor(nn.Module):
@@ -186,15 +184,13 @@ class Predictor(nn.Module):
     def __call__(self, y: Array, seen: Array, asked: Array) -> Array:
         """`seen` and `asked`, (n, patches), are disjoint; patches in neither are not attended
         to."""
-        y = nn.Dense(self.width, dtype=self.dtype, dot_general=wide_gradient)(y)
+        y = nn.Dense(self.width, dtype=self.dtype, **WIDE)(y)
         blank = self.param("blank", nn.initializers.normal(0.02), (self.width,)).astype(y.dtype)
         y = jnp.where(seen[:, :, None], y, blank) + sincos_positions(*self.grid, self.width).astype(
             y.dtype
         )
         y = ViTBlocks(self.depth, self.heads, self.dtype, self.remat, name=BLOCKS)(y, seen | asked)
-        return nn.Dense(self.out, dtype=self.dtype, dot_general=wide_gradient)(y).astype(
-            jnp.float32
-        )
+        return nn.Dense(self.out, dtype=self.dtype, **WIDE)(y).astype(jnp.float32)
 
 
 class ViTBlocks(nn.Module):
@@ -222,7 +218,7 @@ class ViTBlocks(nn.Module):
                 f"{self.heads} heads can't share {d} channels evenly: choose a divisor of {d}."
             )
         xavier = nn.initializers.xavier_uniform()
-        same = {"dtype": self.dtype, "kernel_init": xavier, "dot_general": wide_gradient}
+        same = {"dtype": self.dtype, "kernel_init": xavier, **WIDE}
         dense = lambda width, name: nn.Dense(width, name=name, **same)
         heads = lambda width, name: Projections(width, name=name, heads=self.heads, **same)
         norm = lambda name: nn.LayerNorm(1e-6, dtype=self.dtype, name=name)
