@@ -25,7 +25,7 @@ from ssljax.models import attention
 from ssljax.models.mlp import MLP
 from ssljax.models.resnet import ResNet
 from ssljax.plan import command, estimate, headers, hlo, machines, program, report
-from ssljax.plan.flops import flops_of
+from ssljax.plan.flops import count_flops
 from ssljax.run import Run
 from tests.tiny import tiny
 
@@ -100,6 +100,10 @@ def test_devices_of_machines():
 
 
 # FLOPs
+
+
+def flops_of(f, *args):
+    return count_flops(jax.make_jaxpr(f)(*args))
 
 
 def xla_flops(f, *args):

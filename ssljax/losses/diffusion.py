@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.losses.elbo import LOG_2PI
 from ssljax.sharding import over_batch
 
 Prediction = Literal["epsilon", "v"]
@@ -148,14 +147,6 @@ def step_kl(
     """
     (a, s), (a1, s1) = now, before
     return 0.5 * ((a1 / s1) ** 2 - (a / s) ** 2) * (x - predicted) ** 2
-
-
-def last_log_prob(x: Array, predicted: Array, s: Array | float) -> Array:
-    """-L_0 as a density: log N(x; predicted, s²), with s of step 1, elementwise.
-
-    At step 1 the mean of p(x|x_1) is the net's x, and its variance β_1 = s².
-    """
-    return -0.5 * (LOG_2PI + 2 * jnp.log(s) + ((x - predicted) / s) ** 2)
 
 
 def log_mass_of_level(x: Array, predicted: Array, s: Array | float) -> Array:

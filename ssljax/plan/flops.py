@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import math
 from typing import Any
 
-import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 import numpy as np
@@ -224,8 +223,3 @@ def _kernel(eqn: Any, times: float, found: Flops) -> None:
     grid: Sequence[Any] = eqn.params["grid_mapping"].grid
     cells = math.prod(n for n in grid if isinstance(n, int))
     _count(eqn.params["jaxpr"], times * cells, found)
-
-
-def flops_of(f: Any, *args: Any) -> Flops:
-    """FLOPs of a function of arrays or shapes."""
-    return count_flops(jax.make_jaxpr(f)(*args))

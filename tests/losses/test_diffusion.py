@@ -111,6 +111,11 @@ def test_classes_are_dropped_whole_and_as_often_as_said():
 # Gaussian data, N(MEAN, VARIANCE) on each axis.
 
 
+def last_log_prob(x, predicted, s):
+    """-L_0 as a density: log N(x; predicted, s²), as the net's x is the mean at step 1."""
+    return jax.scipy.stats.norm.logpdf(x, predicted, s)
+
+
 def best(x_t, t, a, s):
     """E[x|x_t] and E[ε|x_t], which the best net predicts."""
     x = MEAN + a * VARIANCE / (a**2 * VARIANCE + s**2) * (x_t - a * MEAN)
@@ -147,7 +152,7 @@ def test_each_term_of_the_bound_is_the_closed_form(kind):
         a, s = levels.at(jnp.full(n, t), 2)
         found, _ = best(d.noised(x, jnp.asarray(rng.normal(size=x.shape)), a, s), t, a, s)
         if t == 1:
-            each, want = -d.last_log_prob(x, found, s).sum(1), first
+            each, want = -last_log_prob(x, found, s).sum(1), first
         else:
             before = levels.at(jnp.full(n, t - 1), 2)
             each, want = d.step_kl(x, found, (a, s), before).sum(1), middle[t - 2]
@@ -167,7 +172,7 @@ def test_bound_is_the_sum_of_its_terms(draws, k):
     first, middle, end = terms_in_closed_form(levels, k)
     n = 8000
     x = MEAN + np.sqrt(VARIANCE) * jax.random.normal(KEY, (n, 3))
-    each = np.asarray(d.diffusion_bound(best, levels, x, KEY, draws, d.last_log_prob, k))
+    each = np.asarray(d.diffusion_bound(best, levels, x, KEY, draws, last_log_prob, k))
     want = -(first + middle.sum() + end)
     assert abs(each.mean() - want) < 5 * each.std() / math.sqrt(n)
     # With every term computed, what is left varies with the data and the noise alone.
