@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax import InputError, load, logs, Run, signals, train
+from ssljax import InputError, load, logs, main, Run, signals, train
 from ssljax.errors import describe, find_os_error
 from ssljax.signals import Signals, Stopped
 from ssljax.tensorboard import Board, read_scalars
@@ -372,19 +373,34 @@ def start_two(workdir: pathlib.Path, *args: str) -> list[subprocess.Popen]:
 
 
 def test_two_processes_equal_one(tmp_path):
+    """A run goes from one process to two, which hold half of each parameter, and back to one."""
     # Without BatchNorm, since Adam makes whole steps of gradients that it leaves to rounding.
-    workers = start_two(tmp_path / "two", "--no-norm", "--run.save-every", "10")
+    folder, args = tmp_path / "two", ["--no-norm", "--run.save-every", "10", "--run.keep", "3"]
+    whole = jax.tree.leaves(jax.device_get(train(tiny(norm=False)).params))
+
+    def resumes_from(step):
+        """Leaves of the run what it was after a step."""
+        for path in (folder / "checkpoints").iterdir():
+            if int(path.name) > step:
+                shutil.rmtree(path)
+
+    def equals_one():
+        for a, b in zip(jax.tree.leaves(load(folder).state["params"]), whole, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+    main(tiny, [*args, "--run.workdir", str(folder)])
+    resumes_from(20)
+    workers = start_two(folder, *args, "--run.fsdp", "4")
     assert [w.wait(240) for w in workers] == [0, 0], (tmp_path / "two.0").read_text()
     said = [(tmp_path / f"two.{i}").read_text() for i in range(2)]
-    for words in ("training  40 steps", "test/error", "Trained 40 steps", "report  "):
+    for words in ("Resuming from step 20 of 40", "test/error", "Trained 40 steps", "report  "):
         assert words in said[0] and words not in said[1]
-    alone = train(tiny(norm=False))
-    for a, b in zip(
-        jax.tree.leaves(load(tmp_path / "two").state["params"]),
-        jax.tree.leaves(jax.device_get(alone.params)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    equals_one()
+    written = (folder / "checkpoints" / "30" / "default").glob("ocdbt.process_*")
+    assert {p.name[-1] for p in written} == {"0", "1"}
+    resumes_from(30)
+    main(tiny, [*args, "--run.workdir", str(folder)])
+    equals_one()
 
 
 @pytest.mark.parametrize("dead", [0, 1])

@@ -1,12 +1,13 @@
 """Smallest real experiment: an autoencoder on the digits; also a program that tests can kill."""
 
+from functools import partial
 import time
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import Experiment, InputError, main, minimize, TrainState
+from ssljax import Experiment, InputError, main, minimize, sharding, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.models.mlp import MLP
 
@@ -58,6 +59,7 @@ def tiny(
         data=feed(train, batch_size),
         num_steps=num_steps,
         evals={"test": evaluate},
+        partition=partial(sharding.fsdp, min_size=1),
     )
 
 
