@@ -54,7 +54,7 @@ class Column:
             of_runs = [row for run in self.runs for row in run.summary.rows if row.name == name]
             parts = {
                 kind: list(itertools.chain(*(getattr(row, kind) or [] for row in of_runs)))
-                for kind in ("trained", "untrained", "floor")
+                for kind in ("trained", "untrained", "floor", "real")
             }
             row = of_runs[0]
             found[name] = Row(
@@ -64,6 +64,7 @@ class Column:
                 parts["floor"] or None,
                 row.floor_name,
                 row.better,
+                real=parts["real"] or None,
             )
         return found
 
@@ -269,7 +270,8 @@ def _code(columns: Sequence[Column]) -> Iterator[Said]:
 
 
 def numbers_table(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
-    """(name, a cell for each column) of every number, with the untrained net's and floors.
+    """(name, a cell for each column) of every number, with the untrained net's, floors, and what
+    held-out examples have.
 
     Of two columns there is a third cell, the difference of their means.
     """
@@ -285,11 +287,11 @@ def numbers_table(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
             cells.append(_difference(there, places) if len(there) == 2 else "")
         table.append((name, cells))
         if better:
-            for kind in ("untrained", "floor"):
+            for kind in ("untrained", "floor", "real"):
                 values = [getattr(row, kind) if row else None for row in rows]
                 shown = [format_mean(v, places, spread=False) if v else "" for v in values]
                 floors = {row.floor_name for row in there if row.floor_name}
-                label = kind if kind == "untrained" else f"floor {', '.join(sorted(floors))}"
+                label = f"floor {', '.join(sorted(floors))}" if kind == "floor" else kind
                 if any(shown):
                     table.append((f"  {label}", shown + [""] * (len(columns) == 2)))
     times = [describe_seconds(float(np.mean(column.seconds))) for column in columns]

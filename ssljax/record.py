@@ -200,12 +200,13 @@ def _is_kept(x: Any) -> bool:
 
 
 def _is_judgements(x: Any) -> bool:
-    """Whether it is {evaluator: {"better": {number: direction}, "floors": {number: name}}}."""
+    """Whether it is {evaluator: {"better": {number: direction}, "floors": {number: name}}}, perhaps
+    with "real", as "floors", which older runs lack."""
     return isinstance(x, dict) and all(
         isinstance(of, dict)
         and all(
             isinstance(of.get(k), dict) and all(isinstance(v, str) for v in of[k].values())
-            for k in ("better", "floors")
+            for k in ("better", "floors", *({"real"} & of.keys()))
         )
         for of in x.values()
     )

@@ -160,6 +160,7 @@ def _verdict(workdir: pathlib.Path, found: Summary) -> str:
         for name, what in (
             ("untrained", "untrained"),
             ("floor", f"floor ({escape(main.floor_name)})"),
+            ("real", "held-out images"),
             ("ledger", "ledger"),
         )
         if cells[name]
@@ -194,7 +195,8 @@ def _results(workdir: pathlib.Path, found: Summary, judged: Mapping[str, Any]) -
         rows, trained = summary_rows(values, {}, judged), False
     if not rows:
         return ""
-    heads = ["", "trained" if trained else "untrained", "untrained", "floor", "", "ledger", "paper"]
+    heads = ["trained" if trained else "untrained", "untrained", "floor", "", "real"]
+    heads += ["ledger", "paper"]
     table = []
     for row in rows:
         cells = format_row(row)
@@ -206,13 +208,13 @@ def _results(workdir: pathlib.Path, found: Summary, judged: Mapping[str, Any]) -
         title = f' title="worse than {escape(_worse(row))}"' if mark else ""
         first = f'<td class="number first{mark}"{title}>{escape(cells["trained"])}</td>'
         others = [(cells["untrained"], "number"), (cells["floor"], "number")]
-        others += [(row.floor_name if cells["floor"] else "", "quiet"), (cells["ledger"], "number")]
-        others += [(cells["paper"], "number")]
+        others += [(row.floor_name if cells["floor"] else "", "quiet")]
+        others += [(cells[column], "number") for column in ("real", "ledger", "paper")]
         table.append((name, first, others))
-    used = [any(others[i][0] for _, _, others in table) for i in range(5)]
+    used = [any(others[i][0] for _, _, others in table) for i in range(6)]
     head = "".join(
-        f"<th{' class=number' if i != 3 else ''}>{heads[i + 1]}</th>"
-        for i in range(6)
+        f"<th{' class=number' if i != 3 else ''}>{heads[i]}</th>"
+        for i in range(7)
         if i == 0 or used[i - 1]
     )
     lines = "".join(
@@ -251,7 +253,8 @@ def curves(
 
     A curve has "steps", "mean", over the seeds, and "low" and "high", the least and the largest
     where there are seeds or where it is drawn as means of stretches. An evaluated number has its
-    floors and the untrained net's as "lines": {name: value}; floors have no curve of their own.
+    floors, what held-out examples have and the untrained net's as "lines": {name: value}, and these
+    have no curve of their own.
     `bands` are those of a reference, by name of the number.
     """
     training = [row for row in rows if "seconds" in row]
@@ -264,19 +267,19 @@ def curves(
     found: list[dict[str, Any]] = [
         {"name": n, "kind": "training", **_series(training, n, POINTS)} for n in names
     ]
-    below = {
-        f"{evaluator}/{number}": f"{evaluator}/{floor}"
+    beside = [
+        (f"{evaluator}/{number}", f"{evaluator}/{other}")
         for evaluator, of in judged.items()
-        for number, floor in of["floors"].items()
-    }
+        for number, other in [*of["floors"].items(), *of.get("real", {}).items()]
+    ]
     for name in _names(evaluated):
         steps = [row["step"] for row in evaluated if name in row]
-        if name == "step" or name in below.values() or len(steps) < EVALUATED:
+        if name == "step" or len(steps) < EVALUATED or any(name == other for _, other in beside):
             continue
         lines = {}
-        floor = _series(evaluated, below.get(name, ""), POINTS)
-        if floor["mean"]:
-            lines[below[name].partition("/")[2]] = floor["mean"][-1]
+        for other in [other for number, other in beside if number == name]:
+            if found_there := _series(evaluated, other, POINTS)["mean"]:
+                lines[other.partition("/")[2]] = found_there[-1]
         series = _series(evaluated, name, POINTS)
         if len(set(series["mean"])) == 1:  # As a size of the net, which is in the table.
             continue

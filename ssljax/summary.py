@@ -33,6 +33,7 @@ class Row:
     better: Direction | None = None
     ledger: Sequence[float] | None = None  # One for each seed of the ledger's row.
     paper: float | None = None  # The paper's number, as the ledger's row has it.
+    real: Sequence[float] | None = None  # What held-out examples have, which is no bound to pass.
 
     @property
     def worse_than(self) -> list[str]:
@@ -104,12 +105,13 @@ def summary(workdir: str | pathlib.Path) -> Summary:
 
 
 def judgements(evals: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Of each evaluator, which way its numbers are better, what their floors are, captions of its
-    pictures and its settings, as JSON."""
+    """Of each evaluator, which way its numbers are better, what their floors are and what held-out
+    examples have, captions of its pictures and its settings, as JSON."""
     return {
         name: {
             "better": dict(evaluate.better),
             "floors": dict(evaluate.floors),
+            "real": dict(evaluate.real),
             "captions": dict(evaluate.captions),
             "settings": dict(evaluate.settings),
         }
@@ -125,24 +127,25 @@ def summary_rows(
     judged: Mapping[str, Mapping[str, Mapping[str, Any]]],
     ledger: Mapping[str, Any] | None = None,
 ) -> list[Row]:
-    """One row for each number, but for floors, which stand in the row that they are the floor of.
+    """One row for each number, but for floors and what held-out examples have, which stand in the
+    row of the number that they are compared with.
 
     `judged` is what `judgements` gives. The main number is the first one with a direction, of the
     first evaluator with one; others with a direction follow, then those without.
     """
-    floors = {
-        f"{evaluator}/{floor}"
+    beside = {
+        f"{evaluator}/{other}"
         for evaluator, of in judged.items()
-        for floor in of["floors"].values()
+        for other in [*of["floors"].values(), *of.get("real", {}).values()]
     }
     order = list(judged)
     rows = []
     for name, values in results.items():
-        if name in floors:
+        if name in beside:
             continue
         evaluator, _, number = name.partition("/")
         of = judged.get(evaluator, {"better": {}, "floors": {}})
-        floor = of["floors"].get(number, "")
+        floor, real = of["floors"].get(number, ""), of.get("real", {}).get(number)
         row = Row(
             name,
             values,
@@ -152,6 +155,7 @@ def summary_rows(
             of["better"].get(number),
             (ledger or {}).get("ours", {}).get(name),
             (ledger or {}).get("paper_numbers", {}).get(name),
+            results.get(f"{evaluator}/{real}") if real else None,
         )
         place = order.index(evaluator) if evaluator in order else len(order)
         numbers = list(of["better"])
@@ -192,12 +196,12 @@ def _is_of_run(name: str) -> bool:
 
 
 def summary_table(rows: Sequence[Row]) -> list[str]:
-    """Lines of a table of rows: trained and untrained net, floor, the ledger's number and the
-    paper's.
+    """Lines of a table of rows: trained and untrained net, floor, held-out examples, the ledger's
+    number and the paper's.
 
     A mean that is worse than the untrained net's or than the floor is marked with `!`.
     """
-    columns = ("untrained", "floor", "ledger", "paper")
+    columns = ("untrained", "floor", "real", "ledger", "paper")
     cells: list[tuple[str, ...]] = [("", "trained", "", *columns)]
     for row in rows:
         of = format_row(row)
@@ -219,6 +223,8 @@ def summary_notes(rows: Sequence[Row], ledger: Mapping[str, Any] | None = None) 
     if floors:
         named = (f"{floor} ({', '.join(names)})" for floor, names in floors.items())
         notes.append(f"Floors: {'; '.join(named)}.")
+    if any(row.real for row in rows):
+        notes.append("Real: the same of held-out images, which no generator should beat.")
     if ledger:
         from ssljax.ledger import name_of
 
@@ -287,13 +293,15 @@ def numbers_at(
 def format_row(row: Row) -> dict[str, str]:
     """The numbers of a row, with as many decimals each as the row's precision allows.
 
-    The names are "trained", "untrained", "floor", "ledger" and "paper"; "" where there is none.
+    The names are "trained", "untrained", "floor", "real", "ledger" and "paper"; "" where there is
+    none.
     `trained` and `ledger` have half of a 95 % interval where there are seeds.
     """
     values = {
         "trained": row.trained,
         "untrained": row.untrained,
         "floor": row.floor,
+        "real": row.real,
         "ledger": row.ledger,
     }
     places = decimals([v for v in values.values() if v], row.trained)

@@ -169,6 +169,17 @@ def test_results_have_floors_untrained_numbers_and_directions(tmp_path):
     assert "47.50" in verdict and "No number is worse" in verdict
 
 
+def test_what_held_out_examples_have_is_a_column_and_a_line(tmp_path):
+    judged = {"knn": JUDGED["knn"] | {"real": {"accuracy": "neighbours"}}}
+    page = read_page(recorded(tmp_path / "run", judged=judged))
+    heads, *rows = cells(page, "results")
+    assert heads == ["", "trained", "untrained", "floor", "", "real"]
+    assert rows == [["knn/accuracy ↑", "47.50", "25.00", "46.25", "pixels", "20.00"]]
+    assert "held-out images 20.00" in page.texts("p", class_="verdict")[0]
+    knn = page.data["curves"][-1]
+    assert knn["lines"] == {"pixels": 46.25, "neighbours": 20, "untrained": 25}
+
+
 def test_what_is_worse_than_its_floor_is_named(tmp_path):
     page = read_page(recorded(tmp_path / "run", knn=(25.0, 40.0, 44.0, 30.0)))
     (verdict,) = page.texts("p", class_="verdict")

@@ -18,11 +18,12 @@ pytestmark = pytest.mark.usefixtures("one_device")
 JUDGED = {
     "own": {"better": {}, "floors": {}},
     "knn": {"better": {"accuracy": "higher", "plain": "higher"}, "floors": {"accuracy": "pixels"}},
-    "test": {"better": {"error": "lower"}, "floors": {}},
+    "test": {"better": {"error": "lower"}, "floors": {}, "real": {"error": "error_real"}},
 }
 RESULTS = {
     "own/rank": [9.0, 9.0],
     "test/error": [1.0, 3.0],
+    "test/error_real": [0.5, 0.5],
     "knn/plain": [70.0, 71.0],
     "knn/pixels": [80.0, 80.0],
     "knn/accuracy": [75.0, 77.0],
@@ -37,6 +38,8 @@ def test_main_number_is_the_first_with_a_direction_and_floors_have_no_row():
     assert (first.trained, first.untrained) == ([75.0, 77.0], [70.0, 70.0])
     assert (first.floor, first.floor_name, first.better) == ([80.0, 80.0], "pixels", "higher")
     assert rows[1].floor is rows[1].untrained is rows[3].better is None
+    assert rows[2].real == [0.5, 0.5] and rows[1].real is None
+    assert rows[2].worse_than == []  # No net should be better than real examples.
 
 
 @pytest.mark.parametrize(
@@ -89,13 +92,15 @@ def test_table_is_aligned_within_80_columns_and_has_no_empty_columns():
     lines = summary_table(rows)
     assert max(map(len, lines)) < 80
     first, long = (" ".join(line.split()) for line in (lines[1], lines[lines.index(name) + 1]))
-    assert lines[0].split() == ["trained", "untrained", "floor", "ledger", "paper"]
+    assert lines[0].split() == ["trained", "untrained", "floor", "real", "ledger", "paper"]
     assert (
         first == "knn/accuracy 76.0 ± 12.7 ! 70.0 80.0 77.0 ± 12.7 90.3" and long == "61.0 ± 12.7"
     )
     assert {line.index("±") for line in lines if "±" in line[:40]} == {lines[1].index("±")}
     assert lines[0].index("floor") + len("floor") == lines[1].index("80.0") + len("80.0")
-    assert summary_table(rows[2:3])[0].split() == ["trained", "untrained"]
+    assert summary_table(rows[2:3])[0].split() == ["trained", "untrained", "real"]
+    assert summary_table(rows[3:4])[0].split() == ["trained", "untrained"]
+    assert any(note.startswith("Real: ") for note in summary_notes(rows))
 
 
 def test_a_run_is_summed_up_while_it_goes_on_and_when_it_is_finished(tmp_path):

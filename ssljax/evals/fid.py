@@ -111,6 +111,10 @@ def generated(
             f"density_{label}": "higher",
             f"coverage_{label}": "higher",
         },
+        real={
+            f"{what}_{label}": f"{what}_{label}_floor"
+            for what in ("fid", "kid", "kid_error", "precision", "recall", "density", "coverage")
+        },
         settings={"n": n, "k": k, "seed": seed},
         trace=trace,
         bank=reference,

@@ -78,6 +78,7 @@ def stacked_modes(
     return Evaluator(
         evaluate,
         better={f"modes_{labels.name}": "higher", f"kl_{labels.name}": "lower"},
+        real={f"{what}_{labels.name}": f"{what}_{labels.name}_floor" for what in ("modes", "kl")},
         settings={"n": n, "channels": channels, "seed": seed},
         trace=lambda state: jax.eval_shape(drawn, state, labels.params, jax.random.key(seed)),
         queries=test,

@@ -223,7 +223,8 @@ def test_better_and_floors_name_numbers_of_the_result(case):
     numbers = {k for k, x in found.items() if not isinstance(x, other) and np.ndim(x) == 0}
     # Parts of a result that depend on the data: small images have no SSIM.
     optional = {"ssim", "jpeg_ssim", "syntactic"}
-    assert {*evaluate.better, *evaluate.floors, *evaluate.floors.values()} <= numbers | optional
+    beside = evaluate.floors | evaluate.real
+    assert {*evaluate.better, *beside, *beside.values()} <= numbers | optional
     assert set(evaluate.floors) <= set(evaluate.better)
     assert evaluate.pictures == (not numbers)
 
