@@ -122,7 +122,7 @@ def _descend(
     return optax.apply_updates(params, updates), opt_state, (aux, optax.global_norm(grads))
 
 
-def _of(loss: Callable, params: Tree, state: TrainState, batch: Batch, key: Array) -> Any:
+def _value_of(loss: Callable, params: Tree, state: TrainState, batch: Batch, key: Array) -> Any:
     """(value, (extra, metrics)) of a loss, its extra whole until the step has ended."""
     out = loss(params, state, batch, key)
     if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], tuple)):
@@ -142,7 +142,7 @@ def minimize(tx: optax.GradientTransformation, loss: Callable) -> Callable:
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         params, opt_state, ((extra, metrics), norm) = _descend(
             tx,
-            lambda params, batch, key: _of(loss, params, state, batch, key),
+            lambda params, batch, key: _value_of(loss, params, state, batch, key),
             state.params,
             state.opt_state,
             batch,
@@ -176,7 +176,7 @@ def alternate(
             whole = state.replace(params=sharding.gathered(state.params))
             params, opt_state, ((extra, found), norm) = _descend(
                 tx,
-                lambda params, batch, key: _of(loss, params, whole, batch, key),
+                lambda params, batch, key: _value_of(loss, params, whole, batch, key),
                 state.params[player],
                 state.opt_state[player],
                 batch,
