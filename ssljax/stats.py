@@ -12,7 +12,7 @@ def interval(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
         return float("nan")
-    return float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n))
+    return float(stdtrit(n - 1, 0.975) * np.sqrt(_variance(values) / n))
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
@@ -22,8 +22,13 @@ def difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     mean = float(np.mean(b) - np.mean(a))
     if len(a) < 2 or len(b) < 2:
         return mean, float("nan")
-    parts = [float(np.var(x, ddof=1)) / len(x) for x in (a, b)]
+    parts = [_variance(x) / len(x) for x in (a, b)]
     if not sum(parts) > 0:
         return mean, 0.0
     freedom = sum(parts) ** 2 / sum(p**2 / (len(x) - 1) for p, x in zip(parts, (a, b)))
     return mean, float(stdtrit(freedom, 0.975) * np.sqrt(sum(parts)))
+
+
+def _variance(values: Sequence[float]) -> float:
+    """The unbiased variance; 0 of equal values, whose mean may differ from them by rounding."""
+    return 0.0 if np.ptp(values) == 0 else float(np.var(values, ddof=1))

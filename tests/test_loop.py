@@ -11,7 +11,7 @@ import pytest
 
 from ssljax import InputError, load, logs, Run, train
 from ssljax.checkpoint import flatten
-from ssljax.stats import interval
+from ssljax.stats import difference, interval
 from tests.tiny import tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -169,6 +169,8 @@ def test_interval_is_students():
         4.303 / np.sqrt(3), rel=1e-3
     )  # t(0.975, 2) = 4.303.
     assert np.isnan(interval([1.0]))
+    equal = [0.7] * 3  # Whose mean in floating point is another number.
+    assert np.std(equal) > 0 and interval(equal) == 0 and difference(equal, equal)[1] == 0
 
 
 @pytest.mark.parametrize("lanes", ["vmap", "loop"])
