@@ -50,8 +50,8 @@ def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None, tensor: int =
     if fsdp < 1 or tensor < 1 or n % (fsdp * tensor):
         times = f" times --run.tensor {tensor}" if tensor > 1 else ""
         raise InputError(
-            f"--run.fsdp {fsdp}{times} does not divide the {n} device{'s' * (n > 1)} of this "
-            "machine."
+            f"--run.fsdp {fsdp}{times} does not divide the {n} device{'s' * (n > 1)} of "
+            f"{'this' if devices is None else 'that'} machine."
         )
     sizes = {"data": n // (fsdp * tensor), "fsdp": fsdp}
     # Last, so that the devices that communicate most are neighbours.

@@ -56,6 +56,39 @@ def test_unknown_machines_list_those_that_are_known(name):
         machines.machine_of(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("h100*8", "h100x8"),
+        ("a1000x16", "a100x16"),
+        ("v5e-16", "v5e:4x4"),
+        ("v5litepod-256", "v5e:16x16"),
+        ("v6e-12", "v6e"),
+        ("v5e", "v5e"),
+        ("h10", "h100"),
+    ],
+)
+def test_a_machine_of_another_spelling_is_suggested(name, near):
+    with pytest.raises(InputError, match=f"did you mean {near}[?]"):
+        machines.machine_of(name)
+
+
+def test_a_folder_that_cannot_be_is_refused_before_a_plan_is_made(tmp_path, monkeypatch, capsys):
+    machine = machines.Machine("h100x8", machines.GPUS["h100"], range(8), 8)
+    monkeypatch.setattr(command, "machine_of", lambda name: machine)
+    monkeypatch.setattr(command, "plan_of", lambda *_: pytest.fail("compiled"))
+    (tmp_path / "file").touch()
+    for folder, sentence in (
+        (f"{tmp_path}/file", "File exists"),
+        (f"{tmp_path}/file/run", "Not a directory"),
+        ("gs://bucket/run", "is an address, not a folder"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(tiny, ["--run.plan", "h100x8", "--run.workdir", folder])
+        said = capsys.readouterr()
+        assert sentence in said.err and "Traceback" not in said.err, said
+
+
 @compilers
 @pytest.mark.parametrize("name", ["v5e:3x5", "v5e:", "v5e:ax2"])
 def test_topologies_that_no_tpu_has_are_refused(name):

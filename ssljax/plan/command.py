@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from ssljax.data.described import described
-from ssljax.errors import InputError
+from ssljax.errors import check_local, InputError
 from ssljax.experiment import Experiment
 from ssljax.models import has_field, with_fields
 from ssljax.plan import report
@@ -24,13 +24,16 @@ def plan(make: Callable[..., Experiment], arguments: Mapping[str, Any], run: Run
     The data need not be there, and nothing is computed. What is found is printed and saved as
     plan-MACHINE.json in the run's folder before the largest batch is looked for, and before what
     helps is, where the step doesn't fit; both compile further programs. InputError for a machine
-    that isn't known, a compiler that isn't installed, and settings that are not possible there.
+    that isn't known, a compiler that isn't installed, and settings that are not possible there;
+    OSError, before anything is compiled, for a folder that can't be made.
     """
+    check_local(run.workdir, "--run.workdir")
     machine = machine_of(run.plan)
-    found = plan_of(make, arguments, run, machine)
     workdir = pathlib.Path(run.workdir).expanduser()
-    file = report.write(found, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)  # Before minutes are spent for what can't be saved.
+    found = plan_of(make, arguments, run, machine)
     print(report.describe(found, machine), flush=True)
+    file = report.write(found, workdir)
     print(f"\nSaved as {file}.", flush=True)
     each = f"about {found.compile_seconds:.0f} s each; Ctrl-C leaves them out"
     if not found.fits:

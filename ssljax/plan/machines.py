@@ -102,6 +102,9 @@ TPUS = {
     "v6e": Chip(32 * 2**30, 1640e9, 918e12, 918e12, 400e9, 12.5e9),
     "tpu7x": Chip(96 * 2**30, 3690e9, 1153e12, 1153e12, 600e9, 12.5e9),
 }
+# Topologies of Google's v5litepod-N and v6e-N.
+SLICES = {"1": "1x1", "4": "2x2", "8": "2x4", "16": "4x4", "32": "4x8", "64": "8x8"}
+SLICES |= {"128": "8x16", "256": "16x16"}
 KNOWN = (
     f"N GPUs, {GPUS_PER_NODE} in a node ({', '.join(f'{gpu}xN' for gpu in GPUS)}, as in h100x64), "
     f"or a TPU and its topology ({', '.join(TPUS)}, as in v5e:16x16 and v4:2x2x4)"
@@ -148,9 +151,22 @@ def machine_of(name: str) -> Machine:
             return _gpus(lower, found[1], int(found[2] or 1))
     elif ":" in lower and lower.partition(":")[0] in TPUS:
         return _tpus(lower)
-    near = difflib.get_close_matches(re.split(r"[:x]", lower)[0], [*GPUS, *TPUS], 1)
-    hint = f"did you mean {near[0]}? Otherwise " if near else ""
+    near = _near(lower)
+    hint = f"did you mean {near}? Otherwise " if near else ""
     raise InputError(f"There is no machine {name} to plan for: {hint}give {KNOWN}.")
+
+
+def _near(name: str) -> str:
+    """The machine that a name may mean, as v5e:4x4 by v5litepod-16; empty if it is near none."""
+    parts = re.match(r"(.*?)(?:(?:[^a-z\d]+x?|x)(\d+))?$", name.replace("v5litepod", "v5e"))
+    kind, count = parts.groups() if parts else (name, None)
+    found = difflib.get_close_matches(re.split(r"[:x]", kind)[0], [*GPUS, *TPUS], 1)
+    if not found or count is None:
+        return "".join(found)
+    if found[0] in GPUS:
+        return f"{found[0]}x{count}"
+    slices = SLICES if found[0] in ("v5e", "v6e") else {}
+    return f"{found[0]}:{slices[count]}" if count in slices else found[0]
 
 
 def _gpus(name: str, kind: str, count: int) -> Machine:
