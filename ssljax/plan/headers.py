@@ -102,8 +102,8 @@ def page(plans: dict[str, dict[str, Any]]) -> str:
     if rows := _scaling_rows(plans):
         tables.append(
             "## From 16 to 256 chips\n\n"
-            "The same batch on each chip; FLOPs as the TPU's compiler counts them, without those of "
-            "its attention kernel. A chip's FLOPs stay, and so do its gradients' bytes: "
+            "The same batch on each chip; FLOPs as the TPU's compiler counts them, without those "
+            "of its attention kernel. A chip's FLOPs stay, and so do its gradients' bytes: "
             "in an all-reduce of B bytes each of n devices sends 2 B (n - 1) / n. What a loss "
             "gathers grows with the batch.\n\n"
             + _markdown(
