@@ -15,6 +15,7 @@ import numpy as np
 
 from ssljax import sharding
 from ssljax.accumulation import accumulated
+from ssljax.backends import step_options
 from ssljax.checkpoint import flatten
 from ssljax.errors import InputError
 from ssljax.experiment import Experiment, TrainState
@@ -202,7 +203,10 @@ class Program:
             )[0]
 
         out = (self.layouts, sharding.replicated(self.mesh))
-        return jax.jit(scan_steps, donate_argnums=(0, 1), out_shardings=out)
+        options = step_options(self.platform)
+        return jax.jit(
+            scan_steps, donate_argnums=(0, 1), out_shardings=out, compiler_options=options
+        )
 
     def compile_ahead(self, state: Tree, fed: Sequence[Sequence[Tree]]) -> None:
         """Starts to compile `update` for such arguments, on a thread that the first call waits for.

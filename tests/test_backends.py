@@ -44,17 +44,21 @@ def test_cpu_is_chosen_where_there_are_compilers_alone(
     monkeypatch.setattr(backends, "ACCELERATORS", (device,))
     monkeypatch.setattr(jax.config, "update", found.__setitem__)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(backends, "_lowered", [])
     monkeypatch.setenv("XLA_FLAGS", "--other=2")
     if asked:
         monkeypatch.setenv("JAX_PLATFORMS", asked)
     backends.start_backends()
     assert found.get("jax_platforms") == chosen
     faster = not asked and not device  # A GPU's programs keep XLA's own level.
-    assert os.environ["XLA_FLAGS"] == "--other=2" + f" {backends.LEVEL}=1" * faster
+    assert os.environ["XLA_FLAGS"] == "--other=2" + f" --{backends.LEVEL}=1" * faster
+    assert backends.step_options("cpu") == ({backends.LEVEL: 3} if faster else {})
+    assert backends.step_options("gpu") == {}
 
 
 def test_a_level_of_the_users_own_is_kept(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", f"{backends.LEVEL}=2")
+    monkeypatch.setattr(backends, "_lowered", [])
+    monkeypatch.setenv("XLA_FLAGS", f"--{backends.LEVEL}=2")
     monkeypatch.setattr(backends, "ACCELERATORS", ())
     backends.start_backends()
-    assert os.environ["XLA_FLAGS"] == f"{backends.LEVEL}=2"
+    assert os.environ["XLA_FLAGS"] == f"--{backends.LEVEL}=2" and not backends.step_options("cpu")
