@@ -30,6 +30,7 @@ pooling, and a ViT's outputs agreed to 2e-6, but with a class token only for one
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -49,6 +50,7 @@ from ssljax.data import augment
 from ssljax.data.image_sets import MIDDLE
 from ssljax.data.tokenizers import PAD_AND_STOP
 from ssljax.errors import InputError
+from ssljax.fingerprint import forms_of
 from ssljax.layouts import Arrays, bert, BERT_HEAD, gpt2, llama, resnet, t5, to_theirs, VIT, vit
 from ssljax.loaded import load, Loaded
 from ssljax.models.attention import BUCKETS, FARTHEST
@@ -158,6 +160,7 @@ def _facts(run: Loaded, lane: int) -> dict[str, Any]:
         "ssljax": launch["versions"].get("ssljax", ""),
         "experiment": made.get("experiment") or launch["command"][0],
         "computes": made["computes"],
+        "read": {name: forms_of(parts) for name, parts in (made.get("read") or {}).items()},
         "command": launch["command"],
         "commit": launch["commit"],
         "date": launch["time"],
@@ -219,6 +222,11 @@ class Images(NamedTuple):
     card: dict[str, Any]
 
     @property
+    def part(self) -> float:
+        """What is seen of an image's shorter side, in its middle."""
+        return (self.card["preprocessing"] or {}).get("part_of_shorter_side", 1.0)
+
+    @property
     def mean(self) -> list[float]:
         """What is subtracted from images in [0, 1]."""
         return (self.card["preprocessing"] or {}).get("mean") or [0.0] * self.channels
@@ -263,7 +271,7 @@ def _preprocessing(run: Loaded, old: PretrainedEncoder) -> dict[str, Any] | None
     to normalise.
     """
     try:
-        exp, batch, state = run.experiment, run.batch, run.train_state
+        exp, batch, state = run.encoding, run.batch, run.train_state
     except InputError as e:
         print(f"Note: the card has no preprocessing, for {str(e)[0].lower()}{str(e)[1:]}")
         return None
@@ -312,7 +320,7 @@ def _preprocessing(run: Loaded, old: PretrainedEncoder) -> dict[str, Any] | None
         "net_input": list(x.shape[1:]),
         "interpolation": how if x.shape[1:3] != shape[:2] else None,
         "scale": 1 / 255,
-        "mean": [round(float(v), 6) for v in mean],
+        "mean": [round(float(v), 6) + 0.0 for v in mean],  # No -0.
         "std": [round(float(v), 6) for v in std],
         "features_are_outputs": y.shape == z.shape and bool(np.allclose(y, z, atol=1e-5)),
     }
@@ -376,7 +384,10 @@ def _timm(run: Loaded, lane: int) -> Exported:
             "input_size": [found.channels, *(found.sides or (224, 224))],
             "fixed_input_size": isinstance(net, ViT),
             "interpolation": "bilinear",
-            "crop_pct": (found.card["preprocessing"] or {}).get("part_of_shorter_side", 1.0),
+            "crop_pct": _crop_pct(
+                (found.sides or (224, 224))[0],
+                found.part,
+            ),
             "mean": found.mean,
             "std": found.std,
             "num_classes": 0,
@@ -395,6 +406,12 @@ def _timm(run: Loaded, lane: int) -> Exported:
     load = ["import timm", 'net = timm.create_model("local-dir:{folder}", pretrained=True)']
     files = {"config.json": json.dumps(config, indent=1) + "\n"}
     return Exported(theirs, found.card, load, files)
+
+
+def _crop_pct(side: int, part: float) -> float:
+    """`part`, or what timm resizes by as we do: it rounds side / crop_pct down."""
+    short = round(side / part)
+    return part if math.floor(side / part) == short else round(side / (short + 0.5), 6)
 
 
 def _with_table(found: Images, to: str) -> tuple[Arrays, tuple[int, int]]:
@@ -477,10 +494,15 @@ def _transformers(run: Loaded, lane: int) -> Exported:
         config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         features = "net(x).last_hidden_state[:, 0]"
     processor = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
-    processor |= {"image_mean": found.mean, "image_std": found.std}
+    processor |= {"image_mean": found.mean, "image_std": found.std, "resample": 2}  # Bilinear.
     if found.sides:
-        size = dict(zip(("height", "width"), found.sides))
+        size: dict[str, int] = dict(zip(("height", "width"), found.sides))
         processor |= {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": size}
+        if size["height"] == size["width"]:  # Of photographs the middle, as our evaluators do.
+            short = round(size["height"] / found.part)
+            processor |= {"image_processor_type": "BitImageProcessor", "do_center_crop": True}
+            processor |= {"size": {"shortest_edge": short}, "crop_size": size}
+            processor |= {"do_convert_rgb": found.channels == 3}
     load = [
         "from transformers import AutoModel",
         'net = AutoModel.from_pretrained("{folder}")',

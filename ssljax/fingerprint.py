@@ -45,6 +45,15 @@ def content_of(parts: Mapping[str, Mapping[str, Any]] | None) -> dict[str, tuple
     return {part: (of["count"], of["digest"]) for part, of in (parts or {}).items()}
 
 
+def forms_of(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """{part: {"count", "form"}} of what was read under a name: what a stand-in is made of."""
+    return {
+        part: {"count": of["count"], "form": of["form"]}
+        for part, of in parts.items()
+        if "form" in of
+    }
+
+
 def reported(what: str) -> Callable[[F], F]:
     """Decorator of a reader `read(name, split, ...)` of sets that reports what it returns.
 

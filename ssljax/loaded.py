@@ -67,27 +67,9 @@ class Loaded:
         try:
             return self.experiment
         except InputError as e:
-            error = e
-        make = self.make or make_of(self.record, self.workdir)
-        arguments = restore_arguments(make, self.record["computes"], self.workdir)
-        found = []
-        for seed in (0, 1):
-            with standing_in(self.record.get("read") or {}, seed) as absent:
-                try:
-                    found.append(make(**arguments))
-                except InputError:
-                    raise error from None
-        if not absent:
-            raise error
-        one, other = found
-        if one.encode is not None and other.encode is not None:
-            state, example = self._state_of(one), batch_of(one)["image"]
-            noise = np.random.default_rng(2).integers(0, 256, (2, *example.shape[1:]))
-            z = [e.encode(state, jnp.asarray(noise, example.dtype)) for e in (one, other)]
-            if not np.array_equal(*z):
-                raise InputError(f"{error} Its features depend on the content of the data.")
-        print(f"Note: {', '.join(sorted(absent))} isn't here; features are computed without it.")
-        return one
+            make = self.make or make_of(self.record, self.workdir)
+            arguments = restore_arguments(make, self.record["computes"], self.workdir)
+            return without_data(make, arguments, self.record.get("read") or {}, e)
 
     def encode(self, images: Any) -> Array:
         """Features (n, d) of uint8 images (n, h, w, c), rows of tokens or waves.
@@ -126,10 +108,7 @@ class Loaded:
 
         InputError as of `encoding`, and where the checkpoint and the experiment have other arrays.
         """
-        return self._state_of(self.encoding)
-
-    def _state_of(self, exp: Experiment) -> TrainState:
-        shapes = jax.eval_shape(exp.init, jax.random.key(0), batch_of(exp))
+        shapes = jax.eval_shape(self.encoding.init, jax.random.key(0), self.batch)
         arrays = flatten({k: self.state.get(k) for k in ("step", "params", "extra")})
 
         def array(path: Any, x: jax.ShapeDtypeStruct) -> Array:
@@ -200,6 +179,49 @@ def make_of(record: Mapping[str, Any], workdir: pathlib.Path) -> Callable[..., E
             "it, ssljax.load(workdir, make=...)."
         )
     return getattr(module, name)
+
+
+def without_data(
+    make: Callable[..., Experiment],
+    arguments: Mapping[str, Any],
+    read: Mapping[str, Any],
+    error: InputError,
+) -> Experiment:
+    """An experiment on noise of the form of its data, which `read`, of a record, has; says so.
+
+    `error` is what `make(**arguments)` raises, for want of the data. It is raised where anything
+    else is wrong, and where features depend on the content of the data.
+    """
+    found = []
+    for seed in (0, 1):
+        with standing_in(read, seed) as absent:
+            try:
+                found.append(make(**arguments))
+            except InputError:
+                raise error from None
+    if not absent:
+        raise error
+    one, other = found
+    if one.encode is not None and other.encode is not None:
+        batch, rng = batch_of(one), np.random.default_rng(2)
+        shapes = jax.eval_shape(one.init, jax.random.key(0), batch).replace(opt_state=())
+        state = jax.tree.map(lambda x: _drawn(x, rng), shapes)
+        like = batch["image"]
+        images = jnp.asarray(rng.integers(0, 256, (2, *like.shape[1:])), like.dtype)
+        z = [np.asarray(jax.jit(e.encode)(state, images)) for e in (one, other)]
+        if not np.array_equal(*z, equal_nan=True):
+            raise InputError(f"{error} Its features depend on the content of the data.")
+    print(f"Note: {', '.join(sorted(absent))} isn't here; features are computed without it.")
+    return one
+
+
+def _drawn(x: jax.ShapeDtypeStruct, rng: np.random.Generator) -> Array:
+    """Values of an array of a net with which outputs are neither constant nor huge."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.zeros(x.shape, x.dtype)
+    if len(x.shape) < 2:
+        return jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype)
+    return jnp.asarray(rng.normal(size=x.shape) / np.prod(x.shape[:-1]) ** 0.5, x.dtype)
 
 
 def restore_arguments(

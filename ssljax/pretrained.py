@@ -27,7 +27,7 @@ from ssljax.data.tokenizers import encode, id_of, load_tokenizer, PAD_AND_STOP, 
 from ssljax.errors import InputError
 from ssljax.experiment import Batch, Experiment, TrainState
 from ssljax.foreign import read_encoder, read_encoder_decoder, read_language_model
-from ssljax.loaded import batch_of, make_of, restore_arguments
+from ssljax.loaded import batch_of, make_of, restore_arguments, without_data
 from ssljax.models.encoder import build, KNOWN, rebuild
 from ssljax.models.encoder_decoder import beam_search, decode, EncoderDecoder
 from ssljax.models.transformer import LanguageModel, Transformer
@@ -214,7 +214,11 @@ def _encoding(made_by: str) -> tuple[Experiment, Batch, TrainState, frozenset[st
     form = json.loads(made_by)
     folder = pathlib.Path(form["experiment"])
     make = make_of(form, folder)
-    exp = make(**restore_arguments(make, form["computes"], folder))
+    arguments = restore_arguments(make, form["computes"], folder)
+    try:
+        exp = make(**arguments)
+    except InputError as e:
+        exp = without_data(make, arguments, form.get("read") or {}, e)
     batch = batch_of(exp)
     shapes = jax.eval_shape(exp.init, jax.random.key(0), batch).replace(opt_state=())
     return exp, batch, shapes, _arrays_read(exp, shapes, batch.get("image"))
@@ -243,11 +247,13 @@ def _run_encoder(
 ) -> PretrainedEncoder | None:
     """The encoder of a run that keeps none; None where its experiment encodes no images.
 
-    `arrays` are those of its state by name; `made` has the experiment's file and its arguments.
+    `arrays` are those of its state by name; `made` has the experiment's file, its arguments and the
+    form of its data, which need not be here.
     """
     file = made.get("experiment") or made["launches"][-1]["command"][0]
     computes = {k: v for k, v in made["computes"].items() if k != "run"}
-    made_by = json.dumps({"experiment": file, "computes": computes})
+    read = {name: fingerprint.forms_of(parts) for name, parts in (made.get("read") or {}).items()}
+    made_by = json.dumps({"experiment": file, "computes": computes, "read": read})
     try:
         _, _, shapes, used = _encoding(made_by)
     except InputError as e:
@@ -429,16 +435,22 @@ def answers(
 
     They are read, and answers written, up to the lengths of the run. Of t5 both hold sentinels:
     the answer to "the <extra_id_0> sat" may be "<extra_id_0> cat". Beams as in `beam_search`.
-    InputError where there is no such run.
+    InputError where there is no such run, for an export, and for a text in place of a list.
     """
+    if isinstance(texts, str):
+        raise InputError("Give a list of texts: answers(run, [text]).")
+    if is_weights(str(workdir)):
+        raise InputError(f"{workdir} doesn't say how long answers are: give the folder of the run.")
     old = pretrained(workdir, "EncoderDecoder")
+    if not texts:
+        return []
     said = read_record(pathlib.Path(workdir).expanduser(), TRAIN_AGAIN)["computes"]
     length, most = said["length"], said.get("target_length", said["length"])
     stop = id_of(old.tokenizer, PAD_AND_STOP[1])
     rows = document_rows(*encode(old.tokenizer, Documents(list(texts))), length, -1, None, stop)
 
     def answer(params: Tree, rows: Array) -> Array:
-        if beams > 1:
+        if beams != 1:
             return beam_search(old.model, params, rows, most, beams, penalty)[0]
         return decode(old.model, params, jax.random.key(0), rows, most)
 

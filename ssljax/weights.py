@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 import json
+import os
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,12 +72,18 @@ def read_weights(name: str) -> Weights:
 
 
 def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], card: Any) -> None:
-    """Writes arrays, with the card in the file's header."""
+    """Writes arrays, with the card in the file's header; OSError as of any file."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     # "format" is what transformers asks for: arrays for PyTorch.
     metadata = {"format": "pt", "ssljax": json.dumps(card)}
-    save_file({k: np.asarray(x, order="C") for k, x in arrays.items()}, file, metadata)
+    try:
+        save_file({k: np.asarray(x, order="C") for k, x in arrays.items()}, file, metadata)
+    except SafetensorError as e:
+        if not (found := re.search(r"\(os error (\d+)\)", str(e))):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from e
 
 
 def nested(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Tree:

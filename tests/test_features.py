@@ -27,10 +27,12 @@ from ssljax.data.token_rows import labelled_rows
 from ssljax.data.tokenizers import load_tokenizer
 from ssljax.errors import InputError
 from ssljax.evals import features as of_sets
+from ssljax.export import export
 from ssljax.features import main, write_features
 from ssljax.models.coder import Dense
 from ssljax.models.convnet import ConvNet
 from ssljax.models.transformer import Transformer
+from ssljax.pretrained import _encoding, encoder_of
 from tests.saved_runs import save_run
 
 
@@ -117,6 +119,23 @@ def test_features_without_the_data_of_the_run(photos, tmp_path, monkeypatch, cap
         of_content.encode(x)
     with pytest.raises(InputError, match="can't be made again: There is no folder or"):
         whole.experiment  # noqa: B018  # What would be evaluated on that data.
+
+
+def test_a_net_that_is_tuned_needs_no_data_of_its_run(photos, tmp_path, capsys):
+    """Neither of a run that keeps no encoder, nor of its export."""
+    root = shutil.copytree(photos[0], tmp_path / "set")
+    data, x = Images(str(root), image_size=16), images("photos", "test", 16).image[:5]
+    save_run(vae, tmp_path / "run", data=data, coder=Dense((4,)), batch_size=8)
+    export(tmp_path / "run", "safetensors", tmp_path / "out")
+    z = load(tmp_path / "run").encode(x)
+    root.rename(tmp_path / "elsewhere")
+    _encoding.cache_clear()  # As in another process.
+    for source in ("run", "out"):
+        capsys.readouterr()
+        old = encoder_of(tmp_path / source)
+        y = old.net.apply({"params": old.params}, x / np.float32(255))
+        np.testing.assert_allclose(y, z, rtol=1e-5, atol=1e-5)
+    assert "isn't here" not in capsys.readouterr().out  # The same experiment is made once.
 
 
 def test_no_more_than_two_batches_are_read_before_the_first_is_written(photos, tmp_path):

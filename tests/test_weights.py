@@ -1,8 +1,12 @@
 """Weights in files: those of other libraries, with their outputs; exported ones, and cards."""
 
+import errno
 import json
+import math
 import re
+import resource
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +26,11 @@ from experiments.vae import vae
 from ssljax import load
 from ssljax.checkpoint import flatten
 from ssljax.data import Images, images, PlainImages
+from ssljax.data.decode import _middle
+from ssljax.data.image_sets import MIDDLE
 from ssljax.data.views import Views
 from ssljax.errors import InputError
-from ssljax.export import export, main
+from ssljax.export import _crop_pct, export, main
 from ssljax.foreign import read_encoder, read_encoder_decoder, read_language_model
 from ssljax.models.coder import Dense
 from ssljax.models.convnet import ConvNet
@@ -106,6 +112,14 @@ def test_more_rows_than_tokens_and_other_forms_of_t5():
         read_encoder_decoder(arrays, config, "file", 33)
 
 
+@pytest.mark.parametrize("part", [1.0, MIDDLE])
+def test_timm_cuts_the_middle_of_photographs_as_we_do(part):
+    for side in range(8, 513):
+        (_, short), _ = _middle(900, 700, side, part)
+        assert math.floor(side / _crop_pct(side, part)) == short
+    assert _crop_pct(224, part) == part
+
+
 def arrays_in(folder):
     return read_weights(str(folder)).arrays
 
@@ -149,6 +163,10 @@ def test_exported_encoders_are_read_back(to, kind, tmp_path, capsys):
     assert seen["image"] == seen["net_input"] == shape and seen["features_are_outputs"]
     assert seen["mean"] == [0.0] * shape[2] and seen["std"] == [1.0] * shape[2]
     assert card["architecture"]["class"] == type(net).__name__
+    if to == "hf":  # As transformers' BitImageProcessor reads it: resized, and the middle cut out.
+        said = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+        assert said["size"] == {"shortest_edge": round(shape[0] / seen["part_of_shorter_side"])}
+        assert said["crop_size"] == {"height": shape[0], "width": shape[1]}
     if table is not None and learned is None:  # The file has sincos' values as its table.
         x = images(data.data, "test").image[:3] / np.float32(255)
         variables = {"params": back.params, "batch_stats": back.stats}
@@ -445,6 +463,19 @@ def test_files_that_are_no_weights_are_one_sentence(tmp_path, monkeypatch):
     write_weights(tmp_path / "hub" / "model.safetensors", values(told["shapes"]), {})
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: tmp_path / "hub")
     assert encoder_of("hf-hub:microsoft/resnet").net == ResNet(50, "imagenet", 8)
+
+
+def test_what_the_file_system_refuses_is_an_error_of_its_own(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: .*x.safetensors") as e:
+            write_weights(tmp_path / "x.safetensors", {"x": np.zeros(4000, np.float32)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert e.value.errno == errno.EFBIG
 
 
 def test_weights_split_over_files_and_of_half_precision_are_read(tmp_path):
