@@ -167,7 +167,7 @@ def _grows_with_the_square(found: Accumulation, of: Callable, jaxpr: Any, *args:
     kept, found.sums = found.sums, []
     try:
         other = jax.make_jaxpr(of)(params, jax.tree.map(twice, part), key)
-    except (TypeError, ValueError):  # It draws for as many examples as a part has.
+    except (AssertionError, TypeError, ValueError):  # It is of as many examples as a part has.
         return False
     finally:
         found.sums = kept
