@@ -19,7 +19,7 @@ from ssljax.data import described, tokenizers
 from ssljax.data.documents import Documents, documents
 from ssljax.data.text_pairs import pair_rows, sentinel_ids, text_pairs, text_rows
 from ssljax.data.tokenizers import load_tokenizer
-from ssljax.evals.answers import filled, same_answers
+from ssljax.evals.answers import filled, same_answers, span_nll
 from ssljax.evals.features import round_up
 from ssljax.losses.span_corruption import corrupt_spans, most_spans, noise_spans
 from ssljax.models import attention
@@ -570,6 +570,30 @@ def test_floors_of_held_out_spans(text, one_device):
     assert found["nll"] > found["unigram"]  # Of random weights.
 
 
+def test_held_out_spans_are_judged_among_tokens_of_text(text, one_device):
+    """A net that mostly expects the end of a span is judged by what it expects otherwise."""
+    read, ids = text_rows(text, 300, 40), np.arange(100) + 300
+    table = np.random.default_rng(0).normal(0, 3, 400).astype(np.float32)
+
+    def found(ends):
+        def predict(state, key, rows):
+            targets = corrupt_spans(key, rows, ids, 1)[1]
+            logits = jnp.asarray(table).at[np.array([1, *ids])].add(ends)
+            return jnp.broadcast_to(logits, (*targets.shape, 400)), targets
+
+        return span_nll(predict, read, [1, *ids])({})
+
+    key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[0]
+    padded = np.resize(read.test, (round_up(len(read.test)), 40))
+    targets = np.asarray(corrupt_spans(key, padded, ids, 1)[1])[: len(read.test)]
+    tokens = targets[(targets > 1) & (targets < 300)]
+    p = np.exp(table[:300].astype(float)) * (np.arange(300) != 1)
+    p /= p.sum()
+    for ends in (-5.0, 20.0):
+        assert found(ends)["nll"] == pytest.approx(-np.log(p[tokens]).mean(), rel=1e-5)
+        assert found(ends)["accuracy"] == pytest.approx(100 * np.mean(tokens == p.argmax()))
+
+
 def test_text_to_text_loss_and_evaluation(tmp_path, one_device):
     """The loss over the targets alone; and a net that has learned them answers all but one that is
     cut."""
@@ -651,6 +675,16 @@ def test_text_to_text_starts_from_a_run_of_t5(text, tmp_path):
     ):
         texts = [tokenizer.decode(x[x >= 0], skip_special_tokens=False) for x in np.asarray(row)]
         assert answers(tmp_path / "run", asked, beams) == texts
+    assert answers(tmp_path / "run", []) == []
+    for path, texts, message in (
+        (tmp_path / "run", asked[0], "Give a list of texts"),
+        (tmp_path / "model.safetensors", asked, "give the folder of the run"),
+        (tmp_path / "none", asked, "no run of an encoder and decoder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            answers(path, texts)
+    with pytest.raises(InputError, match="at least 1 beam, not 0"):
+        answers(tmp_path / "run", asked, beams=0)
     save_run(bert, tmp_path / "bert", net=Transformer(1, 2, 8), length=12, vocabulary=400)
     with pytest.raises(InputError, match="no run of an encoder and decoder.*experiments/t5.py"):
         text_to_text(**given | {"pretrained": str(tmp_path / "bert")})

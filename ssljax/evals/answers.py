@@ -18,6 +18,7 @@ from ssljax.evals.masked_language import keyed
 from ssljax.evals.perplexity import unigram_nll
 from ssljax.evals.texts import set_apart
 from ssljax.losses.language import token_nll
+from ssljax.models.encoder_decoder import NEVER
 
 # (state, key, rows) -> logits (n, b, v) of the targets, and these (n, b), padded with -1
 Predict = Callable[[Tree, Array, Array], tuple[Array, Array]]
@@ -32,7 +33,8 @@ def span_nll(
     """`nll`, the mean -log p in nats of the tokens left out of the test rows, each given those
     before it, and `accuracy`, the percent of them that is likeliest.
 
-    The tokens `special`, sentinels and the end, are no part of the text and don't count. The spans
+    The tokens `special`, sentinels and the end, are no part of the text: they don't count, and
+    probabilities are among the other tokens, as where a span ends was drawn at random. The spans
     are the same each time. The floors are `unigram`, the -log p of the same tokens by their
     frequencies in the training rows, one added to each count, and `most_frequent`, the percent of
     the token most frequent there. InputError where no token is left out, or the loss is not finite.
@@ -46,8 +48,8 @@ def span_nll(
                 f"predict must return logits for each target token, {targets.shape}, not "
                 f"{logits.shape}."
             )
-        some = jnp.maximum(targets, 0)
-        return jnp.argmax(logits, axis=-1), token_nll(logits, some), targets
+        logits = logits.at[:, :, jnp.asarray(special)].set(NEVER)
+        return jnp.argmax(logits, axis=-1), token_nll(logits, jnp.maximum(targets, 0)), targets
 
     rows = read.test
     counts = np.bincount(read.train[:].ravel()) if read.counts is None else read.counts
