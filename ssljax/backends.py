@@ -11,8 +11,8 @@ import tempfile
 import jax
 
 # LLVM's level for programs on a CPU. At 1 they are compiled in less time than at 3, which is XLA's
-# (SimCLR's initialisation in a third), and compute the same bits. Steps keep 3: GPT's was 4 % slower
-# at 1 in one comparison, and as fast in another.
+# (SimCLR's initialisation in a third), and compute the same bits. Steps keep 3: at 1, GPT's was 4 %
+# slower in one comparison and as fast in another.
 LEVEL = "xla_backend_optimization_level"
 _lowered: list[bool] = []  # Whether `start_backends` has chosen level 1.
 # Of NVIDIA's GPUs, also under Windows; of AMD's; and of TPUs.
