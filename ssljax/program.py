@@ -216,7 +216,8 @@ class Program:
         """
         if self.platform != "cpu" or jax.process_count() > 1:
             return
-        lowered = self.compiled.lower(*self._calls(state, self.new_accumulator(), fed)[0])
+        compiled: Any = self.compiled  # A jitted function.
+        lowered = compiled.lower(*self._calls(state, self.new_accumulator(), fed)[0])
         pool = ThreadPoolExecutor(1, "compile")
         self.ahead = pool.submit(lowered.compile)
         pool.shutdown(wait=False)

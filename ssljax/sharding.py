@@ -114,8 +114,10 @@ def fsdp(path: str, x: jax.ShapeDtypeStruct, mesh: Mesh, min_size: int = 2**16) 
     return P(*spec)
 
 
-def tensor(path: str, x: jax.ShapeDtypeStruct, mesh: Mesh, other: Any = fsdp) -> P:
+def tensor(path: str, x: Any, mesh: Any, other: Any = fsdp) -> P:
     """Splits the layers of ViTs and Transformers over the axis tensor, and all by `other`.
+
+    `x` is an array or its shape, and `mesh` may be abstract.
 
     That is by columns what heads and hidden units are computed by, and by rows what they are summed
     by (Megatron). Queries, keys and values of one kernel are split by its rows at rest, as its
