@@ -486,8 +486,8 @@ def _transformers(run: Loaded, lane: int) -> Exported:
         grid = tuple(s // net.patch for s in sides)
         layout = vit(net, VIT[to], found.channels, grid, grid[0] * grid[1] + 1)
         theirs = to_theirs(layout, arrays)
-        size = sides[0] if sides[0] == sides[1] else list(sides)
-        config |= {"model_type": "vit", "architectures": ["ViTModel"], "image_size": size}
+        side = sides[0] if sides[0] == sides[1] else list(sides)
+        config |= {"model_type": "vit", "architectures": ["ViTModel"], "image_size": side}
         config |= {"patch_size": net.patch, "hidden_size": net.width, "hidden_act": "gelu"}
         config |= {"num_hidden_layers": net.depth, "num_attention_heads": net.heads}
         config |= {"intermediate_size": 4 * net.width, "layer_norm_eps": 1e-6, "qkv_bias": True}
