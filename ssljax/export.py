@@ -496,12 +496,12 @@ def _transformers(run: Loaded, lane: int) -> Exported:
     processor = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
     processor |= {"image_mean": found.mean, "image_std": found.std, "resample": 2}  # Bilinear.
     if found.sides:
-        size: dict[str, int] = dict(zip(("height", "width"), found.sides))
-        processor |= {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": size}
-        if size["height"] == size["width"]:  # Of photographs the middle, as our evaluators do.
-            short = round(size["height"] / found.part)
+        both = dict(zip(("height", "width"), found.sides))
+        processor |= {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": both}
+        if both["height"] == both["width"]:  # Of photographs the middle, as our evaluators do.
+            short = round(both["height"] / found.part)
             processor |= {"image_processor_type": "BitImageProcessor", "do_center_crop": True}
-            processor |= {"size": {"shortest_edge": short}, "crop_size": size}
+            processor |= {"size": {"shortest_edge": short}, "crop_size": both}
             processor |= {"do_convert_rgb": found.channels == 3}
     load = [
         "from transformers import AutoModel",
