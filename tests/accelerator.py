@@ -120,7 +120,7 @@ ROWS = {
 }
 SMALL_ROWS = {"gpt": "gpt --steps 30 --layers 1 --width 16 --heads 2 --run.log-every 10"}
 DATA = {  # What a command's data is called where it lies.
-    "tinyshakespeare.txt": ("../shared/data/tinyshakespeare.txt", "data/tinyshakespeare.txt"),
+    "tinyshakespeare.txt": ("data/tinyshakespeare.txt", "~/tinyshakespeare.txt"),
     "mnist": ("~/tensorflow_datasets/mnist",),
     "cifar10": ("~/tensorflow_datasets/cifar10",),
 }
