@@ -25,6 +25,7 @@ FORMS = {
     "test_decoding": "Image files",
     "test_optimizers": "Optimizers and schedules",
     "test_evaluations": "Evaluations",
+    "test_exports": "Exported weights",
 }
 
 
