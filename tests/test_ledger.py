@@ -212,6 +212,7 @@ def test_commands_do_not_say_where_a_run_was_kept():
         word for r in ROWS for word in r["command"] if word.startswith(("--run.workdir", "/"))
     ]
     command = ["x.py", "--a", "1", "--run.workdir", "/here", "--b", "--run.workdir=/there", "c"]
+    command.append("--run.evaluate")
     assert ledger_rows.without_workdir(command) == ["x.py", "--a", "1", "--b", "c"]
 
 

@@ -150,12 +150,12 @@ def first_commands(computes: Mapping[str, Any]) -> list[list[str]]:
 
 
 def without_workdir(command: Sequence[str]) -> list[str]:
-    """A command without --run.workdir, which is of no use to others."""
+    """A command without --run.workdir and --run.evaluate, which are of no use to others."""
     kept, words = [], iter(command)
     for word in words:
         if word == "--run.workdir":
             next(words, None)
-        elif not word.startswith("--run.workdir="):
+        elif word != "--run.evaluate" and not word.startswith("--run.workdir="):
             kept.append(word)
     return kept
 
