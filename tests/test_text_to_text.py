@@ -578,20 +578,20 @@ def test_held_out_spans_are_judged_among_tokens_of_text(text, one_device):
     def found(ends):
         def predict(state, key, rows):
             targets = corrupt_spans(key, rows, ids, 1)[1]
-            logits = jnp.asarray(table).at[np.array([1, *ids])].add(ends)
+            logits = state.at[np.array([1, *ids])].add(ends)
             return jnp.broadcast_to(logits, (*targets.shape, 400)), targets
 
-        return span_nll(predict, read, [1, *ids])({})
+        return span_nll(predict, read, [1, *ids])(jnp.asarray(table))
 
-    key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[0]
+    key = jax.random.fold_in(jax.random.key(0), 0)
     padded = np.resize(read.test, (round_up(len(read.test)), 40))
     targets = np.asarray(corrupt_spans(key, padded, ids, 1)[1])[: len(read.test)]
     tokens = targets[(targets > 1) & (targets < 300)]
     p = np.exp(table[:300].astype(float)) * (np.arange(300) != 1)
     p /= p.sum()
-    for ends in (-5.0, 20.0):
-        assert found(ends)["nll"] == pytest.approx(-np.log(p[tokens]).mean(), rel=1e-5)
-        assert found(ends)["accuracy"] == pytest.approx(100 * np.mean(tokens == p.argmax()))
+    for numbers in map(found, (-5.0, 20.0)):
+        assert numbers["nll"] == pytest.approx(-np.log(p[tokens]).mean(), rel=1e-5)
+        assert numbers["accuracy"] == pytest.approx(100 * np.mean(tokens == p.argmax()))
 
 
 def test_text_to_text_loss_and_evaluation(tmp_path, one_device):
