@@ -57,9 +57,9 @@ NEGATIVES = "the loss compares each example with all others"
 CARRIED = "the hidden state is carried from step to step by the state, which is on each device"
 QUEUE = "the queue is on each device, and takes all keys"
 WHOLE_BATCH = {
-    "awd_lstm": (CARRIED, 4 * 200),  # c and h of two layers.
+    "awd_lstm": (CARRIED, 0),  # Gathered with the rest of extra.
     "cpc": (NEGATIVES, 16 * 64),  # The codes of a wave.
-    "lstm": (CARRIED, 4 * 200),
+    "lstm": (CARRIED, 0),
     "moco": (QUEUE, 10),
     "mocov3": (NEGATIVES, 2 * 10),
     "nnclr": (f"{NEGATIVES}; {QUEUE}", 4 * 10),

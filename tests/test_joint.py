@@ -774,7 +774,8 @@ def test_without_small_views_the_large_ones_are_whole_views():
 def test_missing_run_error_names_the_command(tmp_path):
     with pytest.raises(
         InputError,
-        match="no run of a file with an --encoder or a --vit: make one with `launch/local.sh",
+        match="does not exist, .* no run of a file with an --encoder or a --vit: check the path, "
+        "or make one with `launch/local.sh",
     ):
         encoder_of(tmp_path / "none")
 
