@@ -11,8 +11,8 @@ https://arxiv.org/abs/2207.12598.
         --batch-size 128 --lr 2e-4 --warmup 0.01 --decay 0.9999 --epochs 1000 \
         --sampling-steps 50
 
-Digits with `--epochs 25`, one seed, 138 s of CPU time with its evaluations: the FID of pixels is
-0.16 (untrained net 11.23, held-out digits 0.15), coverage 0.91 (held-out digits 0.95).
+Digits, three seeds: the FID of pixels is 0.130 ± 0.004 (untrained net 11.23, held-out digits
+0.151), coverage 0.947 ± 0.007 (held-out digits 0.953).
 """
 
 import jax
