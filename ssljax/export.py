@@ -384,10 +384,7 @@ def _timm(run: Loaded, lane: int) -> Exported:
             "input_size": [found.channels, *(found.sides or (224, 224))],
             "fixed_input_size": isinstance(net, ViT),
             "interpolation": "bilinear",
-            "crop_pct": _crop_pct(
-                (found.sides or (224, 224))[0],
-                found.part,
-            ),
+            "crop_pct": _crop_pct((found.sides or (224, 224))[0], found.part),
             "mean": found.mean,
             "std": found.std,
             "num_classes": 0,

@@ -24,6 +24,7 @@ from ssljax.errors import InputError
 from ssljax.evals.texts import split_apart
 from ssljax.record import flat, read_json, read_record, read_results, write_whole
 from ssljax.summary import (
+    compared_with,
     format_row,
     numbers_at,
     read_evaluations,
@@ -267,19 +268,16 @@ def curves(
     found: list[dict[str, Any]] = [
         {"name": n, "kind": "training", **_series(training, n, POINTS)} for n in names
     ]
-    beside = [
-        (f"{evaluator}/{number}", f"{evaluator}/{other}")
-        for evaluator, of in judged.items()
-        for number, other in [*of["floors"].items(), *of.get("real", {}).items()]
-    ]
+    compared = compared_with(judged)
+    beside = {other for _, other in compared}
     for name in _names(evaluated):
         steps = [row["step"] for row in evaluated if name in row]
-        if name == "step" or len(steps) < EVALUATED or any(name == other for _, other in beside):
+        if name == "step" or name in beside or len(steps) < EVALUATED:
             continue
         lines = {}
-        for other in [other for number, other in beside if number == name]:
-            if found_there := _series(evaluated, other, POINTS)["mean"]:
-                lines[other.partition("/")[2]] = found_there[-1]
+        for number, other in compared:
+            if number == name and (line := _series(evaluated, other, POINTS)["mean"]):
+                lines[other.partition("/")[2]] = line[-1]
         series = _series(evaluated, name, POINTS)
         if len(set(series["mean"])) == 1:  # As a size of the net, which is in the table.
             continue

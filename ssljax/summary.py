@@ -121,6 +121,18 @@ def judgements(evals: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]
     }
 
 
+def compared_with(judged: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Pairs of a number and its floor, or what held-out examples have, each by its whole name.
+
+    `judged` is what `judgements` gives, also of an older version, without "real".
+    """
+    return [
+        (f"{evaluator}/{number}", f"{evaluator}/{other}")
+        for evaluator, of in judged.items()
+        for number, other in [*of["floors"].items(), *of.get("real", {}).items()]
+    ]
+
+
 def summary_rows(
     results: Numbers,
     untrained: Numbers,
@@ -133,11 +145,7 @@ def summary_rows(
     `judged` is what `judgements` gives. The main number is the first one with a direction, of the
     first evaluator with one; others with a direction follow, then those without.
     """
-    beside = {
-        f"{evaluator}/{other}"
-        for evaluator, of in judged.items()
-        for other in [*of["floors"].values(), *of.get("real", {}).values()]
-    }
+    beside = {other for _, other in compared_with(judged)}
     order = list(judged)
     rows = []
     for name, values in results.items():
