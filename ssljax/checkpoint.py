@@ -137,6 +137,11 @@ class Checkpoints:
         )
 
 
+def last_step(workdir: pathlib.Path) -> int:
+    """The step of the last checkpoint in a run's folder, whole or not; 0 where there is none."""
+    return max(_steps(workdir / "checkpoints"), default=0)
+
+
 def load_state(workdir: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
     """The last whole checkpoint of another run, as nested dictionaries of host arrays.
 

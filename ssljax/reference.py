@@ -88,6 +88,12 @@ class Watch:
         self.steps = sorted(
             {int(s) for band in self.bands.values() for s in band.steps if s <= self.until}
         )
+        self.note = ""  # For the user, where the two can't be compared.
+        if self.steps and self.steps[0] > num_steps:
+            self.note = (
+                f"Note: {name} was first logged at step {self.steps[0]:,}, after the "
+                f"{num_steps:,} steps of this run, which is not compared with it."
+            )
         self.rows = [dict(row) for row in rows if "seconds" in row]
         self.ended = bool(rows) and max(row["step"] for row in rows) >= self.until
 

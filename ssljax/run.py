@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from ssljax import extras, fingerprint, logs, record, reference, replay, sharding, watchdog
-from ssljax.checkpoint import Checkpoints, flatten
+from ssljax.checkpoint import Checkpoints, flatten, last_step
 from ssljax.data.cache import cache_dir, repair_compilation_cache
 from ssljax.errors import check_local, InputError
 from ssljax.experiment import Experiment, TrainState
@@ -26,8 +26,15 @@ from ssljax.ranges import check_value, Count, CountOrZero
 from ssljax.session import Results, Session
 from ssljax.signals import Signals
 from ssljax.summary import judgements
+from ssljax.trace import FIRST
 
 Tree = Any
+MODES = ("plan", "replay", "evaluate")  # What a command does besides training.
+# Options of a run that change nothing in a plan, and nothing where a step is replayed.
+UNUSED = {
+    "plan": ("cpu_devices", "wandb", "reference", "profile"),
+    "replay": ("wandb", "reference", "profile"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Run:
     workdir: str = ""
     """Folder for everything that the run writes; a run found there resumes. By default a folder in
     runs/ named after the experiment and the arguments that differ from their defaults."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Seed of initialisation, data order and noise."""
     seeds: Count = 1
     """Number of seeds to train in one process: seed, seed + 1, ..."""
@@ -60,7 +67,8 @@ class Run:
     steps_per_call: Count = 1
     """Steps in one compiled program. Raise this when a step takes less than 1 ms."""
     log_every: Count = 50
-    """Log every N steps; must be a multiple of steps_per_call, as the next two."""
+    """Log every N steps. If this or one of the next two is no multiple of steps_per_call, shorter
+    programs are compiled as well."""
     eval_every: CountOrZero = 0
     """Evaluate every N steps; 0 to evaluate only before and after training."""
     save_every: Count = 500
@@ -85,6 +93,56 @@ class Run:
     distributed: bool = False
     """Run as one of several processes, of Slurm, of a TPU pod, or as the environment variables
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say (launch/README.md)."""
+
+
+def check_together(run: Run) -> None:
+    """InputError for options that contradict each other."""
+    modes = [mode for mode in MODES if getattr(run, mode)]
+    if len(modes) > 1:
+        raise InputError(
+            f"--run.{modes[0]} and --run.{modes[1]} ask for different things: give one of them."
+        )
+    if run.plan and run.distributed:
+        raise InputError(
+            "--run.plan compiles for all devices of its machine in one process: leave "
+            "--run.distributed out."
+        )
+
+
+def unused(run: Run) -> list[str]:
+    """A remark on the options that are given and that have no effect where no step is trained."""
+    for mode, names in UNUSED.items():
+        given = [f"--run.{name.replace('_', '-')}" for name in names if getattr(run, name)]
+        if getattr(run, mode) and given:
+            verb = "has" if len(given) == 1 else "have"
+            return [f"Note: {' and '.join(given)} {verb} no effect with --run.{mode}."]
+    return []
+
+
+def remarks(run: Run, num_steps: int, start: int) -> list[str]:
+    """Lines on options that do less than they say in a run of `num_steps`, from step `start` on."""
+    found, k = [], run.steps_per_call
+    every = {name: getattr(run, f"{name}_every") for name in ("log", "eval", "save")}
+    uneven = [f"--run.{name}-every {n}" for name, n in every.items() if n % k and n < num_steps]
+    if uneven:
+        found.append(
+            f"Note: --run.steps-per-call {k} does not divide {' and '.join(uneven)}: shorter "
+            "programs are compiled as well."
+        )
+    elif k > num_steps:
+        found.append(f"Note: --run.steps-per-call {k} is more than the run's {num_steps} steps.")
+    if run.eval_every > num_steps:
+        found.append(
+            f"Note: --run.eval-every {run.eval_every} is more than the run's {num_steps} steps, "
+            "which is evaluated before and after training alone."
+        )
+    if run.profile and start == num_steps:
+        found.append("Note: --run.profile traces nothing, since the run has finished.")
+    if run.cpu_devices and sharding.platform() != "cpu":
+        found.append(
+            f"Note: --run.cpu-devices splits a CPU; this run is on a {sharding.platform()}."
+        )
+    return found
 
 
 def train(
@@ -112,6 +170,7 @@ def train(
     times = {"start": time.perf_counter() if started is None else started}
     times["ready"] = time.perf_counter()
     check_value("run", run, Run)
+    check_together(run)
     check_local(run.workdir, "--run.workdir")
     use_compilation_cache()
     sharding.split_cpu(run.cpu_devices)
@@ -145,9 +204,21 @@ def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
         )
     if run.profile and not run.workdir:
         raise InputError("--run.profile writes into the run's folder: give --run.workdir.")
+    every = filter(None, (run.log_every, run.eval_every, run.save_every))
+    before = FIRST * min(run.steps_per_call, *every)
+    if run.profile and exp.num_steps <= before:
+        raise InputError(
+            f"--run.profile traces steps from step {before + 1} on, once the step is compiled and "
+            f"warm, and the run has {exp.num_steps}: train for more steps, or leave it out."
+        )
+    if run.evaluate and not run.workdir:
+        raise InputError("--run.evaluate is for a finished run: give its folder as --run.workdir.")
     if run.wandb:
         extras.load("wandb", "--run.wandb")
     if run.reference:
+        where = pathlib.Path(run.reference).expanduser()
+        if run.workdir and where.resolve() == pathlib.Path(run.workdir).expanduser().resolve():
+            raise InputError("--run.reference is the run's own folder: give that of another run.")
         reference.reference(run.reference)
     if exp.num_steps < 1:
         raise InputError(f"The number of steps must be at least 1, not {exp.num_steps}.")
@@ -189,7 +260,14 @@ def _train(
     times["data"] = time.perf_counter()
 
     if run.replay:
+        for line in unused(run):
+            print(line)
         replay.replay(exp, program, workdir)
+    if run.evaluate and workdir and (reached := last_step(workdir)) < exp.num_steps:
+        raise InputError(
+            f"--run.evaluate is for a finished run, and that in {workdir} is at step {reached} of "
+            f"{exp.num_steps}: leave it out to train, which ends with an evaluation."
+        )
     checkpoints = Checkpoints(workdir, run.keep) if workdir else None
     start, state = checkpoints.restore_latest(program.shapes()) if checkpoints else (0, None)
     if state is None:
@@ -232,6 +310,10 @@ def _train(
     times["state"] = time.perf_counter()
     try:
         log.line(_header(program, workdir, computes))
+        for line in remarks(run, exp.num_steps, start):
+            log.line(line)
+        if session.watch and session.watch.note:
+            log.line(session.watch.note)
         session.check_evaluators()
         if run.evaluate:
             results.drop(exp.num_steps)
@@ -282,7 +364,9 @@ def _header(program: Program, workdir: pathlib.Path | None, computes: Mapping[st
     if mesh.size > 1:
         device += f", {sharding.batch_parts(mesh)} parts of each batch"
     if (fsdp := mesh.shape["fsdp"]) > 1:
-        device += f", large parameters split over {fsdp}"
+        specs = [x.spec for x in jax.tree.leaves(program.layout.params)]
+        which = "large parameters" if any("fsdp" in spec for spec in specs) else "no parameter"
+        device += f", {which} split over {fsdp}"
     if (tensor := sharding.tensor_parts(mesh)) > 1:
         device += f", heads and hidden channels split over {tensor}"
     model = f"{sum(x.size for x in flatten(program.state.params).values()):,} parameters"

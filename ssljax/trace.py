@@ -11,6 +11,7 @@ from ssljax import logs
 
 Tree = Any
 WARM = 2  # Calls of the compiled step before the trace: the first ones still allocate memory.
+FIRST = WARM + 1  # Calls before a trace, with the one that compiles.
 
 
 class Trace:
@@ -22,7 +23,7 @@ class Trace:
     def __init__(self, workdir: pathlib.Path | None, steps: int, log: logs.Log):
         self.folder = workdir / "profile" if workdir else None
         self.steps = steps if self.folder and jax.process_index() == 0 else 0
-        self.log, self.calls, self.since = log, 0, -1
+        self.log, self.calls, self.since, self.asked = log, 0, -1, steps
 
     def begin(self, step: int, last: Tree) -> None:
         """Begins before a step, once it is due; `last` are arrays of the step before."""
@@ -47,8 +48,9 @@ class Trace:
         jax.profiler.stop_trace()
         self.steps = 0
         where = shlex.quote(str(self.folder))
+        fewer = f", {done} of the {self.asked} asked for" if done < self.asked else ""
         self.log.line(
-            f"Traced steps {self.since + 1} to {step}. To look at them: "
+            f"Traced steps {self.since + 1} to {step}{fewer}. To look at them: "
             f'pip install "ssljax[profile]", then xprof --logdir {where} --port 8791 and a '
             "browser at localhost:8791."
         )
@@ -57,4 +59,4 @@ class Trace:
     def close(self) -> None:
         """Says so where training ended before the trace began."""
         if self.steps and self.since < 0:
-            self.log.line(f"No step was traced: training ended within {WARM + 1} calls.")
+            self.log.line(f"No step was traced: training ended within {FIRST} calls.")

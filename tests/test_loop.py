@@ -9,8 +9,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ssljax import InputError, load, logs, Run, train
+from ssljax import InputError, load, logs, Run, sharding, train
 from ssljax.checkpoint import flatten
+from ssljax.run import remarks, unused
 from ssljax.stats import difference, interval
 from tests.tiny import tiny
 
@@ -236,6 +237,63 @@ def test_bad_settings_are_one_sentence(tmp_path, devices):
     devices(8)
     with pytest.raises(InputError, match="batch of 30 can't be split over 8 devices"):
         train(tiny(batch_size=30))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"evaluate": True, "replay": True}, "replay and --run.evaluate ask for different things"),
+        ({"plan": "h100x8", "evaluate": True}, "plan and --run.evaluate ask for different things"),
+        ({"plan": "h100x8", "distributed": True}, "in one process: leave --run.distributed out"),
+        ({"evaluate": True}, "run is at step 0 of 6: leave it out to train"),
+        ({"evaluate": True, "workdir": ""}, "for a finished run: give its folder"),
+        ({"profile": 1, "steps_per_call": 2}, "from step 7 on.* and the run has 6: train for more"),
+        ({"reference": "RUN"}, "is the run's own folder"),
+        ({"seed": 2**32}, "seed must be at most 2147483647"),  # A key has 32 bits of it.
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, words, tmp_path):
+    folder = str(tmp_path / "run")
+    options = {k: folder if v == "RUN" else v for k, v in options.items()}
+    with pytest.raises(InputError, match=words):
+        train(tiny(num_steps=6), Run(**{"workdir": folder, **options}))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"steps_per_call": 2, "log_every": 2, "eval_every": 4}, []),
+        ({"log_every": 100, "save_every": 100, "eval_every": 6}, []),
+        ({"steps_per_call": 2, "log_every": 3, "eval_every": 5}, ["log-every 3 and --run.eval-ev"]),
+        ({"steps_per_call": 8}, ["steps-per-call 8 is more than the run's 6 steps"]),
+        ({"eval_every": 7}, ["eval-every 7 is more than the run's 6 steps"]),
+        ({"profile": 3}, ["traces nothing, since the run has finished"]),
+    ],
+)
+def test_options_that_do_less_than_they_say_are_remarked_on(options, words):
+    found = remarks(Run(**options), 6, 6 if "profile" in options else 0)
+    assert len(found) == len(words)
+    assert all(word in line for word, line in zip(words, found, strict=True))
+
+
+def test_remarks_are_printed_and_a_run_is_evaluated_when_it_has_finished(tmp_path, capsys):
+    run = Run(workdir=str(tmp_path), eval_every=7)
+    train(tiny(num_steps=6), run)
+    assert "Note: --run.eval-every 7 is more than" in capsys.readouterr().out
+    train(tiny(num_steps=6), replace(run, evaluate=True, profile=2))
+    assert "Note: --run.profile traces nothing" in capsys.readouterr().out
+    others = {"wandb": "p", "reference": "r", "profile": 2}
+    assert unused(Run(replay=True, **others)) == [
+        "Note: --run.wandb and --run.reference and --run.profile have no effect with --run.replay."
+    ]
+    assert unused(Run(plan="h100x8", profile=2)) and not unused(Run(**others))
+
+
+def test_the_header_says_so_where_fsdp_splits_nothing(devices, capsys):
+    devices(2)
+    train(replace(tiny(num_steps=1), partition=sharding.fsdp), Run(fsdp=2))
+    assert "no parameter split over 2" in capsys.readouterr().out
 
 
 def test_a_step_that_changes_the_state_is_refused():

@@ -56,13 +56,14 @@ def test_over_batch_splits_arrays_made_in_a_step(mesh):
     )
 
 
-def test_fsdp_splits_parameters_and_keeps_results(devices):
+def test_fsdp_splits_parameters_and_keeps_results(devices, capsys):
     states = {}
     for n, fsdp in ((1, 1), (8, 1), (8, 4)):
         devices(n)
         states[n, fsdp] = train(
             replace(tiny(num_steps=1), partition=partial(sharding.fsdp, min_size=1)), Run(fsdp=fsdp)
         )
+    assert "large parameters split over 4" in capsys.readouterr().out
     kernel = states[8, 4].params["Dense_0"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (16, 16)
     for other in ((8, 1), (8, 4)):

@@ -33,9 +33,12 @@ def test_trace_has_the_steps_after_the_first_ones(tmp_path, capsys):
 def test_trace_ends_with_training(tmp_path, capsys):
     train(tiny(num_steps=6), Run(workdir=str(tmp_path / "short"), profile=100))
     assert steps_of(tmp_path / "short" / "profile") == [4, 5, 6]
-    train(tiny(num_steps=2), Run(workdir=str(tmp_path / "shorter"), profile=1))
+    assert "Traced steps 4 to 6, 3 of the 100 asked for." in capsys.readouterr().out
+    # Of its four calls, the first one and that of a single step compile.
+    uneven = Run(workdir=str(tmp_path / "uneven"), profile=1, steps_per_call=2, log_every=5)
+    train(tiny(num_steps=7), uneven)
     assert "No step was traced: training ended within 3 calls." in capsys.readouterr().out
-    assert not (tmp_path / "shorter" / "profile").exists()
+    assert not (tmp_path / "uneven" / "profile").exists()
 
 
 def test_trace_is_written_when_a_signal_stops_the_run(tmp_path):

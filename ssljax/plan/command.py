@@ -12,7 +12,7 @@ from ssljax.models import has_field, with_fields
 from ssljax.plan import report
 from ssljax.plan.estimate import largest_batch, Plan, plan_step
 from ssljax.plan.machines import Machine, machine_of
-from ssljax.run import Run
+from ssljax.run import check_together, Run, unused
 
 PARTS = 4  # Of a batch, with which accumulation is tried.
 SLOW = 5.0  # Seconds: a search by compilations that take longer is announced.
@@ -27,8 +27,11 @@ def plan(make: Callable[..., Experiment], arguments: Mapping[str, Any], run: Run
     that isn't known, a compiler that isn't installed, and settings that are not possible there;
     OSError, before anything is compiled, for a folder that can't be made.
     """
+    check_together(run)
     check_local(run.workdir, "--run.workdir")
     machine = machine_of(run.plan)
+    for line in unused(run):
+        print(line, flush=True)
     workdir = pathlib.Path(run.workdir).expanduser()
     workdir.mkdir(parents=True, exist_ok=True)  # Before minutes are spent for what can't be saved.
     found = plan_of(make, arguments, run, machine)
