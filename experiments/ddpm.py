@@ -4,8 +4,9 @@ Samples are drawn by DDIM (Song et al., 2020, https://arxiv.org/abs/2010.02502),
 and guided towards their class (Ho and Salimans, 2022, https://arxiv.org/abs/2207.12598).
 
     launch/local.sh experiments/ddpm.py                 # digits, on a laptop CPU
-    # The paper's sizes, noise and sampler, for 800,000 steps. In the paper the learning rate is
-    # constant after the warm-up, no class is given, and the net differs as `TimeUNet` says.
+    # The paper's sizes, noise and sampler, for 800,000 steps; planned in launch/plans.md. In the
+    # paper the learning rate is constant after the warm-up, no class is given, attention is on maps
+    # of 16 pixels alone, and the net differs as `TimeUNet` says.
     launch/local.sh experiments/ddpm.py --data cifar10 --unet.widths 128 256 256 256 \
         --unet.blocks 2 --unet.attention 16 --unet.heads 1 --unet.groups 32 --unet.dropout 0.1 \
         --flip --batch-size 128 --lr 2e-4 --warmup 0.00625 --decay 0.9999 --epochs 2052 \
@@ -141,18 +142,18 @@ def ddpm(
 
         return find
 
-    def sample(state, key, y, path=False):
+    def sample(state, key, y, points=None):
         kx, ks = jax.random.split(key)
         x = jax.random.normal(kx, (len(y), *train.shape))
         find = predictor(state, one_hot(y), guidance)
-        return (ddim(find, levels, x, sampling_steps, eta, ks, 1.0, path) + 1) / 2
+        return (ddim(find, levels, x, sampling_steps, eta, ks, 1.0, points) + 1) / 2
 
     def draw(state, key, n):
         ky, kx = jax.random.split(key)
         return sample(state, kx, jax.random.randint(ky, (n,), 0, classes or 1))
 
     def path(state, key, n):  # A row for each class.
-        return sample(state, key, jnp.repeat(shown, n // rows), path=True)
+        return sample(state, key, jnp.repeat(shown, n // rows), points=16)
 
     def bound(state, key, images):
         find = predictor(state, one_hot(jnp.full(len(images), -1)), 0.0)

@@ -54,8 +54,11 @@ def main(args: Sequence[str] | None = None) -> None:
 def _plan(name: str, words: Sequence[str], machine: str, batch: int | None = None) -> None:
     key = headers.key_of(name, words)
     try:
-        plan = headers.plan_command(name, words, machine, batch)
-    except InputError as e:  # A batch that is smaller than the machine.
+        if batch:
+            plan = headers.plan_command(name, words, machine, batch)
+        else:
+            plan = headers.plan_command_where_it_splits(name, words, machine)
+    except InputError as e:  # A batch that no such machine can split.
         found, said = {"error": str(e)}, str(e)
     else:
         found = headers.summary(plan)
@@ -65,13 +68,13 @@ def _plan(name: str, words: Sequence[str], machine: str, batch: int | None = Non
     of_machines = plans.setdefault(key, {})
     (of_machines.setdefault("scaled", {}) if batch else of_machines)[machine] = found
     headers.write_plans(plans)
-    print(f"{key[:60]} on {machine}: {said}", flush=True)
+    print(f"{key[:60]} on {found.get('machine', machine)}: {said}", flush=True)
 
 
 def _scale(name: str, words: Sequence[str]) -> None:
     plans = headers.read_plans().get(headers.key_of(name, words), {})
     last = plans.get(headers.LARGEST)
-    if last is None or "error" in last:
+    if last is None or last.get("machine") != headers.LARGEST:
         return
     each = last["batch_size"] // last["devices"]
     for machine, chips in headers.SCALED.items():

@@ -9,6 +9,7 @@ import shlex
 from typing import Any
 
 from ssljax import cli, methods
+from ssljax.errors import InputError
 from ssljax.ledger.commands import experiment
 from ssljax.plan.command import plan_of
 from ssljax.plan.estimate import Plan
@@ -23,6 +24,8 @@ COMMAND = re.compile(
     r"((?:^ *# .*\n)+) *launch/local\.sh experiments/\w+\.py((?:\\\n|[^\n])*)", re.M
 )
 MACHINES = ("h100x8", "v5e:16x16")
+# For a batch that has fewer examples than a machine has devices, the largest first.
+SMALLER = {"v5e:16x16": ("v5e:8x8", "v5e:4x4")}
 # Of a batch that grows with the devices: FLOPs of a device stay, and so do an all-reduce's bytes.
 SCALED = {"v5e:4x4": 16, "v5e:8x8": 64}  # And
 LARGEST = "v5e:16x16"
@@ -37,6 +40,8 @@ each command that the headers of `experiments/` mark. Nothing was run:
 - times are bounds by peaks and bandwidths, the largest of compute, memory and interconnect, and MFU
   is the share of the bfloat16 peak that this bound allows: runs are slower;
 - FLOPs are counted from the jaxpr, augmentation included;
+- a batch of fewer examples than v5e:16x16 has chips is not for it: it is planned on v5e:8x8, or on
+  v5e:4x4, which the row says;
 - programs were compiled on two cores that others used as well.
 
 `--run.plan` prints more on one command, for any machine: memory by kind, collectives by line, and
@@ -69,6 +74,20 @@ def plan_command(name: str, flags: Sequence[str], machine: str, batch: int | Non
     if batch:
         arguments = {**arguments, "batch_size": batch}
     return plan_of(make, arguments, run, machine_of(machine))
+
+
+def plan_command_where_it_splits(name: str, flags: Sequence[str], machine: str) -> Plan:
+    """The plan of a command on a machine, or on a smaller one if its batch has too few examples."""
+    refused: InputError | None = None
+    for place in (machine, *SMALLER.get(machine, ())):
+        try:
+            return plan_command(name, flags, place)
+        except InputError as e:
+            if "can't be split" not in str(e):
+                raise
+            refused = refused or e
+    assert refused
+    raise refused
 
 
 def read_plans() -> dict[str, dict[str, Any]]:
@@ -145,9 +164,10 @@ def _machine_table(plans: dict[str, dict[str, Any]], machine: str) -> str:
             rows.append([f"`{key.partition(' ')[0]}` {_what(key)}", "", p["error"], *[""] * 7])
             continue
         bound = max(p["seconds"], key=lambda kind: p["seconds"][kind])
+        place = "" if p["machine"] == machine else f" on {p['machine']}"
         rows.append(
             [
-                f"`{key.partition(' ')[0]}` {_what(key)}",
+                f"`{key.partition(' ')[0]}` {_what(key)}{place}",
                 f"{p['batch_size']:,}",
                 f"{amount(p['total'])}" + ("" if p["fits"] else " **does not fit**"),
                 amount(p["flops_per_example"], "FLOP"),
