@@ -232,7 +232,7 @@ def summary_notes(rows: Sequence[Row], ledger: Mapping[str, Any] | None = None) 
         named = (f"{floor} ({', '.join(names)})" for floor, names in floors.items())
         notes.append(f"Floors: {'; '.join(named)}.")
     if any(row.real for row in rows):
-        notes.append("Real: the same of held-out images, which no generator should beat.")
+        notes.append("Real: the same of held-out images in the place of samples.")
     if ledger:
         from ssljax.ledger import name_of
 

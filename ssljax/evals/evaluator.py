@@ -29,7 +29,7 @@ class Evaluator:
     better: Mapping[str, Direction] = field(default_factory=dict)
     # By name of a number, the name of another of the same result that a trained net should beat.
     floors: Mapping[str, str] = field(default_factory=dict)
-    # In the same way, the name of what held-out examples have, which no net should beat.
+    # In the same way, the name of what held-out examples have.
     real: Mapping[str, str] = field(default_factory=dict)
     # A sentence on numbers of a trained net that show a collapse, else "".
     warning: Callable[[Mapping[str, float]], str] | None = None

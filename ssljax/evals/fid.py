@@ -43,7 +43,7 @@ def generated(
 
     `fid_NAME`, `kid_NAME` and its standard error, `precision_NAME`, `recall_NAME`, `density_NAME`
     and `coverage_NAME`, where NAME is the feature net's: numbers of two nets can't be compared.
-    `..._floor` is the same for as many real images of `test`, which no generator should beat.
+    `..._floor` is the same for as many real images of `test`.
     Distances shrink as sets grow, so by default `n` is as many as `test` has, 10,000 at most, and
     the floor's sample has `n` too where there are so many. The FID is taken to `most` images of
     `reference`, the neighbours' numbers to `n`; what depends on real images alone is computed once.

@@ -23,6 +23,7 @@ from ssljax.evals.features import (
     Tree,
 )
 from ssljax.evals.knn import neighbours
+from ssljax.models.sampler import spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -211,27 +212,26 @@ def denoising(
     rows: int = 8,
     columns: int = 8,
     seed: int = 0,
-    most: int = 16,
     names: Sequence[str] = (),
 ) -> Evaluator:
     """`samples`, an `animation` of them as they are made from noise, and a `strip` of some.
 
-    `path(state, key, n)` gives the points of a sampler, (steps, n, H, W, 1 or 3) in [0, 1], from
+    `path(state, key, n)` gives points of a sampler's way, (points, n, H, W, 1 or 3) in [0, 1], from
     the noise to the samples; the noise is the same each time. The samples are `rows` x `columns`,
-    row by row. The animation has at most `most` points, evenly spread; the strip has `columns` of
-    them, of the first sample of each row. `names` of the rows are for the caption.
+    row by row. The animation has all points; the strip has up to `columns` of them, evenly spread,
+    of the first sample of each row. `names` of the rows are for the caption.
     """
 
     @gathered
     def run(state):
         points = path(state, jax.random.key(seed), rows * columns)
         _check_pictures("Points of a sampler", points.shape[1:], rows * columns)
-        strip = points[_spread(len(points), columns), ::columns]
-        return points[_spread(len(points), most)], strip
+        return points
 
     def evaluate(state: Tree) -> Mapping[str, np.ndarray]:
-        moving, strip = map(np.asarray, run(state))
-        frames = moving.reshape(len(moving), rows, columns, *moving.shape[2:])
+        points = np.asarray(run(state))
+        strip = points[spread(len(points), columns), ::columns]
+        frames = points.reshape(len(points), rows, columns, *points.shape[2:])
         return {
             "samples": grid(frames[-1]),
             "animation": np.stack([grid(frame, cell=24) for frame in frames]),
@@ -254,11 +254,6 @@ def _of_samples(names: Sequence[str]) -> str:
     """A caption; `names` are those of the rows."""
     by_row = f" From the top: {', '.join(names)}." if names else ""
     return f"Samples, from the same noise at each step. None is an original.{by_row}"
-
-
-def _spread(n: int, most: int) -> np.ndarray:
-    """Up to `most` of the numbers 0, ..., n - 1, evenly spread, with both ends."""
-    return np.unique(np.round(np.linspace(0, n - 1, most)).astype(int))
 
 
 def compared(

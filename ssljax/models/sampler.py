@@ -1,7 +1,8 @@
 """Samplers: from noise to examples by a net that predicts the noise, or a velocity.
 
-Each returns the examples, or with `path` all of its points, (steps + 1, n, ...), from the noise to
-the examples. A net is called in a loop of the program, which is compiled once.
+Each returns the examples, (n, ...), or with `points` that many points of its way (all of them, if
+it has fewer), evenly spread from the noise to the examples, (points, n, ...). A net is called in a
+loop of the program, which is compiled once.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ def ddim(
     eta: float = 0.0,
     key: Array | None = None,
     clip: float = math.inf,
-    path: bool = False,
+    points: int | None = None,
 ) -> Array:
     """Samples from `x`, standard normal (n, ...), in `steps` of the T steps of a diffusion.
 
@@ -63,7 +64,7 @@ def ddim(
             x = x + fresh * jax.random.normal(jax.random.fold_in(key, i), x.shape)
         return x
 
-    return _walk(step, x, steps, path)
+    return _walk(step, x, steps, points)
 
 
 def flow(
@@ -71,7 +72,7 @@ def flow(
     x: Array,
     steps: int,
     method: Method = "heun",
-    path: bool = False,
+    points: int | None = None,
     start: float = 0.0,
     end: float = 1.0,
 ) -> Array:
@@ -90,15 +91,25 @@ def flow(
             v = (v + velocity(x + h * v, start + (i + 1) * h)) / 2
         return x + h * v
 
-    return _walk(step, x, steps, path)
+    return _walk(step, x, steps, points)
 
 
-def _walk(step: Callable[[Array, Array], Array], x: Array, steps: int, path: bool) -> Array:
-    if not path:
+def _walk(step: Callable[[Array, Array], Array], x: Array, steps: int, points: int | None) -> Array:
+    if points is None:
         return jax.lax.fori_loop(0, steps, step, x)
+    kept = spread(steps + 1, points)
+    # Each step writes over the next of the kept points, whose own step is the last to do so.
+    slot = jnp.asarray(np.searchsorted(kept, np.arange(1, steps + 1)))
 
-    def one(x: Array, i: Array) -> tuple[Array, Array]:
+    def one(i: Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, way = both
         x = step(i, x)
-        return x, x
+        return x, way.at[slot[i]].set(x)
 
-    return jnp.concatenate([x[None], jax.lax.scan(one, x, jnp.arange(steps))[1]])
+    way = jnp.zeros((len(kept), *x.shape), x.dtype).at[0].set(x)
+    return jax.lax.fori_loop(0, steps, one, (x, way))[1]
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """Up to `most`, at least 2, of the numbers 0, ..., n - 1, evenly spread, with both ends."""
+    return np.unique(np.round(np.linspace(0, n - 1, most)).astype(int))

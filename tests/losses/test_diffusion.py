@@ -277,7 +277,7 @@ def test_ddim_step_is_exact_for_data_of_one_point():
     find = lambda x, t, a, s: (jnp.broadcast_to(point, x.shape), (x - a * point) / s)
     levels = d.noise_schedule("linear", 1000)
     x = jax.random.normal(KEY, (4, 2))
-    whole = ddim(find, levels, x, 3, path=True)
+    whole = ddim(find, levels, x, 3, points=9)
     assert whole.shape == (4, 4, 2)
     np.testing.assert_array_equal(whole[0], x)
     for at, now in zip((667, 333, 0), whole[1:], strict=True):
@@ -311,7 +311,7 @@ def test_one_noisy_step_is_the_posterior_of_ddpm():
     given = 0.7
     find = lambda x_t, t, a, s: (jnp.full_like(x_t, given), (x_t - a * given) / s)
     x = jnp.full((40_000, 1), 1.3)
-    step = np.asarray(ddim(find, levels, x, 40, 1.0, KEY, path=True))[1]
+    step = np.asarray(ddim(find, levels, x, 40, 1.0, KEY, points=41))[1]
     bar, bar1 = levels.a[40] ** 2, levels.a[39] ** 2
     alpha = bar / bar1
     mean = math.sqrt(bar1) * (1 - alpha) / (1 - bar) * given
@@ -357,10 +357,12 @@ def test_flow_has_the_order_of_its_method(method, order):
 
 def test_path_of_a_flow_ends_at_its_sample():
     x = jax.random.normal(KEY, (3, 3))
-    whole = flow(velocity, x, 8, path=True)
+    whole = flow(velocity, x, 8, points=9)
     assert whole.shape == (9, 3, 3)
     np.testing.assert_array_equal(whole[0], x)
     np.testing.assert_allclose(whole[-1], flow(velocity, x, 8), rtol=1e-6)
+    few = flow(velocity, x, 8, points=4)  # Not all are kept: 1,000 steps would fill the memory.
+    np.testing.assert_allclose(few, whole[np.array([0, 3, 5, 8])], rtol=1e-6)
 
 
 def test_flow_target_is_the_derivative_of_the_path():
