@@ -27,7 +27,7 @@ def cvae(
     coder: Dense | Convolutional = Dense((500,)),
     latents: Count = 20,
     pixels: Pixels = "binary",
-    epochs: Count = 100,
+    epochs: Count = 500,
     batch_size: Count = 128,
     lr: Positive = 1e-3,
     draws: Count = 20,

@@ -33,7 +33,7 @@ def vae(
     latents: Count = 20,
     pixels: Pixels = "binary",
     beta: NotNegative = 1.0,
-    epochs: Count = 100,
+    epochs: Count = 500,
     batch_size: Count = 128,
     lr: Positive = 1e-3,
     importance: Count = 1000,
