@@ -13,12 +13,12 @@ launch/local.sh experiments/gpt.py --data openwebtext --tokens bpe --vocabulary 
     --layers 12 --heads 12 --width 768 --norm layer --positions learned --unit gelu-tanh \\
     --length 1024 --reach 1024 --batch-size 512 --steps 600000 --lr 6e-4 --warmup 0.0033 \\
     --dtype bfloat16
-# GPT-2 of 1.5B, in bfloat16, with recomputed blocks and parameters split over 8 devices;
-# planned in launch/plans.md
+# GPT-2 of 1.5B, in bfloat16, with recomputed blocks, the batch in 8 parts, and parameters split
+# over 8 devices; planned in launch/plans.md
 launch/local.sh experiments/gpt.py --data openwebtext --tokens bpe --vocabulary 50257 \\
     --layers 48 --heads 25 --width 1600 --norm layer --positions learned --unit gelu-tanh \\
     --length 1024 --reach 1024 --batch-size 512 --steps 600000 --lr 2e-4 --warmup 0.0033 \\
-    --dtype bfloat16 --remat blocks --run.fsdp 8
+    --dtype bfloat16 --remat blocks --run.accumulate 8 --run.fsdp 8
 """
 
 from typing import Annotated, Literal

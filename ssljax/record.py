@@ -398,8 +398,13 @@ def read_file(workdir: pathlib.Path, name: str, otherwise: str) -> str:
 def write_whole(file: pathlib.Path, text: str) -> None:
     """Writes a text whole or, where the disk is full or the run is killed, not at all."""
     part = file.with_name(f"{file.name}.part")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace")  # Names of any bytes.
-    part.replace(file)
+    try:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # Names of any bytes.
+        part.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # It takes room, and nothing reads it.
+        raise
 
 
 def write_record(

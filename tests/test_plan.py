@@ -4,10 +4,12 @@ The tests that compile need the compilers of ssljax[plan], and are skipped witho
 """
 
 from dataclasses import replace
+import errno
 import importlib
 import importlib.metadata
 import json
 import math
+import pathlib
 
 import flax.linen as nn
 import jax
@@ -25,6 +27,7 @@ from ssljax.models import attention
 from ssljax.models.mlp import MLP
 from ssljax.models.resnet import ResNet
 from ssljax.plan import command, estimate, headers, hlo, machines, program, report
+from ssljax.plan.__main__ import main as plan_main
 from ssljax.plan.flops import count_flops
 from ssljax.run import Run
 from tests.tiny import tiny
@@ -87,6 +90,53 @@ def test_a_folder_that_cannot_be_is_refused_before_a_plan_is_made(tmp_path, monk
             cli.main(tiny, ["--run.plan", "h100x8", "--run.workdir", folder])
         said = capsys.readouterr()
         assert sentence in said.err and "Traceback" not in said.err, said
+
+
+@pytest.mark.parametrize("where", ["making", "writing", "searching"])
+def test_a_plan_that_cannot_be_saved_is_printed(where, tmp_path, monkeypatch, capsys):
+    """A read-only folder, and a disk that is full at once or once the largest batch is found."""
+    machine = machines.Machine("h100x8", machines.GPUS["h100"], range(8), 8)
+    monkeypatch.setattr(command, "machine_of", lambda name: machine)
+    planned = lambda batch: replace(fake_plan(batch, 1e6 * batch, 8e10), machine="h100x8")
+    monkeypatch.setattr(command, "plan_of", lambda make, given, *_: planned(given["batch_size"]))
+    reason = PermissionError(errno.EACCES, "Permission denied", "folder")
+    calls = []
+
+    def write(file, text):
+        calls.append(file)
+        if where == "writing" or len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        file.write_text(text)
+
+    def mkdir(self, *args, **kwargs):
+        raise reason
+
+    monkeypatch.setattr(report, "write_whole", write)
+    if where == "making":
+        monkeypatch.setattr(pathlib.Path, "mkdir", mkdir)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(tiny, ["--run.plan", "h100x8", "--run.workdir", str(tmp_path / "run")])
+    out, err = capsys.readouterr()
+    assert "Plan for h100x8" in out and "The largest batch that was found to fit is" in out
+    assert ("Saved as" in out) == (where == "searching") and stopped.value.code == 2
+    why = "Permission denied" if where == "making" else "No space left on device"
+    assert err.startswith(f"error: The plan above could not be saved in {tmp_path}/run ({why}): ")
+    assert len(err.splitlines()) == 1
+
+
+def test_the_page_of_plans_ends_with_a_sentence(tmp_path, monkeypatch, capsys):
+    """An experiment without a marked command, and a folder that can't be written to."""
+    monkeypatch.setattr(headers, "plan_command", lambda *_: fake_plan(8, 1e9, 2e9))
+    monkeypatch.setattr(headers, "FILE", tmp_path / "nowhere" / "plans.json")
+    for args, words in (
+        (["word2vec"], 'error: No header of experiments/ marks a command of word2vec as "planned'),
+        (["dcgan"], f"error: No such file or directory ({tmp_path}/nowhere/"),
+    ):
+        with pytest.raises(SystemExit):
+            plan_main(args)
+        out, err = capsys.readouterr()
+        assert err.startswith(words) and len(err.splitlines()) == 1, err
+    assert "1 GB, fits" in out
 
 
 @compilers

@@ -36,8 +36,17 @@ class Command:
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    flags.run_command(Command, plan_commands, args)
+
+
+def plan_commands(asked: Command) -> None:
     """Plans what the command line names, and saves each plan as it is found."""
-    asked = flags.parse(Command, args)
+    if unknown := set(asked.names) - {name for name, _ in headers.marked_commands()}:
+        raise InputError(
+            f"No header of experiments/ marks a command of {', '.join(sorted(unknown))} as "
+            f'"{headers.MARK}".'
+        )
     start_backends()
     for name, words in headers.marked_commands():
         if asked.names and name not in asked.names:
@@ -64,11 +73,11 @@ def _plan(name: str, words: Sequence[str], machine: str, batch: int | None = Non
         found = headers.summary(plan)
         verdict = "fits" if plan.fits else "does not fit"
         said = f"{amount(plan.total)}, {verdict}; compiled in {plan.compile_seconds:.0f} s"
+    print(f"{key[:60]} on {found.get('machine', machine)}: {said}", flush=True)
     plans = headers.read_plans()
     of_machines = plans.setdefault(key, {})
     (of_machines.setdefault("scaled", {}) if batch else of_machines)[machine] = found
     headers.write_plans(plans)
-    print(f"{key[:60]} on {found.get('machine', machine)}: {said}", flush=True)
 
 
 def _scale(name: str, words: Sequence[str]) -> None:

@@ -24,8 +24,9 @@ def plan(make: Callable[..., Experiment], arguments: Mapping[str, Any], run: Run
     The data need not be there, and nothing is computed. What is found is printed and saved as
     plan-MACHINE.json in the run's folder before the largest batch is looked for, and before what
     helps is, where the step doesn't fit; both compile further programs. InputError for a machine
-    that isn't known, a compiler that isn't installed, and settings that are not possible there;
-    OSError, before anything is compiled, for a folder that can't be made.
+    that isn't known, a compiler that isn't installed, and settings that are not possible there.
+    Where a path can't be a folder it is an OSError, before anything is compiled. Where the folder
+    can't be written to (rights, a full disk), all is printed, and an InputError says so at the end.
     """
     check_together(run)
     check_local(run.workdir, "--run.workdir")
@@ -33,11 +34,11 @@ def plan(make: Callable[..., Experiment], arguments: Mapping[str, Any], run: Run
     for line in unused(run):
         print(line, flush=True)
     workdir = pathlib.Path(run.workdir).expanduser()
-    workdir.mkdir(parents=True, exist_ok=True)  # Before minutes are spent for what can't be saved.
+    saved = _Saved(workdir)
     found = plan_of(make, arguments, run, machine)
     print(report.describe(found, machine), flush=True)
-    file = report.write(found, workdir)
-    print(f"\nSaved as {file}.", flush=True)
+    if file := saved.write(found):
+        print(f"\nSaved as {file}.", flush=True)
     each = f"about {found.compile_seconds:.0f} s each; Ctrl-C leaves them out"
     if not found.fits:
         print(f"\nLooking for what helps ({each}):", flush=True)
@@ -52,7 +53,7 @@ def plan(make: Callable[..., Experiment], arguments: Mapping[str, Any], run: Run
             verdict = "fits" if other.fits else "does not fit"
             print(f"  {name}: {report.amount(other.total)}, {verdict}", flush=True)
         found = replace(found, tried=tried)
-        report.write(found, workdir)
+        saved.write(found)
     if "batch_size" in arguments:
         if found.compile_seconds > SLOW:
             print(f"\nLooking for the largest batch ({each}).", flush=True)
@@ -67,8 +68,36 @@ def plan(make: Callable[..., Experiment], arguments: Mapping[str, Any], run: Run
             )
         else:
             print("No batch that was tried fits.", flush=True)
-        report.write(found, workdir)
+        saved.write(found)
+    if saved.failed:
+        raise InputError(
+            f"The plan above could not be saved in {workdir} ({saved.failed}): make room there, "
+            "correct the rights, or give another --run.workdir."
+        )
     return found
+
+
+class _Saved:
+    """The file of a plan in a folder that may be full, or may not be written to."""
+
+    def __init__(self, workdir: pathlib.Path):
+        self.workdir, self.failed = workdir, ""
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):  # The path is wrong, not the disk.
+            raise
+        except OSError:  # Of which `write` has the reason.
+            pass
+
+    def write(self, plan: Plan) -> pathlib.Path | None:
+        """Writes the file, and returns its path; None, with the reason in `failed`, if it can't."""
+        try:
+            file = report.write(plan, self.workdir)
+        except OSError as e:
+            self.failed = e.strerror or str(e)
+            return None
+        self.failed = ""
+        return file
 
 
 def plan_of(
