@@ -230,7 +230,7 @@ def by_parts(f: Callable, params: Tree, x: Array, key: Array | None = None) -> T
         (jnp.arange(n), parts),
         unroll=_unroll(jaxpr, n),
     )[1]
-    y = ys.swapaxes(0, 1).reshape(len(x), *ys.shape[2:])
+    y = jax.tree.map(lambda y: y.swapaxes(0, 1).reshape(len(x), *y.shape[2:]), ys)
     return y, jax.tree.map(lambda s: s.mean(0), stats)
 
 

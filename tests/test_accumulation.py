@@ -221,6 +221,7 @@ def test_what_cannot_be_accumulated_says_so():
 
 COMPARES = [
     "barlow",
+    "clip",
     "lejepa",
     "moco",
     "mocov3",
@@ -230,6 +231,7 @@ COMPARES = [
     "supcon",
     "swav",
     "vicreg",
+    "wav2vec2",
 ]
 REFUSES = {
     "awd_lstm": "extra has a row for each example",  # The hidden state of the text before.

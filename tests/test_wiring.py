@@ -27,6 +27,8 @@ READS = {
     "ijepa": ("extra/teacher/encoder",),  # The target encoder: section 4.
     "inpainting": ("params/0/encoder",),
     "simcse": ("params/model",),
+    "wav2vec2": tuple(f"params/net/params/{x}" for x in ("context", "into", "norm", "waves")),
+    "wav2vec2/log_mel": (),
 }
 TRAINED = ("params/encoder", "extra/encoder")
 

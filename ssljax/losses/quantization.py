@@ -1,9 +1,12 @@
-"""Vector quantisation with a codebook learned by exponential moving averages."""
+"""Vector quantisation: a codebook learned by moving averages, and choices by Gumbel noise."""
 
 import jax
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
+
+from ssljax.accumulation import whole_batch
+from ssljax.sharding import over_batch
 
 Codebook = dict[str, Array]  # {"vectors": (K, d), "counts": (K,), "sums": (K, d)}
 
@@ -26,6 +29,38 @@ def nearest_code(z: Array, vectors: Array) -> Array:
 def straight_through(z: Array, q: Array) -> Array:
     """`q`, with the gradient of `z`."""
     return z + jax.lax.stop_gradient(q - z)
+
+
+def gumbel_softmax(key: Array | None, logits: Array, temperature: Array | float) -> Array:
+    """A choice for each of `logits` (..., V), as a one-hot vector: argmax of l + n, n Gumbel noise.
+
+    The gradient is that of softmax((l + n) / τ): Jang et al., 2016, arXiv:1611.01144, section 2.2,
+    and Baevski et al., 2020, arXiv:2006.11477, eq. 1. Without a key there is no noise.
+    """
+    noise = 0.0 if key is None else over_batch(jax.random.gumbel(key, logits.shape))
+    soft = jax.nn.softmax((logits + noise) / temperature, axis=-1)
+    hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), logits.shape[-1], dtype=soft.dtype)
+    return straight_through(soft, hard)
+
+
+def diversity_loss(p: Array, weight: Array) -> Array:
+    """1 - (sum over groups of exp H(p̄_g)) / (G V), of `p` (..., G, V): from 0 to 1 - 1/V.
+
+    p̄_g, (V,), is the mean with `weight` (...) of the probabilities of a group's entries, H its
+    entropy. So the authors' code has it, and α = 0.1 belongs to it; eq. 4 of Baevski et al., 2020,
+    arXiv:2006.11477, has the sum of -H(p̄_g) / (G V), which is least for the same p̄.
+    """
+    whole_batch()
+    sums = jnp.sum(weight[..., None, None] * p, axis=range(p.ndim - 2))
+    return 1 - jnp.sum(jax.vmap(codebook_perplexity)(sums)) / sums.size
+
+
+def group_perplexities(p: Array, weight: Array) -> Array:
+    """`codebook_perplexity` of the likeliest entries by `p` (..., G, V), each of `weight` (...):
+    (G,), where a group that always takes one entry has 1."""
+    likeliest = jax.nn.one_hot(jnp.argmax(p, axis=-1), p.shape[-1])
+    counts = jnp.sum(weight[..., None, None] * likeliest, axis=range(p.ndim - 2))
+    return jax.vmap(codebook_perplexity)(counts)
 
 
 def commitment_loss(z: Array, q: Array) -> Array:

@@ -18,6 +18,7 @@ from ssljax.errors import InputError
 from ssljax.models import Dtype, recomputed, Remat
 from ssljax.models.attention import attend, BUCKETS, distance_buckets, Projections, rotary
 from ssljax.models.dense import gelu, PRODUCT, product
+from ssljax.models.positions import ConvolutionalPositions
 from ssljax.ranges import Count, CountOrZero, FractionBelowOne, NotNegative
 from ssljax.sharding import over_batch
 
@@ -44,14 +45,15 @@ class Transformer(nn.Module):
     norm: Literal["rms", "layer"] = "rms"
     """RMSNorm without biases anywhere, or LayerNorm with biases everywhere, as in BERT and
     GPT-2."""
-    positions: Literal["rotary", "learned", "relative"] = "rotary"
-    """Rotations of queries and keys, learned vectors added to the embedded tokens, or a learned
-    bias of attention for each distance, as in T5."""
+    positions: Literal["rotary", "learned", "relative", "convolutional"] = "rotary"
+    """Rotations of queries and keys, learned vectors added to the embedded tokens, a learned bias
+    of attention for each distance, as in T5, or a convolution over tokens, as in wav2vec 2.0."""
     unit: Literal["swiglu", "gelu", "gelu-tanh", "geglu"] = "swiglu"
     """Feed-forward unit: SwiGLU, GELU as in BERT, its tanh approximation as in GPT-2, or that with
     gates as in T5."""
     reach: Count = 512
-    """Number of learned positions, the most tokens of a row."""
+    """Number of learned positions, the most tokens of a row; or the tokens that convolutional ones
+    see at once."""
     dropout: FractionBelowOne = 0.0
     """Dropout of embedded tokens and of each layer's output; attention weights are not dropped."""
     dtype: Dtype = "float32"
@@ -103,6 +105,11 @@ class Transformer(nn.Module):
         if self.positions == "learned" and t > self.reach:
             raise InputError(
                 f"Learned positions reach {self.reach} tokens, not {t}: choose --reach {t} or more."
+            )
+        if self.positions == "convolutional" and (causal or cache is not None):
+            raise InputError(
+                "Convolutional positions see the tokens that follow: choose others for a net that "
+                "is not to, such as --positions rotary."
             )
         post, normal = self.blocks == "post-norm", nn.initializers.normal
         inner = self.heads * (self.head_width or d // self.heads)
@@ -183,6 +190,8 @@ class Transformer(nn.Module):
         if self.positions == "learned":
             table = self.param("positions", normal(0.02), (self.reach, d))
             x = x + table[place].astype(x.dtype)
+        if self.positions == "convolutional":
+            x = ConvolutionalPositions(self.reach, self.dtype, name="positions")(x)
         if self.segments:
             table = self.param("segments", normal(0.02), (self.segments, d)).astype(x.dtype)
             x = x + (table[0] if segment is None else table[segment])

@@ -10,6 +10,9 @@ from ssljax.losses.quantization import (
     codebook,
     codebook_perplexity,
     commitment_loss,
+    diversity_loss,
+    group_perplexities,
+    gumbel_softmax,
     nearest_code,
     straight_through,
     update_codebook,
@@ -100,4 +103,55 @@ def test_perplexity():
         codebook_perplexity(jnp.array([5.0, 3, 2])),
         math.exp(-sum(x * math.log(x) for x in p)),
         rtol=1e-6,
+    )
+
+
+def test_gumbel_softmax_is_a_choice_with_the_gradient_of_a_softmax():
+    logits, way = (jnp.asarray(x) for x in draw(5, (6, 2, 4), (6, 2, 4)))
+    key, tau = jax.random.key(3), 0.7
+    noise = np.float64(jax.random.gumbel(key, logits.shape))
+    chosen, back = jax.vjp(lambda x: gumbel_softmax(key, x, tau), logits)
+    naive, grads = np.zeros(logits.shape), np.zeros(logits.shape)
+    for i in np.ndindex(6, 2):
+        noisy = np.float64(logits[i]) + noise[i]
+        naive[i][max(range(4), key=lambda v: noisy[v])] = 1
+        p = np.exp(noisy / tau) / np.exp(noisy / tau).sum()
+        for v in range(4):
+            grads[i][v] = sum(float(way[i][u]) * p[u] * ((u == v) - p[v]) / tau for u in range(4))
+    np.testing.assert_allclose(chosen, naive, atol=1e-6)
+    np.testing.assert_allclose(back(way)[0], grads, atol=1e-5)
+    likeliest = jax.nn.one_hot(jnp.argmax(logits, -1), 4)
+    np.testing.assert_allclose(gumbel_softmax(None, logits, tau), likeliest, atol=1e-6)
+
+
+def test_gumbel_softmax_draws_with_the_probabilities():
+    p = np.array([0.5, 0.3, 0.15, 0.05])
+    drawn = gumbel_softmax(jax.random.key(0), jnp.tile(jnp.log(p), (20_000, 1)), 2.0).mean(0)
+    np.testing.assert_allclose(drawn, p, atol=5 * 0.5 / math.sqrt(20_000))
+
+
+def test_diversity_loss():
+    one = jax.nn.one_hot(jnp.zeros((3, 4, 2), int), 5)
+    weight = jnp.ones((3, 4))
+    uniform = jnp.full((3, 4, 2, 5), 0.2)
+    np.testing.assert_allclose(diversity_loss(uniform, weight), 0, atol=1e-6)
+    np.testing.assert_allclose(diversity_loss(one, weight), 1 - 1 / 5, rtol=1e-6)
+    # Different entries in different steps are as good as uniform probabilities in each.
+    spread = jax.nn.one_hot(jnp.arange(5)[:, None] + jnp.zeros((5, 2), int), 5)
+    np.testing.assert_allclose(diversity_loss(spread, jnp.ones(5)), 0, atol=1e-6)
+    # Steps without weight don't count; of two groups one is collapsed.
+    mixed = jnp.stack([one[..., 0, :], uniform[..., 0, :]], axis=-2).at[1:].set(0.7)
+    first = weight.at[1:].set(0)
+    np.testing.assert_allclose(diversity_loss(mixed, first), 1 - (1 + 5) / 10, rtol=1e-6)
+    np.testing.assert_allclose(group_perplexities(mixed, first), [1, 1], rtol=1e-6)
+    np.testing.assert_allclose(group_perplexities(spread, jnp.ones(5)), [5, 5], rtol=1e-6)
+    np.testing.assert_allclose(
+        group_perplexities(spread, jnp.array([5, 3, 2, 0, 0])),
+        [codebook_perplexity(np.array([5, 3, 2]))] * 2,
+        rtol=1e-6,
+    )
+    p = jax.nn.softmax(draw(6, (7, 2, 5))[0])
+    entropy = [-sum(x * math.log(x) for x in np.float64(p).mean(0)[g]) for g in range(2)]
+    np.testing.assert_allclose(
+        diversity_loss(p, jnp.ones(7)), 1 - sum(map(math.exp, entropy)) / 10, rtol=1e-5
     )
