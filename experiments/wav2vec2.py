@@ -15,11 +15,11 @@ spoken letters in 20 languages is klettres-data, as in cpc.py, where a language 
 one microphone.
 
 Where we differ: each convolution is over twice its stride, and a code sees nothing after its end
-(the paper's kernels are 10, 3, 3, 3, 3, 2 and 2); all have LayerNorm, as in the paper's text and its
-LARGE model, where BASE's code has one GroupNorm. Convolutional positions have no weight
+(the paper's kernels are 10, 3, 3, 3, 3, 2 and 2); all have LayerNorm, as in the paper's text and
+its LARGE model, where BASE's code has one GroupNorm. Convolutional positions have no weight
 normalisation. Layers are not dropped, nor the quantiser's inputs. The learning rate falls by a
-cosine. A tenth of the encoder's gradient is left out as a setting, since Adam divides by it. Zeros
-at the end of a wave are padding: their steps are neither masked nor targets.
+cosine. The encoder's gradient is not divided by ten, as Adam would multiply it again. Zeros at the
+end of a wave are padding: their steps are neither masked nor targets.
 """
 
 import math
