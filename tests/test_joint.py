@@ -13,6 +13,7 @@ from experiments.barlow import barlow
 from experiments.byol import byol
 from experiments.dino import dino
 from experiments.finetune import finetune
+from experiments.ibot import ibot
 from experiments.ijepa import ijepa
 from experiments.lejepa import lejepa
 from experiments.mae import mae
@@ -30,7 +31,7 @@ from ssljax.data.sources import share
 from ssljax.data.views import MultiCrop, Views
 from ssljax.losses.distillation import teacher_temperature
 from ssljax.losses.infonce import normalize
-from ssljax.losses.masked_image import block_masks
+from ssljax.losses.masked_image import block_masks, blockwise_masks
 from ssljax.models.convnet import ConvNet
 from ssljax.models.encoder import Chain, rebuild
 from ssljax.models.mlp import MLP
@@ -230,13 +231,21 @@ def test_encoders_are_rebuilt_from_a_record(net):
 
 @pytest.mark.parametrize(
     "make, name",
-    [(byol, "target"), (moco, "target"), (mocov3, "target"), (dino, "teacher"), (ijepa, "teacher")],
+    [
+        (byol, "target"),
+        (moco, "target"),
+        (mocov3, "target"),
+        (dino, "teacher"),
+        (ibot, "teacher"),
+        (ijepa, "teacher"),
+    ],
 )
 def test_teacher_is_the_moving_average_of_the_weights(make, name):
     """Teacher of step k: τ old + (1 - τ) θ_k, used by the step that makes θ_{k+1}; τ by hand."""
     more = {"predictor": MLP((16, 8), norm=True)} if make in (byol, mocov3) else {}
     more |= {"queue": 64} if make is moco else {}
-    some = BRIEF | {"vit": VIT} if make is ijepa else CROPS if make is dino else ONE
+    some = CROPS if make is dino else BRIEF | {"vit": VIT} if make in (ibot, ijepa) else ONE
+    more |= {"crops": MultiCrop(PLAIN), "head": MLP((16, 8))} if make is ibot else {}
     exp = make(**some, **more, decay=0.6)
     seen = states(exp, 3)
     for k in range(3):
@@ -616,6 +625,71 @@ def test_ijepa_step_matches_the_papers_equation():
     agree(metrics["loss"], found, *jax.jit(jax.value_and_grad(equation))(state.params))
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_ibot_step_matches_the_papers_equation(shared):
+    """In loops over views and masked patches, and what moves without a gradient, worked out."""
+    vit = ViT(patch=2, width=12, depth=1, heads=2, pool="token")
+    changes = {k: v for k, v in WIRED.items() if k not in ("encoder", "view", "head")}
+    changes |= {"vit": vit, "head": MLP((9, 6), activation="gelu"), "crops": MultiCrop(Noisy())}
+    changes |= {"batch_size": 6, "warmup": 0.0, "sharpen": 0.1, "patch_sharp": 0.06}
+    exp = ibot(**changes, shared=shared, prototypes=8, frozen=0.0, masked=0.7)
+    state, metrics, found, key = fourth_step(exp)
+    k1, k2 = jax.random.split(key)
+    large, small = MultiCrop(Noisy())(k1, digits(6))
+    n, extra, of_patches = 6, state.extra, "views" if shared else "patches"
+    hidden = np.asarray(blockwise_masks(k2, 2 * n, (4, 4), masked=0.7)).reshape(n, 2, 16)
+    assert 0.1 < hidden.any(2).mean() < 0.9
+    m = rising(0.99, exp.num_steps)
+    teacher = jax.tree.map(lambda a, b: m * a + (1 - m) * b, extra["teacher"], state.params)
+
+    def tokens(p, x, hidden=None):
+        blank = {"hidden": hidden, "blank": p["blank"]}
+        return vit.apply({"params": p["encoder"]}, x, **blank, method="tokens")
+
+    def cosines(p, y):
+        q = p["mlp"]
+        y = y @ q["Dense_0"]["kernel"] + q["Dense_0"]["bias"]
+        y = y * jax.scipy.stats.norm.cdf(y) @ q["Dense_1"]["kernel"] + q["Dense_1"]["bias"]
+        return unit(y) @ unit(p["prototypes"]).T
+
+    t = [tokens(teacher, large[:, v]) for v in range(2)]
+    t_views = [cosines(teacher["views"], y[:, 0]) for y in t]
+    t_patches = jnp.stack([cosines(teacher[of_patches], y[:, 1:].reshape(-1, 12)) for y in t])
+    at = lambda sharp: 0.04 + (sharp - 0.04) * 3 / (exp.num_steps // 10)
+    q = [jax.nn.softmax((x - extra["centre"]["views"]) / at(0.07)) for x in t_views]
+    q_patches = jax.nn.softmax((t_patches - extra["centre"]["patches"]) / at(0.06))
+    q_patches = q_patches.reshape(2, n, 16, 8)
+
+    def equation(p):
+        s = [tokens(p, large[:, v], jnp.asarray(hidden[:, v])) for v in range(2)]
+        views = [y[:, 0] for y in s] + [tokens(p, small[:, v])[:, 0] for v in range(2)]
+        value = across(q, [cosines(p["views"], y) / 0.1 for y in views])
+        of_images = []
+        for v in range(2):
+            log_p = jax.nn.log_softmax(cosines(p[of_patches], s[v][:, 1:].reshape(-1, 12)) / 0.1)
+            log_p = log_p.reshape(n, 16, 8)
+            for i in range(n):
+                of = np.flatnonzero(hidden[i, v])
+                each = [-jnp.sum(q_patches[v, i, j] * log_p[i, j]) for j in of]
+                of_images.append(sum(each) / len(of) if len(of) else 0.0)
+        return value + sum(of_images) / len(of_images)
+
+    agree(metrics["loss"], found, *jax.jit(jax.value_and_grad(equation))(state.params))
+    after = jax.jit(exp.step)(state, digits(6), key)[0].extra["centre"]
+    for kind, mean in (("views", sum(t_views).mean(0) / 2), ("patches", t_patches.mean((0, 1)))):
+        want = 0.9 * extra["centre"][kind] + 0.1 * mean
+        np.testing.assert_allclose(after[kind], want, atol=1e-5)
+
+
+def test_ibots_frozen_prototypes_have_zero_gradient():
+    some = BRIEF | {"vit": VIT, "crops": MultiCrop(PLAIN), "head": MLP((16, 8)), "shared": False}
+    mu = optax.tree.get(states(ibot(**some, frozen=0.5), 1)[1].opt_state, "mu")
+    for kind in ("views", "patches"):
+        np.testing.assert_array_equal(mu[kind]["prototypes"], 0)
+        assert jnp.abs(mu[kind]["mlp"]["Dense_0"]["kernel"]).max() > 0
+    assert jnp.abs(mu["blank"]).max() > 0
+
+
 # What I-JEPA sees, and bad settings.
 
 
@@ -727,10 +801,11 @@ def test_fine_tuning_on_images_of_another_size_resamples_learned_positions(tmp_p
     jax.jit(tuned.step)(state, digits(), KEY)
 
 
-@pytest.mark.parametrize("make", [dino, ijepa], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("make", [dino, ibot, ijepa], ids=lambda f: f.__name__)
 def test_the_teacher_is_saved_as_the_encoder(make, tmp_path, one_device):
     """Fine-tuning starts from the net that the run's evaluators measured, not the student."""
     arguments = CROPS if make is dino else BRIEF | {"vit": VIT}
+    arguments |= {"crops": MultiCrop(PLAIN)} if make is ibot else {}
     exp = make(**arguments)
     state = train(replace(exp, num_steps=3, evals={}), Run(workdir=str(tmp_path)), plain(arguments))
     _, params, stats, _ = encoder_of(tmp_path)

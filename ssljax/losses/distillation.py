@@ -72,6 +72,28 @@ def dino_loss(
     return cross_view_loss(target, student / tau_student)
 
 
+def ibot_patch_loss(
+    teacher: Array,
+    student: Array,
+    hidden: Array,
+    centre: Array,
+    tau_teacher: float | Array = 0.04,
+    tau_student: float = 0.1,
+) -> Array:
+    """iBOT's L_MIM: cross-entropy of the teacher's patches and the student's, (..., patches, k).
+
+    The mean over images of the mean over the patches that are `hidden` from the student, (...,
+    patches); an image without any counts 0, as in the authors' code. The teacher's logits are
+    centred, then divided by τ_t (`tau_teacher`), as in `dino_loss`, and get no gradient.
+
+    Zhou et al., 2022, arXiv:2111.07832, eq. 2.
+    """
+    target = jax.nn.softmax((teacher.astype(jnp.float32) - centre) / tau_teacher)
+    log_p = jax.nn.log_softmax(student.astype(jnp.float32) / tau_student)
+    each = -jnp.sum(jax.lax.stop_gradient(target) * log_p, axis=-1)
+    return jnp.mean(jnp.sum(each * hidden, axis=-1) / jnp.maximum(hidden.sum(-1), 1))
+
+
 def teacher_temperature(tau: float, steps: float) -> optax.Schedule:
     """DINO's τ_t: linear from 0.04 to `tau` over the first `steps`, then constant.
 

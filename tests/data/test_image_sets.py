@@ -12,7 +12,7 @@ from experiments.simclr import simclr
 from ssljax import Run, sharding, train
 from ssljax.data import Images, images, PlainImages
 from ssljax.data.sources import Arrays
-from ssljax.data.views import Views
+from ssljax.data.views import MultiCrop, Views
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import trace_evaluator
 from ssljax.evals.pictures import grid, nearest_images
@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 
 LEARNS_FROM_LABELS = {
     "anomaly",
+    "clip",
     "cvae",
     "finetune",
     "pacdcgan",
@@ -146,6 +147,7 @@ def test_experiments_take_images_without_labels(name, sets):
     colours = known["data"].default.data == "photos"
     data = type(known["data"].default)(str(sets / f"{'photos' if colours else 'unlabelled'}.npz"))
     settings = {"batch_size": 16} if "batch_size" in known else {}
+    settings |= {"crops": MultiCrop()} if "crops" in known else {}  # Views of the images' size.
     if name in LEARNS_FROM_LABELS:
         with pytest.raises(InputError, match="learns from labels, and .* has none"):
             make(data=data, **settings)

@@ -1,7 +1,8 @@
-"""BYOL's, SimSiam's, DINO's, SwAV's and I-JEPA's losses against the papers' equations as naive
-float64 loops."""
+"""BYOL's, SimSiam's, DINO's, iBOT's, SwAV's and I-JEPA's losses against the papers' equations as
+naive float64 loops."""
 
 import math
+import random
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,11 @@ from ssljax.losses.distillation import (
     byol_loss,
     cross_view_loss,
     dino_loss,
+    ibot_patch_loss,
     ijepa_loss,
     negative_cosine_loss,
 )
-from ssljax.losses.masked_image import block_masks
+from ssljax.losses.masked_image import block_masks, blockwise_masks
 from ssljax.optim import rising_decay
 
 
@@ -105,6 +107,42 @@ def naive_ijepa(y, target, weight, error="squared"):
     return total / count
 
 
+def naive_ibot(teacher, student, hidden, centre, tau_t, tau_s):
+    """Zhou et al., 2022, eq. 2 and iBOTLoss.forward: of each image the mean of hidden patches."""
+    total = 0.0
+    for t, s, mask in zip(teacher, student, hidden):
+        of_image = [
+            -sum(p * math.log(q) for p, q in zip(softmax(a - centre, tau_t), softmax(b, tau_s)))
+            for a, b, m in zip(t, s, mask)
+            if m
+        ]
+        total += sum(of_image) / max(1, len(of_image))
+    return total / len(teacher)
+
+
+def authors_blockwise_mask(rng, h, w, high):
+    """ImageFolderMask of iBOT's loader.py, with the share of the patches already drawn."""
+    mask, count, log_aspect = np.zeros((h, w), bool), 0, (math.log(0.3), math.log(1 / 0.3))
+    while count < high:
+        most, delta = high - count, 0
+        for _ in range(10):
+            area = rng.uniform((min(h, w) // 3) ** 2, most)
+            aspect = math.exp(rng.uniform(*log_aspect))
+            a, b = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if b < w and a < h:
+                top, left = rng.randint(0, h - a), rng.randint(0, w - b)
+                block = mask[top : top + a, left : left + b]
+                if 0 < block.size - block.sum() <= most:
+                    delta = block.size - block.sum()
+                    block[:] = True
+            if delta > 0:
+                break
+        if delta == 0:
+            break
+        count += delta
+    return mask
+
+
 def test_cosines_equal_the_equations_and_send_no_gradient_to_the_target():
     p, z = draw(0, (5, 4), (5, 4))
     for loss, naive in ((byol_loss, naive_byol), (negative_cosine_loss, naive_simsiam)):
@@ -140,6 +178,60 @@ def test_dino_equals_the_equation_and_sends_no_gradient_to_the_teacher(views):
     np.testing.assert_allclose(
         dino_loss(*single(teacher + 7, student, centre + 7), 0.2, 0.5), found, rtol=1e-4
     )
+
+
+def test_ibot_patch_loss_and_gradients():
+    """The last image has no hidden patch: it counts 0, in the mean of all images."""
+    teacher, student, centre = draw(7, (4, 6, 5), (4, 6, 5), (5,))
+    hidden = np.random.default_rng(1).random((4, 6)) < 0.4
+    hidden[0], hidden[3] = True, False
+    args = (*single(teacher, student), jnp.asarray(hidden), *single(centre), 0.2, 0.5)
+    naive = lambda s: naive_ibot(teacher, s, hidden, centre, 0.2, 0.5)
+    np.testing.assert_allclose(ibot_patch_loss(*args), naive(student), rtol=2e-5)
+    to_t, to_s, to_c = jax.grad(ibot_patch_loss, (0, 1, 3))(*args)
+    np.testing.assert_array_equal(to_t, 0)
+    np.testing.assert_array_equal(to_c, 0)
+    np.testing.assert_array_equal(to_s[~hidden], 0)
+    assert (jnp.abs(to_s[hidden]).max(-1) > 0).all()
+    step = np.zeros(student.shape)
+    step[0, 2, 3] = 1e-5
+    want = (naive(student + step) - naive(student - step)) / 2e-5
+    np.testing.assert_allclose(to_s[0, 2, 3], want, rtol=1e-3, atol=1e-5)
+    views = lambda x: x.reshape(2, 2, *x.shape[1:])  # Of two images, two views each.
+    paired = ibot_patch_loss(*map(views, args[:3]), *args[3:])
+    np.testing.assert_allclose(paired, naive(student), rtol=2e-5)
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (8, 6), (14, 14)])
+def test_blockwise_masks_are_those_of_the_authors_loop(grid):
+    """Numbers of masked patches, where they lie, and how ragged they are, of 1,500 masks each."""
+    n, rng = 1500, random.Random(0)
+    h, w = grid
+    found = np.asarray(blockwise_masks(jax.random.key(3), 2 * n, grid)).reshape(-1, h, w)
+    masked = found[found.any((1, 2))]
+    assert abs(len(masked) / (2 * n) - 0.5) < 4 * math.sqrt(0.25 / (2 * n))
+    theirs = [authors_blockwise_mask(rng, h, w, rng.uniform(0.1, 0.5) * h * w) for _ in range(n)]
+    theirs = np.array([m for m in theirs if m.any()])  # On small grids no block may fit.
+    edges = lambda m: (
+        (m[:, 1:] != m[:, :-1]).sum((1, 2)) + (m[:, :, 1:] != m[:, :, :-1]).sum((1, 2))
+    )
+    for of in (
+        lambda m: m.sum((1, 2)),
+        edges,
+        lambda m: m[:, 0].sum(1),
+        lambda m: m[:, :, 0].sum(1),
+    ):
+        a, b = of(masked), of(theirs)
+        error = math.sqrt(a.var() / len(a) + b.var() / len(b))
+        assert abs(a.mean() - b.mean()) < 4 * error, (a.mean(), b.mean(), error)
+        np.testing.assert_allclose(a.std(), b.std(), rtol=0.1)
+    assert masked.sum((1, 2)).max() <= 0.5 * h * w
+    always = blockwise_masks(jax.random.key(0), 64, grid, masked=1.0)
+    assert (
+        always.any(1).mean() > 0.9
+        and not blockwise_masks(jax.random.key(0), 8, grid, masked=0.0).any()
+    )
+    np.testing.assert_array_equal(always, blockwise_masks(jax.random.key(0), 64, grid, masked=1.0))
 
 
 def test_a_view_does_not_learn_from_itself():
@@ -231,6 +323,9 @@ def test_blocks_are_rectangles_of_the_areas_and_aspects_asked_for():
     ).all()  # All of a 3x5 grid.
     with pytest.raises(ValueError, match="can't be drawn"):
         block_masks(jax.random.key(0), 2, (4, 4), 0)
+    for bad in ({"share": (0.5, 0.1)}, {"share": (0.1, 1.0)}, {"masked": 1.5}, {"aspect": (0, 1)}):
+        with pytest.raises(ValueError, match="can't be drawn"):
+            blockwise_masks(jax.random.key(0), 2, (4, 4), **bad)
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (8, 8), (16, 12)])
