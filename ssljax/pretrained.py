@@ -22,12 +22,13 @@ from ssljax import fingerprint, methods
 from ssljax.checkpoint import flatten, load_state
 from ssljax.data.documents import AnyDocuments, Documents
 from ssljax.data.token_feeds import document_rows
-from ssljax.data.token_rows import masked_tokenizer, TokenKind
+from ssljax.data.token_rows import labelled_rows, masked_tokenizer, TokenKind
 from ssljax.data.tokenizers import encode, id_of, load_tokenizer, PAD_AND_STOP, text_to_text
 from ssljax.errors import InputError
+from ssljax.evals.evaluator import Evaluator
 from ssljax.experiment import Batch, Experiment, TrainState
 from ssljax.foreign import read_encoder, read_encoder_decoder, read_language_model
-from ssljax.loaded import batch_of, make_of, restore_arguments, without_data
+from ssljax.loaded import batch_of, load, make_of, restore_arguments, without_data
 from ssljax.models.encoder import build, KNOWN, rebuild
 from ssljax.models.encoder_decoder import beam_search, decode, EncoderDecoder
 from ssljax.models.transformer import LanguageModel, Transformer
@@ -456,6 +457,31 @@ def answers(
 
     found = np.asarray(jax.jit(answer)(old.params, rows))
     return [old.tokenizer.decode(row[row >= 0], skip_special_tokens=False) for row in found]
+
+
+def embeddings(workdir: str | pathlib.Path, of: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Embeddings (n, d) by the run of clip in `workdir` of texts, or of uint8 images (n, h, w, c).
+
+    Both are in one space, and alike by the cosine. A text is cut after the --length of the run.
+    InputError where there is no such run, where its captions aren't here, and for other arrays, or
+    a text in place of a list.
+    """
+    run = load(workdir)
+    retrieval = run.encoding.evals.get("retrieval")
+    if not isinstance(retrieval, Evaluator) or retrieval.encode is None:
+        raise InputError(f"{workdir} holds no run on pictures and captions: give one of clip.")
+    if isinstance(of, np.ndarray | Array):
+        if of.dtype != np.uint8 or of.ndim != 4:
+            raise InputError(
+                f"Images must be uint8 (n, h, w, c), as in training, not {of.dtype} {of.shape}."
+            )
+        x = np.asarray(of)
+    elif isinstance(of, str):
+        raise InputError("Give a list of texts: embeddings(run, [text]).")
+    else:
+        length = run.batch["tokens"].shape[1]
+        x = labelled_rows(load_tokenizer(workdir), Documents(list(of)), length).image
+    return np.asarray(jax.jit(retrieval.encode)(run.train_state, x))
 
 
 def pretrained(

@@ -10,6 +10,7 @@ from typing import Any
 from ssljax import Experiment
 from ssljax.data import PlainImages
 from ssljax.data.image_sets import DEFAULT
+from ssljax.data.views import MultiCrop
 from ssljax.models import has_field, with_fields
 from ssljax.models.convnet import ConvNet
 from ssljax.models.mlp import MLP
@@ -23,9 +24,12 @@ SMALL = {
     "widths": (8, 16),
     "width": 8,
     "vit": ViT(patch=2, width=96, depth=4, heads=3),
+    "crops": MultiCrop(),
+    "embedding": 10,
     "critic_steps": 2,
     "adversarial": 0.5,
     "net": Transformer(2, 2, 16, dropout=0.1),
+    "text": Transformer(2, 2, 16, dropout=0.1),
     "unet": TimeUNet(widths=(8, 16), heads=2, groups=4),
     "sampling_steps": 4,
     "importance": 500,

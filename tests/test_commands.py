@@ -151,10 +151,8 @@ def test_steps_lower_for_gpus_at_full_size(command, costly, monkeypatch, constan
     costly(LOWERED.index(command), of=6)
     monkeypatch.chdir(tmp_path)
     exp = called(monkeypatch, command, build=True)
-    batch = {
-        k: jax.ShapeDtypeStruct((exp.data.batch_size, *v.shape[1:]), v.dtype)
-        for k, v in exp.data.arrays.items()
-    }
+    first = next(exp.data.feed(0, 0, sharding.make_mesh(devices=jax.devices()[:1])))
+    batch = jax.eval_shape(exp.data.batch, exp.data.resident(), first)
     state = jax.eval_shape(exp.init, KEY, batch)
     traced = jax.jit(exp.step).trace(state, batch, KEY)
     assert traced.lower(lowering_platforms=("cuda",)).as_text()

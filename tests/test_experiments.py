@@ -40,6 +40,7 @@ LAYOUTS = SMALL | {
     "decoder_width": 12,
     "predictor_width": 12,
     "net": Transformer(2, 1, 12, dropout=0.1),
+    "text": Transformer(2, 1, 12, dropout=0.1),
     "unet": TimeUNet(widths=(8, 12), heads=2, groups=4, dropout=0.1),
     "vocabulary": 300,
     "head": MLP((16, 10), norm=True),
@@ -58,6 +59,7 @@ CARRIED = "the hidden state is carried from step to step by the state, which is 
 QUEUE = "the queue is on each device, and takes all keys"
 WHOLE_BATCH = {
     "awd_lstm": (CARRIED, 0),  # Gathered with the rest of extra.
+    "clip": (NEGATIVES, 2 * 10),
     "cpc": (NEGATIVES, 16 * 64),  # The codes of a wave.
     "lstm": (CARRIED, 0),
     "moco": (QUEUE, 10),

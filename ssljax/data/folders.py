@@ -54,6 +54,7 @@ class Kind(NamedTuple):
     suffixes: tuple[str, ...]
     example: str
     experiments: str
+    beside: tuple[str, ...] = ()  # Suffixes of files that belong to those of the kind.
 
 
 IMAGES = Kind("images", SUFFIXES, "cat/1.png", "images, such as simclr")
@@ -174,7 +175,7 @@ def _of_kind(
                 left["hidden"] += is_it
             elif is_it and not (kind is TEXTS and NO_TEXTS.match(name)):
                 own.append(name)
-            else:
+            elif not name.lower().endswith(kind.beside):
                 left[pathlib.PurePosixPath(name).suffix.lower() or "without a suffix"] += 1
         if own:
             folders[folder] = own

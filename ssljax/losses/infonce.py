@@ -88,6 +88,23 @@ def clip_loss(za: Array, zb: Array, tau: float | Array = 0.07, tiled: bool | Non
     ) / 2
 
 
+def siglip_loss(za: Array, zb: Array, scale: float | Array, bias: float | Array) -> Array:
+    """The mean over images of Σ_j -log σ(± (t cos(za_i, zb_j) + b)), + for the image's own text i.
+
+    `za` and `zb` are (n, d), t is `scale`, and b is `bias`, at first log 10 and -10 in the paper.
+    The whole (n, n) matrix is computed, in parts only on several devices.
+
+    Zhai et al., 2023, arXiv:2303.15343, eq. in section 3.2 and algorithm 1.
+    """
+    whole_batch()
+    _check(za, zb, 1.0)
+    za, zb = normalize(za.astype(jnp.float32)), normalize(zb.astype(jnp.float32))
+    logits = scale * product(za, zb.T) + bias
+    return (
+        -jax.nn.log_sigmoid(jnp.where(jnp.eye(len(za), dtype=bool), logits, -logits)).sum(1).mean()
+    )
+
+
 def supcon_loss(z: Array, labels: Array, tau: float = 0.1, tiled: bool | None = None) -> Array:
     """SupCon's L_out: the mean over views `z`, (n, d), of -log p, averaged over the same label's
     views.

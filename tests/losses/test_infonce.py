@@ -19,6 +19,7 @@ from ssljax.losses.infonce import (
     nearest_neighbour,
     normalize,
     nt_xent_loss,
+    siglip_loss,
     supcon_loss,
 )
 
@@ -83,6 +84,16 @@ def naive_clip(za, zb, tau):
         / n
     )
     return (rows + columns) / 2
+
+
+def naive_siglip(za, zb, scale, bias):
+    """Zhai et al., 2023, section 3.2: a sigmoid of each pair, divided by the number of images."""
+    total = 0.0
+    for i, a in enumerate(za):
+        for j, b in enumerate(zb):
+            sign = 1 if i == j else -1
+            total += math.log(1 + math.exp(-sign * (scale * cosine(a, b) + bias)))
+    return total / len(za)
 
 
 def naive_nnclr(za, support, pb, tau):
@@ -234,6 +245,24 @@ def test_extremes():
     np.testing.assert_array_equal(normalize(jnp.zeros((1, 3))), 0)
     with jax.debug_infs(True), jax.debug_nans(True):  # As --run.replay looks for the first of them.
         assert np.isfinite(nt_xent_loss(eye, eye, 0.1))
+
+
+def test_siglip_loss_and_gradients():
+    a, b = draw(3, (6, 5), (6, 5))
+    args = [jnp.asarray(x, jnp.float32) for x in (a, b)] + [jnp.float32(3.0), jnp.float32(-2.0)]
+    np.testing.assert_allclose(siglip_loss(*args), naive_siglip(a, b, 3.0, -2.0), rtol=1e-5)
+    to_a, to_b, to_scale, to_bias = jax.grad(siglip_loss, (0, 1, 2, 3))(*args)
+    e, at = 1e-5, (2, 3)
+    step = np.zeros(a.shape)
+    step[at] = e
+    for found, up, down in (
+        (to_a[at], (a + step, b, 3.0, -2.0), (a - step, b, 3.0, -2.0)),
+        (to_b[at], (a, b + step, 3.0, -2.0), (a, b - step, 3.0, -2.0)),
+        (to_scale, (a, b, 3.0 + e, -2.0), (a, b, 3.0 - e, -2.0)),
+        (to_bias, (a, b, 3.0, -2.0 + e), (a, b, 3.0, -2.0 - e)),
+    ):
+        want = (naive_siglip(*up) - naive_siglip(*down)) / (2 * e)
+        np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-5)
 
 
 def test_bad_input_is_a_sentence():

@@ -1,0 +1,201 @@
+"""Pictures and captions: tables, texts beside pictures, names of classes, and what is refused."""
+
+import shutil
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+from sklearn.datasets import load_sample_images
+
+from ssljax import sharding
+from ssljax.data import images
+from ssljax.data.captions import caption_rows, pair_feed, Pairs
+from ssljax.data.order import indices
+from ssljax.data.sources import Arrays, OnDisk
+from ssljax.errors import InputError
+
+SUBJECTS = dict(zip(("flower", "temple"), load_sample_images().images[::-1]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """24 parts of two photographs, each with a text beside it; the third has two captions."""
+    root = tmp_path_factory.mktemp("pictures")
+    for i in range(24):
+        name = sorted(SUBJECTS)[i % 2]
+        part = SUBJECTS[name][5 * i : 5 * i + 120, 4 * i : 4 * i + 160]
+        Image.fromarray(part).save(root / f"{i:02}.png")
+        more = "\n\nanother caption" if i == 2 else ""
+        (root / f"{i:02}.txt").write_text(f"part {i} of a photograph of the {name}{more}\n")
+    return root
+
+
+def table(folder, name, lines):
+    """A table beside the pictures, in a folder without texts."""
+    target = folder.parent / f"{folder.name}-tables"
+    if not target.is_dir():
+        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.txt"))
+    (target / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    return str(target / name)
+
+
+def said(captioned):
+    """The captions of each picture, with its bytes."""
+    found = {}
+    for i, j in captioned.pairs:
+        key = captioned.images.read(np.array([i]))["image"].tobytes()
+        found.setdefault(key, []).append(captioned.captions[j])
+    return found
+
+
+def test_tables_and_texts_beside_pictures_give_the_same_pairs(folder, capsys):
+    of_folder = Pairs(str(folder), 16).pairs()
+    rows = []
+    for i in range(24):
+        for text in (folder / f"{i:02}.txt").read_text().split("\n"):
+            rows += [(f"{i:02}.png", text)] if text else []
+    plain = table(folder, "plain.csv", [f'{a},"{b}"' for a, b in rows])
+    openclip = table(folder, "open.tsv", ["filepath\ttitle", *("\t".join(r) for r in rows)])
+    wide = table(folder, "wide.csv", ["id,caption,image", *(f"7,{b},./{a}" for a, b in rows)])
+    capsys.readouterr()
+    for data in (plain, openclip, wide):
+        found = Pairs(data, 16).pairs()
+        for ours, theirs in zip(found[:2], of_folder[:2]):
+            assert said(ours) == said(theirs)
+        assert len(found.train) + len(found.test) == 25 and len(found.test.images) >= 1
+        assert not found.prompts and not found.images.labelled
+    line = capsys.readouterr().out
+    assert "24 pictures with 25 captions, of which 25 are different" in line
+    both = [set(said(c)) for c in of_folder[:2]]
+    assert not both[0] & both[1]  # No picture is in both splits, whatever its captions.
+
+
+def test_the_test_split_is_not_read_by_validation(folder):
+    data = table(folder, "v.csv", [f"{i:02}.png,caption {i}" for i in range(24)])
+    whole, part = Pairs(data, 16).pairs(), Pairs(f"{data}:validation", 16).pairs()
+    test = set(whole.test.captions)
+    assert set(part.train.captions) | set(part.test.captions) == set(whole.train.captions)
+    assert not test & set(part.test.captions) and part.test.captions
+
+
+def test_classes_are_named_by_the_template(capsys):
+    sets = Pairs("digits", template="the digit {}, written").pairs()
+    train = images("digits", "train")
+    assert sets.prompts == [f"the digit {i}, written" for i in range(10)]
+    assert sets.train.text == [sets.prompts[i] for i in train.labels]
+    assert sets.images.labelled
+    with pytest.raises(InputError, match="--template must have {}"):
+        Pairs("digits", template="a digit").pairs()
+
+
+def test_class_folders_with_texts_have_captions_and_prompts(folder, tmp_path):
+    for i in range(24):
+        name = sorted(SUBJECTS)[i % 2]
+        (tmp_path / name).mkdir(exist_ok=True)
+        for suffix in (".png", ".txt"):
+            shutil.copy(folder / f"{i:02}{suffix}", tmp_path / name)
+    sets = Pairs(str(tmp_path), 16, template="{}!").pairs()
+    assert sets.prompts == ["flower!", "temple!"] and sets.images.labelled
+    for i, j in sets.train.pairs:
+        assert sets.images.train.class_names[sets.train.images.labels[i]] in sets.train.captions[j]
+
+
+def test_what_cannot_be_used_is_refused_or_counted(folder, tmp_path, capsys):
+    rows = [f"{i:02}.png,caption {i}" for i in range(24)]
+    for bad, words in (
+        (["gone.png,a caption"], "line 1, names the picture gone.png, which is not there"),
+        (["00.png,"], "line 1, has no caption"),
+        (["00.png"], "line 1, has 1 column, of which none can be told"),
+        ([rows[0], "01.png,one, two"], "line 2, has 3 columns and not 2"),
+        (["a,b,c", "1,2,3"], "give two, or a header that names them filepath and title"),
+    ):
+        with pytest.raises(InputError, match=words):
+            Pairs(table(folder, "bad.csv", bad), 16).pairs()
+    (tmp_path / "latin.csv").write_bytes("00.png,café\n".encode("latin-1"))
+    with pytest.raises(InputError, match="is not written in UTF-8"):
+        Pairs(str(tmp_path / "latin.csv"), 16).pairs()
+    with pytest.raises(InputError, match="can't be read .*check the path given as --data"):
+        Pairs(str(tmp_path / "none.tsv"), 16).pairs()
+    some = table(folder, "some.csv", [*rows, "gone.png,a caption", "00.png,"])
+    with pytest.raises(InputError, match="1 others can't be used either.*--skip-bad leaves out"):
+        Pairs(some, 16).pairs()
+    found = Pairs(some, 16, skip_bad=True).pairs()
+    assert len(found.train) + len(found.test) == 24
+    assert "Left out 2 of 26 lines; the first: " in capsys.readouterr().out
+    with pytest.raises(InputError, match="learns from labels, and .* has none, nor captions"):
+        Pairs(str(folder.parent / f"{folder.name}-tables"), 16).pairs()
+
+
+def test_texts_that_are_missing_or_empty(folder, tmp_path):
+    root = shutil.copytree(folder, tmp_path / "some")
+    (root / "03.txt").unlink()
+    (root / "05.txt").write_text(" \n")
+    with pytest.raises(
+        InputError, match=r"03.png has no caption: write 03.txt beside it \(1 other"
+    ):
+        Pairs(str(root), 16).pairs()
+    left = Pairs(str(root), 16, skip_bad=True).pairs()
+    assert len(left.train.images) + len(left.test.images) == 22
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_pictures_that_cannot_be_read_take_their_captions_along(
+    folder, tmp_path, memory, monkeypatch
+):
+    """Of a batch each caption is one of its picture's, also where another picture stands in."""
+    root = shutil.copytree(folder, tmp_path / "some")
+    damaged = ["04", "11", "12"]
+    for name in damaged:
+        (root / f"{name}.png").write_bytes((root / f"{name}.png").read_bytes()[:2000])
+    if not memory:
+        monkeypatch.setattr("ssljax.data.captions.fits_in_memory", lambda *_: False)
+    with pytest.raises(InputError, match="can't be read"):
+        sets = Pairs(str(root), 16).pairs()
+        sets.train.images.read(np.arange(len(sets.train.images)))
+    sets = Pairs(str(root), 16, skip_bad=True).pairs()
+    assert isinstance(sets.train.images, Arrays if memory else OnDisk)
+    _, rows = caption_rows(sets, "wordpiece", 300, 16)
+    feed, mesh = (
+        pair_feed(sets.train, rows["train"], 4),
+        sharding.make_mesh(devices=jax.devices()[:1]),
+    )
+    whole = Pairs(str(folder), 16).pairs().train
+    own, seen = said(whole), 0
+    place = {row.tobytes(): text for row, text in zip(rows["train"], sets.train.captions)}
+    with jax.set_mesh(mesh):
+        fed = feed.feed(0, 0, mesh)
+        for _ in range(len(sets.train) // 4):
+            batch = feed.batch(feed.resident(), next(fed))
+            for image, tokens in zip(np.asarray(batch["image"]), np.asarray(batch["tokens"])):
+                assert place[tokens.tobytes()] in own[image.tobytes()]
+                seen += 1
+    assert seen >= 16
+
+
+def test_streamed_and_resident_pairs_are_the_same(folder, monkeypatch):
+    mesh, found = sharding.make_mesh(devices=jax.devices()[:1]), []
+    for memory in (True, False):
+        if not memory:
+            monkeypatch.setattr("ssljax.data.captions.fits_in_memory", lambda *_: False)
+        sets = Pairs(str(folder), 16).pairs(whole=True)
+        rows = caption_rows(sets, "wordpiece", 300, 16)[1]["train"]
+        feed = pair_feed(sets.train, rows, 6)
+        with jax.set_mesh(mesh):
+            batch = feed.batch(feed.resident(), next(feed.feed(3, 1, mesh)))
+            found.append(jax.device_get(batch))
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    picture, caption = sets.train.pairs[indices(3, 1, len(sets.train), 6)].T
+    np.testing.assert_array_equal(found[0]["tokens"], rows[caption])
+    np.testing.assert_array_equal(found[0]["image"], sets.train.images.read(picture)["image"])
+    assert set(found[0]) == {"image", "aspect", "tokens"}
+
+
+def test_captions_that_are_cut_are_counted(folder, capsys):
+    sets = Pairs(str(folder), 16).pairs()
+    _, rows = caption_rows(sets, "wordpiece", 300, 5)
+    n = len(sets.train.captions)
+    assert f"{n - 1:,} of {n:,} captions of train are longer than --length 5 and cut" in (
+        capsys.readouterr().out
+    )  # All but "another caption".
+    assert rows["train"].shape == (n, 5) and rows["prompts"].shape == (0, 5)
