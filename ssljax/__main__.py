@@ -86,10 +86,12 @@ def _run(args: Sequence[str]) -> None:
 
 
 def _plan(args: Sequence[str]) -> None:
-    if len(args) < 2 or args[0] in ("-h", "--help"):
+    if not args or args[0] in ("-h", "--help"):
         print(PLAN_USAGE, end="")
         return
-    machine, name, *flags = args
+    machine, name, *flags = args if len(args) > 1 else (*args, "")
+    if not name or _is_path(machine) or machine in methods.names():
+        raise InputError("Give a machine, then an experiment: ssljax plan h100x8 simclr.")
     _run([name, *flags, "--run.plan", machine])
 
 

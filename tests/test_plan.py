@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from ssljax import cli, methods, sharding
+from ssljax.__main__ import main as ssljax_main
 from ssljax.data import Images
 from ssljax.data.described import described
 from ssljax.data.token_feeds import tokenized
@@ -662,6 +663,25 @@ def test_what_helps_is_compiled_where_a_step_does_not_fit(tmp_path, monkeypatch,
     assert "does not fit: 83.8 GB too much" in out and "remat blocks: 41 GB, fits" in out
     assert found.largest_batch == 3584  # Of 8 devices, in steps of an eighth.
     assert json.loads((tmp_path / "plan-h100x8.json").read_text())["tried"] == list(found.tried)
+
+
+@compilers
+def test_wrong_words_of_a_plan_are_one_sentence_and_leave_no_folder(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words, sentence in (
+        (["simclr", "h100x8"], "error: Give a machine, then an experiment: ssljax plan h100x8 sim"),
+        (["h100x8"], "error: Give a machine, then an experiment"),
+        (["h100x8", "simclrr"], "error: There is no experiment simclrr: did you mean simclr?"),
+        (["v5e:3x5", "dcgan"], "error: v5e:3x5 is no machine that its compiler knows"),
+        (["h100x8", "dcgan", "--batch-size", "100"], "error: A batch of 100 can't be split over"),
+        (["h100x8", "dcgan", "--run.distributed"], "error: --run.plan compiles for all devices"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            ssljax_main(["plan", *words])
+        err = capfd.readouterr().err
+        assert stopped.value.code == 2 and err.startswith(sentence), err
+        assert len(err.splitlines()) == 1, err
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_machine_ends_a_command_line_at_once(tmp_path, capsys):

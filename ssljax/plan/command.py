@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+import errno
+import os
 import pathlib
 from typing import Any
 
@@ -82,12 +84,10 @@ class _Saved:
 
     def __init__(self, workdir: pathlib.Path):
         self.workdir, self.failed = workdir, ""
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):  # The path is wrong, not the disk.
-            raise
-        except OSError:  # Of which `write` has the reason.
-            pass
+        there = next((p for p in (workdir, *workdir.parents) if os.path.lexists(p)), None)
+        if there and not there.is_dir():
+            number = errno.EEXIST if there == workdir else errno.ENOTDIR
+            raise OSError(number, os.strerror(number), str(workdir))
 
     def write(self, plan: Plan) -> pathlib.Path | None:
         """Writes the file, and returns its path; None, with the reason in `failed`, if it can't."""

@@ -220,14 +220,15 @@ def _check(package: str, same_as_jax: bool = False) -> None:
 def _topology(name: str, **how: Any) -> Any:
     from jax.experimental import topologies
 
-    try:
-        with quiet():
+    with quiet():  # What the compiler prints on an error is in the exception, too.
+        try:
             return topologies.get_topology_desc(**how).devices
-    except Exception as e:
-        why = " ".join(str(e).split())[:200]
-        raise InputError(
-            f"{name} is no machine that its compiler knows ({why}). Give {KNOWN}."
-        ) from e
+        except Exception as e:
+            error = e
+    why = " ".join(str(error).split())[:200]
+    raise InputError(
+        f"{name} is no machine that its compiler knows ({why}). Give {KNOWN}."
+    ) from error
 
 
 def target_config(chip: Chip) -> str:
