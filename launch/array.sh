@@ -4,6 +4,11 @@
 #SBATCH --gpus-per-node=1 --cpus-per-gpu=8 --time=24:00:00
 #SBATCH --requeue --open-mode=append --signal=B:USR1@300
 set -euo pipefail
-line=$(sed -n "${SLURM_ARRAY_TASK_ID:?submit this script with sbatch --array=1-N}p" "$1")
+lines=$(sed -n '$=' "$1")
+if [ "${SLURM_ARRAY_TASK_ID:?submit this script with sbatch --array=1-N}" -gt "${lines:-0}" ]; then
+  echo "error: $1 has no line $SLURM_ARRAY_TASK_ID: submit with --array=1-${lines:-0}." >&2
+  exit 2
+fi
+line=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$1")
 eval "flags=($line)"  # With quotes as in a shell.
 source "$SLURM_SUBMIT_DIR/launch/slurm.sh" "${@:2}" "${flags[@]}"

@@ -280,3 +280,18 @@ def test_flags_of_the_sweep(tmp_path):
     make = importlib.import_module("experiments.simclr").simclr
     folders = {default_workdir(make, *parse(make, line.split())[::-1]) for line in lines}
     assert len(folders) == 50  # No two jobs share a folder.
+
+
+def test_an_array_of_more_jobs_than_lines_is_refused(tmp_path):
+    """They would all train the experiment's defaults, in one folder."""
+    (tmp_path / "flags.txt").write_text("--lr 1\n\n--lr 2")
+    for task, said in ((4, "flags.txt has no line 4: submit with --array=1-3."), (2, "nowhere")):
+        env = {**os.environ, "SLURM_ARRAY_TASK_ID": str(task), "SLURM_SUBMIT_DIR": "nowhere"}
+        done = subprocess.run(
+            ["bash", ROOT / "launch" / "array.sh", "flags.txt", "experiments/simclr.py"],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode and said in done.stderr, done.stderr
