@@ -6,15 +6,20 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import soundfile
 
 from experiments.audio_dae import audio_dae
 from experiments.cpc import cpc
+from experiments.wav2vec2 import wav2vec2
 from ssljax import sharding
 from ssljax.data import audio
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import trace_evaluator
+from ssljax.losses.wav2vec2 import contrastive_loss
+from ssljax.models.transformer import Transformer
+from ssljax.models.wav2vec2 import Quantizer, Wav2Vec2
 from ssljax.models.waves import Waves
 
 
@@ -292,7 +297,7 @@ class TestRecordings:
             "ends shorter than half a window"
         )
 
-    @pytest.mark.parametrize("make", (cpc, audio_dae))
+    @pytest.mark.parametrize("make", (cpc, audio_dae, wav2vec2))
     def test_experiments_on_recordings_without_labels(self, tmp_path, make):
         for i in range(20):
             write(tmp_path / f"{i}.wav", tone(200 + 20 * i, 8000, 0.1))
@@ -300,9 +305,8 @@ class TestRecordings:
         batch = exp.data.batch(exp.data.resident(), next(exp.data.feed(0, 0, sharding.make_mesh())))
         state = jax.eval_shape(exp.init, jax.random.key(0), batch)
         assert set(batch) == {"image"}
-        assert set(exp.evals) == {"collapse", "features"} | (
-            {"test", "images"} if make is audio_dae else set()
-        )
+        own = {audio_dae: {"test", "images"}, wav2vec2: {"test", "codebook"}}
+        assert set(exp.evals) == {"collapse", "features"} | own.get(make, set())
         for evaluate in exp.evals.values():
             trace_evaluator(evaluate, state)
 
@@ -370,12 +374,18 @@ class TestLogMel:
 
 
 class TestWaves:
-    def test_equals_strided_convolutions(self):
+    @pytest.mark.parametrize("unit", ("relu", "gelu"))
+    def test_equals_strided_convolutions(self, unit):
         net, x = (
-            Waves(strides=(4, 2), width=6),
+            Waves(strides=(4, 2), width=6, unit=unit),
             jnp.asarray(np.random.default_rng(0).normal(size=(2, 35)), jnp.float32),
         )
-        params = net.init(jax.random.key(0), x)
+        params = jax.tree.map(
+            lambda a: (
+                np.asarray(a) + 0.1 * np.arange(a.size, dtype=a.dtype).reshape(a.shape) / a.size
+            ),
+            net.init(jax.random.key(0), x),
+        )
         p = jax.tree.map(lambda a: np.asarray(a, np.float64), params["params"])
         y = np.asarray(x, np.float64)[:, :32, None]
         for i, s in enumerate((4, 2), 1):
@@ -385,9 +395,21 @@ class TestWaves:
             out = np.stack(
                 [np.einsum("nkc,kcf->nf", y[:, t : t + 2 * s], kernel) for t in starts], 1
             )
+            out = out + p[f"conv{i}"]["bias"]
             out = (out - out.mean(-1, keepdims=True)) / np.sqrt(out.var(-1, keepdims=True) + 1e-6)
-            y = np.maximum(out, 0)
+            out = out * p[f"norm{i}"]["scale"] + p[f"norm{i}"]["bias"]
+            gelu = lambda v: v * (1 + math.erf(v / math.sqrt(2))) / 2
+            y = np.maximum(out, 0) if unit == "relu" else np.vectorize(gelu)(out)
         np.testing.assert_allclose(net.apply(params, x), y, atol=1e-4)
+
+    def test_silence_has_a_gradient_like_that_of_sound(self):
+        net = Waves(strides=(2, 2, 2), width=8, unit="gelu")
+        sound = jnp.asarray(np.random.default_rng(0).normal(size=(1, 40)), jnp.float32)
+        params = jax.jit(net.init)(jax.random.key(0), sound)
+        size = lambda x: optax.global_norm(
+            jax.grad(lambda p: net.apply(p, x)[..., 0].sum())(params)
+        )
+        assert size(0 * sound) < 10 * size(sound)
 
     def test_a_code_sees_nothing_that_comes_later(self):
         net, x = Waves(width=8), jnp.ones((1, 800))
@@ -396,3 +418,80 @@ class TestWaves:
         assert by.shape == (5, 800)
         for t in range(5):
             assert (by[t, 160 * (t + 1) :] == 0).all()
+
+
+class TestWav2Vec2:
+    NET = Wav2Vec2(
+        Waves((4, 2), 8, "gelu"),
+        Transformer(1, 2, 16, positions="convolutional", norm="layer", unit="gelu", reach=3),
+        Quantizer(2, 5, 6),
+    )
+
+    def drawn(self):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64)), jnp.float32)
+        mask = jnp.zeros((2, 8), bool).at[:, 2:6].set(True)
+        at = jnp.tile(jnp.arange(2, 6), (2, 1))
+        return jax.jit(self.NET.init)(jax.random.key(1), x, mask, at), x, mask, at
+
+    def test_contexts_see_no_masked_step_and_targets_see_only_their_own(self):
+        """A code of 8 samples is of these and the 12 before them."""
+        params, x, mask, at = self.drawn()
+        one = jax.jit(self.NET.apply)
+        features = jax.jit(lambda x: self.NET.apply(params, x, method="features")[0])
+
+        def moved(sample):  # Of the same mean and variance, as waves are normalised.
+            new = x.at[:, sample].set(x[:, sample + 1]).at[:, sample + 1].set(x[:, sample])
+            return one(params, new, mask, at), features(new)
+
+        c, _, _, p, _ = one(params, x, mask, at)
+        (inside, _, _, own, _), z = moved(34)  # Of step 4, and seen by step 5.
+        np.testing.assert_allclose(inside, c, atol=1e-6)
+        changed = np.abs(own - p).max((0, 2, 3)) > 1e-6
+        np.testing.assert_array_equal(changed, [False, False, True, True])
+        np.testing.assert_array_equal(
+            np.abs(z - features(x)).max((0, 2)) > 1e-6, [*[0] * 4, 1, 1, 0, 0]
+        )
+        (outside, *_), _ = moved(10)  # Of steps 1 and 2, of which 1 is seen by all.
+        assert (np.abs(outside - c).max(2) > 1e-5).all()
+        np.testing.assert_allclose(c, one(params, 7 * x + 3, mask, at)[0], atol=1e-4)
+        # All masked steps have one vector.
+        blank = one(params, x, jnp.ones((2, 8), bool), at)[0]
+        np.testing.assert_allclose(blank[0], blank[1], atol=1e-6)
+
+    def test_codes_are_the_projected_entries(self):
+        params, x, mask, at = self.drawn()
+        p = params["params"]["quantizer"]
+        _, q, entry, soft, _ = jax.jit(self.NET.apply)(params, x, mask, at)
+        np.testing.assert_array_equal(entry, jnp.argmax(soft, -1))
+        np.testing.assert_array_equal(entry, self.NET.apply(params, x, method="entries")[:, 2:6])
+        book = np.asarray(p["codebooks"])
+        for i in np.ndindex(2, 4):
+            code = np.concatenate([book[g, entry[i][g]] for g in range(2)])
+            want = code @ p["project"]["kernel"] + p["project"]["bias"]
+            np.testing.assert_allclose(q[i], want, atol=1e-5)
+
+    def test_gradients_reach_all_that_the_paper_trains(self):
+        """Among them the codebooks and, through the choice, the logits and the encoder alone."""
+        params, x, mask, at = self.drawn()
+        others = jnp.tile((jnp.arange(4)[:, None] + jnp.array([1, 2, 3])) % 4, (2, 1, 1))
+
+        def loss(params, tau):
+            c, q, entry, *_ = self.NET.apply(params, x, mask, at, jax.random.key(2), tau)
+            return contrastive_loss(jax.lax.stop_gradient(c), q, entry, others, jnp.ones((2, 4)))[0]
+
+        grad = jax.jit(jax.grad(loss))
+        cold, warm = (grad(params, tau)["params"] for tau in (0.5, 2.0))
+        norms = {k: float(optax.global_norm(v)) for k, v in cold.items()}
+        assert {k for k, v in norms.items() if v} == {"waves", "norm", "quantizer"}
+        assert all(float(optax.global_norm(v)) > 0 for v in cold["quantizer"].values())
+        # The choice is the same, so that the temperature moves what is behind it alone.
+        books = [grad["quantizer"]["codebooks"] for grad in (cold, warm)]
+        np.testing.assert_allclose(*books, rtol=1e-5)
+        assert np.abs(cold["waves"]["conv1"]["kernel"] - warm["waves"]["conv1"]["kernel"]).max() > 0
+
+    def test_what_does_not_fit_is_a_sentence(self):
+        with pytest.raises(InputError, match="Spans of 20 steps can't begin at a share of 0.1"):
+            wav2vec2(span=20, share=0.1)
+        with pytest.raises(InputError, match="a width that 16 divides, not 24"):
+            net = self.NET.clone(context=self.NET.context.clone(width=24))
+            jax.eval_shape(net.init, jax.random.key(0), *self.drawn()[1:])

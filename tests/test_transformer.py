@@ -25,9 +25,10 @@ from ssljax.data.token_rows import labelled_rows, SPECIAL
 from ssljax.data.tokenizers import wordpiece
 from ssljax.errors import InputError
 from ssljax.losses.language import mask_tokens, replace_tokens
-from ssljax.models import attention
+from ssljax.models import attention, positions
 from ssljax.models.attention import cpu_attention, rotary
 from ssljax.models.mlp import MLP
+from ssljax.models.positions import ConvolutionalPositions
 from ssljax.models.transformer import (
     empty_cache,
     generate,
@@ -145,6 +146,42 @@ def test_rotary_positions_are_relative():
     )
     with pytest.raises(InputError, match="a head has 3"):
         rotary(jnp.ones((1, 1, 1, 3)), jnp.zeros(1))
+
+
+@pytest.mark.parametrize("t, reach", [(7, 4), (3, 5)])
+def test_convolutional_positions(t, reach, monkeypatch):
+    """Against a loop over tokens of which each sees `reach`, and both ways of computing it."""
+    x = jax.random.normal(KEY, (2, t, 32))
+    net = ConvolutionalPositions(reach)
+    params = jax.tree.map(lambda p: p + 0.1, net.init(KEY, x))
+    p = jax.tree.map(np.float64, params["params"]["conv"])
+    y = np.zeros((2, t, 32))
+    for n, i, k in itertools.product(range(2), range(t), range(reach)):
+        if 0 <= (j := i + k - reach // 2) < t:
+            for g in range(16):
+                pair = slice(2 * g, 2 * g + 2)
+                y[n, i, pair] += np.float64(x[n, j, pair]) @ p["kernel"][k][:, pair]
+    y += p["bias"]
+    want = x + jax.nn.gelu(jnp.float32(y), approximate=False)
+
+    def value_and_gradients():
+        out = lambda params, x: (lambda y: ((y**2).sum(), y))(net.apply(params, x))
+        return jax.jit(jax.grad(out, (0, 1), has_aux=True))(params, x)
+
+    grads, found = value_and_gradients()
+    np.testing.assert_allclose(found, want, atol=1e-5)
+    monkeypatch.setattr(positions, "platform", lambda: "gpu")
+    other, found = value_and_gradients()
+    np.testing.assert_allclose(found, want, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), grads, other)
+
+
+def test_convolutional_positions_are_of_nets_that_see_what_follows():
+    x, net = jnp.ones((1, 4, 16)), Transformer(1, 2, 16, positions="convolutional", reach=4)
+    with pytest.raises(InputError, match="see the tokens that follow: choose others"):
+        net.init(KEY, x, causal=True)
+    with pytest.raises(InputError, match="see the tokens that follow: choose others"):
+        net.init(KEY, x, cache=empty_cache(net, 1, 8))
 
 
 def model_of(kind, causal=True, vocabulary=11, size=0, **kwargs):
