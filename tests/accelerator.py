@@ -3,8 +3,9 @@
     python -m tests.accelerator --minutes 9 --out runs/accelerator
 
 from a checkout, on a machine with one accelerator. Three parts, in this order; each result is
-written when it is there, what is there is not computed again, and at the end of the given minutes
-what runs is stopped: the same command goes on.
+written when it is there, what is there is not computed again (what has failed is tried again, after
+the rest), and at the end of the given minutes, or on SIGTERM or Ctrl-C, what runs is stopped: the
+same command goes on.
 
 1. **Numerics**: the first three steps of every experiment, at small sizes, on the accelerator and
    on its host's CPU, from the same state, with the same data and keys. In float32 (products at
@@ -16,18 +17,23 @@ what runs is stopped: the same command goes on.
    torchvision, timm and transformers are installed (eager, bfloat16 by autocast, fused attention;
    without augmentation, which ours has in the step).
 3. **Rows** for the ledger (`ROWS`), in order of value, that take minutes there and days on a CPU.
-   OUT/runs has their folders; OUT/runs.tar.gz the same without checkpoints, as `python -m
-   ssljax.ledger --runs` reads it. Those whose data isn't there are left out.
+   OUT/runs has their folders. Those whose data isn't there are left out.
 
-OUT/report.md has the tables. `--plan h200x1 --plans plans.json` writes the plans of part 2 on a
-machine that has the compilers (ssljax[plan]); --plans then shows them. tests/carry.py packs code,
-wheels and data for a machine without a network.
+OUT/report.md has the tables, and OUT/results.tar.gz all results: those of part 1 and 2, logs, and
+runs without their checkpoints, as `python -m ssljax.ledger --runs` reads them. These two files are
+what to bring home; unpacked into OUT elsewhere, the archive spares parts 1 and 2 a second time.
+
+`--plan h200x1 --plans plans.json` writes the plans of part 2 on a machine that has the compilers
+(ssljax[plan]); --plans then shows them. tests/carry.py packs code, wheels and data for a machine
+without a network.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
 from dataclasses import dataclass
+import glob
 import json
 import os
 import pathlib
@@ -37,6 +43,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import traceback
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -51,6 +58,15 @@ TOLERANCES = {
 }
 NUMERICS_SHARE, SPEED_SHARE = 0.4, 0.3  # Of the given time, at most.
 MARGIN = 15.0  # Seconds in which a run that is stopped saves itself, and results are packed.
+
+
+TPU_KINDS = {  # Names that JAX gives to chips.
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU7x": "tpu7x",
+}
 
 
 @dataclass(frozen=True)
@@ -199,18 +215,19 @@ def passes(found: Mapping[str, Any], dtype: str) -> bool:
 
 
 def numerics(names: Sequence[str], out: pathlib.Path) -> None:
-    """Writes OUT/numerics/NAME.json for each experiment that has none."""
+    """Writes OUT/numerics/NAME.json of each experiment."""
     for name in names:
-        file = out / "numerics" / f"{name}.json"
-        if file.exists():
-            continue
         found: dict[str, Any] = {}
         for dtype in DTYPES:
             try:
                 found[dtype] = compare(name, dtype)
             except Exception as e:  # The other experiments don't wait for it.
-                found[dtype] = {"error": f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"}
-        _write(file, found)
+                found[dtype] = {"error": _said(e)}
+        _write(out / "numerics" / f"{name}.json", found)
+
+
+def _said(e: BaseException) -> str:
+    return f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
 
 
 # Part 2.
@@ -224,7 +241,7 @@ def measure(speed: Speed, seconds: float) -> dict[str, Any]:
     from ssljax.data.described import described
     from ssljax.ledger.commands import experiment
     from ssljax.plan.flops import count_flops
-    from ssljax.plan.machines import GPUS
+    from ssljax.plan.machines import GPUS, TPUS
     from ssljax.plan.program import shapes_of_data
     from ssljax.program import Program
 
@@ -247,14 +264,16 @@ def measure(speed: Speed, seconds: float) -> dict[str, Any]:
         jax.block_until_ready(sums)
         compiled = time.perf_counter() - start
         times = []
-        while sum(times) < seconds or len(times) < 3:
+        while sum(times) * 10 < seconds or len(times) < 3:
             start = time.perf_counter()
             for _ in range(10):
                 state, sums = program.update(state, sums, [[fed]])
             jax.block_until_ready(sums)
             times.append((time.perf_counter() - start) / 10)
     step = sorted(times)[len(times) // 2]
-    peak = {chip.title: chip.bfloat16 for chip in GPUS.values()}.get(device.device_kind)
+    peaks = {chip.title: chip.bfloat16 for chip in GPUS.values()}
+    peaks |= {kind: TPUS[name].bfloat16 for kind, name in TPU_KINDS.items()}
+    peak = peaks.get(device.device_kind)
     return {
         "device": device.device_kind,
         "batch_size": exp.data.batch_size,
@@ -268,15 +287,16 @@ def measure(speed: Speed, seconds: float) -> dict[str, Any]:
 
 
 def _random(x: Any) -> Any:
-    """Pixels at random: zeros would be multiplied faster. Indices and tokens stay 0."""
+    """Pixels at random, since zeros would be multiplied faster, and indices and tokens below 100:
+    gradients of the rows of one token would be added one after another."""
     import jax
     import numpy as np
 
-    value = np.zeros(x.shape, x.dtype)
-    if x.dtype == np.uint8:
-        value = np.random.default_rng(0).integers(0, 256, x.shape, np.uint8)
-    elif np.issubdtype(x.dtype, np.floating):
+    if np.issubdtype(x.dtype, np.floating):
         value = np.ones(x.shape, x.dtype)  # Aspect ratios.
+    else:
+        most = 256 if x.dtype == np.uint8 else 100
+        value = np.random.default_rng(0).integers(0, most, x.shape).astype(x.dtype)
     return jax.device_put(value, x.sharding)
 
 
@@ -373,7 +393,10 @@ def main(args: Sequence[str] | None = None) -> None:
     start = time.monotonic()
     end = start + 60 * asked.minutes - MARGIN
     names = asked.experiments or EXPERIMENTS
+    plans = json.loads(pathlib.Path(asked.plans).read_text()) if asked.plans else {}
     out.mkdir(parents=True, exist_ok=True)
+    _stopped.clear()
+    before = {n: signal.signal(n, _stop) for n in (signal.SIGTERM, signal.SIGINT)}
 
     def by(share: float) -> float:
         return min(end, start + share * 60 * asked.minutes)
@@ -386,11 +409,14 @@ def main(args: Sequence[str] | None = None) -> None:
         if "rows" in asked.parts:
             _rows(rows, out, end)
     finally:
-        plans = json.loads(pathlib.Path(asked.plans).read_text()) if asked.plans else {}
-        _pack(out)
         text = report(out, names, speeds, rows, plans)
         (out / "report.md").write_text(text)
-        print(f"\n{text}\nWritten to {out / 'report.md'}.")
+        print(f"\n{text}\nWritten to {out / 'report.md'}.", flush=True)
+        _pack(out)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if _stopped:
+        sys.exit(128 + _stopped[0])
     results = _results(out, "numerics", names)
     if not all(d is None or passes(d, k) for r in results.values() for k, d in r.items()):
         sys.exit(1)
@@ -407,10 +433,17 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, help="of part 1")
     parser.add_argument("--plans", default="", help="file of --plan, to show beside the speed")
     parser.add_argument("--plan", default="", help="machine to plan part 2 for, as h200x1")
-    parser.add_argument("--workers", type=int, default=max(1, min(12, (os.cpu_count() or 1) - 2)))
+    parser.add_argument("--workers", type=int, default=_workers(), help="processes of part 1")
     parser.add_argument("--small", action="store_true", help="parts 2 and 3 at the size of a test")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     return parser.parse_args(args)
+
+
+def _workers() -> int:
+    """Processes that share the accelerator: on a TPU, which only one can have, a single one."""
+    if glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"):
+        return 1
+    return max(1, min(12, (os.cpu_count() or 1) - 2))
 
 
 def _child(asked: argparse.Namespace, out: pathlib.Path, speeds: Mapping[str, Speed]) -> None:
@@ -420,11 +453,15 @@ def _child(asked: argparse.Namespace, out: pathlib.Path, speeds: Mapping[str, Sp
         return
     title, seconds = rest[0], float(rest[1])
     speed = speeds[title]
-    if part == "speed":
-        found = measure(speed, seconds)
-    else:
-        at = speed.command.split().index("--batch-size") + 1
-        found = measure_torch(speed.torch, int(speed.command.split()[at]), seconds)
+    try:
+        if part == "speed":
+            found = measure(speed, seconds)
+        else:
+            at = speed.command.split().index("--batch-size") + 1
+            found = measure_torch(speed.torch, int(speed.command.split()[at]), seconds)
+    except Exception as e:  # As out of memory, or a package that PyTorch's step needs.
+        traceback.print_exc()
+        found = {"error": _said(e)}
     _write(out / part / f"{_slug(title)}.json", found)
 
 
@@ -432,9 +469,11 @@ def _start(asked: argparse.Namespace, out: pathlib.Path, *child: str) -> subproc
     small = ["--small"] if asked.small else []
     command = [sys.executable, "-m", "tests.accelerator", f"--out={out}", *small, "--child", *child]
     more = {}
+    if platforms := os.environ.get("JAX_PLATFORMS"):  # The host is compared with.
+        more["JAX_PLATFORMS"] = ",".join(dict.fromkeys([*platforms.split(","), "cpu"]))
     if child[0] == "numerics":  # Several share the memory, and compile a lot.
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
-        more = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_FLAGS": flags}
+        more |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_FLAGS": flags}
     return _run(command, out, "-".join(child), **more)
 
 
@@ -450,7 +489,10 @@ def _run(command: Sequence[str], out: pathlib.Path, name: str, **more: str) -> s
 def _numerics(
     names: Sequence[str], out: pathlib.Path, end: float, asked: argparse.Namespace
 ) -> None:
-    left = [name for name in names if not (out / "numerics" / f"{name}.json").exists()]
+    state = {name: _state(out / "numerics" / f"{name}.json") for name in names}
+    left = [name for name in names if state[name] == ""] + [
+        name for name in names if state[name] == "failed"
+    ]
     shares = [s for s in (left[i :: asked.workers] for i in range(asked.workers)) if s]
     if not shares:
         return
@@ -463,15 +505,26 @@ def _speed(
     speeds: Mapping[str, Speed], out: pathlib.Path, end: float, asked: argparse.Namespace
 ) -> None:
     seconds = "0.1" if asked.small else "3"
+    todo = []
     for part in ("speed", "torch"):
         for title, speed in speeds.items():
-            there = (out / part / f"{_slug(title)}.json").exists()
-            if there or (part == "torch" and not (speed.torch and _has_torch())):
-                continue
-            if time.monotonic() > end:
-                return
-            print(f"{part.capitalize()} of {title} ...", flush=True)
-            _wait(_start(asked, out, part, title, seconds), end)
+            state = _state(out / part / f"{_slug(title)}.json")
+            if state != "there" and (part == "speed" or (speed.torch and _has_torch())):
+                todo.append((state == "failed", part, title))
+    for _, part, title in sorted(todo, key=lambda item: item[0]):
+        if _over(end):
+            return
+        print(f"{part.capitalize()} of {title} ...", flush=True)
+        _wait(_start(asked, out, part, title, seconds), end)
+
+
+def _state(file: pathlib.Path) -> str:
+    """ "there", "failed" or "": of a result of part 1 or 2."""
+    if not file.exists():
+        return ""
+    found = json.loads(file.read_text())
+    results = [found, *(x for x in found.values() if isinstance(x, dict))]  # Of each precision.
+    return "failed" if any("error" in x for x in results) else "there"
 
 
 def _has_torch() -> bool:
@@ -486,7 +539,7 @@ def _rows(rows: Mapping[str, str], out: pathlib.Path, end: float) -> None:
         words = _with_data(shlex.split(command))
         if (workdir / "results.json").exists() or words is None:
             continue
-        if end - time.monotonic() < MARGIN:
+        if _over(end - MARGIN):
             return
         experiment, *flags = words
         file = ROOT / "experiments" / f"{experiment}.py"
@@ -495,7 +548,9 @@ def _rows(rows: Mapping[str, str], out: pathlib.Path, end: float) -> None:
         nets = [i for i, word in enumerate(flags) if word.startswith("encoder:")]
         at = nets[0] if nets else len(flags)
         full = [sys.executable, str(file), *flags[:at], *where, *flags[at:]]
-        _wait(_run(full, out, f"row-{name}"), end)
+        status = _wait(_run(full, out, f"row-{name}"), end)
+        if status not in (0, 128 + signal.SIGTERM):  # The next row doesn't wait for it.
+            print(f"Row {name} ended with status {status}: logs/row-{name}.txt.", flush=True)
 
 
 def _with_data(words: Sequence[str]) -> list[str] | None:
@@ -510,29 +565,43 @@ def _with_data(words: Sequence[str]) -> list[str] | None:
     return None if places else list(words)
 
 
-def _wait(process: subprocess.Popen, end: float) -> None:
-    """Waits for a process, and stops it at `end`."""
-    try:
-        process.wait(max(0.0, end - time.monotonic()))
-    except subprocess.TimeoutExpired:
+_stopped: list[int] = []  # The signal that ended this program, if one has.
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Ends what runs, by `_wait`, so that results are reported and packed."""
+    _stopped.append(number)
+
+
+def _over(end: float) -> bool:
+    return bool(_stopped) or time.monotonic() > end
+
+
+def _wait(process: subprocess.Popen, end: float) -> int:
+    """Waits for a process, and stops it at `end`; returns its status."""
+    while process.poll() is None and not _over(end):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(min(1.0, max(0.0, end - time.monotonic())))
+    if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(MARGIN * 0.7)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+    return process.wait()
 
 
 def _pack(out: pathlib.Path) -> None:
-    """OUT/runs.tar.gz: the runs' folders without what resuming needs."""
+    """OUT/results.tar.gz: all results, of runs without what resuming needs."""
     left_out = {"checkpoints", "damaged", "tensorboard", "figures", "lock"}
 
     def keep(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
         return None if {*pathlib.PurePath(info.name).parts} & left_out else info
 
-    if (out / "runs").is_dir():
-        with tarfile.open(out / "runs.tar.gz", "w:gz") as tar:
-            tar.add(out / "runs", "runs", filter=keep)
+    with tarfile.open(out / "results.tar.gz", "w:gz") as tar:
+        for name in ("numerics", "speed", "torch", "runs", "logs", "report.md"):
+            if (out / name).exists():
+                tar.add(out / name, name, filter=keep)
 
 
 # The report.
@@ -569,8 +638,11 @@ def report(
     lines += ["", "# Speed", ""]
     lines += ["| step | device | a second | MFU | step | plan | PyTorch |", "|" + "---|" * 7]
     torch = _results(out, "torch", speeds)
-    for title, s in _results(out, "speed", speeds).items():
-        plan, peer = plans.get(title), torch.get(title)
+    measured = _results(out, "speed", speeds)
+    for title, s in measured.items():
+        plan, peer = plans.get(title), torch.get(title, {})
+        if "error" in s:
+            continue
         cells = [
             title,
             s["device"],
@@ -578,20 +650,30 @@ def report(
             f"{s['mfu']:.0%}" if s["mfu"] else "",
             f"{1e3 * s['step_seconds']:.1f} ms",
             f"{1e3 * plan['step_seconds']:.1f} ms ({plan['machine']})" if plan else "",
-            f"{1e3 * peer['step_seconds']:.1f} ms ({peer['version']})" if peer else "",
+            f"{1e3 * peer['step_seconds']:.1f} ms ({peer['version']})" if "version" in peer else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    for what, results in (("ours", measured), ("PyTorch's", torch)):
+        failed = [(title, s["error"]) for title, s in results.items() if "error" in s]
+        lines += [f"\n**{title}, {what}, failed**: {error}" for title, error in failed]
     lines += ["", "# Rows", ""]
     for name, command in rows.items():
         state = "not begun"
         if (out / "runs" / name / "results.json").exists():
             state = "finished"
+        elif (last := _last_line(out / "logs" / f"row-{name}.txt")).startswith("error"):
+            state = f"**{last}**"
         elif (out / "runs" / name).exists():
             state = "begun: the same command goes on"
         elif _with_data(shlex.split(command)) is None:
             state = "its data isn't here"
         lines.append(f"- {name}: {state} (`{command}`)")
     return "\n".join(lines) + "\n"
+
+
+def _last_line(file: pathlib.Path) -> str:
+    lines = file.read_text(errors="replace").split("\n") if file.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "")
 
 
 def _results(out: pathlib.Path, part: str, titles: Sequence[str] | Mapping) -> dict[str, Any]:

@@ -100,8 +100,9 @@ def test_all_parts_at_the_size_of_a_test_and_a_second_call(tmp_path, capsys, mon
     assert "| GPT, small | cpu |" in text and " 1.2 ms (h200x1) |" in text
     assert "- gpt: finished (`gpt --steps 30" in text
     assert read_record(tmp_path / "runs" / "gpt", "")["num_steps"] == 30
-    with tarfile.open(tmp_path / "runs.tar.gz") as tar:
+    with tarfile.open(tmp_path / "results.tar.gz") as tar:
         names = tar.getnames()
+    assert {"report.md", "numerics/autoencoder.json", "speed/GPT--small.json"} <= {*names}
     assert {"runs/gpt/record.json", "runs/gpt/results.json", "runs/gpt/metrics.jsonl"} <= {*names}
     assert not any("checkpoints" in name for name in names)
     written = {f: f.stat().st_mtime_ns for f in tmp_path.glob("*/*.json")}
@@ -112,7 +113,8 @@ def test_all_parts_at_the_size_of_a_test_and_a_second_call(tmp_path, capsys, mon
     assert "Speed of" not in capsys.readouterr().out.partition("Written to")[2]
 
 
-def test_differences_and_errors_end_with_status_1(tmp_path, capsys):
+def test_differences_and_errors_end_with_status_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(accelerator, "_start", lambda *_: subprocess.Popen(["true"]))
     folder = tmp_path / "numerics"
     folder.mkdir()
     good = {"metrics": 1e-7, "worst": "loss of step 3", "optimizer": 1e-6}
@@ -132,6 +134,55 @@ def test_differences_and_errors_end_with_status_1(tmp_path, capsys):
     assert "| gan | float32 | 1.0e-07 (loss of step 3) | 1.0e-06 |  |" in text
     assert "| vae | bfloat16 | 1.0e-01 (loss of step 3) | 1.0e-06 | **differs** |" in text
     assert "**JaxRuntimeError: no / algorithm**" in text and "gan | bfloat16" not in text
+
+
+def test_what_fails_is_said_and_tried_again_after_the_rest(tmp_path, monkeypatch):
+    """Out of memory in one step, and a package that PyTorch's needs."""
+    speeds = {"A": accelerator.Speed("gpt --batch-size 4", "gpt2"), "B": accelerator.Speed("gpt")}
+
+    def fails(*args):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory | 9 GB")
+
+    monkeypatch.setattr(accelerator, "measure", fails)
+    monkeypatch.setattr(accelerator, "measure_torch", lambda *_: {"step_seconds": 1, "version": 2})
+    monkeypatch.setattr(accelerator, "_has_torch", lambda: True)
+    for part, title in (("speed", "A"), ("torch", "A")):
+        asked = accelerator._parse(["--child", part, title, "0.1"])
+        accelerator._child(asked, tmp_path, speeds)
+    text = accelerator.report(tmp_path, [], speeds, {}, {})
+    assert "**A, ours, failed**: RuntimeError: RESOURCE_EXHAUSTED: Out of memory | 9 GB" in text
+    started = []
+
+    def start(asked, out, part, title, seconds):
+        started.append((part, title))
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr(accelerator, "_start", start)
+    accelerator._speed(speeds, tmp_path, time.monotonic() + 60, asked)
+    assert started == [("speed", "B"), ("speed", "A")]  # PyTorch's A is there.
+
+
+def test_a_signal_stops_what_runs_and_packs_the_results(tmp_path):
+    program = (
+        "import os, signal, subprocess, threading; from tests import accelerator as a\n"
+        "a._start = lambda *_: subprocess.Popen(['sleep', '60'])\n"
+        "threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()\n"
+        f"a.main(['--out', {str(tmp_path)!r}, '--small', '--experiments', 'gan', 'vae'])"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 143 and time.monotonic() - start < 30, done.stderr
+    assert "Not compared yet: gan, vae." in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "results.tar.gz").exists() and "Speed of" not in done.stdout
+
+
+def test_a_tpu_has_one_process(monkeypatch):
+    for there, least, most in (("/dev/accel0", 1, 1), ("/dev/nvidia0", 1, 12)):
+        pattern = f"{there[:-1]}[0-9]*"
+        monkeypatch.setattr("glob.glob", lambda p, pattern=pattern: [p] if p == pattern else [])
+        monkeypatch.setattr(os, "cpu_count", lambda: 32)
+        assert least <= accelerator._workers() <= most
+    assert accelerator._workers() == 12
 
 
 def test_what_runs_at_the_end_is_told_to_stop():
