@@ -22,7 +22,7 @@ from ssljax.checkpoint import flatten, load_state
 from ssljax.data.described import standing_in
 from ssljax.errors import InputError
 from ssljax.experiment import Batch, Experiment, TrainState
-from ssljax.record import names_itself, plain, read_record
+from ssljax.record import names_itself, plain, read_file, read_record
 
 Tree = Any
 
@@ -69,7 +69,11 @@ class Loaded:
         except InputError as e:
             make = self.make or make_of(self.record, self.workdir)
             arguments = restore_arguments(make, self.record["computes"], self.workdir)
-            return without_data(make, arguments, self.record.get("read") or {}, e)
+            file = self.workdir / "tokenizer.json"
+            tokenizer = (
+                read_file(self.workdir, file.name, "train that run again") if file.exists() else ""
+            )
+            return without_data(make, arguments, self.record.get("read") or {}, e, tokenizer)
 
     def encode(self, images: Any) -> Array:
         """Features (n, d) of uint8 images (n, h, w, c), rows of tokens or waves.
@@ -186,15 +190,17 @@ def without_data(
     arguments: Mapping[str, Any],
     read: Mapping[str, Any],
     error: InputError,
+    tokenizer: str = "",
 ) -> Experiment:
     """An experiment on noise of the form of its data, which `read`, of a record, has; says so.
 
-    `error` is what `make(**arguments)` raises, for want of the data. It is raised where anything
-    else is wrong, and where features depend on the content of the data.
+    In place of a text it needs the run's `tokenizer`, the content of its file. `error` is what
+    `make(**arguments)` raises, for want of the data. It is raised where anything else is wrong, and
+    where features depend on the content of the data.
     """
     found = []
     for seed in (0, 1):
-        with standing_in(read, seed) as absent:
+        with standing_in(read, seed, tokenizer) as absent:
             try:
                 found.append(make(**arguments))
             except InputError:
@@ -206,8 +212,9 @@ def without_data(
         batch, rng = batch_of(one), np.random.default_rng(2)
         shapes = jax.eval_shape(one.init, jax.random.key(0), batch).replace(opt_state=())
         state = jax.tree.map(lambda x: _drawn(x, rng), shapes)
-        like = batch["image"]
-        images = jnp.asarray(rng.integers(0, 256, (2, *like.shape[1:])), like.dtype)
+        like = batch["image"] if "image" in batch else batch["tokens"]
+        most = 256 if "image" in batch else 2  # Any vocabulary has two tokens.
+        images = jnp.asarray(rng.integers(0, most, (2, *like.shape[1:])), like.dtype)
         z = [np.asarray(jax.jit(e.encode)(state, images)) for e in (one, other)]
         if not np.array_equal(*z, equal_nan=True):
             raise InputError(f"{error} Its features depend on the content of the data.")

@@ -18,10 +18,11 @@ from experiments.simclr import simclr
 from experiments.simcse import simcse
 from experiments.t5 import t5
 from experiments.vae import vae
+from experiments.wav2vec2 import wav2vec2
 from ssljax import Experiment, features, load, Loaded
 from ssljax.data import Images, images, sources
 from ssljax.data.audio import Recordings, recordings
-from ssljax.data.documents import labelled_documents
+from ssljax.data.documents import documents, labelled_documents
 from ssljax.data.folders import find_files, IMAGES
 from ssljax.data.token_rows import labelled_rows
 from ssljax.data.tokenizers import load_tokenizer
@@ -119,6 +120,57 @@ def test_features_without_the_data_of_the_run(photos, tmp_path, monkeypatch, cap
         of_content.encode(x)
     with pytest.raises(InputError, match="can't be made again: There is no folder or"):
         whole.experiment  # noqa: B018  # What would be evaluated on that data.
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (bert, {"vocabulary": 300}),
+        (gpt, {"tokens": "bpe", "vocabulary": 300}),
+        (t5, {"vocabulary": 300}),
+    ],
+)
+def test_features_without_the_text_of_the_run(make, settings, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(documents("python", "train").text)[:30_000])
+    net = Transformer(1, 2, 8)
+    save_run(make, tmp_path / "run", data=str(text), net=net, length=16, batch_size=8, **settings)
+    rows = np.random.default_rng(0).integers(0, 300, (3, 16)).astype(np.int32)
+    z = load(tmp_path / "run").encode(rows)
+    assert z.shape == (3, 8) and np.abs(z[0] - z[1]).max() > 1e-3
+    (tmp_path / "moved").mkdir()
+    text.rename(tmp_path / "moved" / "text.txt")
+    capsys.readouterr()
+    np.testing.assert_array_equal(load(tmp_path / "run").encode(rows), z)
+    assert f"Note: {text} isn't here; features are computed without it." in capsys.readouterr().out
+    assert write_features(load(tmp_path / "run"), tmp_path / "moved", tmp_path / "z.npz") == 1
+    export(tmp_path / "run", "safetensors", tmp_path / "weights")
+    (tmp_path / "run" / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match="can't be made again: There is no file or folder"):
+        load(tmp_path / "run").encode(rows)
+
+
+def test_features_without_the_sound_of_the_run(tmp_path, capsys):
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    sound = tmp_path / "sound"
+    sound.mkdir()
+    for i in range(6):
+        soundfile.write(sound / f"{i}.wav", 0.3 * rng.normal(size=512), 8000)
+    data = Recordings(str(sound), wave=256)
+    net = Transformer(1, 1, 16, positions="convolutional", norm="layer", reach=4)
+    for make, nets in ((wav2vec2, {"context": net}), (audio_dae, {})):
+        save_run(make, tmp_path / make.__name__, data=data, batch_size=2, epochs=1, **nets)
+    waves = rng.integers(-9999, 9999, (2, 256)).astype(np.int16)
+    z = load(tmp_path / "wav2vec2").encode(waves)
+    sound.rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    np.testing.assert_array_equal(load(tmp_path / "wav2vec2").encode(waves), z)
+    assert f"Note: {sound} isn't here" in capsys.readouterr().out
+    assert write_features(load(tmp_path / "wav2vec2"), tmp_path / "elsewhere", tmp_path / "z.csv")
+    with pytest.raises(InputError, match="features depend on the content of the data"):
+        load(tmp_path / "audio_dae").encode(waves)  # On the mean of its spectrograms.
 
 
 def test_a_net_that_is_tuned_needs_no_data_of_its_run(photos, tmp_path, capsys):

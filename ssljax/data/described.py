@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _planning: contextvars.ContextVar[bool] = contextvars.ContextVar("planning", default=False)
 # What `standing_in` was given, and the names of the sets that were replaced.
-_forms: contextvars.ContextVar[tuple[Mapping[str, Any], int, set[str]] | None]
+_forms: contextvars.ContextVar[tuple[Mapping[str, Any], int, str, set[str]] | None]
 _forms = contextvars.ContextVar("forms", default=None)
 
 # Examples of splits, which TFDS knows only of a set that was prepared; of others that aren't:
@@ -77,14 +77,17 @@ def _repeated(x: np.ndarray, n: int, class_names: list[str] | None, aspects: boo
 
 
 @contextlib.contextmanager
-def standing_in(read: Mapping[str, Mapping[str, Any]], seed: int) -> Iterator[set[str]]:
+def standing_in(
+    read: Mapping[str, Mapping[str, Any]], seed: int, tokenizer: str = ""
+) -> Iterator[set[str]]:
     """Context in which a set that can't be read is replaced by noise of its form in a record.
 
-    `read` is what the record has of it, {name: {part: {"count", "form", ...}}}. Gives the names of
-    the sets that were replaced.
+    `read` is what the record has of it, {name: {part: {"count", "form", ...}}}, and `tokenizer` the
+    content of a run's tokenizer.json, if it has one: a text is then replaced by one token over and
+    over (`replaces_text`). Gives the names of the sets that were replaced.
     """
     used: set[str] = set()
-    token = _forms.set((read, seed, used))
+    token = _forms.set((read, seed, tokenizer, used))
     try:
         yield used
     finally:
@@ -93,7 +96,7 @@ def standing_in(read: Mapping[str, Mapping[str, Any]], seed: int) -> Iterator[se
 
 def stand_in(name: str, part: str) -> Source | None:
     """The stand-in for a part of a set; None where none is wanted, or its form isn't known."""
-    read, seed, used = _forms.get() or ({}, 0, set())
+    read, seed, _, used = _forms.get() or ({}, 0, "", set())
     known = read.get(name, {}).get(part, {})
     form = known.get("form")
     if not form:
@@ -103,10 +106,22 @@ def stand_in(name: str, part: str) -> Source | None:
     return _repeated(noise, known["count"], form["classes"], form["aspects"])
 
 
+def replaces_text(name: str | None = None) -> bool:
+    """Whether a text that can't be read is replaced, for a run with a tokenizer: that of `name`."""
+    *_, tokenizer, used = _forms.get() or ("", set())
+    if tokenizer and name:
+        used.add(name)
+    return bool(tokenizer)
+
+
 def tokenizer(vocabulary: int, special: tuple[str, ...] = ()) -> "Tokenizer":
-    """A tokenizer of `vocabulary` tokens, the `special` ones first, that says nothing of a text."""
+    """The tokenizer of the run whose text is replaced; or, to plan a program, one of `vocabulary`
+    tokens, the `special` ones first, that says nothing of a text."""
     from tokenizers import models, Tokenizer
 
+    *_, own, _ = _forms.get() or ("", set())
+    if own:
+        return Tokenizer.from_str(own)
     tokens = [*special, *(f"token{i}" for i in range(vocabulary - len(special)))]
     unknown = special[0] if special else tokens[0]
     return Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unknown))

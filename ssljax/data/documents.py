@@ -270,18 +270,21 @@ def documents(data: str, split: str) -> AnyDocuments:
 
 
 def is_planned(data: str) -> bool:
-    """Whether a text is replaced by a stand-in, to plan a program; says so.
+    """Whether a text is replaced by a stand-in, to plan a program, which is said, or for the
+    features of a run whose text isn't here.
 
     The tokens of a large one would take hours to learn, of which a step shows nothing but the size
     of the vocabulary.
     """
-    if not described.planning():
+    if not described.planning() and not described.replaces_text():
         return False
     try:
-        if isinstance(documents(data, "train"), Documents):
+        if isinstance(documents(data, "train"), Documents) or not described.planning():
             return False
         why = "is large"
     except InputError:
+        if described.replaces_text(data):
+            return True
         why = "isn't here"
     say(
         f"{data} {why}: planned with a vocabulary of --vocabulary tokens, and as too long a text "
