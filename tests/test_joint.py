@@ -245,7 +245,7 @@ def test_teacher_is_the_moving_average_of_the_weights(make, name):
     more = {"predictor": MLP((16, 8), norm=True)} if make in (byol, mocov3) else {}
     more |= {"queue": 64} if make is moco else {}
     some = CROPS if make is dino else BRIEF | {"vit": VIT} if make in (ibot, ijepa) else ONE
-    more |= {"crops": MultiCrop(PLAIN), "head": MLP((16, 8))} if make is ibot else {}
+    more |= {"crops": MultiCrop(PLAIN, small=0), "head": MLP((16, 8))} if make is ibot else {}
     exp = make(**some, **more, decay=0.6)
     seen = states(exp, 3)
     for k in range(3):
@@ -625,18 +625,18 @@ def test_ijepa_step_matches_the_papers_equation():
     agree(metrics["loss"], found, *jax.jit(jax.value_and_grad(equation))(state.params))
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_ibot_step_matches_the_papers_equation(shared):
-    """In loops over views and masked patches, and what moves without a gradient, worked out."""
+@pytest.mark.parametrize("shared, frozen", [(True, 0.0), (False, 1.0)])
+def test_ibot_step_matches_the_papers_equation(shared, frozen):
+    """In loops over views and images, and what moves without a gradient, worked out."""
     vit = ViT(patch=2, width=12, depth=1, heads=2, pool="token")
     changes = {k: v for k, v in WIRED.items() if k not in ("encoder", "view", "head")}
     changes |= {"vit": vit, "head": MLP((9, 6), activation="gelu"), "crops": MultiCrop(Noisy())}
-    changes |= {"batch_size": 6, "warmup": 0.0, "sharpen": 0.1, "patch_sharp": 0.06}
-    exp = ibot(**changes, shared=shared, prototypes=8, frozen=0.0, masked=0.7)
+    changes |= {"batch_size": 4, "warmup": 0.0, "sharpen": 0.1, "sharp": 0.07, "patch_sharp": 0.06}
+    exp = ibot(**changes, shared=shared, prototypes=8, frozen=frozen, masked=0.7)
     state, metrics, found, key = fourth_step(exp)
     k1, k2 = jax.random.split(key)
-    large, small = MultiCrop(Noisy())(k1, digits(6))
-    n, extra, of_patches = 6, state.extra, "views" if shared else "patches"
+    large, small = MultiCrop(Noisy())(k1, digits(4))
+    n, extra, of_patches = 4, state.extra, "views" if shared else "patches"
     hidden = np.asarray(blockwise_masks(k2, 2 * n, (4, 4), masked=0.7)).reshape(n, 2, 16)
     assert 0.1 < hidden.any(2).mean() < 0.9
     m = rising(0.99, exp.num_steps)
@@ -650,7 +650,8 @@ def test_ibot_step_matches_the_papers_equation(shared):
         q = p["mlp"]
         y = y @ q["Dense_0"]["kernel"] + q["Dense_0"]["bias"]
         y = y * jax.scipy.stats.norm.cdf(y) @ q["Dense_1"]["kernel"] + q["Dense_1"]["bias"]
-        return unit(y) @ unit(p["prototypes"]).T
+        c = jax.lax.stop_gradient(p["prototypes"]) if frozen else p["prototypes"]
+        return unit(y) @ unit(c).T
 
     t = [tokens(teacher, large[:, v]) for v in range(2)]
     t_views = [cosines(teacher["views"], y[:, 0]) for y in t]
@@ -670,24 +671,15 @@ def test_ibot_step_matches_the_papers_equation(shared):
             log_p = log_p.reshape(n, 16, 8)
             for i in range(n):
                 of = np.flatnonzero(hidden[i, v])
-                each = [-jnp.sum(q_patches[v, i, j] * log_p[i, j]) for j in of]
-                of_images.append(sum(each) / len(of) if len(of) else 0.0)
+                each = -jnp.sum(q_patches[v, i, of] * log_p[i, of], 1)
+                of_images.append(each.mean() if len(of) else 0.0)
         return value + sum(of_images) / len(of_images)
 
     agree(metrics["loss"], found, *jax.jit(jax.value_and_grad(equation))(state.params))
-    after = jax.jit(exp.step)(state, digits(6), key)[0].extra["centre"]
+    after = jax.jit(exp.step)(state, digits(4), key)[0].extra["centre"]
     for kind, mean in (("views", sum(t_views).mean(0) / 2), ("patches", t_patches.mean((0, 1)))):
         want = 0.9 * extra["centre"][kind] + 0.1 * mean
         np.testing.assert_allclose(after[kind], want, atol=1e-5)
-
-
-def test_ibots_frozen_prototypes_have_zero_gradient():
-    some = BRIEF | {"vit": VIT, "crops": MultiCrop(PLAIN), "head": MLP((16, 8)), "shared": False}
-    mu = optax.tree.get(states(ibot(**some, frozen=0.5), 1)[1].opt_state, "mu")
-    for kind in ("views", "patches"):
-        np.testing.assert_array_equal(mu[kind]["prototypes"], 0)
-        assert jnp.abs(mu[kind]["mlp"]["Dense_0"]["kernel"]).max() > 0
-    assert jnp.abs(mu["blank"]).max() > 0
 
 
 # What I-JEPA sees, and bad settings.
@@ -805,7 +797,7 @@ def test_fine_tuning_on_images_of_another_size_resamples_learned_positions(tmp_p
 def test_the_teacher_is_saved_as_the_encoder(make, tmp_path, one_device):
     """Fine-tuning starts from the net that the run's evaluators measured, not the student."""
     arguments = CROPS if make is dino else BRIEF | {"vit": VIT}
-    arguments |= {"crops": MultiCrop(PLAIN)} if make is ibot else {}
+    arguments |= {"crops": MultiCrop(PLAIN, small=0)} if make is ibot else {}
     exp = make(**arguments)
     state = train(replace(exp, num_steps=3, evals={}), Run(workdir=str(tmp_path)), plain(arguments))
     _, params, stats, _ = encoder_of(tmp_path)

@@ -46,7 +46,9 @@ def test_warmup_cosine_ends_at_its_final_rate():
     np.testing.assert_allclose([schedule(i) for i in k], want, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["barlow", "dino", "ijepa", "lejepa", "supcon", "swav", "vicreg"])
+@pytest.mark.parametrize(
+    "name", ["barlow", "dino", "ibot", "ijepa", "lejepa", "supcon", "swav", "vicreg"]
+)
 def test_final_rates_of_experiments(name, monkeypatch):
     module, rates = importlib.import_module(f"experiments.{name}"), []
     monkeypatch.setattr(

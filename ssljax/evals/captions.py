@@ -135,7 +135,10 @@ def nearest_pictures(
     return Evaluator(
         evaluate,
         pictures=True,
-        captions={"nearest": f"{said} the captions below, the nearest first."},
+        captions={
+            "nearest": f"{said} the captions listed with it, the nearest first.",
+            "captions": "The captions of the rows of pictures.",
+        },
         queries=queries,
     )
 

@@ -68,6 +68,7 @@ def test_retrieval_and_its_chance():
     assert found["text_1"] < found["text_5"] < 100
     own = np.zeros((30, 12), bool)
     own[tuple(pairs.pairs.T)] = True
+    own = own[:, asked]
     np.testing.assert_allclose(found["chance_text_5"], 100 * chance(own, 5).mean())
     np.testing.assert_allclose(found["chance_picture_1"], 100 * own.T.mean())
 
@@ -77,9 +78,8 @@ def test_collapsed_features_retrieve_nothing():
     pairs, rows = drawn(3, 20, 12)
     same = {"image": jnp.zeros((3, 3)), "text": jnp.zeros((3, 3))}
     found = retrieval(encode, pairs, rows)(same)
-    assert {k: v for k, v in found.items() if not k.startswith("chance")} == dict.fromkeys(
-        ("text_1", "text_5", "text_10", "picture_1", "picture_5", "picture_10"), 0.0
-    )
+    numbers = [v for k, v in found.items() if not k.startswith("chance")]
+    assert numbers == [0.0] * len(numbers) and len(numbers) >= 5
 
 
 def test_chance_counts_random_orders():
