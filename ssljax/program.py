@@ -171,9 +171,12 @@ class Program:
     ) -> tuple[TrainState, MetricAccumulator]:
         """One step of one seed."""
         batch = self.exp.data.batch(resident, fed)
+        # A gradient gathers parameters too, and XLA does it once. Without this, steps of their own
+        # that use them elsewhere (word2vec's) move activations, and games gather more often.
         params, extra = sharding.gathered((state.params, state.extra))
         whole = state.replace(params=params, extra=extra)
-        new, metrics = self.exp.step(whole, batch, jax.random.fold_in(key, state.step))
+        with sharding.splitting(self.exp.partition):
+            new, metrics = self.exp.step(whole, batch, jax.random.fold_in(key, state.step))
         values = jnp.array([metrics[name] for name in self.metrics], jnp.float32)
         # The state is not frozen on NaN: the select costs 5 % of a small net's step.
         failed = ~jnp.all(jnp.isfinite(values)) & (old.failed_step < 0)

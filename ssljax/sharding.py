@@ -1,6 +1,9 @@
 """Sharding: batches are split over devices, states by a rule on path and shape."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import contextvars
+import functools
 import math
 import re
 from typing import Any
@@ -137,24 +140,54 @@ def tensor(path: str, x: Any, mesh: Any, other: Any = fsdp) -> P:
     return P(*spec)
 
 
+_rule: contextvars.ContextVar[Callable] = contextvars.ContextVar("rule", default=fsdp)
+
+
+@contextlib.contextmanager
+def splitting(rule: Callable[[str, Any, Any], P]) -> Iterator[None]:
+    """Context in which a step is traced whose parameters are split by `rule(path, x, mesh)`."""
+    token = _rule.set(rule)
+    try:
+        yield
+    finally:
+        _rule.reset(token)
+
+
 def gathered(params: Tree) -> Tree:
     """Parameters as a step computes with them: whole on every device but for the axis tensor.
 
     They are split at rest, and XLA would otherwise split activations by channel wherever a
-    parameter, or its gradient, is split. A gradient is summed over the devices whole, too, and only
-    then split as the optimizer's state is. Outside of a mesh they are returned as they are.
+    parameter is split. Gradients are split as the rule of `splitting` says, so that XLA sums each
+    part where it is wanted: of GPT 124M on 8 H100 with --run.fsdp 4 a device then sends 1.20 GB a
+    step, and 1.51 where gradients are summed whole on all devices and split afterwards. Those of
+    vectors are summed whole, which are small: split, they would split what they are added to.
+    Outside of a mesh parameters are returned as they are.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return params
+    rule = _rule.get()
 
     def gather(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
         spec = tensor(_name(path), x, mesh, other=lambda *_: P())
-        # Transposed, a gradient is whole by the second constraint, and free by the first.
-        free = jax.lax.with_sharding_constraint(x, P(*[P.UNCONSTRAINED] * x.ndim))
-        return jax.lax.with_sharding_constraint(free, spec)
+        split = tensor(_name(path), x, mesh, other=rule) if x.ndim > 1 else spec
+        return _laid_out(x, spec, split)
 
     return jax.tree_util.tree_map_with_path(gather, params)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _laid_out(x: jax.Array, spec: P, gradient: P) -> jax.Array:
+    """`x` laid out by one specification, and its gradient by another."""
+    # This constrains nothing, but without it XLA may name the gather after the line of a user.
+    free = jax.lax.with_sharding_constraint(x, P(*[P.UNCONSTRAINED] * x.ndim))
+    return jax.lax.with_sharding_constraint(free, spec)
+
+
+_laid_out.defvjp(
+    lambda x, spec, gradient: (_laid_out(x, spec, gradient), None),
+    lambda spec, gradient, _, g: (jax.lax.with_sharding_constraint(g, gradient),),
+)
 
 
 def over_batch(x: jax.Array) -> jax.Array:

@@ -72,7 +72,7 @@ WHOLE_BATCH = {
 # What moves an array from device to device as it is; sums over devices, as of gradients, do not.
 EXCHANGES = ("all-gather", "all-to-all", "collective-permute")
 # Lines by which parameters and extra are gathered.
-SOURCE, FIRST = inspect.getsourcelines(sharding.gathered)
+SOURCE, FIRST = inspect.getsourcelines(inspect.unwrap(sharding._laid_out))
 GATHERED = {f"ssljax/sharding.py:{FIRST + i}" for i in range(len(SOURCE))}
 
 

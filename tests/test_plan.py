@@ -557,6 +557,13 @@ def test_fsdp_and_seeds_and_steps_are_those_of_the_run():
     split = estimate.plan_step(exp, Run(fsdp=8), machine)
     assert split.memory["parameters"] < 0.2 * one.memory["parameters"]
     assert {c["kind"] for c in split.collectives} >= {"all-gather"}
+    # Fewer parts than devices: gradients are summed by part, and each part over two devices.
+    four = estimate.plan_step(exp, Run(fsdp=4), machine)
+    kernels = 2 * 64 * 8192 * 4
+    summed = {(c["kind"], c["devices"]): c["bytes"] for c in four.collectives}
+    assert summed["reduce-scatter", 4] >= kernels
+    assert summed["all-reduce", 2] == pytest.approx(kernels / 4, rel=0.01)
+    assert summed.get(("all-reduce", 8), 0) < 0.1 * kernels
     several = estimate.plan_step(exp, Run(seeds=3, lanes="vmap", steps_per_call=2), machine)
     assert several.memory["parameters"] == 3 * one.memory["parameters"]
     assert several.flops_by_type["float32"] == 3 * one.flops_by_type["float32"]
