@@ -137,6 +137,7 @@ def clip(
         data=pair_feed(sets.train, rows["train"], batch_size),
         num_steps=num_steps,
         encode=encode,
+        embed=embed,
         kept=lambda state: Kept(encoder, state.params["encoder"], state.extra["encoder"]),
         files={"tokenizer.json": tokenizer.to_str()},
         evals={

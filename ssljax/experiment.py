@@ -80,6 +80,8 @@ class Experiment:
     evals: Mapping[str, Callable[[TrainState], Metrics]] = field(default_factory=dict)
     # (state, uint8 images, rows of tokens or waves) -> features (n, d), as they are evaluated.
     encode: Callable[[TrainState, Array], Array] | None = None
+    # The same of uint8 images and of rows of tokens, in one space, where pairs are learned from.
+    embed: Callable[[TrainState, Array], Array] | None = None
     # The net that fine-tuning starts from; also called on a state whose leaves are their paths.
     kept: Callable[[TrainState], Kept] | None = None
     # Called once, on a fresh state, outside jit.

@@ -25,7 +25,6 @@ from ssljax.data.token_feeds import document_rows
 from ssljax.data.token_rows import labelled_rows, masked_tokenizer, TokenKind
 from ssljax.data.tokenizers import encode, id_of, load_tokenizer, PAD_AND_STOP, text_to_text
 from ssljax.errors import InputError
-from ssljax.evals.evaluator import Evaluator
 from ssljax.experiment import Batch, Experiment, TrainState
 from ssljax.foreign import read_encoder, read_encoder_decoder, read_language_model
 from ssljax.loaded import batch_of, load, make_of, restore_arguments, without_data
@@ -467,8 +466,8 @@ def embeddings(workdir: str | pathlib.Path, of: Sequence[str] | np.ndarray) -> n
     a text in place of a list.
     """
     run = load(workdir)
-    retrieval = run.encoding.evals.get("retrieval")
-    if not isinstance(retrieval, Evaluator) or retrieval.encode is None:
+    embed = run.encoding.embed
+    if embed is None:
         raise InputError(f"{workdir} holds no run on pictures and captions: give one of clip.")
     if isinstance(of, np.ndarray | Array):
         if of.dtype != np.uint8 or of.ndim != 4:
@@ -481,7 +480,7 @@ def embeddings(workdir: str | pathlib.Path, of: Sequence[str] | np.ndarray) -> n
     else:
         length = run.batch["tokens"].shape[1]
         x = labelled_rows(load_tokenizer(workdir), Documents(list(of)), length).image
-    return np.asarray(jax.jit(retrieval.encode)(run.train_state, x))
+    return np.asarray(jax.jit(embed)(run.train_state, x))
 
 
 def pretrained(

@@ -121,7 +121,7 @@ def test_a_run_on_files_gives_pictures_and_texts_features_in_one_space(
     batch = batch_of(exp)
     sets = arguments["data"].pairs(whole=True)
     rows = caption_rows(sets, "wordpiece", 1000, 16)[1]["train"][:3]
-    embed = jax.jit(exp.evals["retrieval"].encode)
+    embed = jax.jit(exp.embed)
     found = embeddings(tmp_path / "run", sets.train.captions[:3])
     np.testing.assert_allclose(found, embed(state, rows), atol=1e-6)
     assert np.ptp(found, 0).max() > 1e-4  # Different words have different features.

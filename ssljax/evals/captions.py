@@ -94,7 +94,6 @@ def retrieval(
         floors={name: f"chance_{name}" for name in names},
         settings={"most": most, "seed": seed},
         trace=trace,
-        encode=embed,
         queries=queries,
     )
 

@@ -109,15 +109,14 @@ def blockwise_masks(
     wanted = jnp.where(
         some[:, 0] < masked, (share[0] + some[:, 1] * (share[1] - share[0])) * h * w, 0.0
     )
-    draws = over_batch(jax.random.uniform(k2, (n, attempts, 4))).swapaxes(0, 1)
 
     def inside(start, length, size):
         at = jnp.arange(size)
         return (at >= start[:, None]) & (at < (start + length)[:, None])
 
-    def attempt(carry, draw):
+    def attempt(carry, key):
         mask, failed = carry
-        size, ratio, down, right = draw.T
+        size, ratio, down, right = over_batch(jax.random.uniform(key, (n, 4))).T
         left = wanted - mask.sum((1, 2))
         area = least + size * (left - least)
         ratio = jnp.exp(jnp.log(aspect[0]) + ratio * jnp.log(aspect[1] / aspect[0]))
@@ -127,11 +126,11 @@ def blockwise_masks(
         block = rows[:, :, None] & columns[:, None, :]
         new = (block & ~mask).sum((1, 2))
         fits = (height < h) & (width < w) & (new > 0) & (new <= left) & (failed < 10)
-        mask = mask | (block & fits[:, None, None])
-        return (mask, jnp.where(fits, 0, failed + 1)), None
+        mask = over_batch(mask | (block & fits[:, None, None]))
+        return (mask, over_batch(jnp.where(fits, 0, failed + 1))), None
 
     start = over_batch(jnp.zeros((n, h, w), bool)), over_batch(jnp.zeros(n, jnp.int32))
-    return jax.lax.scan(attempt, start, draws)[0][0].reshape(n, -1)
+    return jax.lax.scan(attempt, start, jax.random.split(k2, attempts))[0][0].reshape(n, -1)
 
 
 def patch_statistics(y: Array) -> tuple[Array, Array]:
