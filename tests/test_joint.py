@@ -627,15 +627,19 @@ def test_ijepa_step_matches_the_papers_equation():
 
 @pytest.mark.parametrize("shared, frozen", [(True, 0.0), (False, 1.0)])
 def test_ibot_step_matches_the_papers_equation(shared, frozen):
-    """In loops over views and images, and what moves without a gradient, worked out."""
+    """In loops over views and images, and what moves without a gradient, worked out.
+
+    With small views of an image, which are not masked, and without.
+    """
     vit = ViT(patch=2, width=12, depth=1, heads=2, pool="token")
     changes = {k: v for k, v in WIRED.items() if k not in ("encoder", "view", "head")}
-    changes |= {"vit": vit, "head": MLP((9, 6), activation="gelu"), "crops": MultiCrop(Noisy())}
+    crops = MultiCrop(Noisy(), small=2 if shared else 0)
+    changes |= {"vit": vit, "head": MLP((9, 6), activation="gelu"), "crops": crops}
     changes |= {"batch_size": 4, "warmup": 0.0, "sharpen": 0.1, "sharp": 0.07, "patch_sharp": 0.06}
     exp = ibot(**changes, shared=shared, prototypes=8, frozen=frozen, masked=0.7)
     state, metrics, found, key = fourth_step(exp)
     k1, k2 = jax.random.split(key)
-    large, small = MultiCrop(Noisy())(k1, digits(4))
+    large, *small = crops(k1, digits(4))
     n, extra, of_patches = 4, state.extra, "views" if shared else "patches"
     hidden = np.asarray(blockwise_masks(k2, 2 * n, (4, 4), masked=0.7)).reshape(n, 2, 16)
     assert 0.1 < hidden.any(2).mean() < 0.9
@@ -663,7 +667,8 @@ def test_ibot_step_matches_the_papers_equation(shared, frozen):
 
     def equation(p):
         s = [tokens(p, large[:, v], jnp.asarray(hidden[:, v])) for v in range(2)]
-        views = [y[:, 0] for y in s] + [tokens(p, small[:, v])[:, 0] for v in range(2)]
+        views = [y[:, 0] for y in s]
+        views += [tokens(p, x[:, v])[:, 0] for x in small for v in range(2)]
         value = across(q, [cosines(p["views"], y) / 0.1 for y in views])
         of_images = []
         for v in range(2):

@@ -186,7 +186,8 @@ def captioned(
         shape, line = (size or 224, size or 224, 3), f"{name} isn't here: planned"
         absent, _ = described.image_set(name, split, shape, [], whole)
         say(line)
-        return Captioned(absent, [""], np.zeros((len(absent), 2), np.int32), planned=True)
+        pairs = np.stack([np.arange(len(absent)), np.zeros(len(absent))], 1).astype(np.int32)
+        return Captioned(absent, [""], pairs, planned=True)
     if root.suffix.lower() in TABLES and not root.is_dir():
         files, captions, splits, labels, classes, line = _of_table(root, validation, skip_bad)
         root = root.parent

@@ -60,11 +60,10 @@ def retrieval(
     """
     extract = extractor(embed)
     chosen = subset(pairs.images, most, seed)
-    right = np.zeros((len(pairs.images), len(rows)), bool)
-    right[tuple(pairs.pairs.T)] = True
-    right = right[chosen]
-    asked = np.flatnonzero(right.any(0))
-    right = right[:, asked]
+    own = pairs.pairs[np.isin(pairs.pairs[:, 0], chosen)]
+    asked, caption = np.unique(own[:, 1], return_inverse=True)
+    right = np.zeros((len(chosen), len(asked)), bool)
+    right[np.searchsorted(chosen, own[:, 0]), caption] = True
     queries, captions = select(pairs.images, chosen), Arrays(rows[asked])
     both = {"text": right, "picture": right.T}
     floors = {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ssljax.losses.infonce import normalize, product
 from ssljax.models.mlp import MLP
 from ssljax.ranges import Count
+from ssljax.sharding import whole
 
 
 class PrototypeHead(nn.Module):
@@ -27,5 +28,5 @@ class PrototypeHead(nn.Module):
         """With `frozen`, the prototypes get no gradient."""
         z = self.mlp(x.reshape(-1, x.shape[-1]), train)
         c = self.param("prototypes", nn.initializers.normal(1.0), (self.count, z.shape[-1]))
-        c = jnp.where(frozen, jax.lax.stop_gradient(c), c)
-        return product(normalize(z), normalize(c).T).reshape(*x.shape[:-1], -1)
+        c = whole(normalize(jnp.where(frozen, jax.lax.stop_gradient(c), c)))
+        return product(normalize(z), c.T).reshape(*x.shape[:-1], -1)
