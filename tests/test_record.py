@@ -115,6 +115,11 @@ def test_arguments_that_an_older_record_lacks_have_their_defaults(tmp_path, caps
     assert run_main(capsys, tiny, *flags)[0] == 0
     status, _, err = run_main(capsys, tiny, *flags, "--noise", "0.2")
     assert status == 2 and "--noise: 0.1 in the folder, 0.2 now" in err
+    # Python doesn't know the arguments of an experiment that it is given.
+    with pytest.raises(
+        InputError, match="here holds a run with arguments in its record, and train"
+    ):
+        train(tiny(num_steps=4), Run(workdir="here"))
 
 
 def test_defaults_of_fields_are_those_of_the_class_given():
@@ -272,6 +277,8 @@ def test_data_from_python_is_compared(tmp_path):
     other = feed(Arrays(255 - digits.image, digits.labels, digits.class_names), 32)
     with pytest.raises(InputError, match="The data has other training examples than when"):
         train(replace(exp, data=other), run)
+    with pytest.raises(InputError, match="began in Python, which recorded no arguments to compare"):
+        record.check_record(tmp_path, record.computes_of({"lr": 0.1}))
 
 
 # Damaged files.
