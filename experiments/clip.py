@@ -21,6 +21,10 @@ together agree; with --loss sigmoid, SigLIP (Zhai et al., 2023, https://arxiv.or
         --encoder.width 768 --encoder.depth 12 --encoder.heads 12 --encoder.positions learned \
         --dtype bfloat16
 
+Doodles, three seeds: zero-shot 41.7 ± 1.3 % among 100 names (chance 1.0), kNN 48.4 ± 1.7
+(untrained net 17.7, pixels 25.3), linear probe 54.1 ± 1.4; the names are the classes, so that
+SimCLR's kNN of 42.0, without labels, is no rival. The sigmoid was not measured.
+
 Deviations: a caption is the mean of its tokens' features, which all see each other (CLIP's is that
 of the end, of a causal net; SigLIP's of the last token), and tokens are learned on the training
 captions. Captions that occur twice in a batch are negatives of each other, as in the papers.
