@@ -5,16 +5,16 @@
         --waves.width 128 --context.width 128 --context.reach 16 --share 0.065 --span 10 \\
         --alpha 1 --batch-size 64 --epochs 25 --bands 40 \\
         --window 256                                         # recordings, read at 8 kHz
+    # BASE, 960 hours of LibriSpeech: 400,000 steps of 1.6 hours; planned in launch/plans.md
     launch/local.sh experiments/wav2vec2.py --data LibriSpeech --rate 16000 --wave 250000 \\
         --waves.strides 5 2 2 2 2 2 2 --waves.width 512 --context.layers 12 --context.heads 8 \\
         --context.width 768 --context.reach 128 --context.blocks post-norm --entries 320 \\
         --size 256 --share 0.065 --span 10 --penalty 10 --batch-size 384 --epochs 694 --lr 5e-4 \\
         --bands 40 --window 400 --context.dtype bfloat16
 
-The last command is BASE on 960 hours of LibriSpeech: 400,000 steps of 1.6 hours. FOLDER with
-spoken letters in 20 languages is klettres-data, as in cpc.py, where a language is one speaker and
-one microphone. With the paper's α = 0.1 codebooks collapsed there, to a perplexity of 2 of 64
-within 100 steps (one seed).
+FOLDER with spoken letters in 20 languages is klettres-data, as in cpc.py, where a language is one
+speaker and one microphone. With the paper's α = 0.1 codebooks collapsed there, to a perplexity of 2
+of 64 within 100 steps (one seed).
 
 Where we differ: each convolution is over twice its stride, and a code sees nothing after its end
 (the paper's kernels are 10, 3, 3, 3, 3, 2 and 2); all have LayerNorm, as in the paper's text and

@@ -15,6 +15,7 @@ from experiments.cpc import cpc
 from experiments.wav2vec2 import wav2vec2
 from ssljax import sharding
 from ssljax.data import audio
+from ssljax.data.described import described
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import trace_evaluator
 from ssljax.losses.wav2vec2 import contrastive_loss
@@ -204,6 +205,15 @@ class TestRecordings:
         np.testing.assert_array_equal(found["label"], whole.labels[at])
         assert rest.class_names == ["a", "b", "c"]
         assert f"Left out: 1 that can't be read, such as: {bad}" in capsys.readouterr().out
+
+    def test_recordings_that_are_not_here_are_planned(self, tmp_path, capsys):
+        with described():
+            train, test, labelled = audio.Recordings(str(tmp_path / "gone"), wave=64).read()
+        assert not labelled and train.shape == test.shape == (64,)
+        assert train.read(np.arange(2))["image"].dtype == np.int16
+        assert (
+            "gone isn't here: planned as 1,000,000 windows of 64 samples" in capsys.readouterr().out
+        )
 
     def test_one_recording_leaves_none_to_test_on(self, tmp_path):
         write(tmp_path / "0.wav", tone(200, 8000, 2))

@@ -24,6 +24,7 @@ from tqdm import tqdm
 import tyro
 
 from ssljax import extras
+from ssljax.data import described
 from ssljax.data.cache import cache_file, read_cache, store
 from ssljax.data.decode import Unreadable
 from ssljax.data.folders import find_files, RECORDINGS
@@ -115,6 +116,10 @@ def recordings(
         base, _, named = name.rpartition(":")
         root = pathlib.Path(base or name).expanduser()
     if not root.is_dir():
+        if described.planning():
+            absent = described.windows(length)
+            say(f"{data} isn't here: planned as {len(absent):,} windows of {length} samples")
+            return absent
         raise InputError(
             f"There is no folder {root}: give one with recordings, or {EMBEDDED}, which is "
             "embedded."

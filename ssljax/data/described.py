@@ -65,6 +65,11 @@ def image_set(
     return _repeated(np.zeros(shape, np.uint8), n, class_names or None, aspects), line
 
 
+def windows(length: int) -> Source:
+    """Waves of `length` samples without labels, of recordings that aren't there."""
+    return _repeated(np.zeros(length, np.int16), UNKNOWN, None, False)
+
+
 def _repeated(x: np.ndarray, n: int, class_names: list[str] | None, aspects: bool) -> Source:
     """A set of `n` times the same example; without labels for None as `class_names`."""
     names = class_names or []
