@@ -122,11 +122,8 @@ class Pairs(PlainImages):
                     f"give {FORMS}."
                 )
             prompts = [self.template.replace("{}", name) for name in sets.train.class_names]
-            named = (
-                Captioned(x, prompts, np.stack([np.arange(len(x)), x.labels], 1).astype(np.int32))
-                for x in (sets.train, sets.test)
-            )
-            return PairSets(*named, sets, prompts)
+            train, test = (_by_class(x, prompts) for x in (sets.train, sets.test))
+            return PairSets(train, test, sets, prompts)
 
         def read(split: str, whole: bool = False, part: float = 1.0) -> Captioned:
             how = {"whole": whole, "part": part, "skip_bad": self.skip_bad}
@@ -140,6 +137,13 @@ class Pairs(PlainImages):
         sets = ImageSets(train.images, test.images, bank, test.images, labelled)
         classes = bank.class_names if labelled else []
         return PairSets(train, test, sets, [self.template.replace("{}", x) for x in classes])
+
+
+def _by_class(images: Source, prompts: list[str]) -> Captioned:
+    """Pictures with the caption of their class."""
+    assert images.labels is not None
+    pairs = np.stack([np.arange(len(images)), images.labels], 1)
+    return Captioned(images, prompts, pairs.astype(np.int32))
 
 
 def _has_captions(data: str) -> bool:
@@ -339,11 +343,10 @@ def _of_folder(root: pathlib.Path, validation: bool, skip_bad: bool) -> _Read:
         captions.append(list(dict.fromkeys(x for x in lines if x)))
     _refuse(bad, len(names), skip_bad, "pictures")
     kept = np.array([i for i, own in enumerate(captions) if own], np.int64)
-    found.check("train"), found.check("test")
-    split_labels = [found.labels[s] for s in ("train", "test")]
-    labels = None
-    if all(x is not None for x in split_labels):
-        labels = np.concatenate(split_labels)[kept]
+    for split in ("train", "test"):
+        found.check(split)
+    of_splits = [x for s in ("train", "test") if (x := found.labels[s]) is not None]
+    labels = np.concatenate(of_splits)[kept] if len(of_splits) == 2 else None
     captions = [captions[i] for i in kept]
     line = f"{found.line}; {sum(map(len, captions)):,} captions in texts beside them"
     classes = [] if labels is None else found.class_names
@@ -396,7 +399,8 @@ def caption_rows(
                 f"{longer:,} of {len(docs):,} captions of {name} are longer than --length {length} "
                 "and cut"
             )
-    check_unknown(tokenizer, *(counts_of(tokenizer, x) for x in rows.values()))
+    counts, tested = (counts_of(tokenizer, x) for x in rows.values())
+    check_unknown(tokenizer, counts, tested)
     return tokenizer, rows | {"prompts": labelled_rows(tokenizer, prompts, length).image}
 
 
@@ -409,7 +413,8 @@ def pair_feed(pairs: Captioned, rows: np.ndarray, batch_size: int) -> Data:
     check_batch(batch_size, len(pairs))
     if isinstance(pairs.images, Arrays):
         return _Resident(pairs.images.arrays(), rows, pairs.pairs, batch_size)
-    return Streamed(_OnDisk(pairs, rows), batch_size)
+    source: Any = _OnDisk(pairs, rows)  # Of which only `read` is needed.
+    return Streamed(source, batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -460,7 +465,9 @@ class _OnDisk:
     @functools.cached_property
     def _numbered(self) -> OnDisk:
         """The pictures, with their numbers as labels."""
-        return replace(self.pairs.images, labels=np.arange(len(self.pairs.images)))
+        images = self.pairs.images
+        assert isinstance(images, OnDisk)
+        return replace(images, labels=np.arange(len(images)))
 
     @functools.cached_property
     def _first(self) -> np.ndarray:
