@@ -4,8 +4,8 @@ VAE: Kingma and Welling, 2013, https://arxiv.org/abs/1312.6114).
 
     launch/local.sh experiments/anomaly.py                    # digits: half a minute; 0 is normal
     # In the ledger; with --pixels grey it is worse than the nearest neighbours of pixels
-    launch/local.sh experiments/anomaly.py --data fashion_mnist --normal 0 --epochs 500 \
-        --pixels gaussian
+    launch/local.sh experiments/anomaly.py --data fashion_mnist --normal 0 --epochs 200 \
+        --batch-size 128 --pixels gaussian coder:dense --coder.hidden 1000
 """
 
 import jax
