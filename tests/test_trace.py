@@ -50,7 +50,7 @@ def test_trace_is_written_when_a_signal_stops_the_run(tmp_path):
             if line.split()[:2] == ["15", "loss"]:
                 run.terminate()
             if "Traced steps 4 to" in line:
-                traced = int(line.split(" to ")[1].split(".")[0])
+                traced = int(line.split(" to ")[1].split(",")[0])
     assert run.returncode == 143
     assert steps_of(tmp_path / "profile") == list(range(4, traced + 1))
 
