@@ -1,11 +1,12 @@
 """BYOL (Grill et al., 2020, https://arxiv.org/abs/2006.07733): predict a slow net's features.
 
     launch/local.sh experiments/byol.py  # doodles
-    launch/local.sh experiments/byol.py --data cifar10 --view-size 24 --epochs 15
+    launch/local.sh experiments/byol.py --data cifar10 --view-size 24 --epochs 15 \
+        --decay 0.99 --lr 2e-3
     # Sizes and optimizer of lightly's benchmark
     launch/local.sh experiments/byol.py --data cifar10 --epochs 800 --batch-size 512 \
-        --optimizer sgd --lr 0.24 --weight-decay 5e-4 --head.widths 1024 256 --head.no-last-norm \
-        --predictor.widths 1024 256 encoder:res-net
+        --optimizer sgd --lr 0.24 --decay 0.99 --weight-decay 5e-4 --head.widths 1024 256 \
+        --head.no-last-norm --predictor.widths 1024 256 encoder:res-net
     # The paper's setting, in bfloat16; planned in launch/plans.md
     launch/local.sh experiments/byol.py --data imagenet2012 --image-size 320 --view-size 224 \
         --epochs 1000 --batch-size 4096 --optimizer lars-outer --lr 3.2 --warmup 0.01 \
@@ -17,9 +18,10 @@
 
 Deviation: BatchNorm is also applied to the head's output, as in MoCo v3. Without it, as in the
 paper and the last command, kNN on digits ends below the untrained net's (90.6 against 93.1 %, mean
-of three seeds; the linear probe is level).
+of three seeds, with `--decay 0.99 --lr 2e-3`; the linear probe is level).
 
-Doodles with `--epochs 3`, one seed, 71 s of CPU time: kNN 25.1 % (untrained net 18.2, pixels 25.3).
+The default is for a training of 700 steps: on held-out training drawings, one seed, kNN was 27.3 %
+and the linear probe 41.5 %; with `--decay 0.99 --lr 2e-3` they were 25.3 % and 35.4 %.
 """
 
 import jax
@@ -43,11 +45,11 @@ def byol(
     encoder: Encoder = ConvNet(),
     head: MLP = MLP(widths=(256, 128), norm=True, last_norm=True),
     predictor: MLP = MLP(widths=(256, 128), norm=True),
-    decay: Fraction = 0.99,
+    decay: Fraction = 0.9,
     epochs: Count = 12,
     batch_size: Count = 128,
     optimizer: Optimizer = "adamw",
-    lr: Positive = 2e-3,
+    lr: Positive = 4e-3,
     warmup: FractionBelowOne = 0.1,
     weight_decay: NotNegative = 1e-4,
 ) -> Experiment:
