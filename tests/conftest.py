@@ -8,6 +8,7 @@ by rounding. Commands that tests start as processes of their own are compiled as
 
 import os
 import pathlib
+import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -33,6 +34,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 def lines_are_new():
     """Lines on data are printed once in a process, and here once in a test."""
     processes._print_once.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def command_line(monkeypatch):
+    """What `ssljax run` changes in its process is not there in the next test."""
+    monkeypatch.setattr("sys.argv", sys.argv[:])
+    monkeypatch.setattr("sys.path", sys.path[:])
 
 
 @pytest.fixture

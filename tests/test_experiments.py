@@ -165,7 +165,7 @@ class TestFile:
         that moves without a gradient. Each layout starts from the state after three steps on one
         device, when teachers, centres, queues and prototypes are no longer as initialised.
         """
-        costly(FILES.index(file))
+        costly(FILES.index(file), of=4)
         exp = make(file, 4, LAYOUTS | OF_FILE.get(file.stem, {}))
         exp = replace(exp, evals={}, partition=partial(sharding.fsdp, min_size=1))
         one, seven, split = Layout(exp, 1, 1), Layout(exp, 7, 1), Layout(exp, 8, 4)
@@ -196,14 +196,14 @@ class TestFile:
     def test_devices_exchange_no_activations(self, file, costly):
         """On eight devices, with parameters split over two: each step moves what the loss compares,
         parameters, and sums over the devices."""
-        costly(FILES.index(file) + 2)
+        costly(FILES.index(file) + 2, of=4)
         exp = make(file, 4, LAYOUTS | OF_FILE.get(file.stem, {}))
         exp = replace(exp, evals={}, partition=partial(sharding.fsdp, min_size=1))
         check_exchanged(file, Layout(exp, 8, 2))
 
     def test_trains_resumes_and_evaluates(self, file, costly, tmp_path, one_device):
         """A run that was killed ends with the bits of an unbroken one, and with all results."""
-        costly(FILES.index(file) + 1)
+        costly(FILES.index(file) + 1, of=4)
         run, exp = Run(workdir=str(tmp_path), save_every=2), make(file, 4)
         whole = train(replace(make(file, 4), evals={}), run)
         assert (tmp_path / "checkpoints" / "2").is_dir()

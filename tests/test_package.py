@@ -38,10 +38,8 @@ def run_command(capsys, *args: str) -> tuple[int, str, str]:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty folder that is the current one; sys.argv and sys.path are restored."""
+    """An empty folder that is the current one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", sys.argv[:])
-    monkeypatch.setattr("sys.path", sys.path[:])
     return tmp_path
 
 
