@@ -17,11 +17,11 @@ masked patches.
 Deviations: prototypes have length 1 (the authors let those of ViT-S grow), and gradients are not
 clipped. By default the teacher's temperature is 0.04 and the head has BatchNorm.
 
-Doodles, three seeds: kNN 22.6 ± 2.2 % (untrained net 11.4, pixels 25.3), linear probe 30.4 ± 2.8 %
+Doodles, three seeds: kNN 22.6 ± 2.2 % (untrained net 11.4, pixels 25.3), linear probe 30.4 ± 2.8
 (24.1, 28.9): kNN stays below pixels in so short a training. On held-out training drawings, after 4
 epochs of a ViT of 3 blocks (pixels 25.3; one seed, of which 1.3 is the standard error), it was
 16.1, and 7.8 without BatchNorm. With a temperature of 0.07 it was 14.5, and 14.0 without masks
-(--masked 0, which is DINO on the same ViT): what masked patches give can't be told from noise there.
+(--masked 0, DINO on the same ViT): what masked patches give can't be told from noise there.
 """
 
 import jax
