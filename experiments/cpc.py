@@ -22,14 +22,10 @@ from typing import Annotated
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from ssljax import Experiment, main, minimize, TrainState
 from ssljax.data import audio, feed
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.recordings import of_recordings
 from ssljax.losses.cpc import cpc_loss
 from ssljax.models.rnn import RNN
 from ssljax.models.waves import Waves
@@ -85,24 +81,13 @@ def cpc(
     def encode(state, x):
         return codes(state.params, x)[1].mean(1)
 
-    def log_mel(state, x):
-        y = audio.log_mel(audio.to_wave(x), data.rate, window, window // 2, bands)
-        return jnp.concatenate([y.mean(1), y.std(1)], axis=-1)
-
-    evals = {"collapse": collapse(encode, test), "features": feature_map(encode, test)}
-    if labelled:
-        evals |= {
-            "knn": knn(encode, train, test, floor=False),
-            "probe": linear_probe(encode, train, test, floor=False),
-            "log_mel": linear_probe(log_mel, train, test, floor=False),
-        }
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
         encode=encode,
-        evals=evals,
+        evals=of_recordings(encode, train, test, labelled, data.rate, window, bands),
     )
 
 

@@ -37,10 +37,7 @@ from ssljax.accumulation import by_parts
 from ssljax.data import audio, feed
 from ssljax.evals.average import average
 from ssljax.evals.codebook import codebook_use
-from ssljax.evals.collapse import collapse
-from ssljax.evals.knn import knn
-from ssljax.evals.pictures import feature_map
-from ssljax.evals.probe import linear_probe
+from ssljax.evals.recordings import of_recordings
 from ssljax.losses.quantization import diversity_loss, group_perplexities
 from ssljax.losses.wav2vec2 import (
     contrastive_loss,
@@ -160,18 +157,7 @@ def wav2vec2(
     def code(state, x):
         return net.apply(state.params["net"], audio.to_wave(x), method="entries")
 
-    def log_mel(state, x):
-        y = audio.log_mel(audio.to_wave(x), data.rate, window, window // 2, bands)
-        return jnp.concatenate([y.mean(1), y.std(1)], axis=-1)
-
-    evals = {"collapse": collapse(encode, test), "features": feature_map(encode, test)}
-    if labelled:
-        evals |= {
-            "knn": knn(encode, train, test, floor=False),
-            "probe": linear_probe(encode, train, test, floor=False),
-            "log_mel": linear_probe(log_mel, train, test, floor=False),
-        }
-    evals |= {
+    evals = of_recordings(encode, train, test, labelled, data.rate, window, bands) | {
         "test": average(held_out, test, better={"accuracy": "higher", "nats": "lower"}),
         "codebook": codebook_use(code, test, entries, groups=groups),
     }
