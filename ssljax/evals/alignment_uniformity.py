@@ -9,7 +9,16 @@ import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.evals.evaluator import Evaluator
-from ssljax.evals.features import batches, examples, gathered, part_size, put, subset, Tree
+from ssljax.evals.features import (
+    batches,
+    examples,
+    gathered,
+    part_size,
+    put,
+    subset,
+    Tree,
+    unit_rows,
+)
 
 # (state, key, examples) -> features (n, d) of random views
 View = Callable[[Tree, Array, Array], Array]
@@ -51,15 +60,11 @@ def alignment_uniformity(
 
 def alignment(a: np.ndarray, b: np.ndarray) -> float:
     """Mean squared distance of rows of `a` and `b` (n, d) at length 1."""
-    return float(((_unit(a) - _unit(b)) ** 2).sum(1).mean())
+    return float(((unit_rows(a) - unit_rows(b)) ** 2).sum(1).mean())
 
 
 def uniformity(z: np.ndarray) -> float:
     """log of the mean of exp(-2 squared distance) over pairs of rows of `z` (n, d) at length 1."""
-    z = _unit(z)
+    z = unit_rows(z)
     square = np.maximum(2 - 2 * z @ z.T, 0)[np.triu_indices(len(z), 1)]
     return float(np.log(np.exp(-2 * square).mean()))
-
-
-def _unit(z: np.ndarray) -> np.ndarray:
-    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)

@@ -8,7 +8,7 @@ import numpy as np
 from ssljax.data.captions import Captioned
 from ssljax.data.sources import Arrays, select
 from ssljax.evals.evaluator import Evaluator
-from ssljax.evals.features import Encode, extractor, subset, trace_features, Tree
+from ssljax.evals.features import Encode, extractor, subset, trace_features, Tree, unit_rows
 from ssljax.evals.knn import neighbours
 from ssljax.evals.pictures import grid
 
@@ -75,7 +75,7 @@ def retrieval(
     names = [name.removeprefix("chance_") for name in floors]
 
     def evaluate(state: Tree) -> Mapping[str, float]:
-        a, b = (_unit(z) for z in (extract(state, queries), extract(state, captions)))
+        a, b = (unit_rows(z) for z in (extract(state, queries), extract(state, captions)))
         found = {}
         for (what, of), cosines in zip(both.items(), (a @ b.T, b @ a.T), strict=True):
             best = np.where(of, cosines, -np.inf).max(1)
@@ -139,7 +139,3 @@ def nearest_pictures(
         },
         queries=queries,
     )
-
-
-def _unit(z: np.ndarray) -> np.ndarray:
-    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)

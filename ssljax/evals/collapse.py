@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ssljax.evals.evaluator import Evaluator
-from ssljax.evals.features import Encode, extractor, subset, trace_features, Tree
+from ssljax.evals.features import Encode, extractor, subset, trace_features, Tree, unit_rows
 
 COLLAPSED = 0.02  # feature_std, below which features are taken to be of one direction.
 
@@ -64,5 +64,5 @@ def feature_std(z: np.ndarray) -> float:
     SimSiam's measure: Chen and He, 2021, arXiv:2011.10566, sec. 4.1, where it isn't scaled. About 1
     for an isotropic Gaussian, 0 where all rows point the same way.
     """
-    z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    z = unit_rows(z)
     return float(z.std(axis=0, dtype=np.float64).mean() * np.sqrt(z.shape[1]))

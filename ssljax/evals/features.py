@@ -132,6 +132,11 @@ def shrunk_size(size: tuple[int, ...], most: int) -> tuple[int, ...]:
     return tuple(max(1, round(most * s / longer)) for s in size)
 
 
+def unit_rows(z: np.ndarray) -> np.ndarray:
+    """Rows of `z` (n, d) at length 1; a row of zeros stays."""
+    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+
+
 def subset(data: Any, n: int, seed: int = 0) -> np.ndarray:
     """Indices, in order, of `n` images drawn without replacement; all where there are fewer."""
     return np.sort(np.random.default_rng(seed).permutation(len(data))[:n])

@@ -23,6 +23,7 @@ from ssljax.evals.features import (
     subset,
     trace_features,
     Tree,
+    unit_rows,
 )
 
 FLOOR_BANK = 100_000  # Most training images that the floor on pixels is computed from.
@@ -141,5 +142,5 @@ def _merge(
 def _rows(z: np.ndarray, start: int, size: int) -> np.ndarray:
     """Rows `start` to `start + size` of `z` at length 1, then zeros where `z` ends."""
     z = z[start : start + size]
-    z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    z = unit_rows(z)
     return np.pad(z, ((0, size - len(z)), (0, 0)))
