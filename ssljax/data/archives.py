@@ -3,11 +3,12 @@
 Tars hold KEY.jpg (or .png, ...) and beside it KEY.cls (a number or a name), KEY.json with a "label"
 or KEY.txt (a class's name): the first of these that all images of a split have is their class. KEY
 ends at the first dot of a member's name. Texts are names of classes where five images or more share
-one in the mean, and captions otherwise.
+one in the mean, and captions otherwise, a line each; so is a "caption" of KEY.json.
 
 Parquet files have a column of images, each its bytes or a struct of bytes and path, named image or
 img or else the only one of its kind; and perhaps a column label, or another one that Hugging Face's
-metadata calls a ClassLabel. A label of -1 is none.
+metadata calls a ClassLabel. A label of -1 is none. Captions are in a column named as in
+`ssljax.data.text_files.CAPTION`, of texts or of lists of texts.
 
 The split of a file is that of its name or of its folders' names: train-00000.tar, val/0.tar. The
 rules for splits, and what is held out without a test split, are those of `folders`.
@@ -27,6 +28,7 @@ from ssljax import extras
 from ssljax.data.decode import SUFFIXES
 from ssljax.data.folders import WORDS
 from ssljax.data.splits import hash_of_names, held_out
+from ssljax.data.text_files import CAPTION, captions_of
 from ssljax.errors import InputError
 
 ARCHIVES = ".tar", ".parquet"
@@ -42,6 +44,7 @@ class ArchivedImages:
     labels: Any  # (n,) int32, or None; a list of any values before `read_archives` counts.
     file: np.ndarray  # (n,) index of the archive.
     at: np.ndarray  # (n,) first byte in a tar; row in a Parquet file.
+    captions: list[list[str]] | None = None  # Of each image, perhaps none.
 
     def __len__(self) -> int:
         return len(self.names)
@@ -50,7 +53,8 @@ class ArchivedImages:
         """The images at some indices."""
         names = [self.names[i] for i in at]
         labels = None if self.labels is None else np.asarray(self.labels)[at]
-        return ArchivedImages(names, self.sizes[at], labels, self.file[at], self.at[at])
+        said = None if self.captions is None else [self.captions[i] for i in at]
+        return ArchivedImages(names, self.sizes[at], labels, self.file[at], self.at[at], said)
 
 
 class Listed(NamedTuple):
@@ -71,6 +75,7 @@ def list_tar(path: pathlib.Path, name: str) -> Listed:
     """The images of a tar. InputError where it is damaged, or two images have one key."""
     images: dict[str, tuple[str, int, int]] = {}
     beside: dict[str, dict[str, Any]] = {"cls": {}, "json": {}, "txt": {}}
+    said: dict[str, list[str]] = {}
     others = 0
     try:
         with tarfile.open(path, "r:") as tar:
@@ -84,7 +89,11 @@ def list_tar(path: pathlib.Path, name: str) -> Listed:
                 if suffix in beside:
                     content = tar.extractfile(member)
                     text = content.read() if content else b""
-                    beside[suffix][key] = _text(text, suffix, f"{path}: {member.name}")
+                    label, captions = _text(text, suffix, f"{path}: {member.name}")
+                    if label is not None:
+                        beside[suffix][key] = label
+                    if captions and (suffix == "txt" or key not in said):
+                        said[key] = captions
                 elif f".{suffix}" not in SUFFIXES or member.issparse():
                     others += 1
                 elif key in images:
@@ -106,20 +115,26 @@ def list_tar(path: pathlib.Path, name: str) -> Listed:
     sizes, at = (np.array([images[key][i] for key in keys], np.int64) for i in (1, 2))
     left = {"members that are not KEY.jpg or the like": others} if others else {}
     zeros = np.zeros(len(keys), np.int32)
-    return Listed(ArchivedImages(names, sizes, labels, zeros, at), [], left, label)
+    captions = [said.get(key, []) for key in keys] if said.keys() & images.keys() else None
+    return Listed(ArchivedImages(names, sizes, labels, zeros, at, captions), [], left, label)
 
 
-def _text(data: bytes, suffix: str, where: str) -> Any:
-    """A label as an int or a str, or None."""
+def _text(data: bytes, suffix: str, where: str) -> tuple[Any, list[str]]:
+    """A label as an int or a str, or None; and captions."""
     try:
-        text = data.decode().strip()
+        text: Any = data.decode("utf-8-sig").strip()
+        captions = text.splitlines() if suffix == "txt" else []
         if suffix == "json":
             found = json.loads(text)
-            text = found.get("label", found.get("class")) if isinstance(found, dict) else None
+            found = found if isinstance(found, dict) else {}
+            captions = found.get("caption") or []
+            captions = [captions] if isinstance(captions, str) else captions
+            text = found.get("label", found.get("class"))
             if not isinstance(text, (str, int)) or isinstance(text, bool):
-                return None
-        return int(text) if re.fullmatch(r"\d{1,9}", str(text)) else text
-    except ValueError as e:
+                text = None
+        text = int(text) if re.fullmatch(r"\d{1,9}", str(text)) else text
+        return text, captions_of(x for x in captions if isinstance(x, str))
+    except (ValueError, TypeError) as e:
         raise InputError(f"{where} can't be read as text ({e}): write it again.") from e
 
 
@@ -134,7 +149,8 @@ def list_parquet(path: pathlib.Path, name: str) -> Listed:
         kind = schema.field(column).type
         nested = pa.types.is_struct(kind)
         paths = f"{column}.path" if nested and "path" in [f.name for f in kind] else ""
-        wanted = [x for x in (label, paths) if x]
+        caption = _caption_column(pa, schema)
+        wanted = [x for x in (label, paths, caption) if x]
         table = file.read(columns=wanted, use_threads=False)
         labels: list = [None] * file.metadata.num_rows
         if label and table is not None:
@@ -149,6 +165,11 @@ def list_parquet(path: pathlib.Path, name: str) -> Listed:
         bases = [None] * len(labels)
         if paths and table is not None:
             bases = [x and x.get("path") for x in table.column(column).to_pylist()]
+        captions = None
+        if caption and table is not None:
+            said = table.column(caption).to_pylist()
+            lists = ([x] if isinstance(x, str) else x or [] for x in said)
+            captions = [captions_of(x for x in own if x) for own in lists]
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         rows = np.array([g.num_rows for g in groups], np.int64)
         mean = np.array([g.total_byte_size // max(1, g.num_rows) for g in groups], np.int64)
@@ -157,7 +178,8 @@ def list_parquet(path: pathlib.Path, name: str) -> Listed:
     ]
     class_names = features.get(label, {}).get("names") or []
     zeros = np.zeros(len(names), np.int32)
-    images = ArchivedImages(names, np.repeat(mean, rows), labels, zeros, np.arange(len(names)))
+    places = np.arange(len(names))
+    images = ArchivedImages(names, np.repeat(mean, rows), labels, zeros, places, captions)
     return Listed(images, class_names, {}, f"column {label}" if label else "")
 
 
@@ -210,6 +232,18 @@ def _image_column(path: pathlib.Path, pa: Any, schema: Any) -> str:
             f"{held or 'nothing'}."
         )
     return column
+
+
+def _caption_column(pa: Any, schema: Any) -> str:
+    """The column of captions; none ("")."""
+
+    def holds_texts(kind: Any) -> bool:
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return holds_texts(kind.value_type)
+        return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+    named = {f.name.lower(): f.name for f in schema if holds_texts(f.type)}
+    return next((named[name] for name in CAPTION if name in named), "")
 
 
 def _features(schema: Any) -> dict[str, dict]:
@@ -325,8 +359,10 @@ def read_archives(
     for i in sorted(i for at in parts.values() for i in at):
         for what, n in listed[i].left_out.items():
             left[what] = left.get(what, 0) + n
-    labels, class_names, form = _classes(root, chosen, listed, parts, unlabelled)
+    labels, class_names, form, by = _classes(root, chosen, listed, parts, unlabelled)
     splits = {split: replace(x, labels=labels[split]) for split, x in chosen.items()}
+    if by == ".txt":
+        splits = {split: replace(x, captions=None) for split, x in splits.items()}
     if not len(splits["train"]):
         raise InputError(f"{root} holds no images to train on in {_some(names)}.")
     if not len(splits.get("test", ())):
@@ -343,6 +379,9 @@ def read_archives(
         f"{root}: {sum(counts.values()):,} images {form} in {len(names):,} files, "
         f"{counts['train']:,} to train, {counts['test']:,} to test"
     )
+    said = [own for x in splits.values() for own in x.captions or []]
+    if any(said):
+        notes.insert(0, f"{sum(map(len, said)):,} captions of {sum(map(bool, said)):,} images")
     line = "; ".join([line, *notes])
     if left:
         line += f". Left out: {', '.join(f'{n:,} {what}' for what, n in left.items())}"
@@ -356,6 +395,9 @@ def _join(parts: Sequence[tuple[int, ArchivedImages]]) -> ArchivedImages:
         [label for _, x in parts for label in x.labels],
         np.concatenate([np.full(len(x), i, np.int32) for i, x in parts]),
         np.concatenate([x.at for _, x in parts]),
+        [own for _, x in parts for own in x.captions or [[]] * len(x)]
+        if any(x.captions for _, x in parts)
+        else None,
     )
 
 
@@ -365,11 +407,11 @@ def _classes(
     listed: Sequence[Listed],
     parts: dict[str, list[int]],
     unlabelled: bool,
-) -> tuple[dict[str, np.ndarray | None], list[str], str]:
-    """The labels of each split, the classes' names, and a phrase for both."""
+) -> tuple[dict[str, np.ndarray | None], list[str], str, str]:
+    """The labels of each split, the classes' names, a phrase for both, and where they are."""
     none = dict.fromkeys(chosen)
     if unlabelled:
-        return none, [], "without classes (their labels are left out)"
+        return none, [], "without classes (their labels are left out)", ""
     used = {}
     for split, images in chosen.items():
         missing = [n for n, label in zip(images.names, images.labels) if label is None]
@@ -382,7 +424,7 @@ def _classes(
         if not missing and len(images):
             used[split] = images.labels
     if not used:
-        return none, [], "without classes"
+        return none, [], "without classes", ""
     sources = sorted({listed[i].note for split in used for i in parts[split] if listed[i].note})
     if len(sources) > 1:
         raise InputError(
@@ -396,7 +438,7 @@ def _classes(
         )
     values = {x for labels in used.values() for x in labels}
     if sources == ["txt"] and 5 * len(values) > sum(map(len, used.values())):
-        return none, [], "without classes (their texts are captions)"
+        return none, [], "without classes (their texts are captions)", ""
     numbers = [x for x in values if isinstance(x, int)]
     if numbers and len(numbers) < len(values):
         raise InputError(
@@ -428,7 +470,7 @@ def _classes(
     }
     few = ", ".join(class_names[:3] + ["..."] * (len(class_names) > 3))
     by = sources[0] if sources[0].startswith("column") else f".{sources[0]}"
-    return labels, class_names, f"in {len(class_names):,} classes ({few}; by {by})"
+    return labels, class_names, f"in {len(class_names):,} classes ({few}; by {by})", by
 
 
 def _some(names: Sequence[str]) -> str:

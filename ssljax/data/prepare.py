@@ -11,6 +11,9 @@ The first downloads a TensorFlow data set and writes it in its own folder. The o
 - WebDataset's tars: KEY.jpg with its label in KEY.cls, KEY.json or KEY.txt,
 - Hugging Face's Parquet files: a column image and perhaps a column label;
 
+with captions, for clip.py, from a .txt beside each image of a folder, from KEY.txt or the "caption"
+of KEY.json in a tar, or from a column caption, title, text or description of a Parquet file;
+
 the split of a tar or Parquet file is that of its name or its folder (train-00000.tar, val/0.tar).
 FOLDER:NAME takes another split for training, and FOLDER:unlabelled leaves labels out, as in --data.
 
@@ -50,6 +53,7 @@ from ssljax.data.decode import Decoder, GAP, readable, Unreadable
 from ssljax.data.folders import find_files, IMAGES
 from ssljax.data.listing import list_files
 from ssljax.data.sources import CORES
+from ssljax.data.text_files import captions_beside
 from ssljax.errors import InputError
 from ssljax.fingerprint import digest
 from ssljax.lock import lock
@@ -235,7 +239,7 @@ def _plan(source: pathlib.Path, named: str, size: int, workers: int, shard_bytes
             root, names, [listed[i] for i in range(len(names))], named
         )
     else:
-        found = find_files(source, IMAGES, named)
+        found = find_files(source, IMAGES._replace(beside=(".txt",)), named)
         splits = {s: _of_folder(found.root, found.names[s], found.labels[s]) for s in found.names}
         class_names, line = found.class_names, found.line
     jobs = []
@@ -245,7 +249,10 @@ def _plan(source: pathlib.Path, named: str, size: int, workers: int, shard_bytes
         for i, (a, b) in enumerate(zip(starts, [*starts[1:], len(images)])):
             file = f"{split}-{i:05d}-of-{len(starts):05d}.array_record"
             jobs.append(Job(split, file, root, paths, images.take(np.arange(a, b)), size))
-    content = {s: [x.names, x.sizes, x.labels] for s, x in splits.items()}
+    content = {
+        s: [x.names, x.sizes, x.labels, *([x.captions] if x.captions else [])]
+        for s, x in splits.items()
+    }
     plan = digest([content, class_names, size, shard_bytes, shards.VERSION])
     return Plan(jobs, splits, class_names, size, plan, line)
 
@@ -291,8 +298,11 @@ def _archives_in(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
 def _of_folder(root: pathlib.Path, names: list[str], labels: np.ndarray | None) -> ArchivedImages:
     with ThreadPoolExecutor(32) as pool, _reading():  # A network's folder answers slowly.
         sizes = list(pool.map(lambda name: os.stat(root / name).st_size, names))
+        said = None
+        if any((root / name).with_suffix(".txt").is_file() for name in names[:1000]):
+            said = list(pool.map(lambda name: captions_beside(root / name) or [], names))
     none = np.zeros(len(names), np.int64)
-    return ArchivedImages(names, np.array(sizes, np.int64), labels, none, none)
+    return ArchivedImages(names, np.array(sizes, np.int64), labels, none, none, said)
 
 
 def _write(target: pathlib.Path, plan: Plan, workers: int) -> None:
@@ -512,6 +522,9 @@ def _write_index(target: pathlib.Path, plan: Plan, entries: list[dict[str, Any]]
         files = {"names": shards.as_npy(shards.names_as_array(some.names))}
         if some.labels is not None:
             files["labels"] = shards.as_npy(np.asarray(some.labels, np.int32))
+        if some.captions is not None:
+            said = ["\n".join(own) for own in some.captions]
+            files["captions"] = shards.as_npy(shards.names_as_array(said))
         described = {}
         for what, content in files.items():
             _whole(target / f"{split}-{what}.npy", content)

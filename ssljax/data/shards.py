@@ -5,7 +5,8 @@
 - train-00000-of-00012.array_record, ...: a record is the label (int32, -1 for none), the length of
   the name (uint32), both little-endian, the name (UTF-8) and the bytes of the image file;
 - train-labels.npy, (n,) int32, of a split with labels, and train-names.npy, the names as UTF-8 with
-  a zero byte between two, so that neither costs a pass over the images;
+  a zero byte between two, so that neither costs a pass over the images; in the same form
+  train-captions.npy, of images with captions, a line each;
 - index.json: the splits' counts, the classes' names, and the bytes and sha256 of each file.
 
 Images are in the order in which the folder that they come from is read, so that training is the
@@ -110,6 +111,12 @@ def read_names(root: pathlib.Path, split: Mapping[str, Any]) -> list[str]:
     return text.decode("utf-8", "surrogateescape").split("\0")
 
 
+def read_captions(root: pathlib.Path, split: Mapping[str, Any]) -> list[list[str]]:
+    """Captions of each image of a split of an index that has them, perhaps none."""
+    text = sidecar(root, split["captions"]).tobytes().decode("utf-8", "surrogateescape")
+    return [own.split("\n") if own else [] for own in text.split("\0")]
+
+
 class Shards:
     """Records of shards by index: (label, name, image).
 
@@ -167,6 +174,43 @@ def check_sizes(root: pathlib.Path, entries: Sequence[Mapping[str, Any]]) -> Non
             )
 
 
+def _splits(
+    root: pathlib.Path, splits: Mapping[str, Any], named: str, validation: bool
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | None]]:
+    """Of "train" and "test": indices of images, those to test after all to train; and labels."""
+    n = splits["train"]["count"]
+    at = {"train": np.arange(n), "test": np.arange(n, n + splits["test"]["count"])}
+    labels: dict[str, np.ndarray | None] = {"train": None, "test": None}
+    for s in splits:
+        if splits[s]["labels"] and not named:
+            labels[s] = sidecar(root, splits[s]["labels"])
+    if validation:
+        every, own = at["train"], labels["train"]
+        out = held_out(hash_of_names(read_names(root, splits["train"]), "validation"), own)
+        at = {"train": every[~out], "test": every[out]}
+        labels = {s: own if own is None else own[at[s]] for s in at}
+    return at, labels
+
+
+def has_captions(root: pathlib.Path) -> bool:
+    """Whether a folder holds shards of images with captions."""
+    return is_shards(root) and "captions" in read_index(root)["splits"]["train"]
+
+
+def shard_captions(
+    root: pathlib.Path, split: str, validation: bool = False
+) -> list[tuple[str, list[str]]]:
+    """The name of each image of `shard_images`, and its captions, perhaps none."""
+    splits = read_index(root)["splits"]
+    at, _ = _splits(root, splits, "", validation)
+    every: list[tuple[str, list[str]]] = []
+    for s in ("train", "test"):
+        own = splits[s]
+        said = read_captions(root, own) if "captions" in own else [[]] * own["count"]
+        every += zip(read_names(root, own), said, strict=True)
+    return [every[i] for i in at[split]]
+
+
 def shard_images(
     root: pathlib.Path,
     split: str,
@@ -193,17 +237,7 @@ def shard_images(
     index = read_index(root)
     splits = index["splits"]
     shards = Shards(root, [entry for s in ("train", "test") for entry in splits[s]["shards"]])
-    counts = {s: splits[s]["count"] for s in ("train", "test")}
-    at = {"train": np.arange(counts["train"]), "test": np.arange(counts["train"], len(shards))}
-    labels: dict[str, np.ndarray | None] = {"train": None, "test": None}
-    for s in splits:
-        if splits[s]["labels"] and not named:
-            labels[s] = sidecar(root, splits[s]["labels"])
-    if validation:
-        every, own = at["train"], labels["train"]
-        out = held_out(hash_of_names(read_names(root, splits["train"]), "validation"), own)
-        at = {"train": every[~out], "test": every[out]}
-        labels = {s: own if own is None else own[at[s]] for s in at}
+    at, labels = _splits(root, splits, named, validation)
     both = np.concatenate([at["train"], at["test"]]).tolist()
     decode = decoder(
         lambda i: shards[both[i]][2],

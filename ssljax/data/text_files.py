@@ -32,6 +32,30 @@ MARKS: dict[bytes, tuple[str, Callable]] = {
 }
 
 
+# Usual names of a column of captions; title is OpenCLIP's.
+CAPTION = ("title", "caption", "text", "description")
+
+
+def captions_of(texts: Iterable[str]) -> list[str]:
+    """Captions: each once, in composed form, with single spaces; without empty ones."""
+    found = (compose(" ".join(text.replace("\0", " ").split())) for text in texts)
+    return list(dict.fromkeys(text for text in found if text))
+
+
+def captions_beside(picture: pathlib.Path) -> list[str] | None:
+    """The captions of a picture, the lines of a .txt of its name; None where there is no such file.
+
+    InputError where it is not in UTF-8.
+    """
+    file = picture.with_suffix(".txt")
+    try:
+        return captions_of(file.read_text("utf-8-sig").splitlines())
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as e:
+        raise InputError(f"{file} is not written in UTF-8 ({e}): write it so.") from e
+
+
 def compose(text: str) -> str:
     """Unicode's composed form, NFC: an accent is one character with its letter where it can be."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)

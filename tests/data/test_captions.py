@@ -1,10 +1,15 @@
 """Pictures and captions: tables, texts beside pictures, names of classes, and what is refused."""
 
+import io
+import json
 import shutil
+import tarfile
 
 import jax
 import numpy as np
 from PIL import Image
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from sklearn.datasets import load_sample_images
 
@@ -12,6 +17,7 @@ from ssljax import sharding
 from ssljax.data import images
 from ssljax.data.captions import caption_rows, pair_feed, Pairs
 from ssljax.data.order import indices
+from ssljax.data.prepare import prepare_shards
 from ssljax.data.sources import Arrays, OnDisk
 from ssljax.errors import InputError
 
@@ -69,6 +75,85 @@ def test_tables_and_texts_beside_pictures_give_the_same_pairs(folder, capsys):
     assert "24 pictures with 25 captions, of which 25 are different" in line
     both = [set(said(c)) for c in of_folder[:2]]
     assert not both[0] & both[1]  # No picture is in both splits, whatever its captions.
+
+
+def archived(folder, target, form):
+    """The pictures of the folder with their texts, as others keep them, in `target`."""
+    target.mkdir()
+    pictures = sorted(folder.glob("*.png"))
+    said = [file.with_suffix(".txt").read_text() for file in pictures]
+    lists = [[line for line in text.splitlines() if line] for text in said]
+    if form == "parquet":
+        images = [{"bytes": file.read_bytes(), "path": file.name} for file in pictures]
+        pyarrow.parquet.write_table(
+            pa.table({"image": images, "caption": lists}), target / "train.parquet"
+        )
+        return
+    for part in (0, 1):
+        with tarfile.open(target / f"{part:05}.tar", "w") as tar:
+            for file, text, own in list(zip(pictures, said, lists, strict=True))[part::2]:
+                beside = {"txt": text.encode()}
+                if form == "json":
+                    beside = {"json": json.dumps({"caption": own, "width": 3}).encode()}
+                elif form == "img2dataset":  # Whose .json has one of the captions alone.
+                    beside["json"] = json.dumps({"caption": own[0], "key": 1}).encode()
+                for suffix, content in {"png": file.read_bytes(), **beside}.items():
+                    member = tarfile.TarInfo(f"{file.stem}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("split", ["", ":validation"])
+def test_shards_of_a_folder_have_its_pairs(folder, tmp_path, split, streamed, monkeypatch, capsys):
+    if streamed:
+        monkeypatch.setattr("ssljax.data.sources.RESIDENT_BYTES", 0)
+    prepare_shards(str(folder), str(tmp_path / "shards"), workers=1)
+    prepare_shards(str(folder), str(tmp_path / "shards"), workers=1)  # Nothing is written anew.
+    assert "anew" not in capsys.readouterr().out
+    want, found = (Pairs(f"{x}{split}", 16).pairs() for x in (folder, tmp_path / "shards"))
+    assert f"shards, without classes, {len(want.train.images)} to train" in capsys.readouterr().out
+    assert isinstance(found.train.images, OnDisk if streamed else Arrays)
+    for a, b in zip(want[:2], found[:2], strict=True):
+        assert a.captions == b.captions and len(set(b.files.splitlines())) == 2
+        np.testing.assert_array_equal(a.pairs, b.pairs)
+        at = np.arange(len(a.images))
+        np.testing.assert_array_equal(a.images.read(at)["image"], b.images.read(at)["image"])
+
+
+@pytest.mark.parametrize("form", ["txt", "json", "img2dataset", "parquet"])
+def test_captions_of_archives(folder, tmp_path, form, capsys):
+    archived(folder, tmp_path / "archives", form)
+    prepare_shards(str(tmp_path / "archives"), str(tmp_path / "shards"), workers=1)
+    assert "; 25 captions of 24 images" in capsys.readouterr().out
+    found, want = (Pairs(str(x), 16).pairs() for x in (tmp_path / "shards", folder))
+    assert said(found.train) | said(found.test) == said(want.train) | said(want.test)
+    assert not found.prompts and len(found.test) >= 1
+
+
+def test_shards_without_captions_or_with_classes(folder, tmp_path, capsys):
+    """Texts that are classes are no captions, and a caption that is missing is said."""
+    pictures = shutil.copytree(folder, tmp_path / "pictures")
+    (pictures / "03.txt").unlink()
+    prepare_shards(str(pictures), str(tmp_path / "some"), workers=1)
+    with pytest.raises(InputError, match="03.png in .* has no caption: write one where it came"):
+        Pairs(str(tmp_path / "some"), 16).pairs()
+    capsys.readouterr()
+    kept = Pairs(str(tmp_path / "some"), 16, skip_bad=True).pairs()
+    assert "Left out 1 of" in capsys.readouterr().out
+    assert len(kept.train) + len(kept.test) == 24
+    for i in range(24):
+        (pictures / f"{i:02}.txt").write_text(["flower", "temple"][i % 2])
+    archived(pictures, tmp_path / "classes", "txt")
+    prepare_shards(str(tmp_path / "classes"), str(tmp_path / "named"), workers=1)
+    named = Pairs(str(tmp_path / "named"), 16).pairs()
+    assert named.prompts == ["a drawing of a flower", "a drawing of a temple"]
+    assert set(named.train.captions) == set(named.prompts)
+    for file in pictures.glob("*.txt"):
+        file.unlink()
+    prepare_shards(str(pictures), str(tmp_path / "none"), workers=1)
+    with pytest.raises(InputError, match="has none, nor captions: give a .csv .*, shards of"):
+        Pairs(str(tmp_path / "none"), 16).pairs()
 
 
 def test_the_test_split_is_not_read_by_validation(folder):
