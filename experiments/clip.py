@@ -11,7 +11,7 @@ together agree; with --loss sigmoid, SigLIP (Zhai et al., 2023, https://arxiv.or
         --length 77 --text.layers 12 --text.heads 8 --text.width 512 --text.norm layer \
         --text.positions learned --text.unit gelu encoder:vit --encoder.patch 32 \
         --encoder.width 768 --encoder.depth 12 --encoder.heads 12 --encoder.pool token \
-        --encoder.positions learned --dtype bfloat16
+        --encoder.positions learned --dtype bfloat16 --run.accumulate 4
     # SigLIP's setting of ViT-B/16, with AdamW's usual betas; planned in launch/plans.md
     launch/local.sh experiments/clip.py --data pairs.tsv --image-size 256 --view-size 224 \
         --loss sigmoid --epochs 10 --batch-size 32768 --lr 1e-3 --warmup 0.02 --weight-decay 1e-4 \
@@ -19,7 +19,7 @@ together agree; with --loss sigmoid, SigLIP (Zhai et al., 2023, https://arxiv.or
         --length 64 --text.layers 12 --text.heads 12 --text.width 768 --text.norm layer \
         --text.positions learned --text.unit gelu encoder:vit --encoder.patch 16 \
         --encoder.width 768 --encoder.depth 12 --encoder.heads 12 --encoder.positions learned \
-        --dtype bfloat16
+        --dtype bfloat16 --run.accumulate 8
 
 Doodles, three seeds: zero-shot 41.7 ± 1.3 % among 100 names (chance 1.0), kNN 48.4 ± 1.7
 (untrained net 17.7, pixels 25.3), linear probe 54.1 ± 1.4; the names are the classes, so that

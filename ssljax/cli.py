@@ -13,13 +13,13 @@ from typing import Annotated, Any, get_type_hints, NoReturn
 
 import tyro
 
-from ssljax import fingerprint, flags, processes, record, sharding, watchdog
+from ssljax import flags, record, sharding, watchdog
 from ssljax.backends import start_backends
 from ssljax.errors import describe, find_os_error, InputError, out_of_memory, quiet_threads
 from ssljax.experiment import Experiment
 from ssljax.memory import keep_freed_memory
 from ssljax.models import Dtype, has_field, with_fields
-from ssljax.ranges import check_arguments, check_value
+from ssljax.ranges import check_arguments, check_value, checked
 from ssljax.run import Run, train
 from ssljax.signals import discard_output, Signals
 
@@ -59,11 +59,7 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
             watchdog.initialize()
         sharding.split_cpu(run.cpu_devices)
         start_backends()
-        source = inspect.getsourcefile(inspect.unwrap(make))
-        with fingerprint.reading() as read, processes.hearing() as said:
-            exp = make(**arguments)
-        defaults = record.defaults_of(make, arguments)
-        train(exp, run, record.computes_of(arguments), source, started, read, defaults, said)
+        train(checked(make)(**arguments), run, started=started)
         sys.stdout.flush()
     except InputError as e:
         watchdog.await_verdict()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from flax import struct
 import flax.linen as nn
@@ -16,6 +16,9 @@ from ssljax import accumulation, sharding
 from ssljax.data.feed import Data
 from ssljax.errors import InputError
 from ssljax.optim import ema_decay, learning_rate_at
+
+if TYPE_CHECKING:
+    from ssljax.origin import Origin
 
 Tree = Any  # A pytree of arrays.
 Batch = Mapping[str, Array]  # Named arrays, the examples along their first axis.
@@ -89,6 +92,8 @@ class Experiment:
     # Texts kept in the run's folder, by file name: a tokenizer.
     files: Mapping[str, str] = field(default_factory=dict)
     partition: Callable[[str, jax.ShapeDtypeStruct, Mesh], PartitionSpec] = sharding.fsdp
+    # How it was made, which `checked` notes, for the run's record.
+    origin: "Origin | None" = None
 
 
 def descend(

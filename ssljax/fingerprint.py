@@ -15,7 +15,7 @@ import numpy as np
 from ssljax.errors import InputError
 
 F = TypeVar("F", bound=Callable)
-# {name: {part: {"count", "digest", "form"}}}; no form of texts and weights.
+# {name: {part: {"count", "digest", "form"}}}; no form of weights, and of texts read end to end.
 Read = dict[str, dict[str, dict[str, Any]]]
 
 _read: contextvars.ContextVar[Read | None] = contextvars.ContextVar("read", default=None)
@@ -23,13 +23,19 @@ _read: contextvars.ContextVar[Read | None] = contextvars.ContextVar("read", defa
 
 @contextlib.contextmanager
 def reading() -> Iterator[Read]:
-    """Context in which readers report what they read; gives {name: {part: fingerprint}}."""
+    """Context in which readers report what they read; gives {name: {part: fingerprint}}.
+
+    It is then also what was read in a context around it.
+    """
     found: Read = {}
     token = _read.set(found)
     try:
         yield found
     finally:
         _read.reset(token)
+        if (around := _read.get()) is not None:
+            for name, parts in found.items():
+                around[name] = parts | around.get(name, {})
 
 
 def report(name: str, part: str, count: int, content: Any, form: Any = None) -> None:
@@ -54,12 +60,18 @@ def forms_of(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def reported(what: str) -> Callable[[F], F]:
+def reported(
+    what: str,
+    form: Callable[[Any], dict[str, Any] | None] | None = None,
+    absent: Callable[[Mapping[str, Any], int, int], Any] | None = None,
+) -> Callable[[F], F]:
     """Decorator of a reader `read(name, split, ...)` of sets that reports what it returns.
 
     Sets read within it, to make this one up, are not reported. A set's content is its attributes
-    `labels`, `class_names` and, where it is not in memory, `files`, else `image` or `text`. An
-    empty name, which as a path is the current folder, is an InputError.
+    `labels`, `class_names` and, where it is not in memory, `files`, else `image` or `text`. Its
+    `form(found)`, by default `form_of`, goes into the record, and `absent(form, count, seed)`, by
+    default noise, stands in for a set of texts that can't be read (`described.stand_in`). An empty
+    name, which as a path is the current folder, is an InputError.
     """
 
     def decorate(read: F) -> F:
@@ -81,7 +93,7 @@ def reported(what: str) -> Callable[[F], F]:
             except InputError:
                 from ssljax.data.described import stand_in  # Whose package imports this module.
 
-                if (found := stand_in(name, part)) is None:
+                if (found := stand_in(name, part, absent)) is None:
                     raise
             finally:
                 _read.reset(token)
@@ -89,7 +101,7 @@ def reported(what: str) -> Callable[[F], F]:
                 names = ("image", "text", "files", "labels", "class_names")
                 content = {k: getattr(found, k, None) for k in names}
                 content = {k: v for k, v in content.items() if not callable(v)}
-                report(name, part, len(found), content, form_of(found))
+                report(name, part, len(found), content, (form or form_of)(found))
             return found
 
         return call  # type: ignore[return-value]
@@ -98,10 +110,7 @@ def reported(what: str) -> Callable[[F], F]:
 
 
 def form_of(found: Any) -> dict[str, Any] | None:
-    """Shape and type of the examples of a set, and its classes; None of texts.
-
-    Of these `ssljax.data.described.stand_in` makes another set.
-    """
+    """Shape and type of the examples of a set, and its classes; None of texts."""
     if not (hasattr(found, "shape") and len(found)):
         return None
     example = found.read(np.arange(1))

@@ -59,10 +59,11 @@ class Loaded:
 
     @functools.cached_property
     def encoding(self) -> Experiment:
-        """`experiment`, or where its data isn't here, one on noise of the form of that data.
+        """`experiment`, or one in which what isn't here is replaced (`described.standing_in`).
 
-        Its `encode` and `init` are those of the run. InputError as of `experiment`, and where
-        features depend on the data, such as on the mean of its images.
+        Data is replaced by noise of its form, and a pretrained run by this one. Its `encode`,
+        `embed` and `init` are those of the run. InputError as of `experiment`, and where features
+        depend on the data, such as on the mean of its images.
         """
         try:
             return self.experiment
@@ -73,7 +74,8 @@ class Loaded:
             tokenizer = (
                 read_file(self.workdir, file.name, "train that run again") if file.exists() else ""
             )
-            return without_data(make, arguments, self.record.get("read") or {}, e, tokenizer)
+            read = self.record.get("read") or {}
+            return without_data(make, arguments, read, e, tokenizer, str(self.workdir))
 
     def encode(self, images: Any) -> Array:
         """Features (n, d) of uint8 images (n, h, w, c), rows of tokens or waves.
@@ -191,16 +193,17 @@ def without_data(
     read: Mapping[str, Any],
     error: InputError,
     tokenizer: str = "",
+    workdir: str = "",
 ) -> Experiment:
     """An experiment on noise of the form of its data, which `read`, of a record, has; says so.
 
-    In place of a text it needs the run's `tokenizer`, the content of its file. `error` is what
-    `make(**arguments)` raises, for want of the data. It is raised where anything else is wrong, and
-    where features depend on the content of the data.
+    In place of a text it needs the run's `tokenizer`, the content of its file, and of a pretrained
+    run its own folder, `workdir`. `error` is what `make(**arguments)` raises, for want of these. It
+    is raised where anything else is wrong, and where features depend on the content of the data.
     """
     found = []
     for seed in (0, 1):
-        with standing_in(read, seed, tokenizer) as absent:
+        with standing_in(read, seed, tokenizer, workdir) as absent:
             try:
                 found.append(make(**arguments))
             except InputError:
@@ -218,7 +221,8 @@ def without_data(
         z = [np.asarray(jax.jit(e.encode)(state, images)) for e in (one, other)]
         if not np.array_equal(*z, equal_nan=True):
             raise InputError(f"{error} Its features depend on the content of the data.")
-    print(f"Note: {', '.join(sorted(absent))} isn't here; features are computed without it.")
+    verb, them = ("isn't", "it") if len(absent) == 1 else ("aren't", "them")
+    print(f"Note: {', '.join(sorted(absent))} {verb} here; features are computed without {them}.")
     return one
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from ssljax import fingerprint, methods
 from ssljax.checkpoint import flatten, load_state
+from ssljax.data import described
 from ssljax.data.documents import AnyDocuments, Documents
 from ssljax.data.token_feeds import document_rows
 from ssljax.data.token_rows import labelled_rows, masked_tokenizer, TokenKind
@@ -85,8 +86,19 @@ def encoder_of(
     whose encoder is of an unknown class or of another than `net`, or weights that are of no net of
     ours.
     """
-    if is_weights(str(workdir)):
-        return _encoder_in(read_weights(str(workdir)), net)
+    try:
+        if is_weights(str(workdir)):
+            return _encoder_in(read_weights(str(workdir)), net)
+        return _encoder_of_run(workdir, seed, net)
+    except InputError:
+        if not (own := described.own_run(workdir)):
+            raise
+        return _encoder_of_run(own, 0, net)
+
+
+def _encoder_of_run(
+    workdir: str | pathlib.Path, seed: int, net: nn.Module | None
+) -> PretrainedEncoder:
     none = _no_run(workdir, "a file with an --encoder or a --vit", "simclr")
     folder = pathlib.Path(workdir).expanduser()
     file = folder / "record.json"
@@ -491,8 +503,17 @@ def pretrained(
     Of `kind` "EncoderDecoder" it is one with an encoder and a decoder. What is loaded is printed.
     InputError where there is no such model.
     """
-    if is_weights(str(workdir)):
-        return _model_in(read_weights(str(workdir)), kind)
+    try:
+        if is_weights(str(workdir)):
+            return _model_in(read_weights(str(workdir)), kind)
+        return _model_of_run(workdir, kind)
+    except InputError:
+        if not (own := described.own_run(workdir)):
+            raise
+        return _model_of_run(own, kind)
+
+
+def _model_of_run(workdir: str | pathlib.Path, kind: str) -> Pretrained:
     method = {"Transformer": "bert", "EncoderDecoder": "t5"}[kind]
     none = _no_run(workdir, MODELS[kind], method)
     folder = pathlib.Path(workdir).expanduser()

@@ -59,12 +59,17 @@ def labelled(label: str, text: str) -> str:
 
 @contextlib.contextmanager
 def hearing() -> Iterator[list[str]]:
-    """Context that collects the lines that are said in it, whether or not they are printed."""
+    """Context that collects the lines that are said in it, whether or not they are printed.
+
+    They are then also said in a context around it.
+    """
     token = _heard.set(heard := [])
     try:
         yield heard
     finally:
         _heard.reset(token)
+        if (around := _heard.get()) is not None:
+            around.extend(line for line in heard if line not in around)
 
 
 def say(line: str) -> None:

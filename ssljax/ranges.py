@@ -74,15 +74,20 @@ Counts = Annotated[tuple[Count, ...], NotEmpty()]  # Widths of layers.
 
 
 def checked(make: F) -> F:
-    """`make` with its arguments checked against the ranges that its annotations give."""
+    """`make` with its arguments checked against the ranges that its annotations give.
+
+    An experiment that it makes says how it was made, for the record of a run (`ssljax.origin`).
+    """
     signature = inspect.signature(make)
 
     @functools.wraps(make)
     def call(*args: Any, **kwargs: Any) -> Any:
+        from ssljax.origin import call_noted  # Which imports this module.
+
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         check_arguments(make, bound.arguments)
-        return make(*args, **kwargs)
+        return call_noted(make, args, bound.arguments, kwargs)
 
     return call  # type: ignore[return-value]
 

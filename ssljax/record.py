@@ -271,13 +271,14 @@ def check_record(
     given, kept = (any(not k.startswith("run.") for k in of) for of in (now, recorded))
     if given and not kept:
         raise InputError(
-            f"{workdir} holds a run that train() began in Python, which recorded no arguments to "
-            "compare with these: resume it there, or choose another --run.workdir."
+            f"{workdir} holds a run that train() began in Python, of an experiment whose arguments "
+            "it didn't record to compare with these: choose another --run.workdir."
         )
     if kept and not given:
         raise InputError(
-            f"{workdir} holds a run with arguments in its record, and train() in Python was given "
-            "none to compare with them: resume it with its command, or choose another workdir."
+            f"{workdir} holds a run with arguments in its record, and this experiment has none to "
+            "compare with them: make it by a function with ssljax.ranges.checked above it, or "
+            "choose another workdir."
         )
     before = {k: v for k, v in (defaults or {}).items() if k in now} | recorded
     read, then = read or {}, old.get("read") or {}

@@ -1,7 +1,7 @@
 """Run options, and `train`: an experiment from its first step or last checkpoint to its end."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 import itertools
 import os
 import pathlib
@@ -17,9 +17,9 @@ from ssljax.checkpoint import Checkpoints, flatten, last_step
 from ssljax.data.cache import cache_dir, repair_compilation_cache
 from ssljax.errors import check_local, InputError
 from ssljax.experiment import Experiment, TrainState
-from ssljax.fingerprint import Read
 from ssljax.lock import lock
 from ssljax.models import attention
+from ssljax.origin import Origin
 from ssljax.processes import agree, labelled
 from ssljax.program import everywhere, Program
 from ssljax.ranges import check_value, Count, CountOrZero
@@ -148,24 +148,17 @@ def remarks(run: Run, num_steps: int, start: int) -> list[str]:
 def train(
     exp: Experiment,
     run: Run = Run(),
-    computes: Mapping[str, Any] | None = None,
-    source: str | None = None,
+    *,
     started: float | None = None,
-    read: Read | None = None,
-    defaults: Mapping[str, Any] | None = None,
-    said: Sequence[str] = (),
 ) -> TrainState:
     """Trains `exp` to its last step, from the last checkpoint in `run.workdir` if there is one, and
     evaluates it.
 
     Returns the last state, with a leading axis for the seeds where there are several. Nothing is
-    written without a workdir. `computes` and `source`, the arguments and the file of the
-    experiment, go into the run's record; `started` is the time.perf_counter() from which the first
-    step is timed, by default that of this call. `read` has the fingerprints of the data that the
-    experiment has read (by default, the one of its resident arrays), which must be those of the
-    run in the folder; `defaults` stand for arguments that an older record lacks, and `said` are
-    lines on the data, for the record. Raises InputError for settings that are not possible, Stopped
-    after SIGINT, SIGTERM or SIGHUP.
+    written without a workdir. What it was made of (`Experiment.origin`) goes into the run's record,
+    and must be what the run in the folder was made of. `started` is the time.perf_counter() from
+    which the first step is timed, by default that of this call. Raises InputError for settings that
+    are not possible, Stopped after SIGINT, SIGTERM or SIGHUP.
     """
     times = {"start": time.perf_counter() if started is None else started}
     times["ready"] = time.perf_counter()
@@ -177,22 +170,11 @@ def train(
     mesh = sharding.make_mesh(run.fsdp, tensor=run.tensor)
     _check(exp, run, mesh)
     workdir = pathlib.Path(run.workdir).expanduser() if run.workdir else None
-    if workdir and not read:
-        read = fingerprint.of_resident(exp.data.resident())
+    origin = exp.origin or Origin()
+    if workdir and not origin.read:
+        origin = replace(origin, read=fingerprint.of_resident(exp.data.resident()))
     with jax.set_mesh(mesh), Signals() as signals, watchdog.watching(), lock(workdir):
-        return _train(
-            exp,
-            run,
-            workdir,
-            mesh,
-            signals,
-            computes or {},
-            source,
-            read or {},
-            defaults,
-            said,
-            times,
-        )
+        return _train(exp, run, workdir, mesh, signals, origin, times)
 
 
 def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
@@ -230,15 +212,12 @@ def _train(
     workdir: pathlib.Path | None,
     mesh: Mesh,
     signals: Signals,
-    computes: Mapping[str, Any],
-    source: str | None,
-    read: Read,
-    defaults: Mapping[str, Any] | None,
-    said: Sequence[str],
+    origin: Origin,
     times: dict[str, float],
 ) -> TrainState:
     seeds = [run.seed + i for i in range(run.seeds)]
-    computes = {**computes, "run": {"seed": run.seed, "seeds": run.seeds}}
+    computes = {**origin.computes, "run": {"seed": run.seed, "seeds": run.seeds}}
+    source, read = origin.source, origin.read
 
     resident = jax.tree.map(lambda x: everywhere(x, mesh), exp.data.resident())
     feeds = [exp.data.feed(seed, 0, mesh) for seed in seeds]
@@ -248,7 +227,7 @@ def _train(
     old = None
     if workdir:
         old = record.check_record(
-            workdir, computes, read=read, defaults=defaults, num_steps=exp.num_steps
+            workdir, computes, read=read, defaults=origin.defaults, num_steps=exp.num_steps
         )
         record.check_files(workdir, exp.files)
         if old and run.lanes not in ("auto", old["lanes"]):
@@ -287,8 +266,8 @@ def _train(
             files={name: fingerprint.digest(text) for name, text in exp.files.items()},
             kept=record.kept_form(exp.kept, program.state),
             experiment=os.path.basename(source) if source else None,
-            defaults=defaults,
-            said=list(said),
+            defaults=origin.defaults,
+            said=list(origin.said),
             evals=judgements(exp.evals),
             reference=run.reference,
         )

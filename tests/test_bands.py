@@ -12,7 +12,7 @@ import pytest
 from experiments.simsiam import simsiam
 from ssljax import bands, InputError, logs, reference, Run, train
 from ssljax.data import Images
-from tests.tiny import tiny
+from tests.tiny import made_with, tiny
 
 
 def logged(values, every, seconds=True):
@@ -88,7 +88,7 @@ def root(tmp_path_factory):
     """A folder with "tiny", a run of three seeds."""
     root = tmp_path_factory.mktemp("reference")
     run = Run(workdir=str(root / "tiny"), seeds=3, log_every=5)
-    train(tiny(**TINY), run, {"lr": 0.01})
+    train(made_with(tiny(**TINY), {"lr": 0.01}), run)
     return root
 
 
@@ -99,7 +99,7 @@ def compared(root, capsys, **change):
     settings = TINY | change
     run = Run(workdir=str(workdir), seed=7, log_every=100, reference=str(root / "tiny"))
     capsys.readouterr()
-    train(tiny(**settings), run, {"lr": settings.get("lr", 0.01)})
+    train(made_with(tiny(**settings), {"lr": settings.get("lr", 0.01)}), run)
     said = [x for x in capsys.readouterr().out.splitlines() if "band of" in x]
     return said, [row["step"] for row in logs.read_metrics(workdir) if "seconds" in row]
 

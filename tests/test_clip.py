@@ -18,8 +18,6 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.mlp import MLP
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.pretrained import embeddings
-from ssljax.record import plain
-from tests.conftest import ROOT
 
 KEY = jax.random.key(0)
 ONE = {
@@ -128,10 +126,8 @@ def test_a_run_on_files_gives_pictures_and_texts_features_in_one_space(
     }
     exp = replace(clip(**arguments), num_steps=2)
     assert list(exp.evals)[:2] == ["retrieval", "words"] and "knn" not in exp.evals
-    monkeypatch.setattr("sys.argv", [str(ROOT / "experiments" / "clip.py")])
     run = Run(workdir=str(tmp_path / "run"))
-    said = arguments | {"data": str(tmp_path / "pictures.tsv"), "image_size": 16}  # As flags are.
-    state = train(replace(exp, evals={"retrieval": exp.evals["retrieval"]}), run, plain(said))
+    state = train(replace(exp, evals={"retrieval": exp.evals["retrieval"]}), run)
     batch = batch_of(exp)
     sets = arguments["data"].pairs(whole=True)
     rows = caption_rows(sets, "wordpiece", 1000, 16)[1]["train"][:3]
@@ -145,6 +141,11 @@ def test_a_run_on_files_gives_pictures_and_texts_features_in_one_space(
     assert of_pictures.shape == (12, 6)
     again = load(tmp_path / "run").encode(pictures)
     np.testing.assert_allclose(again, jax.jit(exp.encode)(state, pictures), atol=1e-6)
+    (tmp_path / "pictures.tsv").rename(tmp_path / "moved.tsv")
+    texts = embeddings(tmp_path / "run", sets.train.captions[:3])
+    np.testing.assert_array_equal(texts, found)  # By the tokens of the run.
+    np.testing.assert_array_equal(embeddings(tmp_path / "run", pictures), of_pictures)
+    np.testing.assert_array_equal(load(tmp_path / "run").encode(pictures), again)
     with pytest.raises(InputError, match="Images must be uint8"):
         embeddings(tmp_path / "run", pictures / 255)
     with pytest.raises(InputError, match="Give a list of texts"):

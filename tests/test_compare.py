@@ -15,7 +15,7 @@ from ssljax.compare import columns_of, differing, text
 from ssljax.runs import read_run
 from ssljax.stats import difference
 from tests.runs_on_disk import EVALS, write_run
-from tests.tiny import tiny
+from tests.tiny import made_with, tiny
 
 
 def columns(*folders):
@@ -316,7 +316,7 @@ def test_runs_that_cant_be_read_are_named_and_others_compared(tmp_path, capsys):
 def test_compares_real_runs(tmp_path, capsys):
     for name, seeds, lr in (("a", 2, 1e-2), ("b", 1, 1e-3)):
         run = Run(workdir=str(tmp_path / name), seeds=seeds)
-        train(tiny(num_steps=3, lr=lr), run, {"lr": lr}, defaults={"lr": 1e-2})
+        train(made_with(tiny(num_steps=3, lr=lr), {"lr": lr}, defaults={"lr": 1e-2}), run)
     capsys.readouterr()
     compare.main([str(tmp_path / "a"), str(tmp_path / "b")])
     out = capsys.readouterr().out

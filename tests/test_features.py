@@ -12,15 +12,18 @@ import pytest
 
 from experiments.audio_dae import audio_dae
 from experiments.bert import bert
+from experiments.finetune import finetune
+from experiments.finetune_text import finetune_text
 from experiments.gpt import gpt
 from experiments.rotation import rotation
 from experiments.simclr import simclr
 from experiments.simcse import simcse
 from experiments.t5 import t5
+from experiments.text_to_text import text_to_text
 from experiments.vae import vae
 from experiments.wav2vec2 import wav2vec2
 from ssljax import Experiment, features, load, Loaded
-from ssljax.data import Images, images, sources
+from ssljax.data import Images, images, PlainImages, sources
 from ssljax.data.audio import Recordings, recordings
 from ssljax.data.documents import documents, labelled_documents
 from ssljax.data.folders import find_files, IMAGES
@@ -148,6 +151,58 @@ def test_features_without_the_text_of_the_run(make, settings, tmp_path, capsys):
     (tmp_path / "run" / "tokenizer.json").unlink()
     with pytest.raises(InputError, match="can't be made again: There is no file or folder"):
         load(tmp_path / "run").encode(rows)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("make", [simcse, finetune_text, text_to_text])
+def test_features_without_the_labelled_texts_of_the_run(make, labels, tmp_path, capsys):
+    """Nor without the run that it started from, whose net and tokens it has itself."""
+    if not labels and make is not text_to_text:
+        return
+    docs = labelled_documents("python", "train")
+    texts = tmp_path / "texts"
+    for i, text in enumerate(docs.text[:24]):
+        (folder := texts / f"class {i % 3}").mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.txt").write_text(text[:400])
+    if not labels:
+        texts = tmp_path / "pairs.tsv"
+        texts.write_text("".join(f"{i} and {i}\t{2 * i}\n" for i in range(40)))
+    net, start = Transformer(1, 2, 8), t5 if make is text_to_text else bert
+    small = {"net": net, "length": 16, "vocabulary": 600, "batch_size": 8}
+    save_run(start, tmp_path / "start", data="python", **small)
+    runs = {"whole": {}, "tuned": {"pretrained": str(tmp_path / "start")}}
+    rows = np.random.default_rng(0).integers(0, 500, (3, 16)).astype(np.int32)
+    z = {}
+    for name, more in runs.items():
+        save_run(make, tmp_path / name, data=str(texts), **(small | more))
+        z[name] = load(tmp_path / name).encode(rows)
+    (tmp_path / "start").rename(tmp_path / "elsewhere")  # The data is still here.
+    np.testing.assert_array_equal(load(tmp_path / "tuned").encode(rows), z["tuned"])
+    assert f"Note: {tmp_path / 'start'} isn't here" in capsys.readouterr().out
+    texts.rename(tmp_path / "moved")
+    for name in runs:
+        np.testing.assert_array_equal(load(tmp_path / name).encode(rows), z[name])
+        both = [str(tmp_path / "start"), str(texts)]
+        gone = f"{texts} isn't" if name == "whole" else f"{', '.join(sorted(both))} aren't"
+        assert f"Note: {gone} here" in capsys.readouterr().out
+        with pytest.raises(InputError, match="made again: There is no|is no file of pairs"):
+            load(tmp_path / name).experiment  # noqa: B018
+
+
+def test_features_of_a_tuned_net_without_the_run_that_it_started_from(photos, tmp_path, capsys):
+    root = photos[0]
+    labelled = PlainImages(f"{root}:classes", image_size=16)
+    x = images("photos", "test", 16).image[:5]
+    save_run(rotation, tmp_path / "start", data=Images(str(root), image_size=16), **SMALL)
+    old = str(tmp_path / "start")
+    save_run(finetune, tmp_path / "run", data=labelled, pretrained=old, batch_size=8)
+    z = load(tmp_path / "run").encode(x)
+    (tmp_path / "start").rename(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(load(tmp_path / "run").encode(x), z)
+    assert f"Note: {tmp_path / 'start'} isn't here" in capsys.readouterr().out
+    assert write_features(load(tmp_path / "run"), root, tmp_path / "z.npz") == 60
+    with pytest.raises(InputError, match="elsewhere|does not exist"):
+        load(tmp_path / "run").experiment  # noqa: B018
 
 
 def test_features_without_the_sound_of_the_run(tmp_path, capsys):

@@ -726,11 +726,7 @@ def test_fine_tuning_on_fewer_images_than_a_batch():
 def test_fine_tuning_starts_from_the_encoder_and_a_new_head(source, tmp_path, one_device):
     arguments = ONE | {"queue": 64} if source == "moco" else BRIEF | {"vit": VIT}
     exp = (moco if source == "moco" else mae)(**arguments)
-    train(
-        replace(exp, num_steps=2, evals={}),
-        Run(workdir=str(tmp_path)),
-        plain(arguments),
-    )
+    train(replace(exp, num_steps=2, evals={}), Run(workdir=str(tmp_path)))
     saved = load(tmp_path).state
     weights = saved["params"]["encoder"]
     weights = weights if source == "moco" else weights["params"]  # As the files keep them.
@@ -751,11 +747,7 @@ def test_fine_tuning_starts_from_the_encoder_and_a_new_head(source, tmp_path, on
     folder = (
         tmp_path / "tuned"
     )  # From which another begins, whatever encoder the arguments of this one name.
-    after = train(
-        replace(tuned, num_steps=1, evals={}),
-        Run(workdir=str(folder)),
-        {"pretrained": str(tmp_path)},
-    )
+    after = train(replace(tuned, num_steps=1, evals={}), Run(workdir=str(folder)))
     again = finetune(DIGITS, pretrained=str(folder), batch_size=32)
     close(
         again.warm_start(jax.jit(again.init)(KEY, digits())).params["encoder"],
@@ -776,11 +768,7 @@ def test_fine_tuning_on_images_of_another_size_resamples_learned_positions(tmp_p
         "view": replace(PLAIN, view_size=4),
         "encoder": ViT(patch=2, width=24, depth=1, heads=2, positions="learned"),
     }
-    train(
-        replace(simclr(**arguments), num_steps=2, evals={}),
-        Run(workdir=str(tmp_path)),
-        plain(arguments),
-    )
+    train(replace(simclr(**arguments), num_steps=2, evals={}), Run(workdir=str(tmp_path)))
     tuned, kept = (
         finetune(DIGITS, pretrained=str(tmp_path), batch_size=32),
         load(tmp_path).state["params"]["encoder"],
@@ -804,7 +792,7 @@ def test_the_teacher_is_saved_as_the_encoder(make, tmp_path, one_device):
     arguments = CROPS if make is dino else BRIEF | {"vit": VIT}
     arguments |= {"crops": MultiCrop(PLAIN, small=0)} if make is ibot else {}
     exp = make(**arguments)
-    state = train(replace(exp, num_steps=3, evals={}), Run(workdir=str(tmp_path)), plain(arguments))
+    state = train(replace(exp, num_steps=3, evals={}), Run(workdir=str(tmp_path)))
     _, params, stats, _ = encoder_of(tmp_path)
     close(params, state.extra["teacher"]["encoder"], 0)
     close(stats, state.extra["seen"]["encoder"] if make is dino else {}, 0)

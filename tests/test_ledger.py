@@ -17,7 +17,7 @@ from ssljax.ledger.__main__ import write
 from ssljax.ledger.commands import commands_today
 from tests.conftest import ROOT
 from tests.test_commands import commands as commands_in
-from tests.tiny import tiny
+from tests.tiny import made_with, tiny
 
 ROWS = ledger.read_rows()
 NAMES = {ledger.name_of(r): r for r in ROWS}
@@ -244,9 +244,8 @@ def runs(tmp_path_factory):
     patch.setattr(record, "commit", lambda: "0123456789")
     for seed in (0, 1):
         train(
-            tiny(num_steps=8),
+            made_with(tiny(num_steps=8), {"num_steps": 8, "data": "digits"}),
             Run(workdir=str(root / str(seed)), seed=seed),
-            {"num_steps": 8, "data": "digits"},
         )
     patch.undo()
     return root

@@ -1,7 +1,6 @@
 """Pictures of nearest neighbours before and after training, against neighbours by hand."""
 
 from dataclasses import replace
-import inspect
 
 import jax
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 
 from experiments.gan import gan
 from experiments.simclr import simclr
-from ssljax import InputError, record, Run, train
+from ssljax import InputError, Run, train
 from ssljax.data import Images, images, PlainImages
 from ssljax.data.views import Views
 from ssljax.evals.features import subset
@@ -23,9 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 def run_of(make, folder, evals=None, **arguments):
     exp = replace(make(**arguments), num_steps=3, evals=evals or {})
-    source = inspect.getsourcefile(inspect.unwrap(make))
-    state = train(exp, Run(workdir=str(folder), seed=5), record.computes_of(arguments), source)
-    return exp, state
+    return exp, train(exp, Run(workdir=str(folder), seed=5))
 
 
 def test_before_and_after_shows_the_neighbours_by_the_untrained_and_the_trained_net(tmp_path):

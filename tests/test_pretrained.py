@@ -1,7 +1,6 @@
 """Labelled texts, and models that begin with the weights of another run."""
 
 from dataclasses import replace
-import inspect
 import json
 import shutil
 import sys
@@ -35,7 +34,8 @@ from ssljax.models.mlp import MLP
 from ssljax.models.rnn import RNN
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import ViT
-from ssljax.pretrained import encoder_of, pretrained, pretrained_or_new
+from ssljax.pretrained import encoder_of, pretrained, pretrained_or_new, RunEncoder
+from ssljax.ranges import checked
 
 NET = Transformer(1, 2, 8, dropout=0.1)
 DIGITS = Images("digits")
@@ -46,7 +46,6 @@ def test_positions_that_were_not_learned_are_not_read(tmp_path, one_device):
     train(
         replace(bert(net=net, vocabulary=400, length=16, batch_size=8), num_steps=1, evals={}),
         Run(workdir=str(tmp_path / "bert")),
-        record.plain(dict(net=net, length=16)),
     )
     assert finetune_text(pretrained=str(tmp_path / "bert"), length=16)
     with pytest.raises(
@@ -117,11 +116,7 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
     """And with its net and tokens, whatever the flags say; without labels it would stay there."""
     arguments = dict(net=NET, vocabulary=400, length=16, batch_size=8)
     folder = tmp_path / "bert"
-    old = train(
-        replace(bert(**arguments), num_steps=2, evals={}),
-        Run(workdir=str(folder)),
-        record.plain(dict(net=NET, length=16)),
-    )
+    old = train(replace(bert(**arguments), num_steps=2, evals={}), Run(workdir=str(folder)))
     exp = finetune_text(
         pretrained=str(folder),
         net=Transformer(2, 2, 16, dropout=0.0),
@@ -160,7 +155,7 @@ def test_fine_tuning_begins_with_the_weights_of_the_run(tmp_path, one_device):
     )
     exp = finetune_text(**arguments, batch_size=8, length=16, lr=0.0)
     assert exp.files == simcse(**arguments, batch_size=8, length=16).files
-    train(replace(exp, num_steps=1, evals={}), Run(workdir=str(child)), record.plain(arguments))
+    train(replace(exp, num_steps=1, evals={}), Run(workdir=str(child)))
     shutil.rmtree(folder)  # A run that began with this one does without it.
     found = pretrained(child)
     assert found.model.net == NET.clone(dropout=0.3) and not found.model.causal
@@ -179,7 +174,7 @@ def test_from_scratch_is_the_form_of_the_pretrained_encoder_with_new_weights(tmp
     """Which is not that of the default encoder: a floor of another net would be none."""
     arguments = dict(data=DIGITS, encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
     exp = replace(rotation(**arguments), num_steps=3, evals={})
-    old = train(exp, Run(workdir=str(tmp_path)), record.plain(arguments))
+    old = train(exp, Run(workdir=str(tmp_path)))
     start = lambda scratch: train(
         replace(
             finetune(DIGITS, pretrained=str(tmp_path), scratch=scratch, batch_size=32, lr=0.0),
@@ -209,7 +204,7 @@ def damages(text: str):
 def test_damaged_files_of_a_language_model_are_one_sentence(tmp_path, one_device):
     folder = tmp_path / "bert"
     exp = replace(bert(net=NET, vocabulary=400, length=16, batch_size=8), num_steps=1, evals={})
-    train(exp, Run(workdir=str(folder)), record.plain(dict(net=NET, length=16)))
+    train(exp, Run(workdir=str(folder)))
     for name in ("net.json", "tokenizer.json"):
         whole = (folder / name).read_text()
         for content in damages(whole):
@@ -252,13 +247,14 @@ def with_net_before(record, net):
 def test_damaged_records_of_an_encoder_are_one_sentence(tmp_path, one_device):
     arguments = dict(data=DIGITS, encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
     exp = replace(rotation(**arguments), num_steps=1, evals={})
-    train(exp, Run(workdir=str(tmp_path)), record.plain(arguments))
+    train(exp, Run(workdir=str(tmp_path)))
     file = tmp_path / "record.json"
     whole = json.loads(file.read_text())
     for content in damages(file.read_text()):
         file.write_bytes(content)
         try:
-            assert encoder_of(tmp_path).net == arguments["encoder"]  # Another part is damaged.
+            net = encoder_of(tmp_path).net  # Another part is damaged, or it says to keep none.
+            assert net == arguments["encoder"] or isinstance(net, RunEncoder)
         except InputError as e:
             assert "\n" not in str(e)
     for change in ({"widths": "wide"}, {"widths": [4, "6"]}, {"size": 1.5}, {"more": 3}):
@@ -293,8 +289,8 @@ def test_damaged_records_of_an_encoder_are_one_sentence(tmp_path, one_device):
 def test_weights_and_data_of_a_pretrained_run_are_reported(tmp_path, one_device):
     arguments = dict(data=DIGITS, encoder=ConvNet(widths=(4, 6)), batch_size=32, epochs=1)
     exp = replace(rotation(**arguments), num_steps=1, evals={})
-    train(exp, Run(workdir=str(tmp_path / "a")), record.plain(arguments))
-    train(exp, Run(workdir=str(tmp_path / "b"), seed=1), record.plain(arguments))
+    train(exp, Run(workdir=str(tmp_path / "a")))
+    train(exp, Run(workdir=str(tmp_path / "b"), seed=1))
     found = []
     for folder in ("a", "b", "a"):
         with fingerprint.reading() as read:
@@ -320,9 +316,7 @@ def train_briefly(make, folder, seeds=1, **arguments):
     """Three steps of an experiment, as its program would: (experiment, state)."""
     arguments = dict(data=DIGITS, batch_size=32, epochs=1) | arguments
     exp = replace(make(**arguments), num_steps=3, evals={})
-    source = inspect.getsourcefile(inspect.unwrap(make))
-    run = Run(workdir=str(folder), seeds=seeds)
-    return exp, train(exp, run, record.computes_of(arguments), source)
+    return exp, train(exp, Run(workdir=str(folder), seeds=seeds))
 
 
 @pytest.mark.parametrize("make", LOADED, ids=lambda make: make.__name__)
@@ -408,24 +402,21 @@ def test_encoder_of_ones_own_is_given_as_a_module(tmp_path, one_device):
     with pytest.raises(InputError, match="encoder .*can't be restored .there is no class MyNet"):
         load(folder).encode(x)
 
-    def mine(
-        data: Images = Images(),
-        encoder: MyNet = MyNet(),
-        view: Views = Views(),
-        batch_size: int = 1,
-        epochs: int = 1,
-    ):
-        return simclr(data, view, encoder, batch_size=batch_size, epochs=epochs)
+    @checked
+    def mine(data: Images = Images(), encoder: MyNet = MyNet(), batch_size: int = 32):
+        return simclr(data, PLAIN, encoder, batch_size=batch_size, epochs=1)
 
-    np.testing.assert_array_equal(load(folder, make=mine).encode(x), expected)
+    exp = replace(mine(DIGITS, net), num_steps=1, evals={})
+    state = train(exp, Run(workdir=str(tmp_path / "of_mine")))
+    found = load(tmp_path / "of_mine", make=mine).encode(x)
+    np.testing.assert_array_equal(found, jax.jit(exp.encode)(state, x))
 
 
 def test_runs_that_cannot_encode_are_one_sentence(tmp_path, one_device):
     text = tmp_path / "lstm"
     arguments = dict(tokens="characters", rnn=RNN(layers=1, width=8), batch_size=8)
     exp = replace(lstm(**arguments), num_steps=1, evals={})
-    file = inspect.getsourcefile(inspect.unwrap(lstm))
-    train(exp, Run(workdir=str(text)), record.computes_of(arguments), file)
+    train(exp, Run(workdir=str(text)))
     with pytest.raises(InputError, match="has no encode: compute features from the arrays"):
         load(text).encode(np.zeros((2, 16), np.int32))
     data = tmp_path / "digits.npz"
@@ -437,8 +428,9 @@ def test_runs_that_cannot_encode_are_one_sentence(tmp_path, one_device):
     x = digits.image[:4]
     assert load(folder).encode(x).shape == (4, 6)
     data.unlink()
+    assert load(folder).encode(x).shape == (4, 6)  # Its record has the form of that data.
     with pytest.raises(InputError, match="experiment of .* can't be made again: .*digits.npz"):
-        load(folder).encode(x)
+        load(folder).experiment  # noqa: B018
     file = folder / "record.json"
     content = json.loads(file.read_text())
     for changed, says in (

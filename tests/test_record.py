@@ -9,20 +9,22 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
 
 import ssljax
-from ssljax import cli, fingerprint, InputError, record, Run, train
-from ssljax.data import feed, images
+from ssljax import cli, Experiment, fingerprint, InputError, load, record, Run, train
+from ssljax.data import feed, Images, images
 from ssljax.data.audio import recordings
 from ssljax.data.documents import documents, labelled_documents
 from ssljax.data.sources import Arrays, OnDisk
 from ssljax.data.text_pairs import text_pairs
 from ssljax.lock import lock
+from ssljax.ranges import checked, Count
 from tests.conftest import ROOT
-from tests.tiny import tiny
+from tests.tiny import made_with, tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -62,22 +64,20 @@ def write_pictures(folder: pathlib.Path, classes: int = 2, each: int = 20) -> No
 
 def test_arguments_that_differ_are_listed(tmp_path):
     run = Run(workdir=str(tmp_path))
-    train(tiny(num_steps=2), run, {"lr": 0.01, "encoder": {"class": "MLP", "width": 16}})
+    exp, computes = tiny(num_steps=2), {"lr": 0.01, "encoder": {"class": "MLP", "width": 16}}
+    train(made_with(exp, computes), run)
     with pytest.raises(
         InputError, match=r"(?s)--encoder\.width: 16 in the folder, 32 now.*--lr: 0.01 .*, 0.1 now"
     ):
-        train(tiny(num_steps=2), run, {"lr": 0.1, "encoder": {"class": "MLP", "width": 32}})
+        train(made_with(exp, {"lr": 0.1, "encoder": {"class": "MLP", "width": 32}}), run)
     with pytest.raises(InputError, match="--run.seed: 0 in the folder, 1 now"):
-        train(
-            tiny(num_steps=2),
-            replace(run, seed=1),
-            {"lr": 0.01, "encoder": {"class": "MLP", "width": 16}},
-        )
+        train(made_with(exp, computes), replace(run, seed=1))
 
 
 def test_record_is_enough_to_repeat(tmp_path):
     source = ROOT / "tests" / "tiny.py"
-    train(tiny(num_steps=2), Run(workdir=str(tmp_path)), {"num_steps": 2}, str(source))
+    exp = made_with(tiny(num_steps=2), {"num_steps": 2}, source=str(source))
+    train(exp, Run(workdir=str(tmp_path)))
     found = json.loads((tmp_path / "record.json").read_text())
     assert found["computes"] == {"num_steps": 2, "run": {"seed": 0, "seeds": 1}}
     launch = found["launches"][0]
@@ -115,11 +115,60 @@ def test_arguments_that_an_older_record_lacks_have_their_defaults(tmp_path, caps
     assert run_main(capsys, tiny, *flags)[0] == 0
     status, _, err = run_main(capsys, tiny, *flags, "--noise", "0.2")
     assert status == 2 and "--noise: 0.1 in the folder, 0.2 now" in err
-    # Python doesn't know the arguments of an experiment that it is given.
-    with pytest.raises(
-        InputError, match="here holds a run with arguments in its record, and train"
-    ):
+    # This function notes no arguments.
+    with pytest.raises(InputError, match="here holds a run with arguments in its record, and this"):
         train(tiny(num_steps=4), Run(workdir="here"))
+
+
+def test_python_and_a_command_resume_and_load_each_others_runs(tmp_path, capsys):
+    from experiments.rotation import rotation
+    from ssljax.models.convnet import ConvNet
+
+    make = lambda widths=(4, 5): replace(
+        rotation(Images("digits"), encoder=ConvNet(widths), batch_size=500, epochs=1), evals={}
+    )
+    flags = ["--data", "digits", "--batch-size", "500", "--epochs", "1", "encoder:conv-net"]
+    flags += ["--encoder.widths", "4", "5"]
+    run = lambda name: Run(workdir=str(tmp_path / name))
+    state = train(make(), run("python"))
+    assert run_main(capsys, rotation, *flags, "--run.workdir", run("command").workdir)[0] == 0
+    x = images("digits", "test").image[:9]
+    want = jax.jit(make().encode)(state, x)
+    for name in ("python", "command"):
+        loaded = load(tmp_path / name)
+        assert loaded.record["experiment"] == "rotation.py"
+        assert loaded.record["computes"]["encoder"]["widths"] == [4, 5]
+        assert loaded.record["read"].keys() == {"digits"} and loaded.record["said"]
+        np.testing.assert_array_equal(loaded.encode(x), want)
+        status, out, _ = run_main(capsys, rotation, *flags, "--run.workdir", run(name).workdir)
+        assert status == 0 and "Finished at step 2" in out
+        train(make(), run(name))
+        assert "Finished at step 2" in capsys.readouterr().out
+        other = [*flags[:-1], "6", "--run.workdir", run(name).workdir]
+        assert "--encoder.widths: [4, 5] in the folder, [4, 6] now" in run_main(
+            capsys, rotation, *other
+        )[2].replace("\n", " ")
+        with pytest.raises(InputError, match="--encoder.widths"):
+            train(make((4, 6)), run(name))
+
+
+def test_an_experiment_within_another_is_of_the_outer_call():
+    """With all that the inner one read and said."""
+
+    @checked
+    def outer(width: Count = 8) -> Experiment:
+        images("digits", "train")
+        return inner(2 * width)
+
+    @checked
+    def inner(width: Count = 8) -> Experiment:
+        documents("python", "train")
+        return tiny(width=width)
+
+    origin = outer(3).origin
+    assert origin.computes == {"width": 3} and origin.read.keys() == {"digits", "python"}
+    assert inner(6).origin.read.keys() == {"digits", "python"}  # tiny reads digits, too.
+    assert origin.source == __file__ and any("digits" in line for line in origin.said)
 
 
 def test_defaults_of_fields_are_those_of_the_class_given():
@@ -277,7 +326,7 @@ def test_data_from_python_is_compared(tmp_path):
     other = feed(Arrays(255 - digits.image, digits.labels, digits.class_names), 32)
     with pytest.raises(InputError, match="The data has other training examples than when"):
         train(replace(exp, data=other), run)
-    with pytest.raises(InputError, match="began in Python, which recorded no arguments to compare"):
+    with pytest.raises(InputError, match="began in Python, of an experiment whose arguments"):
         record.check_record(tmp_path, record.computes_of({"lr": 0.1}))
 
 

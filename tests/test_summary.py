@@ -11,7 +11,7 @@ from ssljax import InputError, ledger, logs, Run, summary, train
 from ssljax.evals.evaluator import Evaluator
 from ssljax.ledger import commands
 from ssljax.summary import format_row, Row, summary_notes, summary_rows, summary_table
-from tests.tiny import tiny
+from tests.tiny import made_with, tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -111,7 +111,7 @@ def test_a_run_is_summed_up_while_it_goes_on_and_when_it_is_finished(tmp_path):
     )
     exp = replace(tiny(num_steps=4), evals={"own": lambda state: {"number": 1.0}, "knn": knn})
     run = Run(workdir=str(tmp_path), seeds=2, seed=3, eval_every=2)
-    train(exp, run, {"width": 16}, defaults={"width": 8})
+    train(made_with(exp, {"width": 16}, defaults={"width": 8}), run)
     found = summary.summary(tmp_path)
     assert (found.step, found.finished, list(found.seeds)) == (4, True, [3, 4])
     assert (found.main.name, found.main.trained, found.main.untrained, found.main.floor) == (

@@ -13,7 +13,7 @@ from ssljax import figures, InputError, logs, Run, train
 from ssljax.data import images
 from ssljax.evals.pictures import FeatureMap
 from ssljax.tensorboard import _events, Board
-from tests.tiny import tiny
+from tests.tiny import made_with, tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -46,7 +46,8 @@ def digits_map(n: int = 45, width: int = 7) -> FeatureMap:
 def test_hparams_are_the_settings_and_a_finished_run_is_a_success(tmp_path):
     computes = {"width": 16, "net": {"class": "MLP", "widths": [8, 9]}, "lr": 0.01, "norm": True}
     run = Run(workdir=str(tmp_path))
-    train(tiny(num_steps=2), run, computes, defaults={"width": 8, "blur": 0.5})
+    defaults = {"width": 8, "blur": 0.5}
+    train(made_with(tiny(num_steps=2), computes, defaults=defaults), run)
     found = hparams(tmp_path / "tensorboard")
     assert sorted(found) == ["_hparams_/session_end_info", "_hparams_/session_start_info"]
     values = {
@@ -128,7 +129,7 @@ def test_pictures_texts_and_feature_maps_reach_tensorboard_and_wandb(tmp_path, m
         ),
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    train(tiny(num_steps=1), Run(workdir=str(tmp_path)), {"lr": 0.1})
+    train(made_with(tiny(num_steps=1), {"lr": 0.1}), Run(workdir=str(tmp_path)))
     log = logs.Log(tmp_path, 10, 1, "project")
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     log.picture(5, "samples/grid", pixels)

@@ -12,7 +12,7 @@ import pytest
 from ssljax import load, processes, Run, train
 from ssljax.checkpoint import flatten
 from ssljax.evals.evaluator import Evaluator
-from tests.tiny import tiny
+from tests.tiny import made_with, tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -36,7 +36,7 @@ def header(out: str) -> dict[str, str]:
 
 def test_header_says_data_device_model_training_and_folder(tmp_path, capsys):
     run = Run(workdir=str(tmp_path), seeds=2)
-    train(tiny(num_steps=4), run, {"epochs": 3})
+    train(made_with(tiny(num_steps=4), {"epochs": 3}), run)
     found = header(capsys.readouterr().out)
     size = sum(x.size for x in flatten(load(tmp_path).state["params"]).values())
     assert found == {
@@ -46,7 +46,7 @@ def test_header_says_data_device_model_training_and_folder(tmp_path, capsys):
         "training": "4 steps of 32 examples (3 epochs)",
         "folder": str(tmp_path),
     }
-    train(tiny(num_steps=1), Run(), {"epochs": 1})
+    train(made_with(tiny(num_steps=1), {"epochs": 1}), Run())
     found = header(capsys.readouterr().out)
     assert found["training"] == "1 step of 32 examples (1 epoch)"
     assert found["folder"] == "none: nothing is saved without --run.workdir"

@@ -1,7 +1,10 @@
 """Smallest real experiment: an autoencoder on the digits; also a program that tests can kill."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import optax
 from ssljax import Experiment, InputError, main, minimize, sharding, TrainState
 from ssljax.data import augment, feed, images
 from ssljax.models.mlp import MLP
+from ssljax.origin import Origin
 
 
 def tiny(
@@ -61,6 +65,11 @@ def tiny(
         evals={"test": evaluate},
         partition=partial(sharding.fsdp, min_size=1),
     )
+
+
+def made_with(exp: Experiment, computes: Mapping[str, Any], **more: Any) -> Experiment:
+    """`exp` as of a function of these arguments, whose origin has `more`."""
+    return replace(exp, origin=Origin(computes, **more))
 
 
 if __name__ == "__main__":

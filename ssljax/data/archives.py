@@ -31,7 +31,6 @@ from ssljax.data.splits import hash_of_names, held_out
 from ssljax.data.text_files import CAPTION, captions_of
 from ssljax.errors import InputError
 
-ARCHIVES = ".tar", ".parquet"
 ROWS = 64  # Rows of a Parquet file that are decoded at once.
 
 

@@ -22,6 +22,7 @@ from ssljax.data.feed import check_batch, Data, Streamed
 from ssljax.data.folders import find_files, IMAGES
 from ssljax.data.image_sets import DEFAULT, ImageSets, MIDDLE, PlainImages
 from ssljax.data.order import indices
+from ssljax.data.shards import has_captions, read_index, shard_captions, shard_images
 from ssljax.data.sources import (
     Arrays,
     fits_in_memory,
@@ -31,11 +32,11 @@ from ssljax.data.sources import (
     without_validation,
 )
 from ssljax.data.splits import hash_of_names, held_out
-from ssljax.data.text_files import compose
+from ssljax.data.text_files import CAPTION, captions_beside, compose
 from ssljax.data.token_rows import labelled_rows, masked_tokenizer, TokenKind
 from ssljax.data.tokenizers import check_unknown, counts_of, encode, SPECIAL_TOKENS
 from ssljax.errors import InputError
-from ssljax.fingerprint import names_and_sizes, reported
+from ssljax.fingerprint import form_of, names_and_sizes, reported
 from ssljax.processes import say
 
 if TYPE_CHECKING:
@@ -43,13 +44,12 @@ if TYPE_CHECKING:
 
 Tree = Any
 
-# Usual names of the two columns of a table; filepath and title are OpenCLIP's.
+# Usual names of a table's column of files; filepath is OpenCLIP's.
 FILE = ("filepath", "file", "filename", "file_name", "path", "image", "image_path")
-CAPTION = ("title", "caption", "text", "description")
 TABLES = {".csv": ",", ".tsv": "\t"}
 FORMS = (
     "a .csv or .tsv of files and captions, a folder of pictures with a .txt of the same name "
-    "beside each, or a set with classes"
+    "beside each, shards of pictures with captions (ssljax.data.prepare), or a set with classes"
 )
 
 
@@ -66,7 +66,7 @@ class Captioned:
     files: str = ""
     """What stands for the pictures in a run's record: names and sizes."""
     planned: bool = False
-    """Whether they stand in for pairs that aren't here, to plan a run on them."""
+    """Whether they stand in for pairs that aren't here."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -97,7 +97,9 @@ class Pairs(PlainImages):
 
     data: str = DEFAULT
     """Pictures and captions: a .csv or .tsv of files and captions, a folder of pictures with a .txt
-    of the same name beside each, or any set with classes (doodles, cifar10, class folders)."""
+    of the same name beside each, shards that ssljax.data.prepare wrote from such a folder or from
+    tars or Parquet files with captions, or any set with classes (doodles, cifar10, class folders).
+    """
     template: str = "a drawing of a {}"
     """Caption of a picture that has none but is of a class, whose name replaces {}."""
 
@@ -146,10 +148,18 @@ def _by_class(images: Source, prompts: list[str]) -> Captioned:
     return Captioned(images, prompts, pairs.astype(np.int32))
 
 
+def _one_caption(images: Source) -> Captioned:
+    """Pictures that stand in for others, with one caption."""
+    pairs = np.stack([np.arange(len(images)), np.zeros(len(images))], 1).astype(np.int32)
+    return Captioned(images, [""], pairs, planned=True)
+
+
 def _has_captions(data: str) -> bool:
-    """Whether a name is of a table, or of a folder of pictures with texts beside them."""
+    """Whether a name is, or was, of a table, or of a folder of pictures and captions."""
     path = pathlib.Path(_path_and_split(data)[0]).expanduser()
-    if path.suffix.lower() in TABLES:
+    if path.suffix.lower() in TABLES or described.was_read_as(data, "pairs"):
+        return True
+    if has_captions(path):
         return True
     return path.is_dir() and any(
         file.with_suffix(".txt").is_file() for file in itertools.islice(_pictures(path), 1000)
@@ -170,7 +180,16 @@ def _path_and_split(data: str) -> tuple[str, bool]:
     return whole or data, bool(whole)
 
 
-@reported("pairs")
+def _form(pairs: Captioned) -> dict[str, Any] | None:
+    return form_of(pairs.images)
+
+
+def _absent(form: Mapping[str, Any], count: int, seed: int) -> Captioned:
+    """Pictures of noise, with one caption, that stand in for others."""
+    return _one_caption(described.noise(form, count, seed))
+
+
+@reported("pairs", _form, _absent)
 def captioned(
     name: str,
     split: str,
@@ -190,8 +209,9 @@ def captioned(
         shape, line = (size or 224, size or 224, 3), f"{name} isn't here: planned"
         absent, _ = described.image_set(name, split, shape, [], whole)
         say(line)
-        pairs = np.stack([np.arange(len(absent)), np.zeros(len(absent))], 1).astype(np.int32)
-        return Captioned(absent, [""], pairs, planned=True)
+        return _one_caption(absent)
+    if has_captions(root):
+        return _of_shards(root, split, size, validation, whole, part, skip_bad)
     if root.suffix.lower() in TABLES and not root.is_dir():
         files, captions, splits, labels, classes, line = _of_table(root, validation, skip_bad)
         root = root.parent
@@ -238,6 +258,33 @@ def captioned(
     if split == "train":
         say(f"{line}. {decode.note}" if decode.note else line)
     return Captioned(source, list(numbers), pairs, names_and_sizes(own, root))
+
+
+def _of_shards(
+    root: pathlib.Path,
+    split: str,
+    size: int,
+    validation: bool,
+    whole: bool,
+    part: float,
+    skip_bad: bool,
+) -> Captioned:
+    """Of shards, whose pictures were all decoded when they were written; damage is an error."""
+    source, line = shard_images(root, split, size, "", validation, whole=whole, part=part)
+    captions = shard_captions(root, split, validation)
+    cure = "write one where it came from, and prepare all once more into another folder"
+    bad = [f"{name} in {root} has no caption: {cure}" for name, own in captions if not own]
+    _refuse(bad, len(captions), skip_bad, "pictures")
+    numbers: dict[str, int] = {}
+    found = [
+        (i, numbers.setdefault(text, len(numbers)))
+        for i, (_, own) in enumerate(captions)
+        for text in own
+    ]
+    if split == "train":
+        say(f"{line}; {len(found):,} captions to train, {len(numbers):,} different")
+    entries = [e["sha256"] for s in read_index(root)["splits"].values() for e in s["shards"]]
+    return Captioned(source, list(numbers), np.array(found, np.int32), "\n".join(entries))
 
 
 class _Read(NamedTuple):
@@ -329,18 +376,12 @@ def _of_folder(root: pathlib.Path, validation: bool, skip_bad: bool) -> _Read:
     out = np.repeat([False, True], [len(found.names[s]) for s in ("train", "test")])
     captions, bad = [], []
     for name in names:
-        file = (root / name).with_suffix(".txt")
-        try:
-            lines = [compose(" ".join(x.split())) for x in file.read_text("utf-8-sig").splitlines()]
-        except FileNotFoundError:
-            lines = []
+        lines, file = captions_beside(root / name), (root / name).with_suffix(".txt")
+        if lines is None:
             bad.append(f"{root / name} has no caption: write {file.name} beside it")
-        except UnicodeDecodeError as e:
-            raise InputError(f"{file} is not written in UTF-8 ({e}): write it so.") from e
-        else:
-            if not any(lines):
-                bad.append(f"{file} is empty: write the caption of the picture there")
-        captions.append(list(dict.fromkeys(x for x in lines if x)))
+        elif not lines:
+            bad.append(f"{file} is empty: write the caption of the picture there")
+        captions.append(lines or [])
     _refuse(bad, len(names), skip_bad, "pictures")
     kept = np.array([i for i, own in enumerate(captions) if own], np.int64)
     for split in ("train", "test"):

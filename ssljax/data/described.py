@@ -3,10 +3,10 @@
 They have the shapes, classes and number of examples of the set, and not its content.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import contextvars
-from typing import Any, TYPE_CHECKING
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +15,19 @@ from ssljax.data.sources import Arrays, fits_in_memory, OnDisk, Source
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+
+class _Run(NamedTuple):
+    """What `standing_in` was given, and the names of what was replaced."""
+
+    read: Mapping[str, Mapping[str, Any]]
+    seed: int
+    tokenizer: str
+    workdir: str
+    replaced: set[str]
+
+
 _planning: contextvars.ContextVar[bool] = contextvars.ContextVar("planning", default=False)
-# What `standing_in` was given, and the names of the sets that were replaced.
-_forms: contextvars.ContextVar[tuple[Mapping[str, Any], int, str, set[str]] | None]
-_forms = contextvars.ContextVar("forms", default=None)
+_run: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("run", default=None)
 
 # Examples of splits, which TFDS knows only of a set that was prepared; of others that aren't:
 EXAMPLES = {
@@ -83,40 +92,89 @@ def _repeated(x: np.ndarray, n: int, class_names: list[str] | None, aspects: boo
 
 @contextlib.contextmanager
 def standing_in(
-    read: Mapping[str, Mapping[str, Any]], seed: int, tokenizer: str = ""
+    read: Mapping[str, Mapping[str, Any]], seed: int, tokenizer: str = "", workdir: str = ""
 ) -> Iterator[set[str]]:
-    """Context in which a set that can't be read is replaced by noise of its form in a record.
+    """Context in which what a run was made of, and isn't here, is replaced.
 
-    `read` is what the record has of it, {name: {part: {"count", "form", ...}}}, and `tokenizer` the
-    content of a run's tokenizer.json, if it has one: a text is then replaced by one token over and
-    over (`replaces_text`). Gives the names of the sets that were replaced.
+    A set becomes noise of its form in `read`, {name: {part: {"count", "form", ...}}}, of the run's
+    record. A text becomes one token over and over, for which the run's `tokenizer` is needed, the
+    content of its file: it is also the one that is learned on any text. A pretrained run becomes
+    the run itself, in `workdir`. Gives the names of what was replaced.
     """
-    used: set[str] = set()
-    token = _forms.set((read, seed, tokenizer, used))
+    replaced: set[str] = set()
+    token = _run.set(_Run(read, seed, tokenizer, workdir, replaced))
     try:
-        yield used
+        yield replaced
     finally:
-        _forms.reset(token)
+        _run.reset(token)
 
 
-def stand_in(name: str, part: str) -> Source | None:
-    """The stand-in for a part of a set; None where none is wanted, or its form isn't known."""
-    read, seed, _, used = _forms.get() or ({}, 0, "", set())
-    known = read.get(name, {}).get(part, {})
+def stand_in(
+    name: str, part: str, make: Callable[[Mapping[str, Any], int, int], Any] | None = None
+) -> Any:
+    """The stand-in for a part of a set; None where none is wanted, or its form isn't known.
+
+    `make(form, count, seed)`, if given, makes it, with `known_text`.
+    """
+    run = _run.get()
+    known = run.read.get(name, {}).get(part, {}) if run else {}
     form = known.get("form")
-    if not form:
+    if not run or not form or not (run.tokenizer if make else "shape" in form):
         return None
-    used.add(name)
-    noise = np.random.default_rng(seed).integers(0, 256, form["shape"]).astype(form["dtype"])
-    return _repeated(noise, known["count"], form["classes"], form["aspects"])
+    run.replaced.add(name)
+    return (make or noise)(form, known["count"], run.seed)
+
+
+def noise(form: Mapping[str, Any], count: int, seed: int) -> Source:
+    """A set of `count` times the same noise, of a form as `fingerprint.form_of` gives."""
+    x = np.random.default_rng(seed).integers(0, 256, form["shape"]).astype(form["dtype"])
+    return _repeated(x, count, form["classes"], form["aspects"])
+
+
+def was_read_as(name: str, what: str) -> bool:
+    """Whether the run of `standing_in` read a set of this name as what `reported` calls `what`."""
+    run = _run.get()
+    return bool(run) and any(what in part.split() for part in run.read.get(name, {}))
 
 
 def replaces_text(name: str | None = None) -> bool:
     """Whether a text that can't be read is replaced, for a run with a tokenizer: that of `name`."""
-    *_, tokenizer, used = _forms.get() or ("", set())
-    if tokenizer and name:
-        used.add(name)
-    return bool(tokenizer)
+    run = _run.get()
+    if run and run.tokenizer and name:
+        run.replaced.add(name)
+    return bool(run and run.tokenizer)
+
+
+def own_tokenizer() -> "Tokenizer | None":
+    """The tokenizer of the run of `standing_in`, if it has one."""
+    if not replaces_text():
+        return None
+    from tokenizers import Tokenizer
+
+    run = _run.get()
+    return Tokenizer.from_str(run.tokenizer) if run else None
+
+
+def own_run(pretrained: Any) -> str:
+    """The folder of the run of `standing_in`, for a pretrained one that can't be read; or ""."""
+    run = _run.get()
+    if run and run.workdir:
+        run.replaced.add(str(pretrained))
+    return run.workdir if run else ""
+
+
+def known_text(seed: int) -> str:
+    """The `seed`th token of the run's tokenizer that is a text which it reads as that token."""
+    own = own_tokenizer()
+    assert own is not None  # As `stand_in` sees to.
+    found = []
+    for i in range(own.get_vocab_size()):
+        text = own.decode([i])
+        if text and own.encode(text, add_special_tokens=False).ids == [i]:
+            found.append(text)
+        if len(found) > seed:
+            break
+    return found[-1] if found else ""
 
 
 def tokenizer(vocabulary: int, special: tuple[str, ...] = ()) -> "Tokenizer":
@@ -124,9 +182,8 @@ def tokenizer(vocabulary: int, special: tuple[str, ...] = ()) -> "Tokenizer":
     tokens, the `special` ones first, that says nothing of a text."""
     from tokenizers import models, Tokenizer
 
-    *_, own, _ = _forms.get() or ("", set())
-    if own:
-        return Tokenizer.from_str(own)
+    if own := own_tokenizer():
+        return own
     tokens = [*special, *(f"token{i}" for i in range(vocabulary - len(special)))]
     unknown = special[0] if special else tokens[0]
     return Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unknown))

@@ -1,6 +1,6 @@
 """Documents by name: the embedded manual of Python, text files, folders, and TFDS sets."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 import hashlib
 import os
@@ -293,7 +293,18 @@ def is_planned(data: str) -> bool:
     return True
 
 
-@reported("texts")
+def _form(docs: Documents) -> dict[str, Any]:
+    return {"classes": docs.class_names}
+
+
+def _absent(form: Mapping[str, Any], count: int, seed: int) -> Documents:
+    """Texts with classes that stand in for others: the same one for all."""
+    classes = form["classes"]
+    labels = np.arange(count, dtype=np.int32) % len(classes)
+    return Documents([described.known_text(seed)] * count, labels, classes)
+
+
+@reported("texts", _form, _absent)
 def labelled_documents(data: str, split: str) -> Documents:
     """The "train" or "test" split of a text set with classes; InputError for a set without classes.
 

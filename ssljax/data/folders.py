@@ -37,6 +37,7 @@ from dataclasses import dataclass, replace
 import os
 import pathlib
 import re
+import shlex
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +79,7 @@ WORDS = {
     "val": {"val", "valid", "validation", "dev", "development"},
     "unlabelled": {"unlabelled", "unlabeled", "unsup", "unsupervised"},
 }
+ARCHIVES = ".tar", ".parquet"  # What ssljax.data.prepare reads images from.
 # Words beside these in the name of a split's folder, as in seg_train or test-clean.
 NEUTRAL = re.compile(
     "set|data|dataset|split|lists?|files?|images?|imgs?|photos|seg|audio|wavs?|clips|texts?|txt|"
@@ -187,11 +189,21 @@ def _of_kind(
 def is_of_another_kind(path: pathlib.Path, kind: Kind) -> str:
     """A sentence on a file that is not of a kind, for an error; empty for what may be."""
     own = next((k for k in KINDS if path.name.lower().endswith(k.suffixes)), None)
+    if kind is IMAGES and path.suffix.lower() in ARCHIVES:
+        return f"{_show(path)} is no image: {_prepared(path)}."
     if own in (kind, None):
         return ""
     return (
         f"{_show(path)} is {'an' if own is IMAGES else 'a'} {_few(own, 1)}, and this experiment is "
         f"on {kind.name}: train one on {own.experiments}, on the folder that it is in."
+    )
+
+
+def _prepared(source: pathlib.Path) -> str:
+    """What to do with images in archives."""
+    return (
+        "write shards of the images in it by `python -m ssljax.data.prepare "
+        f"{shlex.quote(_show(source))} --to SHARDS`, and give SHARDS as --data"
     )
 
 
@@ -210,6 +222,8 @@ def _few(kind: Kind, n: int) -> str:
 
 
 def _holds_no(root: pathlib.Path, kind: Kind, left: Counter) -> str:
+    if kind is IMAGES and any(suffix in left for suffix in ARCHIVES):
+        return f"{_show(root)} holds no {kind.name}, only {_counted(left)}: {_prepared(root)}."
     holds = what_it_holds(root)
     of = [k for k in KINDS if f" {k.name}" in f" {holds}" or f" {_few(k, 1)}" in f" {holds}"]
     suffixes = " ".join(kind.suffixes)

@@ -1,10 +1,10 @@
 """Texts for an encoder and decoder: pairs of an input and its target, and rows to corrupt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 import functools
 import pathlib
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
@@ -85,7 +85,20 @@ class TextPairs:
         return Documents([*self.text, *self.targets])
 
 
-@reported("pairs of texts")
+def _form(pairs: TextPairs) -> dict[str, Any]:
+    return {"classes": pairs.class_names}
+
+
+def _absent(form: Mapping[str, Any], count: int, seed: int) -> TextPairs:
+    """Pairs that stand in for others: the same text for all, with its class where there are any."""
+    texts, classes = [described.known_text(seed)] * count, form["classes"]
+    if not classes:
+        return TextPairs(texts, texts)
+    labels = np.arange(count, dtype=np.int32) % len(classes)
+    return TextPairs(texts, [classes[i] for i in labels], labels, classes)
+
+
+@reported("pairs of texts", _form, _absent)
 def text_pairs(data: str, split: str) -> TextPairs:
     """The "train" or "test" split of a set of pairs; InputError for what is none.
 

@@ -16,7 +16,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 
 from ssljax import extras
-from ssljax.data import cache
+from ssljax.data import cache, described
 from ssljax.data.documents import AnyDocuments, Documents, identity
 from ssljax.data.text_files import compose
 from ssljax.errors import InputError
@@ -328,7 +328,9 @@ def check_unknown(
 
 
 def _learned(make: Callable[..., Tokenizer], docs: AnyDocuments, *given: Any) -> Tokenizer:
-    """What `make(docs, *given)` makes, cached for large documents."""
+    """What `make(docs, *given)` makes, cached for large documents; or a run's (`described`)."""
+    if own := described.own_tokenizer():
+        return own
     # The source is part of the key, so that no tokenizer of an older version is taken.
     recipe = f"{inspect.getsource(sys.modules[__name__])} {make.__name__} {given}"
     return package().Tokenizer.from_str(

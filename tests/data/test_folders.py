@@ -261,6 +261,8 @@ def test_what_is_read_as_splits_and_classes(tmp_path, tree):
         (("a.txt", "b.wav"), "", r"holds no images .*but 1 recording and 1 text: train an exper"),
         ((), "", "holds no images .*: put them there"),
         (("a.xyz",), "", "holds no images .*, only 1 .xyz: put them there"),
+        (("a.tar",), "", r"holds no images, only 1 .tar: write shards .*prepare .* --to SHARDS"),
+        (("a.parquet",), "", r"holds no images, only 1 .parquet: write shards of the images"),
         (("1.png", "2.png"), "extra", "has no folder extra with images: after a colon"),
     ],
 )

@@ -1,0 +1,50 @@
+"""Origin of an experiment: the call that made it, which a run's record keeps to make it again."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from dataclasses import dataclass, field
+import inspect
+import os
+from typing import Any
+
+from ssljax import fingerprint, processes, record
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run's record has of how its experiment was made."""
+
+    computes: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments as JSON (`record.computes_of`)."""
+    source: str | None = None
+    """File of the function that made it."""
+    read: fingerprint.Read = field(default_factory=dict)
+    """Fingerprints of the data and weights that it has read."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults by dotted name, for arguments that an older record lacks (`record.defaults_of`)."""
+    said: tuple[str, ...] = ()
+    """Lines on the data."""
+
+
+def call_noted(make: Callable, args: tuple, arguments: Mapping[str, Any], kwargs: Mapping) -> Any:
+    """What `make(*args, **kwargs)` returns, with its origin where it is an experiment.
+
+    `arguments` are the same by name, with their defaults.
+    """
+    from ssljax.experiment import Experiment  # Which has an `Origin`.
+
+    with fingerprint.reading() as read, processes.hearing() as said:
+        made = make(*args, **kwargs)
+    if not isinstance(made, Experiment):
+        return made
+    source = inspect.getsourcefile(inspect.unwrap(make))
+    return dataclasses.replace(
+        made,
+        origin=Origin(
+            record.computes_of(arguments),
+            source if source and os.path.isfile(source) else None,  # Not of a notebook's cell.
+            read,
+            record.defaults_of(make, arguments),
+            tuple(said),
+        ),
+    )
