@@ -50,7 +50,7 @@ from ssljax import extras, flags
 from ssljax.data import archives, shards
 from ssljax.data.archives import ArchivedImages
 from ssljax.data.decode import Decoder, GAP, readable, Unreadable
-from ssljax.data.folders import find_files, IMAGES
+from ssljax.data.folders import ARCHIVES, find_files, IMAGES
 from ssljax.data.listing import list_files
 from ssljax.data.sources import CORES
 from ssljax.data.text_files import captions_beside
@@ -260,7 +260,7 @@ def _plan(source: pathlib.Path, named: str, size: int, workers: int, shard_bytes
 def _archives_in(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
     """The folder, and the names of the archives in it; none for a folder of images."""
     if source.is_file():
-        if source.suffix not in archives.ARCHIVES:
+        if source.suffix not in ARCHIVES:
             raise InputError(
                 f"{source} is one file: give the folder that the images are in, a .tar or a "
                 ".parquet."
@@ -277,7 +277,7 @@ def _archives_in(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
             compressed = file.lower().endswith(
                 (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
             )
-            if (kind == "images" or suffix in archives.ARCHIVES) and not file.startswith("."):
+            if (kind == "images" or suffix in ARCHIVES) and not file.startswith("."):
                 found.setdefault(kind, []).append(f"{folder}/{file}" if folder else file)
             elif compressed:
                 found.setdefault("compressed tars", []).append(file)
