@@ -26,25 +26,22 @@ class Origin:
     """Lines on the data."""
 
 
-def call_noted(make: Callable, args: tuple, arguments: Mapping[str, Any], kwargs: Mapping) -> Any:
-    """What `make(*args, **kwargs)` returns, with its origin where it is an experiment.
-
-    `arguments` are the same by name, with their defaults.
-    """
+def call_noted(make: Callable, given: inspect.BoundArguments) -> Any:
+    """What `make` returns for arguments, defaults among them; an experiment with its origin."""
     from ssljax.experiment import Experiment  # Which has an `Origin`.
 
     with fingerprint.reading() as read, processes.hearing() as said:
-        made = make(*args, **kwargs)
+        made = make(*given.args, **given.kwargs)
     if not isinstance(made, Experiment):
         return made
     source = inspect.getsourcefile(inspect.unwrap(make))
     return dataclasses.replace(
         made,
         origin=Origin(
-            record.computes_of(arguments),
+            record.computes_of(given.arguments),
             source if source and os.path.isfile(source) else None,  # Not of a notebook's cell.
             read,
-            record.defaults_of(make, arguments),
+            record.defaults_of(make, given.arguments),
             tuple(said),
         ),
     )

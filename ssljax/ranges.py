@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import functools
 import inspect
 import math
+import os
 import types
 from typing import Annotated, Any, get_args, get_origin, get_type_hints, TypeVar, Union
+
+import numpy as np
 
 from ssljax.errors import InputError
 
@@ -86,10 +89,27 @@ def checked(make: F) -> F:
 
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        bound.arguments = {name: as_flag(x) for name, x in bound.arguments.items()}
         check_arguments(make, bound.arguments)
-        return call_noted(make, args, bound.arguments, kwargs)
+        return call_noted(make, bound)
 
     return call  # type: ignore[return-value]
+
+
+def as_flag(x: Any) -> Any:
+    """An argument as a flag would give it: a path as a str, a scalar of NumPy as one of Python."""
+    if isinstance(x, os.PathLike):
+        return os.fspath(x)
+    if isinstance(x, np.generic):
+        return x.item()
+    if type(x) in (list, tuple):
+        new = [as_flag(one) for one in x]
+        return x if all(a is b for a, b in zip(new, x, strict=True)) else type(x)(new)
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        old = {f.name: getattr(x, f.name) for f in dataclasses.fields(x) if f.init}
+        new = {name: y for name, of in old.items() if (y := as_flag(of)) is not of}
+        return dataclasses.replace(x, **new) if new else x
+    return x
 
 
 def check_arguments(make: Callable, arguments: Mapping[str, Any]) -> None:

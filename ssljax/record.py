@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import jax
+import numpy as np
 
 import ssljax
 from ssljax import fingerprint
@@ -52,6 +53,11 @@ def plain(x: Any) -> Any:
             else type(x).__qualname__
         )
     return x if isinstance(x, (str, int, float, bool, type(None))) else repr(x)
+
+
+def _number(x: Any) -> int | float:
+    """A scalar of NumPy or JAX, such as a batch size that was computed, for JSON."""
+    return np.asarray(x).item()
 
 
 def _is_of_flax(x: Any, name: str) -> bool:
@@ -463,7 +469,7 @@ def write_record(
         (workdir / "source").mkdir(exist_ok=True)
         diff = workdir / "source" / f"uncommitted{launches}.diff"
         diff.write_text(git(CHECKOUT, "diff", "HEAD") + "\n", encoding="utf-8")
-    write_whole(workdir / "record.json", json.dumps(record, indent=1) + "\n")
+    write_whole(workdir / "record.json", json.dumps(record, indent=1, default=_number) + "\n")
     return changed
 
 

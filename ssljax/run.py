@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 import itertools
+import operator
 import os
 import pathlib
 import shutil
@@ -165,6 +166,10 @@ def train(
     check_value("run", run, Run)
     check_together(run)
     check_local(run.workdir, "--run.workdir")
+    try:
+        exp = replace(exp, num_steps=operator.index(exp.num_steps))  # It may be one of NumPy.
+    except TypeError:
+        raise InputError(f"The number of steps must be whole, not {exp.num_steps}.") from None
     use_compilation_cache()
     sharding.split_cpu(run.cpu_devices)
     mesh = sharding.make_mesh(run.fsdp, tensor=run.tensor)

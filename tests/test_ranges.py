@@ -1,14 +1,19 @@
 """Ranges of arguments: what is refused, by which flag, from Python as from the command line."""
 
 from dataclasses import dataclass
+import json
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 import tyro
 
+from ssljax import Run, train
+from ssljax.data import PlainImages
 from ssljax.errors import InputError
 from ssljax.models.mlp import MLP
 from ssljax.ranges import (
+    as_flag,
     checked,
     Count,
     CountOrZero,
@@ -20,6 +25,7 @@ from ssljax.ranges import (
     Positive,
     PositiveFraction,
 )
+from tests.tiny import tiny
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
@@ -92,3 +98,35 @@ def test_flax_modules_are_checked():
         return head
 
     assert experiment() == MLP()
+
+
+def test_paths_and_numbers_of_numpy_are_taken_as_flags_give_them(tmp_path):
+    """In arguments, in their fields and in lists."""
+
+    @checked
+    def made(images: PlainImages, pretrained: str, widths: tuple, net: MLP, lr: Positive):
+        return images, pretrained, widths, net, lr
+
+    images = PlainImages(tmp_path / "set", image_size=np.int64(8))
+    found, pretrained, widths, net, lr = made(
+        images, tmp_path, (np.int32(3), 4), net=MLP((np.int64(5),)), lr=np.float64(0.5)
+    )
+    assert found == PlainImages(str(tmp_path / "set"), image_size=8) and type(found.data) is str
+    assert type(found.image_size) is int and pretrained == str(tmp_path)
+    assert widths == (3, 4) and type(widths[0]) is int
+    assert type(net.widths[0]) is int and type(lr) is float
+    with pytest.raises(InputError, match="--lr must be above 0, not -1"):
+        made(images, tmp_path, (), net, lr=np.float32(-1))
+    same = (MLP((4, 5)), [1, "a"], images, None, len)
+    assert all(as_flag(x) is x for x in (same[0], same[1], same[3], same[4]))
+
+
+def test_a_run_of_numbers_of_numpy_is_recorded(tmp_path):
+    exp = tiny(num_steps=np.int64(2), batch_size=np.int32(16))
+    run = Run(workdir=tmp_path / "run")
+    train(exp, run)
+    train(exp, run)
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["num_steps"], record["batch_size"]) == (2, 16)
+    with pytest.raises(InputError, match="number of steps must be whole, not 2.5"):
+        train(tiny(num_steps=2.5))
