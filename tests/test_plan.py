@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 import re
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -130,7 +131,8 @@ def test_a_plan_that_cannot_be_saved_is_printed(where, tmp_path, monkeypatch, ca
 
 def test_the_page_of_plans_ends_with_a_sentence(tmp_path, monkeypatch, capsys):
     """An experiment without a marked command, and a folder that can't be written to."""
-    monkeypatch.setattr(headers, "plan_command", lambda *_: fake_plan(8, 1e9, 2e9))
+    plan = lambda *_, **parts: fake_plan(8, 1e9, 2e9)
+    monkeypatch.setattr(headers, "plan_command", plan)
     monkeypatch.setattr(headers, "FILE", tmp_path / "nowhere" / "plans.json")
     for args, words in (
         (["word2vec"], 'error: No header of experiments/ marks a command of word2vec as "planned'),
@@ -741,13 +743,13 @@ def test_paper_commands_fit(marked, machine, request):
     """Minutes each."""
     if not request.config.option.long:
         pytest.skip("needs --long")
-    assert headers.plan_command_where_it_splits(*marked, machine).fits
+    assert headers.plan_command_where_it_splits(*marked, machine)[0].fits
 
 
 def test_a_small_batch_is_planned_on_a_machine_that_can_split_it(monkeypatch):
     chips = {"v5e:16x16": 256, "v5e:8x8": 64, "v5e:4x4": 16}
 
-    def plan_command(name, flags, machine):
+    def plan_command(name, flags, machine, parts=None):
         if int(flags[1]) % (n := chips[machine]):
             raise InputError(f"A batch of {flags[1]} can't be split over the {n} devices")
         return machine
@@ -755,11 +757,18 @@ def test_a_small_batch_is_planned_on_a_machine_that_can_split_it(monkeypatch):
     monkeypatch.setattr(headers, "plan_command", plan_command)
     for batch, machine in ((512, "v5e:16x16"), (128, "v5e:8x8"), (48, "v5e:4x4")):
         flags = ("--batch-size", str(batch))
-        assert headers.plan_command_where_it_splits("gan", flags, "v5e:16x16") == machine
+        found = headers.plan_command_where_it_splits("gan", flags, "v5e:16x16")
+        assert found == (machine, None)
     with pytest.raises(InputError, match="100 can't be split over the 256"):
         headers.plan_command_where_it_splits("gan", ("--batch-size", "100"), "v5e:16x16")
+    place = lambda name: SimpleNamespace(count=chips[name])
+    monkeypatch.setattr(headers, "machine_of", place)
+    for batch, parts, other in ((512, 8, 2), (4096, 8, None), (1536, 4, 2), (256, 8, 1)):
+        flags = ("--batch-size", str(batch), "--run.accumulate", str(parts))
+        found = headers.plan_command_where_it_splits("gan", flags, "v5e:16x16")
+        assert found == ("v5e:16x16", other)
     key = headers.key_of(*MARKED[0])
-    plan = {**headers.summary(fake_plan(128, 1e9, 2e9)), "machine": "v5e:8x8"}
+    plan = {**headers.summary(fake_plan(128, 1e9, 2e9), 2), "machine": "v5e:8x8"}
     plan["seconds"] = {"memory": 1e-3}
     page = headers.page({key: {"v5e:16x16": plan}})
-    assert f"`{MARKED[0][0]}` {headers._what(key)} on v5e:8x8 | 128 | 1 GB |" in page
+    assert f"`{MARKED[0][0]}` {headers._what(key)} on v5e:8x8, --run.accumulate 2 | 128 |" in page

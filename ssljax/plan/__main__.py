@@ -64,13 +64,13 @@ def _plan(name: str, words: Sequence[str], machine: str, batch: int | None = Non
     key = headers.key_of(name, words)
     try:
         if batch:
-            plan = headers.plan_command(name, words, machine, batch)
+            plan, parts = headers.plan_command(name, words, machine, batch), None
         else:
-            plan = headers.plan_command_where_it_splits(name, words, machine)
+            plan, parts = headers.plan_command_where_it_splits(name, words, machine)
     except InputError as e:  # A batch that no such machine can split.
         found, said = {"error": str(e)}, str(e)
     else:
-        found = headers.summary(plan)
+        found = headers.summary(plan, parts)
         verdict = "fits" if plan.fits else "does not fit"
         said = f"{amount(plan.total)}, {verdict}; compiled in {plan.compile_seconds:.0f} s"
     print(f"{key[:60]} on {found.get('machine', machine)}: {said}", flush=True)

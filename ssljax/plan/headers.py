@@ -1,8 +1,10 @@
 """Plans of the paper-size commands in the headers of experiments/: launch/plans.md."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 import itertools
 import json
+import math
 import pathlib
 import re
 import shlex
@@ -41,7 +43,8 @@ each command that the headers of `experiments/` mark. Nothing was run:
   is the share of the bfloat16 peak that this bound allows: runs are slower;
 - FLOPs are counted from the jaxpr, augmentation included;
 - a batch of fewer examples than v5e:16x16 has chips is not for it: it is planned on v5e:8x8, or on
-  v5e:4x4, which the row says;
+  v5e:4x4, which the row says; and so is --run.accumulate, where a chip has fewer examples than the
+  command has parts;
 - programs were compiled on two cores that others used as well.
 
 `--run.plan` prints more on one command, for any machine: memory by kind, collectives by line, and
@@ -67,21 +70,41 @@ def key_of(name: str, flags: Sequence[str]) -> str:
     return f"{name} {shlex.join(flags)}"
 
 
-def plan_command(name: str, flags: Sequence[str], machine: str, batch: int | None = None) -> Plan:
-    """The plan of a command on a machine, with another batch if one is given."""
+def plan_command(
+    name: str,
+    flags: Sequence[str],
+    machine: str,
+    batch: int | None = None,
+    parts: int | None = None,
+) -> Plan:
+    """The plan of a command on a machine, with another batch, or in other `parts`, if given."""
     make = experiment(name)
     run, arguments = cli.parse(make, list(flags))
     if batch:
         arguments = {**arguments, "batch_size": batch}
+    if parts:
+        run = replace(run, accumulate=parts)
     return plan_of(make, arguments, run, machine_of(machine))
 
 
-def plan_command_where_it_splits(name: str, flags: Sequence[str], machine: str) -> Plan:
-    """The plan of a command on a machine, or on a smaller one if its batch has too few examples."""
+def plan_command_where_it_splits(
+    name: str, flags: Sequence[str], machine: str
+) -> tuple[Plan, int | None]:
+    """The plan of a command on a machine, or on a smaller one if its batch has too few examples.
+
+    Where a device has fewer examples than the command's --run.accumulate has parts, it is planned
+    with the most parts that split them: the second value, else None.
+    """
+    run, arguments = cli.parse(experiment(name), list(flags))
     refused: InputError | None = None
     for place in (machine, *SMALLER.get(machine, ())):
+        parts = None
+        if run.accumulate > 1:
+            each = max(1, arguments["batch_size"] // machine_of(place).count)
+            most = math.gcd(each, run.accumulate)
+            parts = most if most < run.accumulate else None
         try:
-            return plan_command(name, flags, place)
+            return plan_command(name, flags, place, parts=parts), parts
         except InputError as e:
             if "can't be split" not in str(e):
                 raise
@@ -102,8 +125,11 @@ def write_plans(plans: dict[str, dict[str, Any]]) -> None:
     write_whole(PAGE, page(kept))
 
 
-def summary(plan: Plan) -> dict[str, Any]:
-    """What launch/plans.json keeps of a plan: collectives are added up by kind."""
+def summary(plan: Plan, parts: int | None = None) -> dict[str, Any]:
+    """What launch/plans.json keeps of a plan: collectives are added up by kind.
+
+    `parts` are those of --run.accumulate, where they are not the command's.
+    """
     kinds: dict[str, list[float]] = {}
     for c in plan.collectives:
         entry = kinds.setdefault(c["kind"], [0.0, 0.0])
@@ -112,7 +138,8 @@ def summary(plan: Plan) -> dict[str, Any]:
     found = plan.as_dict()
     found["collectives"] = {kind: {"bytes": b, "sent": s} for kind, (b, s) in kinds.items()}
     dropped = ("largest_batch", "largest_total", "tried", "flops_by_type")
-    return {k: v for k, v in found.items() if k not in dropped}
+    found = {k: v for k, v in found.items() if k not in dropped}
+    return found | ({"accumulate": parts} if parts else {})
 
 
 def page(plans: dict[str, dict[str, Any]]) -> str:
@@ -165,6 +192,7 @@ def _machine_table(plans: dict[str, dict[str, Any]], machine: str) -> str:
             continue
         bound = max(p["seconds"], key=lambda kind: p["seconds"][kind])
         place = "" if p["machine"] == machine else f" on {p['machine']}"
+        place += f", --run.accumulate {p['accumulate']}" if "accumulate" in p else ""
         rows.append(
             [
                 f"`{key.partition(' ')[0]}` {_what(key)}{place}",
