@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         TrainState,
     )
     from ssljax.loaded import load, Loaded
-    from ssljax.run import Run, train
+    from ssljax.run import Run
+    from ssljax.training import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -52,7 +53,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # On first use: JAX takes a second to import, for which `ssljax --help` need not wait.
     if name in __all__:
-        for module in ("errors", "experiment", "run", "cli", "loaded"):
+        for module in ("errors", "experiment", "run", "training", "cli", "loaded"):
             found = vars(importlib.import_module(f"ssljax.{module}"))
             if name in found:
                 globals()[name] = found[name]

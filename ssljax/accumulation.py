@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from ssljax.errors import InputError
-from ssljax.sharding import BATCH, batch_parts, gathered, platform
+from ssljax.sharding import BATCH, batch_parts, platform
 
 Tree = Any
 
@@ -116,11 +116,17 @@ def mean_over_parts(x: Array) -> Array:
     return x
 
 
-def value_and_grad(loss: Callable, params: Tree, batch: Tree, key: Array) -> tuple[Tree, Tree]:
-    """((value, aux), gradient) of `loss(params, batch, key)`, in parts where a step is to be."""
-    of = jax.value_and_grad(lambda params, *rest: loss(gathered(params), *rest), has_aux=True)
-    if not _now:
-        return of(params, batch, key)
+def is_asked() -> bool:
+    """Whether the step that is being traced is to be accumulated."""
+    return bool(_now)
+
+
+def in_parts(gradient: Callable, loss: Callable) -> Callable:
+    """`gradient` of `loss`, (params, batch, key) -> ((value, aux), gradient), in parts."""
+    return lambda params, batch, key: _in_parts(gradient, loss, params, batch, key)
+
+
+def _in_parts(of: Callable, loss: Callable, params: Tree, batch: Tree, key: Array) -> Tree:
     found = _now[-1]
     n, parts = found.parts, jax.tree.map(lambda x: _split(x, found.parts), batch)
     first = jax.tree.map(lambda x: x[0], parts)

@@ -20,8 +20,9 @@ from ssljax.experiment import Experiment
 from ssljax.memory import keep_freed_memory
 from ssljax.models import Dtype, has_field, with_fields
 from ssljax.ranges import check_arguments, check_value, checked
-from ssljax.run import Run, train
+from ssljax.run import Run
 from ssljax.signals import discard_output, Signals
+from ssljax.training import train
 
 PRECISION = Annotated[
     Dtype | None,

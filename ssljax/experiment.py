@@ -124,7 +124,10 @@ def _descend(
 
     With aux it returns the gradient's L2 norm over all parameters, before `tx` clips it.
     """
-    (_, aux), grads = accumulation.value_and_grad(loss, params, batch, key)
+    gradient = jax.value_and_grad(lambda p, *rest: loss(sharding.gathered(p), *rest), has_aux=True)
+    if accumulation.is_asked():
+        gradient = accumulation.in_parts(gradient, loss)
+    (_, aux), grads = gradient(params, batch, key)
     updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, (aux, optax.global_norm(grads))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 import dataclasses
 import functools
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from flax import struct
 import jax
@@ -20,9 +20,7 @@ from ssljax.checkpoint import flatten
 from ssljax.errors import InputError
 from ssljax.experiment import Experiment, TrainState
 from ssljax.models import attention
-
-if TYPE_CHECKING:
-    from ssljax.run import Run
+from ssljax.run import Run
 
 Tree = Any
 Numbers = jax.Array | np.ndarray
@@ -47,7 +45,7 @@ class Program:
     InputError where the step changes the form of the state, or a metric is no scalar.
     """
 
-    def __init__(self, exp: Experiment, run: "Run", mesh: Mesh, fed: Tree, resident: Tree):
+    def __init__(self, exp: Experiment, run: Run, mesh: Mesh, fed: Tree, resident: Tree):
         step, self.accumulation = accumulated(exp.step, run.accumulate)
         exp = dataclasses.replace(exp, step=step)
         self.exp, self.mesh, self.resident = exp, mesh, resident

@@ -132,7 +132,7 @@ def test_results_before_a_failing_evaluator_are_shown(capsys):
 def test_slow_evaluators_are_named(tmp_path, capsys, monkeypatch):
     train(replace(tiny(), num_steps=2), Run())
     assert "Evaluated" not in capsys.readouterr().out
-    monkeypatch.setattr("ssljax.session.SLOW", 0.0)
+    monkeypatch.setattr("ssljax.training.SLOW", 0.0)
     train(replace(tiny(), num_steps=2), Run(seeds=2))
     said = capsys.readouterr().out
     assert (

@@ -51,6 +51,17 @@ def store(path: pathlib.Path, **arrays: np.ndarray) -> None:
             part.unlink()
 
 
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between processes, unless JAX has a folder for them already."""
+    import jax
+
+    options: Any = jax.config  # Its attributes are made when JAX is imported.
+    if not options.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    repair_compilation_cache()
+
+
 def repair_compilation_cache() -> None:
     """Removes entries that can't be read from JAX's compilation cache, which else keeps them."""
     import jax

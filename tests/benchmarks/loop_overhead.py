@@ -20,7 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 from experiments.simclr import simclr
 from ssljax import Experiment, logs, Run, sharding, train
 from ssljax.data import Images
-from ssljax.run import use_compilation_cache
+from ssljax.data.cache import use_compilation_cache
 from tests.tiny import tiny
 
 

@@ -1,30 +1,54 @@
-"""A job under way: steps, logs, checkpoints, evaluations and the last summary."""
+"""Training: an experiment from its first step or last checkpoint to its end.
+
+Steps, logs, checkpoints, evaluations and the last summary.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import errno
+import itertools
 import json
+import operator
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import time
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 import numpy as np
 
-from ssljax import logs, processes, replay
-from ssljax.checkpoint import Checkpoints
+from ssljax import (
+    extras,
+    fingerprint,
+    logs,
+    processes,
+    record,
+    reference,
+    replay,
+    sharding,
+    watchdog,
+)
+from ssljax.checkpoint import Checkpoints, flatten, last_step
+from ssljax.data.cache import use_compilation_cache
 from ssljax.data.sources import CORES
+from ssljax.errors import check_local, InputError
 from ssljax.evals.evaluator import Evaluator, trace_evaluator, warnings
 from ssljax.evals.pictures import FeatureMap
-from ssljax.experiment import Experiment
-from ssljax.processes import agree
-from ssljax.program import Program
+from ssljax.experiment import Experiment, TrainState
+from ssljax.lock import lock
+from ssljax.models import attention
+from ssljax.origin import Origin
+from ssljax.processes import agree, labelled
+from ssljax.program import everywhere, Program
+from ssljax.ranges import check_value
 from ssljax.record import read_record, write_whole
 from ssljax.reference import Watch
+from ssljax.run import check_together, remarks, Run, unused
 from ssljax.signals import Interrupted, Signals, Stopped
 from ssljax.summary import (
     judgements,
@@ -35,16 +59,10 @@ from ssljax.summary import (
     summary_rows,
     summary_table,
 )
-from ssljax.trace import Trace
-
-if TYPE_CHECKING:
-    from ssljax.run import Run
+from ssljax.trace import FIRST, Trace
 
 Tree = Any
-SLOW = (
-    10.0  # Seconds from which on an evaluator is named when it ends, lest it be taken for a hang.
-)
-
+SLOW = 10.0  # Seconds from which on an evaluator that has ended is named: it was no hang.
 MUCH = 0.2  # Share of the time from which on it is said that the devices wait for input.
 WAITED = (
     "The devices had no work for {share:.0%} of the last {seconds:.0f} s: they waited for input. "
@@ -53,81 +71,168 @@ WAITED = (
 )
 
 
-class Waits:
-    """Seconds for which the devices had no work while the host waited for input.
+def train(
+    exp: Experiment,
+    run: Run = Run(),
+    *,
+    started: float | None = None,
+) -> TrainState:
+    """Trains `exp` to its last step, from the last checkpoint in `run.workdir` if there is one, and
+    evaluates it.
 
-    The host may be many steps ahead of the devices, so that its own waiting says nothing. When they
-    end their work is asked only where input takes longer than a millisecond.
+    Returns the last state, with a leading axis for the seeds where there are several. Nothing is
+    written without a workdir. What it was made of (`Experiment.origin`) goes into the run's record,
+    and must be what the run in the folder was made of. `started` is the time.perf_counter() from
+    which the first step is timed, by default that of this call. Raises InputError for settings that
+    are not possible, Stopped after SIGINT, SIGTERM or SIGHUP.
     """
-
-    def __init__(self) -> None:
-        self.idle = 0.0
-        self.slow = False
-        self.pool = ThreadPoolExecutor(1, "waits")
-        self.end: Future = self.pool.submit(time.perf_counter)
-
-    def take(self, feeds: Sequence[Iterator], k: int, last: Tree) -> list[list[Tree]]:
-        """The next `k` batches of each feed; `last` are arrays of the last step."""
-        start, asks = time.perf_counter(), self.slow and self.end.done()
-        if asks:
-            self.end = self.pool.submit(_end_of, last)
-        fed = [[next(feed) for _ in range(k)] for feed in feeds]
-        now = time.perf_counter()
-        self.slow = now - start > 1e-3
-        if asks and self.end.done() and self.end.result():
-            self.idle += now - max(start, self.end.result())
-        return fed
-
-
-def _end_of(arrays: Tree) -> float:
-    """When `arrays` were computed; 0 if they have been given away since, or there was an error."""
+    times = {"start": time.perf_counter() if started is None else started}
+    times["ready"] = time.perf_counter()
+    check_value("run", run, Run)
+    check_together(run)
+    check_local(run.workdir, "--run.workdir")
     try:
-        jax.block_until_ready(arrays)
-    except RuntimeError:
-        return 0.0
-    return time.perf_counter()
+        exp = replace(exp, num_steps=operator.index(exp.num_steps))  # It may be one of NumPy.
+    except TypeError:
+        raise InputError(f"The number of steps must be whole, not {exp.num_steps}.") from None
+    use_compilation_cache()
+    sharding.split_cpu(run.cpu_devices)
+    mesh = sharding.make_mesh(run.fsdp, tensor=run.tensor)
+    _check(exp, run, mesh)
+    workdir = pathlib.Path(run.workdir).expanduser() if run.workdir else None
+    origin = exp.origin or Origin()
+    if workdir and not origin.read:
+        origin = replace(origin, read=fingerprint.of_resident(exp.data.resident()))
+    with jax.set_mesh(mesh), Signals() as signals, watchdog.watching(), lock(workdir):
+        return _train(exp, run, workdir, mesh, signals, origin, times)
 
 
-class Results:
-    """Results of evaluators, one row for each evaluator, step and seed, in evaluations.jsonl.
+def _train(
+    exp: Experiment,
+    run: Run,
+    workdir: pathlib.Path | None,
+    mesh: Mesh,
+    signals: Signals,
+    origin: Origin,
+    times: dict[str, float],
+) -> TrainState:
+    seeds = [run.seed + i for i in range(run.seeds)]
+    computes = {**origin.computes, "run": {"seed": run.seed, "seeds": run.seeds}}
+    source, read = origin.source, origin.read
 
-    A row is written when its evaluator ends, so that a run that is killed repeats none of them.
-    Rows after step `start`, where the run resumes, are dropped.
-    """
+    resident = jax.tree.map(lambda x: everywhere(x, mesh), exp.data.resident())
+    feeds = [exp.data.feed(seed, 0, mesh) for seed in seeds]
+    first = [next(feed) for feed in feeds]
+    program = Program(exp, run, mesh, first[0], resident)
+    exp = program.exp
+    old = None
+    if workdir:
+        old = record.check_record(
+            workdir, computes, read=read, defaults=origin.defaults, num_steps=exp.num_steps
+        )
+        record.check_files(workdir, exp.files)
+        if old and run.lanes not in ("auto", old["lanes"]):
+            raise InputError(
+                f"{workdir} holds seeds trained as --run.lanes {old['lanes']}: leave --run.lanes "
+                "out to resume."
+            )
+        program.lanes = old["lanes"] if old else program.lanes
+    times["data"] = time.perf_counter()
 
-    def __init__(self, workdir: pathlib.Path | None, start: int):
-        self.file = workdir / "evaluations.jsonl" if workdir else None
-        rows = read_evaluations(workdir) if workdir and jax.process_index() == 0 else []
-        self.rows = agree([row for row in rows if row["step"] <= start])
-        self._write()
-
-    def _write(self) -> None:
-        if self.file and jax.process_index() == 0 and (self.rows or self.file.exists()):
-            logs.write_rows(self.file, self.rows)
-
-    def drop(self, step: int) -> None:
-        """Forgets what was found at a step."""
-        self.rows = [row for row in self.rows if row["step"] != step]
-        self._write()
-
-    def has(self, step: int, seed: int, evaluator: str) -> bool:
-        """Whether an evaluator has a result."""
-        wanted = (step, seed, evaluator)
-        return any((r["step"], r["seed"], r["evaluator"]) == wanted for r in self.rows)
-
-    def add(
-        self, step: int, seed: int, evaluator: str, numbers: Mapping[str, float], seconds: float
-    ) -> None:
-        """Writes the result of an evaluator, and how long it took."""
-        row = {"step": step, "seed": seed, "evaluator": evaluator, "numbers": dict(numbers)}
-        row = logs.to_json(row | {"seconds": round(seconds, 3)})
-        self.rows.append(row)
-        if self.file and jax.process_index() == 0:
-            logs.append_row(self.file, row)
-
-    def numbers(self, step: int, seeds: Sequence[int]) -> dict[str, list[float]]:
-        """{"evaluator/number": one for each seed} of a step, where all seeds have one."""
-        return numbers_at(self.rows, step, seeds)
+    if run.replay:
+        for line in unused(run):
+            print(line)
+        replay.replay(exp, program, workdir)
+    if run.evaluate and workdir and (reached := last_step(workdir)) < exp.num_steps:
+        raise InputError(
+            f"--run.evaluate is for a finished run, and that in {workdir} is at step {reached} of "
+            f"{exp.num_steps}: leave it out to train, which ends with an evaluation."
+        )
+    checkpoints = Checkpoints(workdir, run.keep) if workdir else None
+    start, state = checkpoints.restore_latest(program.shapes()) if checkpoints else (0, None)
+    if state is None:
+        state = program.init(first)
+    facts: dict[str, Any] = {}
+    if workdir and jax.process_index() == 0:
+        changed = record.write_record(
+            workdir,
+            old,
+            computes,
+            source,
+            start,
+            read,
+            lanes=program.lanes,
+            num_steps=exp.num_steps,
+            batch_size=exp.data.batch_size,
+            files={name: fingerprint.digest(text) for name, text in exp.files.items()},
+            kept=record.kept_form(exp.kept, program.state),
+            experiment=os.path.basename(source) if source else None,
+            defaults=origin.defaults,
+            said=list(origin.said),
+            evals=judgements(exp.evals),
+            reference=run.reference,
+        )
+        facts = record.facts(workdir)
+        for name, text in exp.files.items():
+            record.write_whole(workdir / name, text)
+        if changed:
+            print(
+                f"Note: {os.path.basename(source or '')} has changed since {workdir} was last "
+                "launched. Its results so far were computed by the old code (source/ has both): "
+                "choose another --run.workdir to start from scratch."
+            )
+    log = logs.Log(workdir, exp.num_steps, start, run.wandb)
+    results = Results(workdir, start)
+    session = Session(exp, run, program, workdir, checkpoints, log, results, signals, facts)
+    if run.reference:
+        before = logs.read_metrics(workdir) if workdir and jax.process_index() == 0 else []
+        session.watch = reference.Watch(run.reference, exp.num_steps, computes, agree(before))
+    times["state"] = time.perf_counter()
+    try:
+        log.line(_header(program, workdir, computes))
+        for line in remarks(run, exp.num_steps, start):
+            log.line(line)
+        if session.watch and session.watch.note:
+            log.line(session.watch.note)
+        session.check_evaluators()
+        if run.evaluate:
+            results.drop(exp.num_steps)
+        if not start or not results.rows:
+            untrained = state
+            if start < exp.num_steps:
+                program.compile_ahead(state, [[fed] * run.steps_per_call for fed in first])
+            if start or exp.warm_start:
+                untrained = program.init(first, warm=False)
+            session.evaluate(untrained, 0)
+            del untrained
+            session.report()
+        times["evaluated"] = time.perf_counter()
+        if start == exp.num_steps and not run.evaluate:
+            log.line(f"Finished at step {start}; --run.evaluate evaluates it again.")
+        elif start:
+            log.line(f"Resuming from step {start} of {exp.num_steps}.")
+        if start < exp.num_steps:
+            if start and run.eval_every and start % run.eval_every == 0:
+                session.evaluate(state, start)  # What a kill in an evaluation has left to do.
+            feeds = (
+                [exp.data.feed(seed, start, mesh) for seed in seeds]
+                if start
+                else [itertools.chain([x], feed) for x, feed in zip(first, feeds, strict=True)]
+            )
+            state = session.train(state, start, feeds, times)
+        if checkpoints:
+            checkpoints.wait()
+        if workdir and jax.process_index() == 0:
+            # The state of a failed step, whose cause has been removed since.
+            shutil.rmtree(workdir / "failure", ignore_errors=True)
+        session.summary(session.evaluate(state, exp.num_steps))
+    finally:
+        try:
+            log.close()
+        finally:
+            if checkpoints:
+                checkpoints.close()
+    return program.stack(state)
 
 
 @dataclass
@@ -135,12 +240,12 @@ class Session:
     """A job under way: its program, logger, checkpoints, results and signals."""
 
     exp: Experiment
-    run: "Run"
+    run: Run
     program: Program
     workdir: pathlib.Path | None
     checkpoints: Checkpoints | None
     log: logs.Log
-    results: Results
+    results: "Results"
     signals: Signals
     facts: Mapping[str, Any] = field(default_factory=dict)  # Of the record, for results.json.
     watch: Watch | None = None  # Compares the first steps with a reference.
@@ -416,6 +521,146 @@ class Session:
         log.line(f"\nTrained {exp.num_steps} steps in {seconds:.0f} s. Look at")
         for line in _places(workdir):
             log.line(line)
+
+
+class Waits:
+    """Seconds for which the devices had no work while the host waited for input.
+
+    The host may be many steps ahead of the devices, so that its own waiting says nothing. When they
+    end their work is asked only where input takes longer than a millisecond.
+    """
+
+    def __init__(self) -> None:
+        self.idle = 0.0
+        self.slow = False
+        self.pool = ThreadPoolExecutor(1, "waits")
+        self.end: Future = self.pool.submit(time.perf_counter)
+
+    def take(self, feeds: Sequence[Iterator], k: int, last: Tree) -> list[list[Tree]]:
+        """The next `k` batches of each feed; `last` are arrays of the last step."""
+        start, asks = time.perf_counter(), self.slow and self.end.done()
+        if asks:
+            self.end = self.pool.submit(_end_of, last)
+        fed = [[next(feed) for _ in range(k)] for feed in feeds]
+        now = time.perf_counter()
+        self.slow = now - start > 1e-3
+        if asks and self.end.done() and self.end.result():
+            self.idle += now - max(start, self.end.result())
+        return fed
+
+
+def _end_of(arrays: Tree) -> float:
+    """When `arrays` were computed; 0 if they have been given away since, or there was an error."""
+    try:
+        jax.block_until_ready(arrays)
+    except RuntimeError:
+        return 0.0
+    return time.perf_counter()
+
+
+class Results:
+    """Results of evaluators, one row for each evaluator, step and seed, in evaluations.jsonl.
+
+    A row is written when its evaluator ends, so that a run that is killed repeats none of them.
+    Rows after step `start`, where the run resumes, are dropped.
+    """
+
+    def __init__(self, workdir: pathlib.Path | None, start: int):
+        self.file = workdir / "evaluations.jsonl" if workdir else None
+        rows = read_evaluations(workdir) if workdir and jax.process_index() == 0 else []
+        self.rows = agree([row for row in rows if row["step"] <= start])
+        self._write()
+
+    def _write(self) -> None:
+        if self.file and jax.process_index() == 0 and (self.rows or self.file.exists()):
+            logs.write_rows(self.file, self.rows)
+
+    def drop(self, step: int) -> None:
+        """Forgets what was found at a step."""
+        self.rows = [row for row in self.rows if row["step"] != step]
+        self._write()
+
+    def has(self, step: int, seed: int, evaluator: str) -> bool:
+        """Whether an evaluator has a result."""
+        wanted = (step, seed, evaluator)
+        return any((r["step"], r["seed"], r["evaluator"]) == wanted for r in self.rows)
+
+    def add(
+        self, step: int, seed: int, evaluator: str, numbers: Mapping[str, float], seconds: float
+    ) -> None:
+        """Writes the result of an evaluator, and how long it took."""
+        row = {"step": step, "seed": seed, "evaluator": evaluator, "numbers": dict(numbers)}
+        row = logs.to_json(row | {"seconds": round(seconds, 3)})
+        self.rows.append(row)
+        if self.file and jax.process_index() == 0:
+            logs.append_row(self.file, row)
+
+    def numbers(self, step: int, seeds: Sequence[int]) -> dict[str, list[float]]:
+        """{"evaluator/number": one for each seed} of a step, where all seeds have one."""
+        return numbers_at(self.rows, step, seeds)
+
+
+def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
+    """InputError for settings that are not possible."""
+    if exp.data.batch_size % (n := sharding.batch_parts(mesh)):
+        raise InputError(
+            f"A batch of {exp.data.batch_size} can't be split over {n} devices: choose a "
+            f"--batch-size that is a multiple of {n}."
+        )
+    if run.profile and not run.workdir:
+        raise InputError("--run.profile writes into the run's folder: give --run.workdir.")
+    every = filter(None, (run.log_every, run.eval_every, run.save_every))
+    before = FIRST * min(run.steps_per_call, *every)
+    if run.profile and exp.num_steps <= before:
+        raise InputError(
+            f"--run.profile traces steps from step {before + 1} on, once the step is compiled and "
+            f"warm, and the run has {exp.num_steps}: train for more steps, or leave it out."
+        )
+    if run.evaluate and not run.workdir:
+        raise InputError("--run.evaluate is for a finished run: give its folder as --run.workdir.")
+    if run.wandb:
+        extras.load("wandb", "--run.wandb")
+    if run.reference:
+        where = pathlib.Path(run.reference).expanduser()
+        if run.workdir and where.resolve() == pathlib.Path(run.workdir).expanduser().resolve():
+            raise InputError("--run.reference is the run's own folder: give that of another run.")
+        reference.reference(run.reference)
+    if exp.num_steps < 1:
+        raise InputError(f"The number of steps must be at least 1, not {exp.num_steps}.")
+
+
+def _header(program: Program, workdir: pathlib.Path | None, computes: Mapping[str, Any]) -> str:
+    """What is about to run, below what was said of the data: device, model, steps, folder."""
+    mesh, seeds = program.mesh, len(program.seeds)
+    device = record.hardware()
+    if jax.process_count() > 1:
+        device += f", {jax.process_count()} processes"
+    if mesh.size > 1:
+        device += f", {sharding.batch_parts(mesh)} parts of each batch"
+    if (fsdp := mesh.shape["fsdp"]) > 1:
+        specs = [x.spec for x in jax.tree.leaves(program.layout.params)]
+        which = "large parameters" if any("fsdp" in spec for spec in specs) else "no parameter"
+        device += f", {which} split over {fsdp}"
+    if (tensor := sharding.tensor_parts(mesh)) > 1:
+        device += f", heads and hidden channels split over {tensor}"
+    model = f"{sum(x.size for x in flatten(program.state.params).values()):,} parameters"
+    if seeds > 1:
+        together = "in one batched program" if program.vmapped else "one after another in each step"
+        model += f", {seeds} seeds {together}"
+    exp = program.exp
+    steps = (
+        f"{exp.num_steps:,} step{'s' * (exp.num_steps != 1)} of {exp.data.batch_size:,} examples"
+    )
+    if type(epochs := computes.get("epochs")) is int:
+        steps += f" ({epochs:,} epoch{'s' * (epochs != 1)})"
+    fields = {
+        "device": device,
+        "model": model,
+        "training": steps + (f", {program.accumulation}" if program.accumulation.how else ""),
+        **({"attention": attention.described(used)} if (used := program.attention) else {}),
+        "folder": str(workdir or "none: nothing is saved without --run.workdir"),
+    }
+    return "\n".join(labelled(label, text) for label, text in fields.items())
 
 
 def _places(workdir: pathlib.Path) -> list[str]:

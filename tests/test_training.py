@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from ssljax import logs, Run, session, train
+from ssljax import logs, Run, train, training
 from ssljax.data.feed import Data
 from ssljax.evals.evaluator import Evaluator
-from ssljax.session import Results
+from ssljax.training import Results
 from tests.tiny import tiny
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -119,9 +119,9 @@ def test_waiting_while_the_devices_have_work_does_not_count(monkeypatch, step, i
         if step <= 0.04:
             futures.wait([waits.end])
 
-    monkeypatch.setattr(session, "_end_of", end_of)
-    monkeypatch.setattr(session, "time", SimpleNamespace(perf_counter=lambda: now))
-    waits, feed = session.Waits(), iter(read, 0)
+    monkeypatch.setattr(training, "_end_of", end_of)
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now))
+    waits, feed = training.Waits(), iter(read, 0)
     futures.wait([waits.end])
     waits.take([feed], 1, now + step)
     assert waits.idle == 0  # Whether input is slow is not known yet.
