@@ -51,6 +51,19 @@ def content_of(parts: Mapping[str, Mapping[str, Any]] | None) -> dict[str, tuple
     return {part: (of["count"], of["digest"]) for part, of in (parts or {}).items()}
 
 
+def changed(then: Read, now: Read) -> list[str]:
+    """Names under which another set of examples was read then than now."""
+    return [
+        name
+        for name in sorted(then.keys() & now.keys())
+        if any(
+            then[name][part]["digest"] != now[name][part]["digest"]
+            for part in then[name].keys() & now[name].keys()
+            if not part.startswith("weights")
+        )
+    ]
+
+
 def forms_of(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """{part: {"count", "form"}} of what was read under a name: what a stand-in is made of."""
     return {
@@ -90,6 +103,7 @@ def reported(
             token = _read.set(None)
             try:
                 found = read(name, split, *args, **kwargs)
+                _check_unchanged(name, part, found)
             except InputError:
                 from ssljax.data.described import stand_in  # Whose package imports this module.
 
@@ -98,15 +112,27 @@ def reported(
             finally:
                 _read.reset(token)
             if asked is not None:
-                names = ("image", "text", "files", "labels", "class_names")
-                content = {k: getattr(found, k, None) for k in names}
-                content = {k: v for k, v in content.items() if not callable(v)}
-                report(name, part, len(found), content, (form or form_of)(found))
+                report(name, part, len(found), _content(found), (form or form_of)(found))
             return found
 
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def _content(found: Any) -> dict[str, Any]:
+    names = ("image", "text", "files", "labels", "class_names")
+    content = {k: getattr(found, k, None) for k in names}
+    return {k: v for k, v in content.items() if not callable(v)}
+
+
+def _check_unchanged(name: str, part: str, found: Any) -> None:
+    """InputError where a run that `described.standing_in` is for read something else."""
+    from ssljax.data.described import digest_read
+
+    known = digest_read(name, part)
+    if known and digest(_content(found)) != known:
+        raise InputError(f"{name} is not what the run read: put that back.")
 
 
 def form_of(found: Any) -> dict[str, Any] | None:

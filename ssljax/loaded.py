@@ -1,6 +1,7 @@
 """Loaded runs: the arrays, the record and the features of a run's last checkpoint."""
 
 from collections.abc import Callable, Iterator, Mapping
+import contextvars
 import dataclasses
 from dataclasses import dataclass
 import difflib
@@ -17,14 +18,25 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax import methods, sharding
+from ssljax import fingerprint, methods, sharding
 from ssljax.checkpoint import flatten, load_state
 from ssljax.data.described import standing_in
 from ssljax.errors import InputError
 from ssljax.experiment import Batch, Experiment, TrainState
-from ssljax.record import names_itself, plain, read_file, read_record
+from ssljax.ranges import names_itself
+from ssljax.record import plain, read_file, read_record
 
 Tree = Any
+_importing: contextvars.ContextVar[str] = contextvars.ContextVar("importing", default="")
+
+
+def refuse_while_importing() -> None:
+    """InputError where a file is being imported for its function, and would train or load a run."""
+    if file := _importing.get():
+        raise InputError(
+            f"{file} trains or loads a run where it is imported, which happens to find its "
+            'experiment\'s function: put that below `if __name__ == "__main__":`.'
+        )
 
 
 @dataclass(frozen=True)
@@ -59,23 +71,31 @@ class Loaded:
 
     @functools.cached_property
     def encoding(self) -> Experiment:
-        """`experiment`, or one in which what isn't here is replaced (`described.standing_in`).
+        """`experiment`, or one in which what isn't here, or has changed, is replaced
+        (`described.standing_in`).
 
         Data is replaced by noise of its form, and a pretrained run by this one. Its `encode`,
         `embed` and `init` are those of the run. InputError as of `experiment`, and where features
         depend on the data, such as on the mean of its images.
         """
+        read = self.record.get("read") or {}
         try:
-            return self.experiment
-        except InputError as e:
-            make = self.make or make_of(self.record, self.workdir)
-            arguments = restore_arguments(make, self.record["computes"], self.workdir)
-            file = self.workdir / "tokenizer.json"
-            tokenizer = (
-                read_file(self.workdir, file.name, "train that run again") if file.exists() else ""
+            exp = self.experiment
+            changed = fingerprint.changed(read, exp.origin.read if exp.origin else {})
+            if not changed:
+                return exp
+            error = InputError(
+                f"{', '.join(changed)} is not what the run in {self.workdir} read: put that back."
             )
-            read = self.record.get("read") or {}
-            return without_data(make, arguments, read, e, tokenizer, str(self.workdir))
+        except InputError as e:
+            error = e
+        make = self.make or make_of(self.record, self.workdir)
+        arguments = restore_arguments(make, self.record["computes"], self.workdir)
+        file = self.workdir / "tokenizer.json"
+        tokenizer = (
+            read_file(self.workdir, file.name, "train that run again") if file.exists() else ""
+        )
+        return without_data(make, arguments, read, error, tokenizer, str(self.workdir))
 
     def encode(self, images: Any) -> Array:
         """Features (n, d) of uint8 images (n, h, w, c), rows of tokens or waves.
@@ -141,6 +161,7 @@ def load(
     current folder; no code is read from the run's folder. Damaged checkpoints after the last whole
     one are named. InputError where there is none.
     """
+    refuse_while_importing()
     return Loaded(pathlib.Path(workdir).expanduser(), load_state(workdir, seed), make)
 
 
@@ -150,7 +171,13 @@ def make_of(record: Mapping[str, Any], workdir: pathlib.Path) -> Callable[..., E
     Where both have a file of its name, it is the one that the run was launched with, or the one
     that is more like it.
     """
+    if "experiment" in record and not record["experiment"]:
+        raise InputError(
+            f"The run in {workdir} was made by a function that is in no file: give it, "
+            "ssljax.load(workdir, make=...)."
+        )
     name = pathlib.Path(record.get("experiment") or record["launches"][-1]["command"][0]).stem
+    function = record.get("function") or name
     files = [folder / f"{name}.py" for folder in (methods.FOLDER, pathlib.Path.cwd())]
     files = [file for file in files if file.is_file()]
     if not files:
@@ -175,16 +202,18 @@ def make_of(record: Mapping[str, Any], workdir: pathlib.Path) -> Callable[..., E
         raise ImportError(f"{file} is no module of Python.")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(file.parent))  # Of what it imports, as where `python FILE` runs it.
+    token = _importing.set(str(file))
     try:
         spec.loader.exec_module(module)
     finally:
+        _importing.reset(token)
         sys.path.remove(str(file.parent))
-    if not hasattr(module, name):
+    if not hasattr(module, function):
         raise InputError(
-            f"{file} has no function {name}: name the one that makes its experiment so, or give "
-            "it, ssljax.load(workdir, make=...)."
+            f"{file} has no function {function}: name the one that makes its experiment so, or "
+            "give it, ssljax.load(workdir, make=...)."
         )
-    return getattr(module, name)
+    return getattr(module, function)
 
 
 def without_data(
@@ -222,7 +251,10 @@ def without_data(
         if not np.array_equal(*z, equal_nan=True):
             raise InputError(f"{error} Its features depend on the content of the data.")
     verb, them = ("isn't", "it") if len(absent) == 1 else ("aren't", "them")
-    print(f"Note: {', '.join(sorted(absent))} {verb} here; features are computed without {them}.")
+    print(
+        f"Note: {', '.join(sorted(absent))} {verb} here as the run read {them}; features are "
+        f"computed without {them}."
+    )
     return one
 
 
@@ -244,7 +276,8 @@ def restore_arguments(
     take, or whose value is none of its annotation.
     """
     parameters = inspect.signature(make).parameters
-    hints = get_type_hints(make, include_extras=True)
+    own = make.func if isinstance(make, functools.partial) else make
+    hints = get_type_hints(own, include_extras=True)
     found = {}
     computes = dict(computes)
     for name, hint in hints.items():
@@ -257,13 +290,14 @@ def restore_arguments(
             continue
         try:
             if name not in parameters:
-                raise ValueError(f"{make.__name__} has no such argument")
+                raise ValueError(f"{own.__name__} has no such argument")
             found[name] = _restored(form, hints.get(name, Any), parameters[name].default)
         except (ValueError, TypeError) as e:
             why = str(e).splitlines()[0]
             raise InputError(
                 f"The argument {name} in the record of {workdir} can't be restored ({why}): give "
-                "the function that the run was made with, ssljax.load(workdir, make=...)."
+                "the function that the run was made with, ssljax.load(workdir, make=...), or a net "
+                f"of your own by make=functools.partial({own.__name__}, {name}=...)."
             ) from e
     return found
 

@@ -18,6 +18,8 @@ class Origin:
     """Arguments as JSON (`record.computes_of`)."""
     source: str | None = None
     """File of the function that made it."""
+    function: str = ""
+    """Name of that function."""
     read: fingerprint.Read = field(default_factory=dict)
     """Fingerprints of the data and weights that it has read."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -40,6 +42,7 @@ def call_noted(make: Callable, given: inspect.BoundArguments) -> Any:
         origin=Origin(
             record.computes_of(given.arguments),
             source if source and os.path.isfile(source) else None,  # Not of a notebook's cell.
+            getattr(make, "__name__", ""),
             read,
             record.defaults_of(make, given.arguments),
             tuple(said),

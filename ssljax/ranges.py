@@ -16,8 +16,9 @@ import inspect
 import math
 import os
 import types
-from typing import Annotated, Any, get_args, get_origin, get_type_hints, TypeVar, Union
+from typing import Annotated, Any, get_args, get_origin, get_type_hints, Literal, TypeVar, Union
 
+import jax
 import numpy as np
 
 from ssljax.errors import InputError
@@ -63,6 +64,14 @@ class NotEmpty:
         return "one number or more"
 
 
+# Types of single values, and what is said of another one.
+SIMPLE: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+    str: (str, "a text"),
+    type(None): (type(None), "None"),
+}
 LARGEST = 2**31 - 1  # Indices and steps are int32 on a device.
 Count = Annotated[int, Range(1, LARGEST)]  # Sizes, and numbers of things: 1, 2, ...
 CountOrZero = Annotated[int, Range(0, LARGEST)]  # The same where 0 stands for none, or a default.
@@ -90,6 +99,11 @@ def checked(make: F) -> F:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         bound.arguments = {name: as_flag(x) for name, x in bound.arguments.items()}
+        hints = get_type_hints(make, include_extras=True)
+        for name, x in bound.arguments.items():
+            kind = _bare(hints.get(name, Any))
+            if isinstance(x, str) and names_itself(name, kind):
+                bound.arguments[name] = kind(x)
         check_arguments(make, bound.arguments)
         return call_noted(make, bound)
 
@@ -97,12 +111,14 @@ def checked(make: F) -> F:
 
 
 def as_flag(x: Any) -> Any:
-    """An argument as a flag would give it: a path as a str, a scalar of NumPy as one of Python."""
+    """An argument as a flag would give it: a path as a str, and numbers of NumPy or JAX, alone or
+    in a short array, as those of Python."""
     if isinstance(x, os.PathLike):
         return os.fspath(x)
-    if isinstance(x, np.generic):
-        return x.item()
-    if type(x) in (list, tuple):
+    if isinstance(x, (np.generic, np.ndarray, jax.Array)) and x.ndim < 2 and x.size < 1000:
+        array = np.asarray(x)
+        return tuple(array.tolist()) if array.ndim else array.item()
+    if isinstance(x, (list, tuple)) and type(x) in (list, tuple):
         new = [as_flag(one) for one in x]
         return x if all(a is b for a, b in zip(new, x, strict=True)) else type(x)(new)
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
@@ -120,12 +136,65 @@ def check_arguments(make: Callable, arguments: Mapping[str, Any]) -> None:
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
-    """InputError where an argument, or a field of it, is not in the range of its annotation."""
+    """InputError where an argument, or a field of it, is not of the type of its annotation, or not
+    in its range."""
+    for path, one, kind in _typed(name, value, hint):
+        if wanted := _wanted(one, kind):
+            raise InputError(f"{flag(path)} must be {wanted}, not {one!r}.")
     for path, one, bounds in _bounded(name, value, hint):
         if not bounds.holds(one):
             too_large = isinstance(one, int) and one > LARGEST
             wanted = f"at most {LARGEST}" if too_large else bounds
             raise InputError(f"{flag(path)} must be {wanted}, not {_shown(one)}.")
+
+
+def _bare(hint: Any) -> Any:
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return hint
+
+
+def names_itself(name: str, kind: Any) -> bool:
+    """Whether an argument is an object, or of a class, that has a field of the argument's name."""
+    return dataclasses.is_dataclass(kind) and name in {f.name for f in dataclasses.fields(kind)}
+
+
+def _typed(path: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(path, value, type) of an argument and of the fields of our own classes in it."""
+    if get_origin(hint) is Annotated:
+        for note in get_args(hint)[1:]:
+            path = _named(path, note)
+    yield path, value, _bare(hint)
+    own = dataclasses.is_dataclass(value) and type(value).__module__.startswith("ssljax.")
+    if own and not isinstance(value, type):
+        fields = {f.name for f in dataclasses.fields(value)} - {"parent", "name"}
+        prefix = "" if _without_prefix(type(value)) else f"{path}." if path else ""
+        for name, kind in get_type_hints(type(value), include_extras=True).items():
+            if name in fields:
+                yield from _typed(f"{prefix}{name}", getattr(value, name), kind)
+
+
+def _wanted(value: Any, hint: Any) -> str:
+    """What a value should be that is clearly not of a type; empty for one that may be."""
+    hint = _bare(hint)
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "" if value in inner else f"one of {', '.join(map(str, inner))}"
+    if origin in (Union, types.UnionType):
+        found = [_wanted(value, option) for option in inner]
+        return "" if "" in found else " or ".join(dict.fromkeys(found))
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return "a list"
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        return next(filter(None, map(_wanted, value, kinds)), "")
+    if hint in SIMPLE:
+        kinds, wanted = SIMPLE[hint]
+        of_bool = isinstance(value, bool) and hint is not bool
+        return wanted if of_bool or not isinstance(value, kinds) else ""
+    if dataclasses.is_dataclass(hint) and isinstance(value, (*SIMPLE, list, tuple, dict)):
+        return f"of class {hint.__name__}"  # pyright: ignore[reportAttributeAccessIssue] - it is a class
+    return ""
 
 
 def flag(path: str) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import ssljax
 from ssljax import fingerprint
 from ssljax.errors import check_local, InputError
-from ssljax.ranges import flag
+from ssljax.ranges import flag, names_itself
 
 IMPORTED = time.perf_counter()
 CHECKOUT = pathlib.Path(__file__).parent.parent
@@ -79,11 +79,6 @@ def computes_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = form
     return found
-
-
-def names_itself(name: str, kind: Any) -> bool:
-    """Whether an argument is an object, or of a class, that has a field of the argument's name."""
-    return dataclasses.is_dataclass(kind) and name in {f.name for f in dataclasses.fields(kind)}
 
 
 def kept_form(kept: Callable | None, state: Any) -> dict[str, Any] | None:

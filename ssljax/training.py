@@ -40,12 +40,13 @@ from ssljax.errors import check_local, InputError
 from ssljax.evals.evaluator import Evaluator, trace_evaluator, warnings
 from ssljax.evals.pictures import FeatureMap
 from ssljax.experiment import Experiment, TrainState
+from ssljax.loaded import refuse_while_importing
 from ssljax.lock import lock
 from ssljax.models import attention
 from ssljax.origin import Origin
 from ssljax.processes import agree, labelled
 from ssljax.program import everywhere, Program
-from ssljax.ranges import check_value
+from ssljax.ranges import as_flag, check_value
 from ssljax.record import read_record, write_whole
 from ssljax.reference import Watch
 from ssljax.run import check_together, remarks, Run, unused
@@ -86,8 +87,10 @@ def train(
     which the first step is timed, by default that of this call. Raises InputError for settings that
     are not possible, Stopped after SIGINT, SIGTERM or SIGHUP.
     """
+    refuse_while_importing()
     times = {"start": time.perf_counter() if started is None else started}
     times["ready"] = time.perf_counter()
+    run = as_flag(run)
     check_value("run", run, Run)
     check_together(run)
     check_local(run.workdir, "--run.workdir")
@@ -167,6 +170,7 @@ def _train(
             files={name: fingerprint.digest(text) for name, text in exp.files.items()},
             kept=record.kept_form(exp.kept, program.state),
             experiment=os.path.basename(source) if source else None,
+            function=origin.function,
             defaults=origin.defaults,
             said=list(origin.said),
             evals=judgements(exp.evals),

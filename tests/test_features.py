@@ -22,7 +22,7 @@ from experiments.t5 import t5
 from experiments.text_to_text import text_to_text
 from experiments.vae import vae
 from experiments.wav2vec2 import wav2vec2
-from ssljax import Experiment, features, load, Loaded
+from ssljax import Experiment, features, load, Loaded, Run, train
 from ssljax.data import Images, images, PlainImages, sources
 from ssljax.data.audio import Recordings, recordings
 from ssljax.data.documents import documents, labelled_documents
@@ -38,6 +38,7 @@ from ssljax.models.convnet import ConvNet
 from ssljax.models.transformer import Transformer
 from ssljax.pretrained import _encoding, encoder_of
 from tests.saved_runs import save_run
+from tests.tiny import tiny
 
 
 def written(file) -> tuple[list[str], np.ndarray]:
@@ -145,7 +146,7 @@ def test_features_without_the_text_of_the_run(make, settings, tmp_path, capsys):
     text.rename(tmp_path / "moved" / "text.txt")
     capsys.readouterr()
     np.testing.assert_array_equal(load(tmp_path / "run").encode(rows), z)
-    assert f"Note: {text} isn't here; features are computed without it." in capsys.readouterr().out
+    assert f"Note: {text} isn't here as the run read it; features are" in capsys.readouterr().out
     assert write_features(load(tmp_path / "run"), tmp_path / "moved", tmp_path / "z.npz") == 1
     export(tmp_path / "run", "safetensors", tmp_path / "weights")
     (tmp_path / "run" / "tokenizer.json").unlink()
@@ -187,6 +188,62 @@ def test_features_without_the_labelled_texts_of_the_run(make, labels, tmp_path, 
         assert f"Note: {gone} here" in capsys.readouterr().out
         with pytest.raises(InputError, match="made again: There is no|is no file of pairs"):
             load(tmp_path / name).experiment  # noqa: B018
+
+
+def test_data_that_has_changed_is_replaced_as_data_that_is_missing(photos, tmp_path, capsys):
+    """Images, a text and labelled texts under the same name; also a folder named as an own set."""
+    root = shutil.copytree(photos[0], tmp_path / "set")
+    text, texts = tmp_path / "text.txt", tmp_path / "texts"
+    text.write_text("\n".join(documents("python", "train").text)[:30_000])
+    for i, one in enumerate(labelled_documents("python", "train").text[:24]):
+        (folder := texts / f"class {i % 3}").mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.txt").write_text(one[:400])
+    small = {"net": Transformer(1, 2, 8), "length": 16, "vocabulary": 600, "batch_size": 8}
+    x = images("photos", "test", 16).image[:5]
+    rows = np.random.default_rng(0).integers(0, 500, (3, 16)).astype(np.int32)
+    save_run(rotation, tmp_path / "a", data=Images(str(root), image_size=16), **SMALL)
+    save_run(gpt, tmp_path / "b", data=str(text), tokens="bpe", **small)
+    save_run(simcse, tmp_path / "c", data=str(texts), **small)
+    given = {"a": x, "b": rows, "c": rows}
+    z = {name: load(tmp_path / name).encode(of) for name, of in given.items()}
+    assert "Note" not in capsys.readouterr().out
+    next(iter(root.rglob("*.png"))).unlink()
+    text.write_text("another text, of other characters and words. " * 500)
+    shutil.rmtree(texts / "class 2")
+    for name, of in given.items():
+        np.testing.assert_array_equal(load(tmp_path / name).encode(of), z[name])
+        assert "isn't here as the run read it; features are" in capsys.readouterr().out
+
+
+def test_a_run_of_a_function_in_no_file_or_of_another_name_is_loaded(tmp_path, monkeypatch, capsys):
+    """And no file that trains where it is imported is run over and over."""
+    monkeypatch.chdir(tmp_path)
+    program = """
+from ssljax import InputError, load, Run, train
+from ssljax.ranges import checked
+from tests.tiny import tiny
+
+@checked
+def mine(width: int = 8):
+    return tiny(width=width, num_steps=2)
+"""
+    (tmp_path / "method.py").write_text(program)
+    found = {}
+    exec(program, found)  # As a notebook's cell does.
+    train(found["mine"](4), Run(workdir="cell"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import method  # pyright: ignore[reportMissingImports] - written above
+
+    train(method.mine(4), Run(workdir="file"))
+    assert load("file").experiment.origin.computes == {"width": 4}
+    with pytest.raises(InputError, match="was made by a function that is in no file: give it"):
+        load("cell").experiment  # noqa: B018
+    assert load("cell", make=found["mine"]).experiment.origin.computes == {"width": 4}
+    (tmp_path / "method.py").write_text(program + '\ntrain(mine(4), Run(workdir="file"))\n')
+    with pytest.raises(InputError, match="method.py trains or loads a run where it is imported"):
+        load("file").experiment  # noqa: B018
+    with pytest.raises(InputError, match="made again|no such argument"):
+        load("file", make=lambda height=3: tiny()).experiment  # noqa: B018
 
 
 def test_features_of_a_tuned_net_without_the_run_that_it_started_from(photos, tmp_path, capsys):

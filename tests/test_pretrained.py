@@ -1,6 +1,7 @@
 """Labelled texts, and models that begin with the weights of another run."""
 
 from dataclasses import replace
+import functools
 import json
 import shutil
 import sys
@@ -401,6 +402,9 @@ def test_encoder_of_ones_own_is_given_as_a_module(tmp_path, one_device):
     np.testing.assert_allclose(tuned.encode(state, x), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="encoder .*can't be restored .there is no class MyNet"):
         load(folder).encode(x)
+
+    given = functools.partial(simclr, encoder=net)
+    np.testing.assert_array_equal(load(folder, make=given).encode(x), expected)
 
     @checked
     def mine(data: Images = Images(), encoder: MyNet = MyNet(), batch_size: int = 32):

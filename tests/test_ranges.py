@@ -4,13 +4,16 @@ from dataclasses import dataclass
 import json
 from typing import Annotated, Literal
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tyro
 
+from experiments.simclr import simclr
 from ssljax import Run, train
-from ssljax.data import PlainImages
+from ssljax.data import Images, PlainImages
 from ssljax.errors import InputError
+from ssljax.models.convnet import ConvNet
 from ssljax.models.mlp import MLP
 from ssljax.ranges import (
     as_flag,
@@ -100,6 +103,40 @@ def test_flax_modules_are_checked():
     assert experiment() == MLP()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            {"optimizer": "adamx"},
+            "--optimizer must be one of adamw, sgd, lars, lars-outer, not",
+        ),
+        ({"epochs": 1.5}, "--epochs must be a whole number, not 1.5"),
+        ({"epochs": "1"}, "--epochs must be a whole number, not '1'"),
+        ({"epochs": True}, "--epochs must be a whole number, not True"),
+        ({"epochs": None}, "--epochs must be a whole number, not None"),
+        ({"temperature": "0.1"}, "--temperature must be a number, not '0.1'"),
+        ({"view": 3}, "--view must be of class Views, not 3"),
+        ({"encoder": "resnet"}, "--encoder must be of class ConvNet or of class ResNet or of"),
+        ({"encoder": ConvNet((4,), dtype="float17")}, "--encoder.dtype must be one of float32, bf"),
+        ({"head": MLP(8)}, "--head.widths must be a list, not 8"),
+        ({"head": MLP((8, 0.5))}, "--head.widths must be a whole number, not"),
+        ({"data": ["digits"]}, "--data must be of class Images, not"),
+    ],
+)
+def test_another_type_is_refused_by_its_flag(arguments, sentence):
+    with pytest.raises(InputError) as e:
+        simclr(**{"data": Images("digits"), **arguments})
+    assert str(e.value).startswith(sentence), e.value
+
+
+def test_a_name_stands_for_its_data_and_arrays_for_lists():
+    exp = simclr("digits", head=MLP(np.array([8, 4])), temperature=jnp.float32(0.5))
+    assert exp.origin.computes["data"] == "digits" and exp.origin.computes["temperature"] == 0.5
+    assert exp.origin.computes["head"]["widths"] == [8, 4]
+    with pytest.raises(InputError, match="--run.seed must be a whole number, not 1.5"):
+        train(tiny(), Run(seed=1.5))
+
+
 def test_paths_and_numbers_of_numpy_are_taken_as_flags_give_them(tmp_path):
     """In arguments, in their fields and in lists."""
 
@@ -123,7 +160,7 @@ def test_paths_and_numbers_of_numpy_are_taken_as_flags_give_them(tmp_path):
 
 def test_a_run_of_numbers_of_numpy_is_recorded(tmp_path):
     exp = tiny(num_steps=np.int64(2), batch_size=np.int32(16))
-    run = Run(workdir=tmp_path / "run")
+    run = Run(workdir=tmp_path / "run", seed=np.int64(3))
     train(exp, run)
     train(exp, run)
     record = json.loads((tmp_path / "run" / "record.json").read_text())

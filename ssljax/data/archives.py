@@ -411,6 +411,8 @@ def _classes(
     none = dict.fromkeys(chosen)
     if unlabelled:
         return none, [], "without classes (their labels are left out)", ""
+    if _are_captions(chosen, listed, parts):
+        return none, [], "without classes (their texts are captions)", ""
     used = {}
     for split, images in chosen.items():
         missing = [n for n, label in zip(images.names, images.labels) if label is None]
@@ -436,8 +438,6 @@ def _classes(
             f"{root}: the files differ in the names of their classes: keep those of one data set."
         )
     values = {x for labels in used.values() for x in labels}
-    if sources == ["txt"] and 5 * len(values) > sum(map(len, used.values())):
-        return none, [], "without classes (their texts are captions)", ""
     numbers = [x for x in values if isinstance(x, int)]
     if numbers and len(numbers) < len(values):
         raise InputError(
@@ -470,6 +470,15 @@ def _classes(
     few = ", ".join(class_names[:3] + ["..."] * (len(class_names) > 3))
     by = sources[0] if sources[0].startswith("column") else f".{sources[0]}"
     return labels, class_names, f"in {len(class_names):,} classes ({few}; by {by})", by
+
+
+def _are_captions(
+    chosen: dict[str, ArchivedImages], listed: Sequence[Listed], parts: dict[str, list[int]]
+) -> bool:
+    """Whether the texts of tars are captions: in the mean, fewer than five images share one."""
+    texts = [x for images in chosen.values() for x in images.labels if x is not None]
+    notes = {listed[i].note for at in parts.values() for i in at if listed[i].note}
+    return notes == {"txt"} and 5 * len(set(texts)) > len(texts)
 
 
 def _some(names: Sequence[str]) -> str:

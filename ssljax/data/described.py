@@ -125,6 +125,12 @@ def stand_in(
     return (make or noise)(form, known["count"], run.seed)
 
 
+def digest_read(name: str, part: str) -> str:
+    """The digest of a part of a set in the record of the run of `standing_in`; empty for none."""
+    run = _run.get()
+    return run.read.get(name, {}).get(part, {}).get("digest", "") if run else ""
+
+
 def noise(form: Mapping[str, Any], count: int, seed: int) -> Source:
     """A set of `count` times the same noise, of a form as `fingerprint.form_of` gives."""
     x = np.random.default_rng(seed).integers(0, 256, form["shape"]).astype(form["dtype"])

@@ -12,7 +12,8 @@ The first downloads a TensorFlow data set and writes it in its own folder. The o
 - Hugging Face's Parquet files: a column image and perhaps a column label;
 
 with captions, for clip.py, from a .txt beside each image of a folder, from KEY.txt or the "caption"
-of KEY.json in a tar, or from a column caption, title, text or description of a Parquet file;
+of KEY.json in a tar, or from the first column of a Parquet file that is named title, caption, text
+or description;
 
 the split of a tar or Parquet file is that of its name or its folder (train-00000.tar, val/0.tar).
 FOLDER:NAME takes another split for training, and FOLDER:unlabelled leaves labels out, as in --data.
@@ -52,7 +53,7 @@ from ssljax.data.archives import ArchivedImages
 from ssljax.data.decode import Decoder, GAP, readable, Unreadable
 from ssljax.data.folders import ARCHIVES, find_files, IMAGES
 from ssljax.data.listing import list_files
-from ssljax.data.sources import CORES
+from ssljax.data.sources import CORES, HELD_OUT
 from ssljax.data.text_files import captions_beside
 from ssljax.errors import InputError
 from ssljax.fingerprint import digest
@@ -155,6 +156,11 @@ def _source_of(name: str) -> tuple[pathlib.Path, str]:
     path = pathlib.Path(name).expanduser()
     base, colon, named = name.rpartition(":")
     if not path.exists() and colon and pathlib.Path(base).expanduser().exists():
+        if named == HELD_OUT:
+            raise InputError(
+                f"Shards hold all images: prepare {base}, and give --data SHARDS:{HELD_OUT} to "
+                "choose settings on a tenth of those to train."
+            )
         return pathlib.Path(base).expanduser(), named
     if not path.exists():
         raise InputError(
@@ -242,6 +248,9 @@ def _plan(source: pathlib.Path, named: str, size: int, workers: int, shard_bytes
         found = find_files(source, IMAGES._replace(beside=(".txt",)), named)
         splits = {s: _of_folder(found.root, found.names[s], found.labels[s]) for s in found.names}
         class_names, line = found.class_names, found.line
+        said = [own for x in splits.values() for own in x.captions or []]
+        if any(said):
+            line += f"; {sum(map(len, said)):,} captions of {sum(map(bool, said)):,} images"
     jobs = []
     for split, images in splits.items():
         first = np.cumsum(images.sizes) - images.sizes

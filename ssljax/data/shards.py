@@ -99,7 +99,10 @@ def read_index(root: pathlib.Path) -> dict[str, Any]:
 
 def sidecar(root: pathlib.Path, entry: Mapping[str, Any]) -> np.ndarray:
     """The array of an .npy beside shards. InputError where it is damaged."""
-    data = (root / entry["file"]).read_bytes()
+    try:
+        data = (root / entry["file"]).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{root / entry['file']} is missing: {AGAIN}.") from None
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise InputError(f"{root / entry['file']} is damaged: {AGAIN}.")
     return np.load(io.BytesIO(data))

@@ -136,12 +136,22 @@ def test_shards_without_captions_or_with_classes(folder, tmp_path, capsys):
     pictures = shutil.copytree(folder, tmp_path / "pictures")
     (pictures / "03.txt").unlink()
     prepare_shards(str(pictures), str(tmp_path / "some"), workers=1)
+    assert "; 24 captions of 23 images" in capsys.readouterr().out
     with pytest.raises(InputError, match="03.png in .* has no caption: write one where it came"):
         Pairs(str(tmp_path / "some"), 16).pairs()
     capsys.readouterr()
+    with pytest.raises(InputError, match="Shards hold all images: prepare .*SHARDS:validation to"):
+        prepare_shards(f"{pictures}:validation", str(tmp_path / "other"), workers=1)
     kept = Pairs(str(tmp_path / "some"), 16, skip_bad=True).pairs()
     assert "Left out 1 of" in capsys.readouterr().out
     assert len(kept.train) + len(kept.test) == 24
+    (pictures / "03.txt").write_text("")
+    archived(pictures, tmp_path / "few", "txt")
+    prepare_shards(str(tmp_path / "few"), str(tmp_path / "fewer"), workers=1)
+    assert "(their texts are captions) in 2 files" in capsys.readouterr().out
+    (tmp_path / "fewer" / "train-captions.npy").unlink()
+    with pytest.raises(InputError, match="train-captions.npy is missing: run the command that"):
+        Pairs(str(tmp_path / "fewer"), 16).pairs()
     for i in range(24):
         (pictures / f"{i:02}.txt").write_text(["flower", "temple"][i % 2])
     archived(pictures, tmp_path / "classes", "txt")
