@@ -19,7 +19,7 @@ from ssljax.errors import describe, find_os_error, InputError, out_of_memory, qu
 from ssljax.experiment import Experiment
 from ssljax.memory import keep_freed_memory
 from ssljax.models import Dtype, has_field, with_fields
-from ssljax.ranges import check_arguments, check_value, checked
+from ssljax.ranges import check_arguments, check_value, checked, is_unnamed
 from ssljax.run import Run
 from ssljax.signals import discard_output, Signals
 from ssljax.training import train
@@ -107,7 +107,7 @@ def parse(
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [p.replace(kind=keyword) for p in signature.parameters.values()]
     own = {"dtype": (None, PRECISION), "run": (Run(), Run)}
-    if any(_is_unnamed(hints.get(p.name)) and has_field(p.default, "dtype") for p in parameters):
+    if any(is_unnamed(hints.get(p.name)) and has_field(p.default, "dtype") for p in parameters):
         del own["dtype"]  # A net whose flags have no prefix has one.
     for name, (default, kind) in own.items():
         parameters.append(inspect.Parameter(name, keyword, default=default, annotation=kind))
@@ -120,11 +120,6 @@ def parse(
     entry.__doc__, entry.__name__ = make.__doc__, make.__name__
     entry.__module__ = make.__module__
     return flags.parse(entry, args)
-
-
-def _is_unnamed(hint: Any) -> bool:
-    """Whether the flags of an argument's fields go without the argument's name."""
-    return any(getattr(x, "name", None) == "" for x in getattr(hint, "__metadata__", ()))
 
 
 def _exit(status: int, line: str) -> NoReturn:

@@ -167,6 +167,10 @@ def _unknown(error: str, hint: str, flags: Sequence[str]) -> str:
         return f"{first} is a flag of another net: write {' or '.join(owners)} before it."
     if first in flags:
         return f"{first} is not a flag of the net that was chosen: --help after the net lists all."
+    if first.lower() in ("true", "false", "yes", "no"):
+        return (
+            f"There is no {first}: a flag of yes or no takes no value, --NAME or --no-NAME alone."
+        )
     meant = _meant(first, name, hint, [*flags, *nets])
     kind = "flag " if first.startswith("-") else ""
     advice = f": did you mean {meant}?" if meant else "; --help lists all flags."
@@ -177,6 +181,9 @@ def _meant(first: str, name: str, hint: str, known: Sequence[str]) -> str:
     """The flag, or net, that is most like an unknown one; empty where none is near."""
     if f"--{OTHER_NAMES.get(name)}" in known:
         return f"--{OTHER_NAMES[name]}"
+    before, dot, last = name.removeprefix("no-").rpartition(".")
+    if name.startswith("no-") and (own := f"--{before}{dot}no-{last}") in known:
+        return own  # --head.no-norm for --no-head.norm.
     near = difflib.get_close_matches(first, known, 1, 0.7)
     suggested = re.findall(r"(--[\w.-]+)", hint.partition("Perhaps you meant:")[2])
     return next(iter([*near, *suggested]), "")

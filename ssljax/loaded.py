@@ -23,6 +23,7 @@ from ssljax.checkpoint import flatten, load_state
 from ssljax.data.described import standing_in
 from ssljax.errors import InputError
 from ssljax.experiment import Batch, Experiment, TrainState
+from ssljax.processes import muted
 from ssljax.ranges import names_itself
 from ssljax.record import plain, read_file, read_record
 
@@ -232,7 +233,7 @@ def without_data(
     """
     found = []
     for seed in (0, 1):
-        with standing_in(read, seed, tokenizer, workdir) as absent:
+        with standing_in(read, seed, tokenizer, workdir) as absent, muted():
             try:
                 found.append(make(**arguments))
             except InputError:

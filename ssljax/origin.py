@@ -5,9 +5,10 @@ import dataclasses
 from dataclasses import dataclass, field
 import inspect
 import os
-from typing import Any
+from typing import Any, get_type_hints
 
 from ssljax import fingerprint, processes, record
+from ssljax.ranges import is_unnamed
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Origin:
     """Defaults by dotted name, for arguments that an older record lacks (`record.defaults_of`)."""
     said: tuple[str, ...] = ()
     """Lines on the data."""
+    unnamed: tuple[str, ...] = ()
+    """Arguments whose fields are flags without the argument's name."""
+    num_steps: int = 0
+    """Steps, which may be replaced afterwards."""
 
 
 def call_noted(make: Callable, given: inspect.BoundArguments) -> Any:
@@ -36,6 +41,7 @@ def call_noted(make: Callable, given: inspect.BoundArguments) -> Any:
         made = make(*given.args, **given.kwargs)
     if not isinstance(made, Experiment):
         return made
+    hints = get_type_hints(inspect.unwrap(make), include_extras=True)
     source = inspect.getsourcefile(inspect.unwrap(make))
     return dataclasses.replace(
         made,
@@ -46,5 +52,7 @@ def call_noted(make: Callable, given: inspect.BoundArguments) -> Any:
             read,
             record.defaults_of(make, given.arguments),
             tuple(said),
+            tuple(k for k, x in given.arguments.items() if is_unnamed(hints.get(k), x)),
+            int(made.num_steps),
         ),
     )

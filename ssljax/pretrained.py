@@ -33,7 +33,7 @@ from ssljax.models.encoder import build, KNOWN, rebuild
 from ssljax.models.encoder_decoder import beam_search, decode, EncoderDecoder
 from ssljax.models.transformer import LanguageModel, Transformer
 from ssljax.models.vit import at_places_of
-from ssljax.processes import labelled
+from ssljax.processes import is_muted, labelled
 from ssljax.record import damaged, plain, read_file, read_json, read_record
 from ssljax.weights import is_weights, nested, read_weights, Weights
 
@@ -153,7 +153,7 @@ def _say_loaded(
         shown = [k if n == 1 else f"{k} ({n})" for k, n in list(groups.items())[:8]]
         more = len(groups) - len(shown)
         line += f"; not {', '.join(shown)}" + f" and {more} groups more" * bool(more)
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and not is_muted():
         print(labelled("weights", line), flush=True)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ssljax import signals
 
 _heard: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("heard", default=None)
+_muted: contextvars.ContextVar[bool] = contextvars.ContextVar("muted", default=False)
 
 
 def agree(value: Any) -> Any:
@@ -72,8 +73,24 @@ def hearing() -> Iterator[list[str]]:
             around.extend(line for line in heard if line not in around)
 
 
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Context in which nothing is said: of what stands in for data, for instance."""
+    token = _muted.set(True)
+    try:
+        yield
+    finally:
+        _muted.reset(token)
+
+
+def is_muted() -> bool:
+    return _muted.get()
+
+
 def say(line: str) -> None:
     """Prints a line of a run's header on the data that was read, in process 0 and once."""
+    if _muted.get():
+        return
     heard = _heard.get()
     if heard is not None and line not in heard:
         heard.append(line)

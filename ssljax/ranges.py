@@ -261,6 +261,12 @@ def _named(path: str, note: Any) -> str:
     return ".".join([*path.split(".")[:-1], name] if name else path.split(".")[:-1])
 
 
+def is_unnamed(hint: Any, value: Any = None) -> bool:
+    """Whether the flags of an argument's fields go without the argument's name."""
+    named_so = any(getattr(x, "name", None) == "" for x in getattr(hint, "__metadata__", ()))
+    return named_so or (dataclasses.is_dataclass(value) and _without_prefix(type(value)))
+
+
 def _without_prefix(kind: type) -> bool:
     """Whether tyro gives the fields of a class as flags without the argument's name before them."""
     import tyro

@@ -1,6 +1,6 @@
 """Record of a run: arguments, versions, commit and hardware, in record.json and source/."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 from importlib.metadata import PackageNotFoundError, version
@@ -252,12 +252,14 @@ def check_record(
     read: fingerprint.Read | None = None,
     defaults: Mapping[str, Any] | None = None,
     num_steps: int | None = None,
+    unnamed: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """The record in a folder, or None; InputError where that run computes something else.
 
     `computes` are the arguments now, `read` what was read under the names that are among them,
     which is compared in place of the names, and `defaults` the defaults of arguments, which are
-    compared where the record, of an older version, has no such argument.
+    compared where the record, of an older version, has no such argument. Fields of `unnamed`
+    arguments are flags without the argument's name.
     """
     try:
         old = read_record(workdir, "choose another --run.workdir")
@@ -283,18 +285,22 @@ def check_record(
         )
     before = {k: v for k, v in (defaults or {}).items() if k in now} | recorded
     read, then = read or {}, old.get("read") or {}
+    starts = tuple(f"{name}." for name in unnamed)
+    shown = lambda k: flag(k.partition(".")[2] if k.startswith(starts) else k)
+    value = lambda of, k: of.get(k, "not there")
     differ = {
-        k: f"  {flag(k)}: {before.get(k, 'not there')} in the folder, {now.get(k, 'not there')} now"
+        k: f"  {shown(k)}: {value(before, k)} in the folder, {value(now, k)} now"
         for k in sorted(before.keys() | now.keys())
         if (k in before, before.get(k)) != (k in now, now.get(k))
         and not _same_content(then, read, before.get(k), now.get(k))
     }
     if differ and num_steps not in (None, old["num_steps"]) and set(differ) <= LENGTHS:
         began = " and --pretrained with this folder to begin with its weights"
+        by = ", ".join(map(shown, sorted(differ)))
         raise InputError(
-            f"{workdir} holds a run of {old['num_steps']} steps, and this command has {num_steps}: "
-            "the schedule of the learning rate spans all steps, so a longer run is another run "
-            "from its first step on. Give another --run.workdir"
+            f"{workdir} holds a run of {old['num_steps']} steps, and this command has {num_steps} "
+            f"({by}): the schedule of the learning rate spans all steps, so a longer run is "
+            "another run from its first step on. Give another --run.workdir"
             f"{began if 'pretrained' in now else ''}."
         )
     if differ:

@@ -131,7 +131,12 @@ def _train(
     old = None
     if workdir:
         old = record.check_record(
-            workdir, computes, read=read, defaults=origin.defaults, num_steps=exp.num_steps
+            workdir,
+            computes,
+            read=read,
+            defaults=origin.defaults,
+            num_steps=exp.num_steps,
+            unnamed=origin.unnamed,
         )
         record.check_files(workdir, exp.files)
         if old and run.lanes not in ("auto", old["lanes"]):
@@ -193,7 +198,12 @@ def _train(
         session.watch = reference.Watch(run.reference, exp.num_steps, computes, agree(before))
     times["state"] = time.perf_counter()
     try:
-        log.line(_header(program, workdir, computes))
+        log.line(_header(program, workdir, origin))
+        if old and not origin.computes:
+            log.line(
+                "Note: the arguments of this experiment aren't known, and changes of them since "
+                "the run began aren't noticed: put @checked (ssljax.ranges) above its function."
+            )
         for line in remarks(run, exp.num_steps, start):
             log.line(line)
         if session.watch and session.watch.note:
@@ -633,7 +643,7 @@ def _check(exp: Experiment, run: Run, mesh: Mesh) -> None:
         raise InputError(f"The number of steps must be at least 1, not {exp.num_steps}.")
 
 
-def _header(program: Program, workdir: pathlib.Path | None, computes: Mapping[str, Any]) -> str:
+def _header(program: Program, workdir: pathlib.Path | None, origin: Origin) -> str:
     """What is about to run, below what was said of the data: device, model, steps, folder."""
     mesh, seeds = program.mesh, len(program.seeds)
     device = record.hardware()
@@ -655,7 +665,8 @@ def _header(program: Program, workdir: pathlib.Path | None, computes: Mapping[st
     steps = (
         f"{exp.num_steps:,} step{'s' * (exp.num_steps != 1)} of {exp.data.batch_size:,} examples"
     )
-    if type(epochs := computes.get("epochs")) is int:
+    epochs = origin.computes.get("epochs")
+    if type(epochs) is int and origin.num_steps in (0, exp.num_steps):
         steps += f" ({epochs:,} epoch{'s' * (epochs != 1)})"
     fields = {
         "device": device,

@@ -62,11 +62,14 @@ def test_help_lists_flags_and_their_texts(cli, simclr):
         ("--temprature", "--temperature"),
         ("--run.sed", "--run.seed"),
         ("--batchsize", "--batch-size"),
+        ("--no-head.norm", "--head.no-norm"),
     ],
 )
 def test_a_typo_gets_a_suggestion(cli, simclr, wrong, meant):
     status, _, err = cli(simclr, wrong, "3")
     assert status == 2 and err == f"error: There is no flag {wrong}: did you mean {meant}?\n"
+    status, _, err = cli(simclr, "--head.norm", "False")
+    assert status == 2 and "There is no False: " in err and "--NAME or --no-NAME alone." in err
 
 
 def test_a_wrong_type_names_the_flag(cli, simclr):

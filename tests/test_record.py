@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from experiments.gpt import gpt
 import ssljax
 from ssljax import cli, Experiment, fingerprint, InputError, load, record, Run, train
 from ssljax.data import feed, Images, images
@@ -22,6 +23,7 @@ from ssljax.data.documents import documents, labelled_documents
 from ssljax.data.sources import Arrays, OnDisk
 from ssljax.data.text_pairs import text_pairs
 from ssljax.lock import lock
+from ssljax.models.transformer import Transformer
 from ssljax.ranges import checked, Count
 from tests.conftest import ROOT
 from tests.tiny import made_with, tiny
@@ -152,6 +154,26 @@ def test_python_and_a_command_resume_and_load_each_others_runs(tmp_path, capsys)
             train(make((4, 6)), run(name))
 
 
+def test_a_refusal_names_flags_as_they_are_given(tmp_path, capsys):
+    """Of a net whose flags have no prefix, without one."""
+    net = lambda width: Transformer(1, 2, width)
+    small = dict(vocabulary=300, tokens="bpe", length=8, batch_size=8)
+    run = Run(workdir=str(tmp_path))
+    exp = replace(gpt(net=net(8), **small), num_steps=1, evals={})
+    train(exp, run)
+    with pytest.raises(InputError, match="(?m)^  --width: 8 in the folder, 16 now$"):
+        train(replace(gpt(net=net(16), **small), num_steps=1, evals={}), run)
+    assert "(" not in capsys.readouterr().out.partition("training")[2].partition("\n")[0]
+
+
+def test_that_arguments_are_not_known_is_said_where_a_run_goes_on(tmp_path, capsys):
+    run = Run(workdir=str(tmp_path))
+    train(tiny(num_steps=2), run)
+    assert "Note" not in capsys.readouterr().out
+    train(tiny(num_steps=2, lr=0.1), run)
+    assert "Note: the arguments of this experiment aren't known" in capsys.readouterr().out
+
+
 def test_an_experiment_within_another_is_of_the_outer_call():
     """With all that the inner one read and said."""
 
@@ -202,7 +224,7 @@ def test_longer_training_is_another_run(tmp_path, capsys, monkeypatch):
     assert run_main(capsys, of_images, "--run.workdir", "here")[0] == 0
     status, _, err = run_main(capsys, of_images, "--epochs", "2", "--run.workdir", "here")
     assert status == 2 and len(err.strip().splitlines()) == 1
-    assert "holds a run of 179 steps, and this command has 358" in err
+    assert "holds a run of 179 steps, and this command has 358 (--epochs): the schedule" in err
     assert "another --run.workdir" in err and "--pretrained" not in err
     status, _, err = run_main(
         capsys, of_images, "--epochs", "2", "--width", "16", "--run.workdir", "here"
