@@ -10,6 +10,8 @@ from typing import Any, get_type_hints
 from ssljax import fingerprint, processes, record
 from ssljax.ranges import is_unnamed
 
+BY_NAME = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -38,7 +40,8 @@ def call_noted(make: Callable, given: inspect.BoundArguments) -> Any:
     from ssljax.experiment import Experiment  # Which has an `Origin`.
 
     with fingerprint.reading() as read, processes.hearing() as said:
-        made = make(*given.args, **given.kwargs)
+        by_name = {p.kind for p in given.signature.parameters.values()} <= BY_NAME
+        made = make(**given.arguments) if by_name else make(*given.args, **given.kwargs)
     if not isinstance(made, Experiment):
         return made
     hints = get_type_hints(inspect.unwrap(make), include_extras=True)

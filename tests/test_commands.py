@@ -119,7 +119,7 @@ def called(monkeypatch, command, build):
     found = []
     function = getattr(importlib.import_module(f"experiments.{name}"), name)
     make = function if build else functools.wraps(function)(lambda **arguments: arguments)
-    monkeypatch.setattr(cli, "train", lambda made, *_: found.append(made))
+    monkeypatch.setattr(cli, "train", lambda made, *_, **__: found.append(made))
     monkeypatch.setattr(
         sharding, "split_cpu", lambda n: None
     )  # The tests' eight devices are there already.

@@ -478,12 +478,13 @@ def test_own_code_is_found_in_the_current_folder(tmp_path, one_device, capsys, m
     x = images("digits", "test").image[:4]
     z = load(workdir).encode(x)
     file = workdir / "record.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"experiment": "mine.py"}))
+    of = lambda name: {"experiment": f"{name}.py", "function": name}
+    file.write_text(json.dumps(json.loads(file.read_text()) | of("mine")))
     methods.fork("rotation", project / "mine.py")
     shutil.copy(project / "mine.py", workdir / "source")
     np.testing.assert_array_equal(load(workdir).encode(x), z)
     # Of two files of the name, the one that the run was launched with.
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"experiment": "rotation.py"}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | of("rotation")))
     (project / "rotation.py").write_text("raise SystemExit(3)")
     np.testing.assert_array_equal(load(workdir).encode(x), z)
     code = (project / "mine.py").read_text().replace("mine", "rotation")
