@@ -18,9 +18,6 @@ import os
 import types
 from typing import Annotated, Any, get_args, get_origin, get_type_hints, Literal, TypeVar, Union
 
-import jax
-import numpy as np
-
 from ssljax.errors import InputError
 
 F = TypeVar("F", bound=Callable)
@@ -115,9 +112,9 @@ def as_flag(x: Any) -> Any:
     in a short array, as those of Python."""
     if isinstance(x, os.PathLike):
         return os.fspath(x)
-    if isinstance(x, (np.generic, np.ndarray, jax.Array)) and x.ndim < 2 and x.size < 1000:
-        array = np.asarray(x)
-        return tuple(array.tolist()) if array.ndim else array.item()
+    shape = getattr(x, "shape", None)  # So that neither NumPy nor JAX need be imported.
+    if hasattr(x, "tolist") and shape is not None and len(shape) < 2 and sum(shape) < 1000:
+        return tuple(x.tolist()) if shape else x.tolist()
     if isinstance(x, (list, tuple)) and type(x) in (list, tuple):
         new = [as_flag(one) for one in x]
         return x if all(a is b for a, b in zip(new, x, strict=True)) else type(x)(new)
