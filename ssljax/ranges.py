@@ -162,13 +162,20 @@ def _typed(path: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
         for note in get_args(hint)[1:]:
             path = _named(path, note)
     yield path, value, _bare(hint)
-    own = dataclasses.is_dataclass(value) and type(value).__module__.startswith("ssljax.")
-    if own and not isinstance(value, type):
-        fields = {f.name for f in dataclasses.fields(value)} - {"parent", "name"}
-        prefix = "" if _without_prefix(type(value)) else f"{path}." if path else ""
-        for name, kind in get_type_hints(type(value), include_extras=True).items():
-            if name in fields:
-                yield from _typed(f"{prefix}{name}", getattr(value, name), kind)
+    if type(value).__module__.startswith("ssljax."):
+        for field in _fields_of(path, value):
+            yield from _typed(*field)
+
+
+def _fields_of(path: str, value: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(path, value, annotation) of each field of a dataclass; none of another value."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return
+    fields = {f.name for f in dataclasses.fields(value)} - {"parent", "name"}
+    prefix = "" if _without_prefix(type(value)) else f"{path}." if path else ""
+    for name, kind in get_type_hints(type(value), include_extras=True).items():
+        if name in fields:
+            yield f"{prefix}{name}", getattr(value, name), kind
 
 
 def _wanted(value: Any, hint: Any) -> str:
@@ -227,18 +234,14 @@ def _bounded(path: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Range
         kinds = kinds[:1] * len(value) if kinds[1:] == (...,) else kinds
         for one, kind in zip(value, kinds, strict=False):
             yield from _bounded(path, one, kind)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name for f in dataclasses.fields(value)} - {"parent", "name"}
-        prefix = "" if _without_prefix(type(value)) else f"{path}." if path else ""
-        for name, kind in get_type_hints(type(value), include_extras=True).items():
-            if name in fields:
-                yield from _bounded(f"{prefix}{name}", getattr(value, name), kind)
+    else:
+        for field in _fields_of(path, value):
+            yield from _bounded(*field)
 
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value is of one option of a union."""
-    while get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
+    hint = _bare(hint)
     origin = get_origin(hint) or hint
     if origin is float:
         return isinstance(value, (int, float))

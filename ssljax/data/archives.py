@@ -14,7 +14,7 @@ The split of a file is that of its name or of its folders' names: train-00000.ta
 rules for splits, and what is held out without a test split, are those of `folders`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 import json
 import pathlib
@@ -378,13 +378,19 @@ def read_archives(
         f"{root}: {sum(counts.values()):,} images {form} in {len(names):,} files, "
         f"{counts['train']:,} to train, {counts['test']:,} to test"
     )
-    said = [own for x in splits.values() for own in x.captions or []]
-    if any(said):
-        notes.insert(0, f"{sum(map(len, said)):,} captions of {sum(map(bool, said)):,} images")
+    if said := counted_captions(splits):
+        notes.insert(0, said)
     line = "; ".join([line, *notes])
     if left:
         line += f". Left out: {', '.join(f'{n:,} {what}' for what, n in left.items())}"
     return Archives(splits, class_names, line)
+
+
+def counted_captions(splits: Mapping[str, ArchivedImages]) -> str:
+    """How many captions of how many images there are, for a line; empty for none."""
+    said = [own for x in splits.values() for own in x.captions or []]
+    n = sum(map(bool, said))
+    return f"{sum(map(len, said)):,} captions of {n:,} images" if n else ""
 
 
 def _join(parts: Sequence[tuple[int, ArchivedImages]]) -> ArchivedImages:

@@ -1,6 +1,6 @@
 """Pictures and captions: from a table, from texts beside the pictures, or from names of classes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import csv
 from dataclasses import dataclass, replace
 import functools
@@ -229,13 +229,7 @@ def captioned(
     )
     at = np.flatnonzero(splits == (split == "test"))
     own = [root / files[i] for i in at]
-    numbers: dict[str, int] = {}
-    found = [
-        (i, numbers.setdefault(text, len(numbers)))
-        for i, of in enumerate(at)
-        for text in captions[of]
-    ]
-    pairs = np.array(found, np.int32)
+    different, pairs = _numbered(captions[of] for of in at)
     # A number rather than a class, so that the captions of what is left out are left out too.
     source: Source = OnDisk(
         lambda i: decode(own[i]),
@@ -257,7 +251,7 @@ def captioned(
         source = replace(source, labels=labels, count=len(own), class_names=classes)
     if split == "train":
         say(f"{line}. {decode.note}" if decode.note else line)
-    return Captioned(source, list(numbers), pairs, names_and_sizes(own, root))
+    return Captioned(source, different, pairs, names_and_sizes(own, root))
 
 
 def _of_shards(
@@ -275,16 +269,22 @@ def _of_shards(
     cure = "write one where it came from, and prepare all once more into another folder"
     bad = [f"{name} in {root} has no caption: {cure}" for name, own in captions if not own]
     _refuse(bad, len(captions), skip_bad, "pictures")
+    different, pairs = _numbered(own for _, own in captions)
+    if split == "train":
+        say(f"{line}; {len(pairs):,} captions to train, {len(different):,} different")
+    entries = [e["sha256"] for s in read_index(root)["splits"].values() for e in s["shards"]]
+    return Captioned(source, different, pairs, "\n".join(entries))
+
+
+def _numbered(captions: Iterable[Sequence[str]]) -> tuple[list[str], np.ndarray]:
+    """The different captions of pictures, and pairs (n, 2) of a picture's number and its one's."""
     numbers: dict[str, int] = {}
-    found = [
+    pairs = [
         (i, numbers.setdefault(text, len(numbers)))
-        for i, (_, own) in enumerate(captions)
+        for i, own in enumerate(captions)
         for text in own
     ]
-    if split == "train":
-        say(f"{line}; {len(found):,} captions to train, {len(numbers):,} different")
-    entries = [e["sha256"] for s in read_index(root)["splits"].values() for e in s["shards"]]
-    return Captioned(source, list(numbers), np.array(found, np.int32), "\n".join(entries))
+    return list(numbers), np.array(pairs, np.int32)
 
 
 class _Read(NamedTuple):

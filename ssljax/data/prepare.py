@@ -248,9 +248,8 @@ def _plan(source: pathlib.Path, named: str, size: int, workers: int, shard_bytes
         found = find_files(source, IMAGES._replace(beside=(".txt",)), named)
         splits = {s: _of_folder(found.root, found.names[s], found.labels[s]) for s in found.names}
         class_names, line = found.class_names, found.line
-        said = [own for x in splits.values() for own in x.captions or []]
-        if any(said):
-            line += f"; {sum(map(len, said)):,} captions of {sum(map(bool, said)):,} images"
+        if said := archives.counted_captions(splits):
+            line += f"; {said}"
     jobs = []
     for split, images in splits.items():
         first = np.cumsum(images.sizes) - images.sizes
