@@ -109,12 +109,16 @@ def checked(make: F) -> F:
 
 def as_flag(x: Any) -> Any:
     """An argument as a flag would give it: a path as a str, and numbers of NumPy or JAX, alone or
-    in a short array, as those of Python."""
+    in a short array, as those of Python; float32 as the shortest decimal number that rounds to it.
+    """
     if isinstance(x, os.PathLike):
         return os.fspath(x)
     shape = getattr(x, "shape", None)  # So that neither NumPy nor JAX need be imported.
     if hasattr(x, "tolist") and shape is not None and len(shape) < 2 and sum(shape) < 1000:
-        return tuple(x.tolist()) if shape else x.tolist()
+        found: Any = x.tolist()
+        if str(getattr(x, "dtype", "")).endswith("float32"):
+            found = [_shortest(one) for one in found] if shape else _shortest(found)
+        return tuple(found) if shape else found
     if isinstance(x, (list, tuple)) and type(x) in (list, tuple):
         new = [as_flag(one) for one in x]
         return x if all(a is b for a, b in zip(new, x, strict=True)) else type(x)(new)
@@ -123,6 +127,13 @@ def as_flag(x: Any) -> Any:
         new = {name: y for name, of in old.items() if (y := as_flag(of)) is not of}
         return dataclasses.replace(x, **new) if new else x
     return x
+
+
+def _shortest(x: float) -> float:
+    """The decimal number of fewest digits that rounds to a float32: .2, not .20000000298."""
+    import numpy as np  # Which whoever gave a float32 has imported.
+
+    return float(str(np.float32(x)))
 
 
 def check_arguments(make: Callable, arguments: Mapping[str, Any]) -> None:

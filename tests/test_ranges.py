@@ -154,6 +154,10 @@ def test_paths_and_numbers_of_numpy_are_taken_as_flags_give_them(tmp_path):
     assert type(net.widths[0]) is int and type(lr) is float
     with pytest.raises(InputError, match="--lr must be above 0, not -1"):
         made(images, tmp_path, (), net, lr=np.float32(-1))
+    short = (0.2, (0.1, 1e-3))
+    assert as_flag((jnp.float32(0.2), np.array([0.1, 1e-3], np.float32))) == short
+    x = np.random.default_rng(0).normal(size=100).astype(np.float32)
+    assert np.array_equal(np.float32(as_flag(x)), x)
     same = (MLP((4, 5)), [1, "a"], images, None, len)
     assert all(as_flag(x) is x for x in (same[0], same[1], same[3], same[4]))
 

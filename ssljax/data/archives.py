@@ -28,7 +28,7 @@ from ssljax import extras
 from ssljax.data.decode import SUFFIXES
 from ssljax.data.folders import WORDS
 from ssljax.data.splits import hash_of_names, held_out
-from ssljax.data.text_files import CAPTION, captions_of
+from ssljax.data.text_files import caption_columns, captions_of, unread_columns
 from ssljax.errors import InputError
 
 ROWS = 64  # Rows of a Parquet file that are decoded at once.
@@ -63,6 +63,8 @@ class Listed(NamedTuple):
     class_names: list[str]
     left_out: dict[str, int]
     note: str = ""
+    unread: Sequence[str] = ()  # Texts beside images that can't be read.
+    columns: Sequence[str] = ()  # Those that may be of captions, the one that is read first.
 
 
 def list_archive(path: pathlib.Path, name: str) -> Listed:
@@ -76,6 +78,7 @@ def list_tar(path: pathlib.Path, name: str) -> Listed:
     beside: dict[str, dict[str, Any]] = {"cls": {}, "json": {}, "txt": {}}
     said: dict[str, list[str]] = {}
     others = 0
+    unread: list[str] = []
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -88,7 +91,11 @@ def list_tar(path: pathlib.Path, name: str) -> Listed:
                 if suffix in beside:
                     content = tar.extractfile(member)
                     text = content.read() if content else b""
-                    label, captions = _text(text, suffix, f"{path}: {member.name}")
+                    try:
+                        label, captions = _text(text, suffix)
+                    except ValueError:
+                        unread.append(f"{name}/{_clean(member.name)}")
+                        continue
                     if label is not None:
                         beside[suffix][key] = label
                     if captions and (suffix == "txt" or key not in said):
@@ -115,26 +122,24 @@ def list_tar(path: pathlib.Path, name: str) -> Listed:
     left = {"members that are not KEY.jpg or the like": others} if others else {}
     zeros = np.zeros(len(keys), np.int32)
     captions = [said.get(key, []) for key in keys] if said.keys() & images.keys() else None
-    return Listed(ArchivedImages(names, sizes, labels, zeros, at, captions), [], left, label)
+    images_of_tar = ArchivedImages(names, sizes, labels, zeros, at, captions)
+    return Listed(images_of_tar, [], left, label, unread)
 
 
-def _text(data: bytes, suffix: str, where: str) -> tuple[Any, list[str]]:
-    """A label as an int or a str, or None; and captions."""
-    try:
-        text: Any = data.decode("utf-8-sig").strip()
-        captions = text.splitlines() if suffix == "txt" else []
-        if suffix == "json":
-            found = json.loads(text)
-            found = found if isinstance(found, dict) else {}
-            captions = found.get("caption") or []
-            captions = [captions] if isinstance(captions, str) else captions
-            text = found.get("label", found.get("class"))
-            if not isinstance(text, (str, int)) or isinstance(text, bool):
-                text = None
-        text = int(text) if re.fullmatch(r"\d{1,9}", str(text)) else text
-        return text, captions_of(x for x in captions if isinstance(x, str))
-    except (ValueError, TypeError) as e:
-        raise InputError(f"{where} can't be read as text ({e}): write it again.") from e
+def _text(data: bytes, suffix: str) -> tuple[Any, list[str]]:
+    """A label as an int or a str, or None; and captions. ValueError where it can't be read."""
+    text: Any = data.decode("utf-8-sig").strip()
+    captions = text.splitlines() if suffix == "txt" else []
+    if suffix == "json":
+        found = json.loads(text)
+        found = found if isinstance(found, dict) else {}
+        captions = found.get("caption") or []
+        captions = captions if isinstance(captions, list) else [captions]
+        text = found.get("label", found.get("class"))
+        if not isinstance(text, (str, int)) or isinstance(text, bool):
+            text = None
+    text = int(text) if re.fullmatch(r"\d{1,9}", str(text)) else text
+    return text, captions_of(x for x in captions if isinstance(x, str))
 
 
 def list_parquet(path: pathlib.Path, name: str) -> Listed:
@@ -148,7 +153,8 @@ def list_parquet(path: pathlib.Path, name: str) -> Listed:
         kind = schema.field(column).type
         nested = pa.types.is_struct(kind)
         paths = f"{column}.path" if nested and "path" in [f.name for f in kind] else ""
-        caption = _caption_column(pa, schema)
+        columns = _caption_columns(pa, schema)
+        caption = columns[0] if columns else ""
         wanted = [x for x in (label, paths, caption) if x]
         table = file.read(columns=wanted, use_threads=False)
         labels: list = [None] * file.metadata.num_rows
@@ -179,7 +185,8 @@ def list_parquet(path: pathlib.Path, name: str) -> Listed:
     zeros = np.zeros(len(names), np.int32)
     places = np.arange(len(names))
     images = ArchivedImages(names, np.repeat(mean, rows), labels, zeros, places, captions)
-    return Listed(images, class_names, {}, f"column {label}" if label else "")
+    note = f"column {label}" if label else ""
+    return Listed(images, class_names, {}, note, columns=columns)
 
 
 class _parquet:
@@ -233,16 +240,15 @@ def _image_column(path: pathlib.Path, pa: Any, schema: Any) -> str:
     return column
 
 
-def _caption_column(pa: Any, schema: Any) -> str:
-    """The column of captions; none ("")."""
+def _caption_columns(pa: Any, schema: Any) -> list[str]:
+    """The columns of texts that may be captions, the one that is read first."""
 
     def holds_texts(kind: Any) -> bool:
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
             return holds_texts(kind.value_type)
         return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
-    named = {f.name.lower(): f.name for f in schema if holds_texts(f.type)}
-    return next((named[name] for name in CAPTION if name in named), "")
+    return caption_columns(f.name for f in schema if holds_texts(f.type))
 
 
 def _features(schema: Any) -> dict[str, dict]:
@@ -378,12 +384,21 @@ def read_archives(
         f"{root}: {sum(counts.values()):,} images {form} in {len(names):,} files, "
         f"{counts['train']:,} to train, {counts['test']:,} to test"
     )
-    if said := counted_captions(splits):
-        notes.insert(0, said)
+    used = [listed[i] for at in parts.values() for i in at]
+    columns = {unread_columns(x.columns) for x in used} - {""}
+    notes = [*filter(None, (counted_captions(splits), *sorted(columns))), *notes]
     line = "; ".join([line, *notes])
-    if left:
-        line += f". Left out: {', '.join(f'{n:,} {what}' for what, n in left.items())}"
+    line += left_out(left, [name for x in used for name in x.unread])
     return Archives(splits, class_names, line)
+
+
+def left_out(counts: Mapping[str, int], unread: Sequence[str]) -> str:
+    """The end of a line: numbers of what is left out, and texts that can't be read; or empty."""
+    found = [f"{n:,} {what}" for what, n in counts.items()]
+    if unread:
+        texts = "text" if len(unread) == 1 else "texts"
+        found.append(f"{len(unread):,} {texts} that can't be read ({_some(unread)})")
+    return f". Left out: {', '.join(found)}" if found else ""
 
 
 def counted_captions(splits: Mapping[str, ArchivedImages]) -> str:

@@ -32,7 +32,7 @@ from ssljax.data.sources import (
     without_validation,
 )
 from ssljax.data.splits import hash_of_names, held_out
-from ssljax.data.text_files import CAPTION, captions_beside, compose
+from ssljax.data.text_files import caption_columns, captions_beside, compose, unread_columns
 from ssljax.data.token_rows import labelled_rows, masked_tokenizer, TokenKind
 from ssljax.data.tokenizers import check_unknown, counts_of, encode, SPECIAL_TOKENS
 from ssljax.errors import InputError
@@ -302,7 +302,8 @@ def _of_table(path: pathlib.Path, validation: bool, skip_bad: bool) -> _Read:
     found: dict[str, list[str]] = {}
     bad: list[str] = []
     rows = 0
-    for where, file, caption in _rows(path):
+    columns: list[str] = []
+    for where, file, caption in _rows(path, columns):
         rows += 1
         name = os.path.normpath(os.path.join(path.parent, os.path.expanduser(file)))
         if not caption:
@@ -325,12 +326,17 @@ def _of_table(path: pathlib.Path, validation: bool, skip_bad: bool) -> _Read:
         files = [file for file, out in zip(files, splits, strict=True) if not out]
         splits = held_out(hash_of_names(files, HELD_OUT))
         notes += ", and not read, and a tenth of the others to choose settings"
+    if unread := unread_columns(columns):
+        notes += f"; {unread}"
     captions = [list(dict.fromkeys(found[file])) for file in files]
     return _Read(files, captions, splits, None, [], _line(path, captions, splits, notes))
 
 
-def _rows(path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
-    """Where a line of a table is, its file and its caption. InputError for other columns."""
+def _rows(path: pathlib.Path, columns: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Where a line of a table is, its file and its caption. InputError for other columns.
+
+    Columns of a header that may be of captions are added to `columns`, the one that is read first.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             table = csv.reader(file, delimiter=TABLES[path.suffix.lower()], strict=True)
@@ -340,12 +346,11 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
                 if not any(cell.strip() for cell in row):
                     continue
                 if not number:
-                    names = [cell.strip().lower() for cell in row]
-                    columns = [
-                        [i for i, x in enumerate(names) if x in of] for of in (FILE, CAPTION)
-                    ]
-                    if all(columns):
-                        at, wanted = (columns[0][0], columns[1][0]), len(row)
+                    files = [i for i, x in enumerate(row) if x.strip().lower() in FILE]
+                    texts = caption_columns(row)
+                    if files and texts:
+                        columns += texts
+                        at, wanted = (files[0], row.index(texts[0])), len(row)
                         continue
                     if len(row) != 2:
                         raise InputError(
@@ -376,7 +381,13 @@ def _of_folder(root: pathlib.Path, validation: bool, skip_bad: bool) -> _Read:
     out = np.repeat([False, True], [len(found.names[s]) for s in ("train", "test")])
     captions, bad = [], []
     for name in names:
-        lines, file = captions_beside(root / name), (root / name).with_suffix(".txt")
+        lines, file = None, (root / name).with_suffix(".txt")
+        try:
+            lines = captions_beside(root / name)
+        except InputError as e:
+            bad.append(str(e).removesuffix("."))
+            captions.append([])
+            continue
         if lines is None:
             bad.append(f"{root / name} has no caption: write {file.name} beside it")
         elif not lines:

@@ -246,10 +246,15 @@ def _plan(source: pathlib.Path, named: str, size: int, workers: int, shard_bytes
         )
     else:
         found = find_files(source, IMAGES._replace(beside=(".txt",)), named)
-        splits = {s: _of_folder(found.root, found.names[s], found.labels[s]) for s in found.names}
+        unread: list[str] = []
+        splits = {
+            s: _of_folder(found.root, names, found.labels[s], unread)
+            for s, names in found.names.items()
+        }
         class_names, line = found.class_names, found.line
         if said := archives.counted_captions(splits):
             line += f"; {said}"
+        line += archives.left_out({}, sorted(unread))
     jobs = []
     for split, images in splits.items():
         first = np.cumsum(images.sizes) - images.sizes
@@ -303,12 +308,23 @@ def _archives_in(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
     return source, sorted(found.get(".tar", []) + found.get(".parquet", []))
 
 
-def _of_folder(root: pathlib.Path, names: list[str], labels: np.ndarray | None) -> ArchivedImages:
+def _of_folder(
+    root: pathlib.Path, names: list[str], labels: np.ndarray | None, unread: list[str]
+) -> ArchivedImages:
+    """The images of a split. Texts beside them that can't be read are added to `unread`."""
+
+    def captions(name: str) -> list[str]:
+        try:
+            return captions_beside(root / name) or []
+        except InputError:
+            unread.append(str(pathlib.PurePath(name).with_suffix(".txt")))
+            return []
+
     with ThreadPoolExecutor(32) as pool, _reading():  # A network's folder answers slowly.
         sizes = list(pool.map(lambda name: os.stat(root / name).st_size, names))
         said = None
         if any((root / name).with_suffix(".txt").is_file() for name in names[:1000]):
-            said = list(pool.map(lambda name: captions_beside(root / name) or [], names))
+            said = list(pool.map(captions, names))
     none = np.zeros(len(names), np.int64)
     return ArchivedImages(names, np.array(sizes, np.int64), labels, none, none, said)
 

@@ -42,6 +42,19 @@ def captions_of(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(text for text in found if text))
 
 
+def caption_columns(names: Iterable[str]) -> list[str]:
+    """Those of a table's columns that may be of captions, the one that is read first."""
+    by_name = {name.strip().lower(): name for name in names}
+    return [by_name[usual] for usual in CAPTION if usual in by_name]
+
+
+def unread_columns(columns: Sequence[str]) -> str:
+    """A note on which of `caption_columns` is read; empty where there is no choice."""
+    some = " and ".join(columns[1:])
+    verb = "are" if len(columns) > 2 else "is"
+    return f"captions are of the column {columns[0]}, and {some} {verb} not read" if some else ""
+
+
 def captions_beside(picture: pathlib.Path) -> list[str] | None:
     """The captions of a picture, the lines of a .txt of its name; None where there is no such file.
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import tarfile
 
@@ -234,6 +235,50 @@ def test_texts_that_are_missing_or_empty(folder, tmp_path):
         Pairs(str(root), 16).pairs()
     left = Pairs(str(root), 16, skip_bad=True).pairs()
     assert len(left.train.images) + len(left.test.images) == 22
+
+
+def test_texts_in_another_encoding_are_named_and_stop_nothing_else(folder, tmp_path, capsys):
+    root = shutil.copytree(folder, tmp_path / "some")
+    (root / "07.txt").write_bytes("un café\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"07.txt is not written in UTF-8 .*--skip-bad leaves"):
+        Pairs(str(root), 16).pairs()
+    left = Pairs(str(root), 16, skip_bad=True).pairs()
+    assert len(left.train.images) + len(left.test.images) == 23
+    assert "Left out 1 of 24 pictures; the first: " in capsys.readouterr().out
+    prepare_shards(str(root), str(tmp_path / "shards"), workers=1)
+    line = "; 24 captions of 23 images. Left out: 1 text that can't be read (07.txt)"
+    assert line in capsys.readouterr().out
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for file in sorted(root.iterdir()):
+            tar.add(file, file.name)
+        for name in ("08", "09"):
+            (root / f"{name}.json").write_text('{"caption": "not ended')
+            tar.add(root / f"{name}.json", f"{name}.json")
+    prepare_shards(str(tmp_path / "0.tar"), str(tmp_path / "of-tar"), workers=1)
+    line = "; 24 captions of 23 images; a tenth .*3 texts .*0.tar/07.txt, 0.tar/08.json"
+    assert re.search(line, capsys.readouterr().out)
+    kept = Pairs(str(tmp_path / "of-tar"), 16, skip_bad=True).pairs()
+    assert len(kept.train) + len(kept.test) == 24
+
+
+def test_of_several_columns_of_captions_the_one_that_is_read_is_named(folder, tmp_path, capsys):
+    note = "captions are of the column Title, and text and description are not read"
+    lines = [f"no,{i:02}.png,title {i},no" for i in range(24)]
+    data = table(folder, "several.csv", ["text,path,Title,description", *lines])
+    found = Pairs(data, 16).pairs()
+    assert set(found.train.text + found.test.text) == {f"title {i}" for i in range(24)}
+    assert note in capsys.readouterr().out
+    content = {
+        "description": ["no"] * 24,
+        "image": [(folder / f"{i:02}.png").read_bytes() for i in range(24)],
+        "text": ["no"] * 24,
+        "Title": [f"title {i}" for i in range(24)],
+    }
+    pyarrow.parquet.write_table(pa.table(content), tmp_path / "train.parquet")
+    prepare_shards(str(tmp_path / "train.parquet"), str(tmp_path / "shards"), workers=1)
+    assert note in capsys.readouterr().out
+    found = Pairs(str(tmp_path / "shards"), 16).pairs()
+    assert set(found.train.text + found.test.text) == {f"title {i}" for i in range(24)}
 
 
 @pytest.mark.parametrize("memory", [True, False])
