@@ -22,6 +22,7 @@ from ssljax.evals.recurrent import (
     recurrent_gradients,
     recurrent_perplexity,
     recurrent_sample,
+    recurrent_text,
 )
 from ssljax.models.rnn import nats, RNN, RNNLanguageModel
 from ssljax.optim import adamw, clipped, warmup_cosine
@@ -81,11 +82,16 @@ def awd_lstm(
         penalty = activation * jnp.mean(dropped**2) + slowness * change
         return nll.mean() + penalty, ({"carry": carry}, {"loss": nll.mean(), "penalty": penalty})
 
+    def sample(state, key, n, prompt, tokens=400):
+        given = jnp.broadcast_to(prompt, (n, len(prompt)))
+        return jnp.concatenate([given, recurrent_text(net, state.params, key, given, tokens)], 1)
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=streams,
         num_steps=steps,
+        sample=sample,
         evals={
             "test": recurrent_perplexity(net, read),
             "gradient": recurrent_gradients(net, read.test),

@@ -106,6 +106,7 @@ def bigan(
         data=feed(train, batch_size),
         num_steps=num_steps,
         encode=encode,
+        sample=draw,
         evals={
             **({"knn": knn(encode, sets.bank, sets.queries, k=1)} if sets.labelled else {}),
             "samples": samples(draw),

@@ -81,6 +81,12 @@ def cvae(
 
         return jax.lax.map(log_likelihood, jnp.arange(classes)).T
 
+    def draw(state, key, n, label=None):
+        ky, kz = jax.random.split(key)
+        y = jax.random.randint(ky, (n,), 0, classes) if label is None else jnp.full(n, label)
+        z = jax.random.normal(kz, (n, latents))
+        return apply(state.params, net.decode, z, jax.nn.one_hot(y, classes))
+
     def draw_by_class(state, key, n):  # A column for each class, a row for each style.
         styles = n // classes
         z = jnp.repeat(jax.random.normal(key, (styles, latents)), classes, axis=0)
@@ -95,6 +101,7 @@ def cvae(
         data=feed(train, batch_size),
         num_steps=num_steps,
         encode=encode_style,
+        sample=draw,
         evals={
             "classify": accuracy(log_likelihoods, test),
             "classes": samples(draw_by_class, 8, classes),

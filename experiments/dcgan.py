@@ -104,6 +104,7 @@ def dcgan(
         data=feed(train, batch_size),
         num_steps=num_steps,
         encode=encode,
+        sample=draw,
         evals={
             "samples": samples(draw),
             "test": generated(draw, feature_net(features), train, test),

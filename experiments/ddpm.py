@@ -148,9 +148,10 @@ def ddpm(
         find = predictor(state, one_hot(y), guidance)
         return (ddim(find, levels, x, sampling_steps, eta, ks, 1.0, points) + 1) / 2
 
-    def draw(state, key, n):
+    def draw(state, key, n, label=None):
         ky, kx = jax.random.split(key)
-        return sample(state, kx, jax.random.randint(ky, (n,), 0, classes or 1))
+        y = jax.random.randint(ky, (n,), 0, classes or 1) if label is None else jnp.full(n, label)
+        return sample(state, kx, y)
 
     def path(state, key, n):  # A row for each class.
         return sample(state, key, jnp.repeat(shown, n // rows), points=16)
@@ -172,6 +173,7 @@ def ddpm(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        sample=draw,
         evals={
             "test": generated(draw, feature_net(features), train, test),
             "samples": denoising(path, rows, names=names),

@@ -131,9 +131,10 @@ def flow(
 
         return (follow(velocity, x, sampling_steps, method, points) + 1) / 2
 
-    def draw(state, key, n):
+    def draw(state, key, n, label=None):
         ky, kx = jax.random.split(key)
-        return sample(state, kx, jax.random.randint(ky, (n,), 0, classes or 1))
+        y = jax.random.randint(ky, (n,), 0, classes or 1) if label is None else jnp.full(n, label)
+        return sample(state, kx, y)
 
     def path(state, key, n):  # A row for each class.
         return sample(state, key, jnp.repeat(shown, n // rows), points=16)
@@ -144,6 +145,7 @@ def flow(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        sample=draw,
         evals={
             "test": generated(draw, feature_net(features), train, test),
             "samples": denoising(path, rows, names=names),

@@ -97,6 +97,7 @@ def gan(
         step=alternate(tx, disc=disc_loss, gen=gen_loss, after=player_ema("gen", decay)),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        sample=draw,
         evals={
             "test": generated(draw, feature_net(features), train, test),
             "samples": samples(draw),

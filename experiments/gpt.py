@@ -85,7 +85,7 @@ def gpt(
     """
     read = tokenized(data, tokens, vocabulary)
     model = LanguageModel(net, read.size)
-    prompt = min(8, length // 2)
+    shown = min(8, length // 2)  # Held-out tokens that samples continue.
     schedule = warmup_cosine(lr, steps, warmup, lr / 10)
     tx = clipped(1.0, adamw(schedule, weight_decay, b2=0.99))
 
@@ -101,12 +101,15 @@ def gpt(
     def score(state, windows):
         return token_nll(model.apply(state.params["model"], windows[:, :-1]), windows[:, 1:])
 
-    def draw(state, key):
-        """Three continuations of the first held-out tokens."""
-        given = read.test[None, :prompt].repeat(3, axis=0)
-        params = state.params["model"]
-        new = generate(model, params, key, given, 400, length, temperature, top_k, top_p)
+    def sample(state, key, n, prompt, tokens=400):
+        """Continuations (n, p + tokens) of a prompt (p,), of which the model sees the end."""
+        given = jnp.broadcast_to(prompt, (n, len(prompt)))
+        params, seen = state.params["model"], given[:, 1 - length :]
+        new = generate(model, params, key, seen, tokens, length, temperature, top_k, top_p)
         return jnp.concatenate([given, new], axis=1)
+
+    def draw(state, key):
+        return sample(state, key, 3, read.test[:shown])
 
     def encode(state, rows):
         return model.apply(state.params["model"], rows[:, :length], method="pooled")
@@ -121,10 +124,11 @@ def gpt(
         num_steps=steps,
         encode=encode,
         files=language_model_files(model, read.tokenizer),
+        sample=sample,
         evals={
             "test": perplexity(score, read, length, stride=length // 2),
             "test_windows": perplexity(score, read, length, stride=length),
-            "text": text_samples(draw, decode, prompt=prompt),
+            "text": text_samples(draw, decode, prompt=shown),
         },
     )
 

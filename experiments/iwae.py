@@ -124,6 +124,7 @@ def iwae(
         step=minimize(tx, loss),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        sample=draw,
         evals={
             "test": likelihood(log_weights, test, importance, observe=observe),
             "latents": latent_use(infer, test),

@@ -33,6 +33,7 @@ from ssljax.evals.recurrent import (
     recurrent_gradients,
     recurrent_perplexity,
     recurrent_sample,
+    recurrent_text,
 )
 from ssljax.models.rnn import nats, RNN, RNNLanguageModel
 from ssljax.optim import clipped, scheduled
@@ -93,11 +94,16 @@ def lstm(
         value = nll.sum(1).mean()  # Summed over time, as in the paper's code.
         return value, ({"carry": carry}, {"loss": value / length})
 
+    def sample(state, key, n, prompt, tokens=400):
+        given = jnp.broadcast_to(prompt, (n, len(prompt)))
+        return jnp.concatenate([given, recurrent_text(net, state.params, key, given, tokens)], 1)
+
     return Experiment(
         init=init,
         step=minimize(tx, loss),
         data=streams,
         num_steps=epochs * streams.steps,
+        sample=sample,
         evals={
             "test": recurrent_perplexity(net, read),
             "gradient": recurrent_gradients(net, read.test),

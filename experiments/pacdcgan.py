@@ -112,6 +112,7 @@ def pacdcgan(
         step=step,
         data=feed(train, batch_size * digits),
         num_steps=steps,
+        sample=draw,
         evals={"modes": stacked_modes(draw, classify, test), "samples": samples(draw)},
     )
 

@@ -101,6 +101,7 @@ def pacgan(
         step=minimize(tx, loss),
         data=Rows({"x": packs}, batch_size),
         num_steps=num_steps,
+        sample=draw,
         evals={"modes": modes(draw, mixture.centres, mixture.sigma)},
     )
 

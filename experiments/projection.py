@@ -93,8 +93,9 @@ def projection(
     def sample(state, z, y):
         return (gen.apply(state.extra["ema"], z, label=y) + 1) / 2
 
-    def draw(state, key, n):
-        return sample(state, jax.random.normal(key, (n, latents)), jnp.arange(n) % classes)
+    def draw(state, key, n, label=None):
+        y = jnp.arange(n) % classes if label is None else jnp.full(n, label)
+        return sample(state, jax.random.normal(key, (n, latents)), y)
 
     def draw_by_class(state, key, n):  # A row for each class, a column for each latent.
         z = jnp.tile(jax.random.normal(key, (n // classes, latents)), (classes, 1))
@@ -105,6 +106,7 @@ def projection(
         step=alternate(tx, disc=disc_loss, gen=gen_loss, after=player_ema("gen", decay)),
         data=feed(train, batch_size),
         num_steps=num_steps,
+        sample=draw,
         evals={
             "test": generated(draw, feature_net(features), train, test),
             "classes": samples(draw_by_class, classes, 8),

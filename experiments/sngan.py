@@ -95,6 +95,7 @@ def sngan(
         step=step,
         data=feed(train, batch_size * critic_steps),
         num_steps=num_steps,
+        sample=draw,
         evals={
             "test": generated(draw, feature_net(features), train, test),
             "samples": samples(draw),

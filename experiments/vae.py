@@ -105,6 +105,7 @@ def vae(
         data=feed(train, batch_size),
         num_steps=num_steps,
         encode=encode,
+        sample=draw,
         evals={
             "test": likelihood(log_weights, test, importance, observe=observe),
             "latents": latent_use(infer, test),

@@ -104,6 +104,7 @@ def wgan_gp(
         step=step,
         data=feed(train, batch_size * critic_steps),
         num_steps=num_steps,
+        sample=draw,
         evals={
             "test": generated(draw, feature_net(features), train, test),
             "samples": samples(draw),

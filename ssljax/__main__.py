@@ -131,6 +131,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
         "write the features of a folder's files by a run's encoder",
         _of("ssljax.features"),
     ),
+    "sample": (
+        "draw pictures or texts from a run, with other settings of sampling if you like",
+        _of("ssljax.sample"),
+    ),
     "export": (
         "write a run's weights for safetensors, timm, torchvision or transformers",
         _of("ssljax.export"),

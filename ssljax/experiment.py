@@ -85,6 +85,10 @@ class Experiment:
     encode: Callable[[TrainState, Array], Array] | None = None
     # The same of uint8 images and of rows of tokens, in one space, where pairs are learned from.
     embed: Callable[[TrainState, Array], Array] | None = None
+    # (state, key, n) -> n samples: pictures (n, h, w, c) in [0, 1], points, or rows of tokens. It
+    # may take a `label` (None for any) or must be given a `prompt` of tokens (p,) and a number of
+    # `tokens`. Of the data it knows the form alone, which tests/test_sample.py holds.
+    sample: Callable[..., Array] | None = None
     # The net that fine-tuning starts from; also called on a state whose leaves are their paths.
     kept: Callable[[TrainState], Kept] | None = None
     # Called once, on a fresh state, outside jit.

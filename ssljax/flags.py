@@ -36,10 +36,11 @@ OTHER_NAMES = {
 }
 
 
-def parse(entry: Callable, args: Sequence[str] | None = None) -> Any:
+def parse(entry: Callable, args: Sequence[str] | None = None, *, others: bool = False) -> Any:
     """The value of `entry` for the arguments of a command line, in any order.
 
-    InputError for what tyro refuses; SystemExit after --help.
+    With `others` also a list of the arguments that it doesn't know. InputError for what tyro
+    refuses; SystemExit after --help.
     """
     _check_paths(sys.argv[1:] if args is None else args)
     said = io.StringIO()
@@ -47,7 +48,12 @@ def parse(entry: Callable, args: Sequence[str] | None = None) -> Any:
         with contextlib.redirect_stderr(said):
             # CascadeSubcommandArgs: flags in any order.
             config = (tyro.conf.CascadeSubcommandArgs,)
-            return tyro.cli(entry, prog=os.path.basename(sys.argv[0]), args=args, config=config)
+            prog = os.path.basename(sys.argv[0])
+            if others:
+                return tyro.cli(
+                    entry, prog=prog, args=args, config=config, return_unknown_args=True
+                )
+            return tyro.cli(entry, prog=prog, args=args, config=config)
     except SystemExit as e:
         if not e.code:
             raise
@@ -67,15 +73,18 @@ def _check_paths(args: Sequence[str]) -> None:
             check_local(word, flag)
 
 
-def run_command(entry: Callable, do: Callable[[Any], None], args: Sequence[str] | None) -> None:
+def run_command(
+    entry: Callable, do: Callable[..., None], args: Sequence[str] | None, *, others: bool = False
+) -> None:
     """Parses a command line by the fields of `entry`, a dataclass, and does what it asks.
 
-    What a user can mend is one sentence on standard error, with exit status 2.
+    With `others`, `do` is also given the arguments that `entry` doesn't know. What a user can mend
+    is one sentence on standard error, with exit status 2.
     """
     try:
-        asked = parse(entry, args)
+        asked, *rest = parse(entry, args, others=True) if others else (parse(entry, args),)
         check_value("", asked, entry)
-        do(asked)
+        do(asked, *rest)
         sys.stdout.flush()
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)

@@ -13,6 +13,7 @@ import sys
 import types
 from typing import Annotated, Any, get_args, get_origin, get_type_hints, Union
 
+from flax.errors import ScopeParamShapeError
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -48,6 +49,8 @@ class Loaded:
     state: dict[str, Any]
     """Host arrays as nested dictionaries: "params", "opt_state", "extra" and "step"."""
     make: Callable[..., Experiment] | None = None
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of the experiment in place of those in the record."""
 
     @functools.cached_property
     def record(self) -> dict[str, Any]:
@@ -58,13 +61,28 @@ class Loaded:
             raise InputError(f"{self.workdir} holds no record.json: put back a copy.") from None
 
     @functools.cached_property
+    def arguments(self) -> tuple[Callable[..., Experiment], dict[str, Any]]:
+        """The function of the run's experiment, and its arguments.
+
+        InputError as of `make_of` and `restore_arguments`, and for a change of no argument.
+        """
+        make = self.make or make_of(self.record, self.workdir)
+        arguments = restore_arguments(make, self.record["computes"], self.workdir)
+        takes = inspect.signature(make).parameters
+        for name in self.changes:
+            if name not in takes:
+                near = difflib.get_close_matches(name, takes, 1)
+                hint = f": did you mean {near[0]}?" if near else f", only {', '.join(takes)}."
+                raise InputError(f"The experiment of {self.workdir} has no argument {name}{hint}")
+        return make, {**arguments, **self.changes}
+
+    @functools.cached_property
     def experiment(self) -> Experiment:
         """The run's experiment, made again from the arguments in its record.
 
         InputError where that is not possible, such as for data that is no longer there.
         """
-        make = self.make or make_of(self.record, self.workdir)
-        arguments = restore_arguments(make, self.record["computes"], self.workdir)
+        make, arguments = self.arguments
         try:
             return make(**arguments)
         except InputError as e:
@@ -76,8 +94,8 @@ class Loaded:
         (`described.standing_in`).
 
         Data is replaced by noise of its form, and a pretrained run by this one. Its `encode`,
-        `embed` and `init` are those of the run. InputError as of `experiment`, and where features
-        depend on the data, such as on the mean of its images.
+        `embed`, `sample` and `init` are those of the run. InputError as of `experiment`, and where
+        features depend on the data, such as on the mean of its images.
         """
         read = self.record.get("read") or {}
         try:
@@ -90,8 +108,7 @@ class Loaded:
             )
         except InputError as e:
             error = e
-        make = self.make or make_of(self.record, self.workdir)
-        arguments = restore_arguments(make, self.record["computes"], self.workdir)
+        make, arguments = self.arguments
         file = self.workdir / "tokenizer.json"
         tokenizer = (
             read_file(self.workdir, file.name, "train that run again") if file.exists() else ""
@@ -103,13 +120,102 @@ class Loaded:
 
         They are those of the run's own evaluators, and need its data only where they depend on it.
         InputError where the experiment can't be made again or has no `encode`, or where images are
-        not uint8 as in training.
+        not of the type and the shape that training has.
         """
         encode, state, kinds = self._encoder
-        images = jnp.asarray(images)
-        if jnp.uint8 in kinds and images.dtype != jnp.uint8:
-            raise InputError(f"Images must be uint8, as in training, not {images.dtype}.")
-        return encode(state, images)
+        x = np.asarray(images)
+        if x.dtype.kind not in "biuf":
+            raise InputError(
+                "Give uint8 images (n, h, w, c), waves (n, t) or rows of tokens (n, t), not "
+                f"{x.dtype}; `python -m ssljax.features` encodes the files of a folder."
+            )
+        if jnp.uint8 in kinds and x.dtype != jnp.uint8:
+            raise InputError(f"Images must be uint8, as in training, not {x.dtype}.")
+        like = self.batch["image"] if "image" in self.batch else self.batch["tokens"]
+        wanted = (*"nhw", like.shape[-1]) if like.ndim == 4 else ("n", *like.shape[1:])
+        wanted = f"({', '.join(map(str, wanted))})"
+        channels = x.ndim != 4 or x.shape[-1] == like.shape[-1]
+        if x.ndim != like.ndim or not channels or not len(x):
+            raise InputError(f"Give an array {wanted} of one example or more, not {x.shape}.")
+        try:
+            return encode(state, jnp.asarray(x))
+        except ScopeParamShapeError as e:
+            shape = ", ".join(map(str, like.shape[1:]))
+            raise InputError(
+                f"The run's examples are ({shape}), and these are {x.shape[1:]}: resize them."
+            ) from e
+
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        *,
+        label: int | str | None = None,
+        prompt: str = "",
+        tokens: int = 400,
+        batch_size: int = 64,
+    ) -> Any:
+        """`n` samples: uint8 pictures (n, h, w, c), float32 points (n, 2), or a list of texts.
+
+        The same seed and batch size give the same samples. A `label`, a class's name or its number,
+        is for runs that were given classes; the `prompt` is the text that language models continue,
+        by a number of `tokens`. Settings of sampling, such as guidance, are those of the run unless
+        `load` was given others. InputError where the experiment draws none, or not so.
+        """
+        exp, state = self.encoding, self.train_state
+        if exp.sample is None:
+            raise InputError(f"The experiment of {self.workdir} draws no samples.")
+        if n < 1 or batch_size < 1:
+            raise InputError(f"Samples, and those drawn at once, are 1 or more, not {n}.")
+        takes = inspect.signature(exp.sample).parameters
+        one_batch, given = exp.sample, {}
+        if "prompt" in takes:
+            one_batch = functools.partial(exp.sample, tokens=tokens)
+            given["prompt"] = self._tokens_of(prompt)
+        elif prompt:
+            raise InputError(f"The run in {self.workdir} continues no text: leave the prompt out.")
+        if label is not None:
+            given["label"] = self._class_of(label, "label" in takes)
+        size = min(n, batch_size)
+        draw = jax.jit(one_batch, static_argnums=2)
+        keys = (jax.random.fold_in(jax.random.key(seed), i) for i in range(-(-n // size)))
+        found = np.concatenate([np.asarray(draw(state, key, size, **given)) for key in keys])[:n]
+        if "prompt" in takes:
+            decode = self._tokenizer.decode
+            return [decode(row, skip_special_tokens=False) for row in found.tolist()]
+        if found.ndim == 4:
+            return np.round(255 * np.clip(found, 0, 1)).astype(np.uint8)
+        return found
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        from ssljax.data.tokenizers import load_tokenizer
+
+        return load_tokenizer(self.workdir)
+
+    def _tokens_of(self, prompt: str) -> Array:
+        ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids
+        if not ids:
+            raise InputError("Give a prompt, the text that samples continue, of known characters.")
+        return jnp.asarray(ids, jnp.int32)
+
+    def _class_of(self, label: int | str, possible: bool) -> int:
+        """The number of a class that samples may be of."""
+        read = (self.record.get("read") or {}).values()
+        forms = [x["form"] for parts in read for x in fingerprint.forms_of(parts).values()]
+        names: list[str] = next((x["classes"] for x in forms if x.get("classes")), [])
+        if not possible or (forms and not names):
+            raise InputError(f"The run in {self.workdir} was given no classes: leave label out.")
+        if str(label) in names:
+            return names.index(str(label))
+        # The records of older versions have no names.
+        if str(label).isdecimal() and (int(label) < len(names) or not forms):
+            return int(label)
+        near = difflib.get_close_matches(str(label), names, 3) or names[:3]
+        raise InputError(
+            f"There is no class {label}, of {len(names):,}: give a name, such as "
+            f"{' or '.join(near)}, or a number from 0 to {len(names) - 1}."
+        )
 
     @functools.cached_property
     def batch(self) -> Batch:
@@ -142,9 +248,11 @@ class Loaded:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             found = arrays.get(name)
             if found is None or np.shape(found) != x.shape:
+                cure = "the code that it was trained with"
+                cure = f"{cure}, and without {', '.join(self.changes)}" if self.changes else cure
                 raise InputError(
                     f"The checkpoint in {self.workdir} and its experiment have another {name}: "
-                    "load it with the code that it was trained with."
+                    f"load it with {cure}."
                 )
             return jnp.asarray(found, x.dtype)
 
@@ -153,17 +261,22 @@ class Loaded:
 
 
 def load(
-    workdir: str | pathlib.Path, seed: int = 0, make: Callable[..., Experiment] | None = None
+    workdir: str | pathlib.Path,
+    seed: int = 0,
+    make: Callable[..., Experiment] | None = None,
+    **changes: Any,
 ) -> Loaded:
     """The run in `workdir` at its last whole checkpoint.
 
-    Of a run with several seeds, lane `seed` (counted from 0). `make` is the function of the run's
+    Of a run with several seeds, lane `seed` (counted from 0). `changes` are arguments of the
+    experiment in place of those of the run, such as guidance=3.0, with which `sample` draws; they
+    can't change the shapes of its arrays. `make` is the function of the run's
     experiment, by default the one of its file, which is looked for among those of ssljax and in the
     current folder; no code is read from the run's folder. Damaged checkpoints after the last whole
     one are named. InputError where there is none.
     """
     refuse_while_importing()
-    return Loaded(pathlib.Path(workdir).expanduser(), load_state(workdir, seed), make)
+    return Loaded(pathlib.Path(workdir).expanduser(), load_state(workdir, seed), make, changes)
 
 
 def make_of(record: Mapping[str, Any], workdir: pathlib.Path) -> Callable[..., Experiment]:
@@ -253,8 +366,8 @@ def without_data(
             raise InputError(f"{error} Its features depend on the content of the data.")
     verb, them = ("isn't", "it") if len(absent) == 1 else ("aren't", "them")
     print(
-        f"Note: {', '.join(sorted(absent))} {verb} here as the run read {them}; features are "
-        f"computed without {them}."
+        f"Note: {', '.join(sorted(absent))} {verb} here as the run read {them}; features "
+        f"and samples are computed without {them}."
     )
     return one
 

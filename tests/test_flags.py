@@ -408,6 +408,7 @@ ADDRESSES = [
     ("compare", "runs/a", "gs://bucket/b"),
     ("compare", "runs/a", "--html", "s3://bucket/c.html"),
     ("features", "runs/a", "photos", "-o", "gs://bucket/z.npz"),
+    ("sample", "runs/a", "-o", "gs://bucket/folder"),
     ("export", "runs/a", "--to", "timm", "-o", "https://host/folder"),
     ("prepare", "photos", "--to", "gs://bucket/shards"),
 ]

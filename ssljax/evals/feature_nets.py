@@ -13,7 +13,7 @@ import numpy as np
 
 from ssljax import methods
 from ssljax.checkpoint import load_state
-from ssljax.data import augment
+from ssljax.data import augment, described
 from ssljax.errors import InputError
 from ssljax.evals.features import shrunk_size
 from ssljax.evals.inception import inception_features, load_inception
@@ -58,9 +58,14 @@ def feature_net(which: str = "") -> FeatureNet:
 
     InputError where there is none.
     """
-    if which == "inception":
-        return inception()
-    return classifier(which) if which else pixels()
+    if not which:
+        return pixels()
+    try:
+        return inception() if which == "inception" else classifier(which)
+    except InputError:
+        if not described.own_run(which):
+            raise
+        return pixels()  # Of a run that is loaded, and evaluates nothing.
 
 
 def pixels(most: int = 32) -> FeatureNet:
