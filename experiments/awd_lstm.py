@@ -22,9 +22,8 @@ from ssljax.evals.recurrent import (
     recurrent_gradients,
     recurrent_perplexity,
     recurrent_sample,
-    recurrent_text,
 )
-from ssljax.models.rnn import nats, RNN, RNNLanguageModel
+from ssljax.models.rnn import generate, nats, RNN, RNNLanguageModel
 from ssljax.optim import adamw, clipped, warmup_cosine
 from ssljax.ranges import checked, Count, FractionBelowOne, NotNegative, Positive
 
@@ -84,7 +83,7 @@ def awd_lstm(
 
     def sample(state, key, n, prompt, tokens=400):
         given = jnp.broadcast_to(prompt, (n, len(prompt)))
-        return jnp.concatenate([given, recurrent_text(net, state.params, key, given, tokens)], 1)
+        return jnp.concatenate([given, generate(net, state.params, key, given, tokens)], 1)
 
     return Experiment(
         init=init,

@@ -84,11 +84,14 @@ def main(make: Callable[..., Experiment], args: Sequence[str] | None = None) -> 
 
 
 def parse(
-    make: Callable[..., Experiment], args: Sequence[str] | None = None
+    make: Callable[..., Experiment],
+    args: Sequence[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple[Run, dict[str, Any]]:
     """The runtime options and the arguments of `make` that a command line gives.
 
-    Nothing is computed. InputError for flags that don't exist, and for values of a wrong type.
+    `defaults` are those of some arguments in place of their own. Nothing is computed. InputError
+    for flags that don't exist, and for values of a wrong type.
     """
     signature = inspect.signature(make)
 
@@ -105,7 +108,10 @@ def parse(
         return run, with_fields(arguments, dtype=dtype)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [p.replace(kind=keyword) for p in signature.parameters.values()]
+    parameters = [
+        p.replace(kind=keyword, default=(defaults or {}).get(name, p.default))
+        for name, p in signature.parameters.items()
+    ]
     own = {"dtype": (None, PRECISION), "run": (Run(), Run)}
     if any(is_unnamed(hints.get(p.name)) and has_field(p.default, "dtype") for p in parameters):
         del own["dtype"]  # A net whose flags have no prefix has one.

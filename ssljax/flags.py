@@ -48,12 +48,9 @@ def parse(entry: Callable, args: Sequence[str] | None = None, *, others: bool = 
         with contextlib.redirect_stderr(said):
             # CascadeSubcommandArgs: flags in any order.
             config = (tyro.conf.CascadeSubcommandArgs,)
+            how: dict[str, Any] = {"return_unknown_args": others}
             prog = os.path.basename(sys.argv[0])
-            if others:
-                return tyro.cli(
-                    entry, prog=prog, args=args, config=config, return_unknown_args=True
-                )
-            return tyro.cli(entry, prog=prog, args=args, config=config)
+            return tyro.cli(entry, prog=prog, args=args, config=config, **how)
     except SystemExit as e:
         if not e.code:
             raise

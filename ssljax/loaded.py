@@ -11,7 +11,7 @@ import inspect
 import pathlib
 import sys
 import types
-from typing import Annotated, Any, get_args, get_origin, get_type_hints, Union
+from typing import Annotated, Any, get_args, get_origin, get_type_hints, Literal, Union
 
 from flax.errors import ScopeParamShapeError
 import jax
@@ -29,6 +29,7 @@ from ssljax.ranges import names_itself
 from ssljax.record import plain, read_file, read_record
 
 Tree = Any
+Kind = Literal["pictures", "points", "texts"]  # Of samples.
 _importing: contextvars.ContextVar[str] = contextvars.ContextVar("importing", default="")
 
 
@@ -123,7 +124,7 @@ class Loaded:
         not of the type and the shape that training has.
         """
         encode, state, kinds = self._encoder
-        x = np.asarray(images)
+        x = images if isinstance(images, Array) else np.asarray(images)
         if x.dtype.kind not in "biuf":
             raise InputError(
                 "Give uint8 images (n, h, w, c), waves (n, t) or rows of tokens (n, t), not "
@@ -131,12 +132,14 @@ class Loaded:
             )
         if jnp.uint8 in kinds and x.dtype != jnp.uint8:
             raise InputError(f"Images must be uint8, as in training, not {x.dtype}.")
-        like = self.batch["image"] if "image" in self.batch else self.batch["tokens"]
-        wanted = (*"nhw", like.shape[-1]) if like.ndim == 4 else ("n", *like.shape[1:])
-        wanted = f"({', '.join(map(str, wanted))})"
+        like = _examples(self.batch)
         channels = x.ndim != 4 or x.shape[-1] == like.shape[-1]
         if x.ndim != like.ndim or not channels or not len(x):
-            raise InputError(f"Give an array {wanted} of one example or more, not {x.shape}.")
+            wanted = (*"nhw", like.shape[-1]) if like.ndim == 4 else ("n", *like.shape[1:])
+            raise InputError(
+                f"Give an array ({', '.join(map(str, wanted))}) of one example or more, not "
+                f"{x.shape}."
+            )
         try:
             return encode(state, jnp.asarray(x))
         except ScopeParamShapeError as e:
@@ -162,30 +165,41 @@ class Loaded:
         by a number of `tokens`. Settings of sampling, such as guidance, are those of the run unless
         `load` was given others. InputError where the experiment draws none, or not so.
         """
-        exp, state = self.encoding, self.train_state
-        if exp.sample is None:
-            raise InputError(f"The experiment of {self.workdir} draws no samples.")
         if n < 1 or batch_size < 1:
             raise InputError(f"Samples, and those drawn at once, are 1 or more, not {n}.")
-        takes = inspect.signature(exp.sample).parameters
-        one_batch, given = exp.sample, {}
-        if "prompt" in takes:
-            one_batch = functools.partial(exp.sample, tokens=tokens)
-            given["prompt"] = self._tokens_of(prompt)
+        sample, state = self._sampler, self.train_state
+        takes, given = inspect.signature(sample).parameters, {}
+        if self.draws == "texts":
+            given = {"prompt": self._tokens_of(prompt), "tokens": tokens}
         elif prompt:
             raise InputError(f"The run in {self.workdir} continues no text: leave the prompt out.")
         if label is not None:
             given["label"] = self._class_of(label, "label" in takes)
         size = min(n, batch_size)
-        draw = jax.jit(one_batch, static_argnums=2)
+        # A call with the same sizes is not compiled again, as the function is the same.
+        draw = jax.jit(sample, static_argnums=2, static_argnames=given.keys() & {"tokens"})
         keys = (jax.random.fold_in(jax.random.key(seed), i) for i in range(-(-n // size)))
         found = np.concatenate([np.asarray(draw(state, key, size, **given)) for key in keys])[:n]
-        if "prompt" in takes:
+        if self.draws == "texts":
             decode = self._tokenizer.decode
             return [decode(row, skip_special_tokens=False) for row in found.tolist()]
-        if found.ndim == 4:
+        if self.draws == "pictures":
             return np.round(255 * np.clip(found, 0, 1)).astype(np.uint8)
         return found
+
+    @functools.cached_property
+    def draws(self) -> Kind:
+        """What `sample` gives; InputError where the experiment draws none."""
+        if "prompt" in inspect.signature(self._sampler).parameters:
+            return "texts"
+        one = lambda state, key: self._sampler(state, key, 1)
+        return kind_of(jax.eval_shape(one, self.train_state, jax.random.key(0)))
+
+    @property
+    def _sampler(self) -> Callable[..., Array]:
+        if self.encoding.sample is None:
+            raise InputError(f"The experiment of {self.workdir} draws no samples.")
+        return self.encoding.sample
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
@@ -268,12 +282,12 @@ def load(
 ) -> Loaded:
     """The run in `workdir` at its last whole checkpoint.
 
-    Of a run with several seeds, lane `seed` (counted from 0). `changes` are arguments of the
-    experiment in place of those of the run, such as guidance=3.0, with which `sample` draws; they
-    can't change the shapes of its arrays. `make` is the function of the run's
+    Of a run with several seeds, lane `seed` (counted from 0). `make` is the function of the run's
     experiment, by default the one of its file, which is looked for among those of ssljax and in the
-    current folder; no code is read from the run's folder. Damaged checkpoints after the last whole
-    one are named. InputError where there is none.
+    current folder; no code is read from the run's folder. `changes` are arguments of the experiment
+    in place of those of the run, such as guidance=3.0, with which `sample` draws; they can't change
+    the shapes of its arrays. Damaged checkpoints after the last whole one are named. InputError
+    where there is none.
     """
     refuse_while_importing()
     return Loaded(pathlib.Path(workdir).expanduser(), load_state(workdir, seed), make, changes)
@@ -358,7 +372,7 @@ def without_data(
         batch, rng = batch_of(one), np.random.default_rng(2)
         shapes = jax.eval_shape(one.init, jax.random.key(0), batch).replace(opt_state=())
         state = jax.tree.map(lambda x: _drawn(x, rng), shapes)
-        like = batch["image"] if "image" in batch else batch["tokens"]
+        like = _examples(batch)
         most = 256 if "image" in batch else 2  # Any vocabulary has two tokens.
         images = jnp.asarray(rng.integers(0, most, (2, *like.shape[1:])), like.dtype)
         z = [np.asarray(jax.jit(e.encode)(state, images)) for e in (one, other)]
@@ -366,8 +380,8 @@ def without_data(
             raise InputError(f"{error} Its features depend on the content of the data.")
     verb, them = ("isn't", "it") if len(absent) == 1 else ("aren't", "them")
     print(
-        f"Note: {', '.join(sorted(absent))} {verb} here as the run read {them}; features "
-        f"and samples are computed without {them}."
+        f"Note: {', '.join(sorted(absent))} {verb} here as the run read {them}; features are "
+        f"computed without {them}."
     )
     return one
 
@@ -469,6 +483,16 @@ def _classes(hint: Any) -> Iterator[type]:
         kind = get_origin(option) or option
         if isinstance(kind, type):
             yield kind
+
+
+def kind_of(samples: Any) -> Kind:
+    """The kind of samples that are no texts, by their shape."""
+    return "pictures" if samples.ndim == 4 else "points"
+
+
+def _examples(batch: Batch) -> Any:
+    """What of a batch `encode` takes: images, waves or rows of tokens."""
+    return batch["image"] if "image" in batch else batch["tokens"]
 
 
 def batch_of(exp: Experiment) -> Batch:

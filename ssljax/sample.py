@@ -18,8 +18,6 @@ sampling change what is drawn, those of training nothing; none may change the sh
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-import functools
-import inspect
 import json
 import os
 import pathlib
@@ -35,9 +33,15 @@ from ssljax.backends import start_backends
 from ssljax.errors import InputError
 from ssljax.evals.pictures import grid
 from ssljax.evals.texts import set_apart
-from ssljax.loaded import load, Loaded
+from ssljax.loaded import Kind, kind_of, load, Loaded
 from ssljax.ranges import Count, CountOrZero
 from ssljax.run import Run
+
+SUFFIXES: dict[Kind, tuple[str, ...]] = {
+    "texts": (".txt", ".jsonl"),
+    "pictures": (".npz", "", ".png"),
+    "points": (".npz",),
+}
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,15 @@ def main(args: Sequence[str] | None = None) -> None:
 def _run(asked: Command, others: Sequence[str]) -> None:
     start_backends()
     out = pathlib.Path(asked.out).expanduser() if asked.out else None
-    _check_out(out)
+    if out is not None:
+        _check_out(out)
     run = load(asked.run, asked.lane)
     if others:
         run = replace(run, make=run.arguments[0], changes=_changes(run, others))
+    if out is None and run.draws != "texts":
+        raise InputError("Give -o with a folder, a .png or an .npz for the samples.")
+    if out is not None:
+        _check_kind(out, run.draws)
     found = run.sample(
         asked.n,
         asked.seed,
@@ -85,11 +94,9 @@ def _run(asked: Command, others: Sequence[str]) -> None:
         tokens=asked.tokens,
         batch_size=asked.batch_size,
     )
-    if out is None and isinstance(found, list):
+    if out is None:
         print(set_apart(found))
         return
-    if out is None:
-        raise InputError("Give -o with a folder, a .png or an .npz for the samples.")
     write_samples(found, out)
     print(f"{out}: {len(found):,} samples")
 
@@ -97,32 +104,27 @@ def _run(asked: Command, others: Sequence[str]) -> None:
 def _changes(run: Loaded, args: Sequence[str]) -> dict[str, Any]:
     """Arguments of a run's experiment that flags change."""
     make, arguments = run.arguments
-    signature = inspect.signature(make)
-
-    @functools.wraps(make)
-    def entry(**given: Any) -> Any:
-        return make(**given)
-
-    entry.__signature__ = signature.replace(  # pyright: ignore[reportAttributeAccessIssue]
-        parameters=[
-            p.replace(default=arguments.get(name, p.default))
-            for name, p in signature.parameters.items()
-        ]
-    )
-    options, found = cli.parse(entry, args)
+    options, found = cli.parse(make, args, arguments)
     if options != Run():
         raise InputError("Samples are drawn from a finished run: leave flags of --run out.")
     return {name: x for name, x in found.items() if x != arguments.get(name)}
 
 
-def _check_out(out: pathlib.Path | None) -> None:
-    """InputError where samples can't be written to a path, before they are drawn."""
-    if out is None or out.suffix in (".png", ".npz", ".txt", ".jsonl"):
+def _check_out(out: pathlib.Path) -> None:
+    """InputError where no samples can be written to a path."""
+    if out.suffix in (".png", ".npz", ".txt", ".jsonl"):
         return
     if out.suffix:
         raise InputError(f"Give -o with a folder, a .png, .npz, .txt or .jsonl, not {out.name}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is no empty folder: give a new one.")
+
+
+def _check_kind(out: pathlib.Path, kind: Kind) -> None:
+    """InputError where samples of a kind can't be written to a path."""
+    if out.suffix not in SUFFIXES[kind]:
+        wanted = " or ".join(x or "a folder" for x in SUFFIXES[kind])
+        raise InputError(f"Give -o with {wanted} for {kind}, not {out.name}.")
 
 
 def write_samples(found: Any, out: str | pathlib.Path) -> None:
@@ -132,13 +134,7 @@ def write_samples(found: Any, out: str | pathlib.Path) -> None:
     """
     out = pathlib.Path(out).expanduser()
     _check_out(out)
-    texts = isinstance(found, list)
-    pictures = not texts and found.ndim == 4
-    suffixes = (".txt", ".jsonl") if texts else (".npz", "", ".png") if pictures else (".npz",)
-    if out.suffix not in suffixes:
-        wanted = " or ".join(x or "a folder" for x in suffixes)
-        what = "texts" if texts else "pictures" if pictures else "points"
-        raise InputError(f"Give -o with {wanted} for {what}, not {out.name}.")
+    _check_kind(out, "texts" if isinstance(found, list) else kind_of(found))
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as scratch:
         part = pathlib.Path(scratch) / out.name

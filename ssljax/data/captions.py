@@ -381,17 +381,16 @@ def _of_folder(root: pathlib.Path, validation: bool, skip_bad: bool) -> _Read:
     out = np.repeat([False, True], [len(found.names[s]) for s in ("train", "test")])
     captions, bad = [], []
     for name in names:
-        lines, file = None, (root / name).with_suffix(".txt")
+        file = (root / name).with_suffix(".txt")
         try:
             lines = captions_beside(root / name)
+            if lines is None:
+                bad.append(f"{root / name} has no caption: write {file.name} beside it")
+            elif not lines:
+                bad.append(f"{file} is empty: write the caption of the picture there")
         except InputError as e:
             bad.append(str(e).removesuffix("."))
-            captions.append([])
-            continue
-        if lines is None:
-            bad.append(f"{root / name} has no caption: write {file.name} beside it")
-        elif not lines:
-            bad.append(f"{file} is empty: write the caption of the picture there")
+            lines = []
         captions.append(lines or [])
     _refuse(bad, len(names), skip_bad, "pictures")
     kept = np.array([i for i, own in enumerate(captions) if own], np.int64)

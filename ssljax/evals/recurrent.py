@@ -3,10 +3,8 @@ and how far back the gradient reaches."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
-from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,7 +15,7 @@ from ssljax.evals.evaluator import Evaluator
 from ssljax.evals.features import gathered, put, Tree
 from ssljax.evals.lag import gradient_by_lag
 from ssljax.evals.perplexity import BETTER, FLOORS, perplexity_numbers
-from ssljax.models.rnn import CELLS, nats, RNNLanguageModel
+from ssljax.models.rnn import CELLS, generate, nats, RNNLanguageModel
 
 
 def recurrent_perplexity(net: RNNLanguageModel, text: Tokenized, length: int = 500) -> Evaluator:
@@ -45,28 +43,6 @@ def recurrent_perplexity(net: RNNLanguageModel, text: Tokenized, length: int = 5
     return Evaluator(evaluate, better=BETTER, floors=FLOORS, trace=trace, queries=text)
 
 
-def recurrent_text(
-    net: RNNLanguageModel, params: Any, key: Array, prompt: Array, length: int
-) -> Array:
-    """`length` tokens that continue prompts (n, p), each drawn given all before: (n, length)."""
-    n = len(prompt)
-
-    def step(carried, key):
-        token, carry = carried
-        out: Any = net.apply(params, token[:, None], carry)
-        h, carry, _ = out
-        logits: Any = net.apply(params, h[:, 0], method="logits")
-        token = jax.random.categorical(key, logits)
-        return (token, carry), token
-
-    carry = net.rnn.zeros(n)
-    if prompt.shape[1] > 1:
-        out: Any = net.apply(params, prompt[:, :-1], carry)
-        carry = out[1]
-    start = prompt[:, -1].astype(jnp.int32), carry
-    return jax.lax.scan(step, start, jax.random.split(key, length))[1].T
-
-
 def recurrent_sample(
     net: RNNLanguageModel,
     first: int,
@@ -79,7 +55,7 @@ def recurrent_sample(
     @gathered
     def draw(params):
         prompt = jnp.array([[first]], jnp.int32)
-        return recurrent_text(net, params, jax.random.key(seed), prompt, n)[0]
+        return generate(net, params, jax.random.key(seed), prompt, n)[0]
 
     return Evaluator(
         lambda state: {"sample": decode(np.asarray(draw(state.params)).tolist())},

@@ -243,3 +243,22 @@ def nats(
     (h, carry, whole), (w, b) = out, net.apply(params, method="output")
     found = output_cross_entropy(h.reshape(-1, h.shape[-1]), w, b, tokens[:, 1:].reshape(-1))
     return found.reshape(h.shape[:2]), (h, whole), carry
+
+
+def generate(net: RNNLanguageModel, params: Tree, key: Array, prompt: Array, length: int) -> Array:
+    """`length` tokens that continue `prompt` (n, p), each drawn given all before: (n, length)."""
+
+    def step(carried, key):
+        token, carry = carried
+        out: Any = net.apply(params, token[:, None], carry)
+        h, carry, _ = out
+        logits: Any = net.apply(params, h[:, 0], method="logits")
+        token = jax.random.categorical(key, logits)
+        return (token, carry), token
+
+    carry = net.rnn.zeros(len(prompt))
+    if prompt.shape[1] > 1:
+        out: Any = net.apply(params, prompt[:, :-1], carry)
+        carry = out[1]
+    start = prompt[:, -1].astype(jnp.int32), carry
+    return jax.lax.scan(step, start, jax.random.split(key, length))[1].T
